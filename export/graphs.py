@@ -1,0 +1,78 @@
+"""The two graphs that every method ends as, and their translation to ONNX."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..train.methods import Method
+
+OPSET = 20  # static INT8 tools stop here
+
+
+class EncoderGraph(nn.Module):
+    """uint8 [N,H,W,3] RGB crops → float32 [N,D] features; the whole preprocessing is inside."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, frames: Tensor) -> Tensor:
+        return self.method.encode_frames(frames)
+
+
+class HeadGraph(nn.Module):
+    """float32 [N,T,D] features → probabilities [N,C]; class matrix and scale are folded in as one constant."""
+
+    def __init__(self, method: Method, class_matrix: Tensor) -> None:
+        super().__init__()
+        self.method = method
+        self.register_buffer("classes", method.scale * class_matrix.T)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.method.pool(features) @ self.classes
+        return logits.softmax(dim=-1)
+
+
+def trace_encoder(method: Method) -> bytes:
+    """The encoder as ONNX: "frames" → "features", batch dynamic."""
+    size = method.preprocessing.size
+    frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # batch of 2: a 1 would be taken for a constant
+    return _trace(EncoderGraph(method), frames, "frames", "features")
+
+
+def trace_head(method: Method, class_matrix: Tensor) -> bytes:
+    """The head as ONNX: "features" → "probabilities", batch dynamic."""
+    features = torch.zeros(2, method.window, class_matrix.shape[1])
+    return _trace(HeadGraph(method, class_matrix), features, "features", "probabilities")
+
+
+def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> bytes:
+    # nn.MultiheadAttention's fused inference path has no ONNX form.
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program: Any = torch.onnx.export(
+                graph.eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=[input_name],
+                output_names=[output_name],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+    model = program.model_proto
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces of the exporting machine
+        node.doc_string = ""
+    data: bytes = model.SerializeToString()
+    return data

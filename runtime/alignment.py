@@ -1,0 +1,71 @@
+"""Five landmarks → a square crop in which eyes, nose and mouth always lie in the same place."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+TEMPLATE_SIZE = 128
+TEMPLATE = np.array([[46.80, 57.54], [81.03, 57.34], [64.03, 77.00], [49.96, 97.05], [78.31, 96.88]], dtype=np.float32)
+"""Where the landmarks go in a 128×128 crop: eyes, nose tip, mouth corners, left to right as seen in the picture."""
+
+
+def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]:
+    """The 2×3 similarity (rotation, uniform scale, shift) that best maps landmarks [5,2] onto the template.
+
+    Closed-form least squares (Umeyama 1991, eqs. 40–42, in two dimensions), scaled to a crop of `size` pixels.
+    Degenerate landmarks (all in one point) are mapped to the crop's centre at unit scale.
+    """
+    source = landmarks.astype(np.float64)
+    target = TEMPLATE.astype(np.float64) * (size / TEMPLATE_SIZE)
+    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
+    x, y = (source - source_mean).T
+    u, v = (target - target_mean).T
+    spread = float((x * x + y * y).sum())
+    if spread < 1e-6:
+        a, b = 1.0, 0.0
+    else:
+        a = float((x * u + y * v).sum()) / spread
+        b = float((x * v - y * u).sum()) / spread
+    linear = np.array([[a, -b], [b, a]])
+    shift = target_mean - linear @ source_mean
+    return np.hstack([linear, shift[:, None]])
+
+
+def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
+    """Cut the face with `landmarks` [5,2] (pixels) out of an RGB image [H,W,3] as a crop [size,size,3].
+
+    Outside the image, the edge is repeated. Faces much larger than the crop are first averaged down by an
+    integer factor, so that no fine texture aliases into it.
+    """
+    matrix = similarity(landmarks, size)
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    factor = int(1 / scale) if scale > 0 else 1
+    if factor >= 2:
+        image, matrix = _shrink(image, matrix, landmarks, factor, size)
+    crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(crop, dtype=np.uint8)
+
+
+def _shrink(
+    image: NDArray[np.uint8],
+    matrix: NDArray[np.float64],
+    landmarks: NDArray[np.float32],
+    factor: int,
+    size: int,
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Average `factor`×`factor` blocks of the part of the image that the crop covers; adapt the matrix."""
+    corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], dtype=np.float64)
+    inverse = cv2.invertAffineTransform(matrix)
+    covered = corners @ inverse.T
+    height, width = image.shape[:2]
+    x0, y0 = np.clip(np.floor(covered.min(axis=0)) - factor, 0, [width - 1, height - 1]).astype(int)
+    x1, y1 = np.clip(np.ceil(covered.max(axis=0)) + factor, [x0 + 1, y0 + 1], [width, height]).astype(int)
+    part = image[y0:y1, x0:x1]
+    target = (max(1, round(part.shape[1] / factor)), max(1, round(part.shape[0] / factor)))
+    small = np.asarray(cv2.resize(part, target, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    fx, fy = part.shape[1] / target[0], part.shape[0] / target[1]
+    # crop = matrix · image and image = (fx, fy) · (small + ½) − ½ + (x0, y0), pixel centres being at integers.
+    back = np.array([[fx, 0, x0 + (fx - 1) / 2], [0, fy, y0 + (fy - 1) / 2], [0, 0, 1]])
+    return small, matrix @ back

@@ -1,0 +1,187 @@
+"""The bundle: the folder that export writes and the runtime reads. Everything in it is checked before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DferError
+from .preprocessing import Preprocessing
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+CLASS_MATRIX = "class_matrix.npy"
+DEMO = Path(__file__).parent / "assets" / "demo.dfer"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    method: name of the model family. classes: C names in the order of the probabilities.
+    window: T, features per prediction. width: D of a feature. scale: 1/τ.
+    precisions: per precision ("fp32"), its figures: `parity` against the PyTorch model.
+    provenance: where it came from (checkpoint's sha256, versions, date).
+    """
+
+    method: str
+    classes: tuple[str, ...]
+    window: int
+    width: int
+    scale: float
+    preprocessing: Preprocessing
+    precisions: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: `Bundle.open` is the only way to one."""
+
+    path: Path
+    manifest: Manifest
+    digests: Mapping[str, str]
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Verify the folder `path`: schema, fields, file names, sizes and sha256.
+
+        Raises DferError, in one line, for the first thing that is wrong.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise DferError(f"bundle {folder}: no such folder")
+        content = _read_manifest(folder)
+        manifest = _parse(folder, content)
+        digests: dict[str, str] = {}
+        for name, entry in content["files"].items():
+            file = _inside(folder, name)
+            try:
+                size, digest = int(entry["size"]), str(entry["sha256"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise DferError(f"bundle {folder}: manifest lists {name} without size and sha256") from error
+            if file.stat().st_size != size or _sha256(file) != digest:
+                raise DferError(
+                    f"bundle {folder}: {name} is not the file that was exported (sha256 differs); export or copy it again"
+                )
+            digests[name] = digest
+        for precision in manifest.precisions:
+            for name in (f"encoder.{precision}.onnx", f"head.{precision}.onnx"):
+                if name not in digests:
+                    raise DferError(f"bundle {folder}: manifest has precision {precision} but lists no {name}")
+        return cls(folder, manifest, digests)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a listed file, checked once more so that what was verified is what is loaded."""
+        data = (self.path / name).read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.digests[name]:
+            raise DferError(f"bundle {self.path}: {name} changed while it was being read")
+        return data
+
+    def class_matrix(self) -> NDArray[np.float32]:
+        """Float32 [C,D], L2-normalised text features: the numbers folded into the head."""
+        self.read(CLASS_MATRIX)
+        matrix = np.load(self.path / CLASS_MATRIX, allow_pickle=False)
+        return np.asarray(matrix, dtype=np.float32)
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle and open it; an existing one is replaced as a whole, and stays whole if anything fails."""
+    if not path.parent.is_dir():
+        raise DferError(f"folder {path.parent} does not exist")
+    if path.exists() and not (path / MANIFEST).is_file():
+        raise DferError(f"{path} exists and is not a bundle; name another output")
+    content = {
+        "schema": SCHEMA,
+        "method": manifest.method,
+        "classes": list(manifest.classes),
+        "window": manifest.window,
+        "width": manifest.width,
+        "scale": manifest.scale,
+        "preprocessing": manifest.preprocessing.to_json(),
+        "files": {
+            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
+        },
+        "precisions": manifest.precisions,
+        "provenance": manifest.provenance,
+    }
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        fresh, old = aside / "new", aside / "old"
+        fresh.mkdir()
+        for name, data in files.items():
+            (fresh / name).write_bytes(data)
+        (fresh / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        Bundle.open(fresh)
+        if path.exists():
+            os.replace(path, old)
+        os.replace(fresh, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return Bundle.open(path)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DferError(f"bundle {folder}: no {MANIFEST}; is this a bundle?") from error
+    except (OSError, ValueError) as error:
+        raise DferError(f"bundle {folder}: {MANIFEST} cannot be read ({error})") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise DferError(
+            f"bundle {folder}: schema {schema} is newer than this dfer-edge reads ({SCHEMA}); upgrade dfer-edge"
+        )
+    if schema != SCHEMA or not isinstance(content.get("files"), dict):
+        raise DferError(f"bundle {folder}: {MANIFEST} is not a bundle's manifest")
+    return dict(content)
+
+
+def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
+    try:
+        manifest = Manifest(
+            method=str(content["method"]),
+            classes=tuple(str(name) for name in content["classes"]),
+            window=int(content["window"]),
+            width=int(content["width"]),
+            scale=float(content["scale"]),
+            preprocessing=Preprocessing.from_json(content["preprocessing"]),
+            precisions=dict(content["precisions"]),
+            provenance=dict(content["provenance"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DferError(f"bundle {folder}: bad or missing field in {MANIFEST}: {error}") from error
+    if not manifest.classes or not manifest.precisions or min(manifest.window, manifest.width) < 1:
+        raise DferError(f"bundle {folder}: {MANIFEST} needs classes, a precision, and positive window and width")
+    return manifest
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file `name` of the folder; refuses names that are not plain, and links that lead elsewhere."""
+    if PurePosixPath(name).name != name or "\\" in name or name in (".", ".."):
+        raise DferError(f"bundle {folder}: the manifest names {name!r}, which is not a file in the folder")
+    file = folder / name
+    if file.is_symlink() and file.resolve().parent != folder.resolve():
+        raise DferError(f"bundle {folder}: {name} is a link that leads out of the folder")
+    if not file.is_file():
+        raise DferError(f"bundle {folder}: {name} is missing")
+    return file
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as data:
+        digest = hashlib.sha256()
+        while block := data.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""`dfer-run`: expressions from a camera, a video, images or a stream."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .errors import reports_errors
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .outputs import OutputPaths
+    from .recognizer import Recognizer
+    from .sources import Source
+
+DEMO_FOLDER = Path("demo-output")
+
+EPILOG = """\b
+Examples:
+  dfer-run --demo                                      # makes a clip and reads it; writes demo-output/
+  dfer-run clip.mp4 --csv clip.csv --plot clip.png
+  dfer-run clip.mp4 --bundle align.dfer --save-video annotated.mp4
+  dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
+  dfer-run --camera 0 --csv live.csv                   # Ctrl-C ends
+  dfer-run rtsp://user:password@host/stream --csv live.csv
+
+\b
+Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", required=False)
+@click.option("--camera", type=click.IntRange(min=0), metavar="N", help="Read camera N.")
+@click.option("--demo", is_flag=True, help="Make a clip of drawn faces and read that.")
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
+)
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write predictions as CSV.")
+@click.option("--jsonl", "jsonl_path", type=click.Path(path_type=Path), help="Write predictions as JSON lines.")
+@click.option("--save-video", "video_path", type=click.Path(path_type=Path), help="Write the annotated video (MP4).")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the timeline (.png, .svg, .pdf).")
+@click.option("--window", default=2.0, show_default=True, help="Seconds of video behind each prediction.")
+@click.option("--fps", default=8.0, show_default=True, help="Frames sampled per second; images per second.")
+@click.option("--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only.")
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to run.",
+)
+@reports_errors
+def main(
+    source: str | None,
+    camera: int | None,
+    demo: bool,
+    bundle: Path | None,
+    csv_path: Path | None,
+    jsonl_path: Path | None,
+    video_path: Path | None,
+    plot_path: Path | None,
+    window: float,
+    fps: float,
+    max_faces: int | None,
+    provider: str,
+) -> None:
+    """Read facial expressions from SOURCE: a video file, a folder of images, an image or a URL.
+
+    Files are read completely; cameras and streams until Ctrl-C, always at the newest frame.
+    """
+    if sum((source is not None, camera is not None, demo)) != 1:
+        raise click.UsageError("name one SOURCE, or --camera N, or --demo")
+    from rich.console import Console
+
+    from .outputs import OutputPaths
+
+    if demo:
+        DEMO_FOLDER.mkdir(exist_ok=True)
+        csv_path = csv_path or DEMO_FOLDER / "predictions.csv"
+        video_path = video_path or DEMO_FOLDER / "annotated.mp4"
+        plot_path = plot_path or DEMO_FOLDER / "timeline.png"
+    paths = OutputPaths(csv_path, jsonl_path, video_path, plot_path)
+    paths.check(Path(source) if source else None)
+    console = Console(stderr=True, highlight=False)
+    with _open_recognizer(console, bundle, provider, window, fps, max_faces) as recognizer:
+        from .sources import open_source
+
+        place = _film_demo(console) if demo else camera if camera is not None else source
+        assert place is not None  # one of the three was given
+        with open_source(place, fps, recognizer.warn) as opened:
+            _run(console, recognizer, opened, paths, demo)
+    for path in paths.wanted():
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _open_recognizer(
+    console: Console, bundle: Path | None, provider: str, window: float, fps: float, max_faces: int | None
+) -> Recognizer:
+    from .recognizer import Recognizer
+
+    named = os.environ.get("DFER_BUNDLE") if bundle is None else bundle
+    recognizer = Recognizer(
+        named or None,
+        provider=provider,
+        window=window,
+        fps=fps,
+        max_faces=max_faces,
+        warn=lambda message: console.print(f"[yellow]warning:[/] {message}", soft_wrap=True),
+    )
+    if named:
+        origin = f"bundle {named}" + ("" if bundle else " (from $DFER_BUNDLE)")
+    else:
+        origin = "the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
+    console.print(f"model: {origin}; provider: {recognizer.provider}", soft_wrap=True)
+    return recognizer
+
+
+def _film_demo(console: Console) -> Path:
+    from rich.progress import Progress
+
+    from .demo import film_demo
+
+    path = DEMO_FOLDER / "clip.mp4"
+    with Progress(console=console) as progress:
+        task = progress.add_task("drawing the demo clip", total=None)
+        film_demo(path, lambda done, total: progress.update(task, completed=done, total=total))
+    return path
+
+
+def _run(console: Console, recognizer: Recognizer, source: Source, paths: OutputPaths, show_predictions: bool) -> None:
+    """Read the source to its end or Ctrl-C, write the outputs and print what was found."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from .outputs import Outputs
+    from .predictions import Prediction
+    from .summary import Summary, predictions_table, stages_table
+
+    summary = Summary()
+    shown: list[Prediction] = []
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[now]}"),
+    )
+    outputs = Outputs(paths, recognizer.classes, source.rate or 25.0, recognizer.stopwatch)
+    with outputs, Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"reading {source.name}", total=source.count, now="")
+        try:
+            for step in recognizer.steps(source):
+                outputs.write(step)
+                for prediction in step.predictions:
+                    summary.add(prediction)
+                if step.predictions:
+                    now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
+                    progress.update(task, now=now)
+                if show_predictions:
+                    shown.extend(step.predictions)
+                progress.advance(task)
+        except KeyboardInterrupt:
+            console.print("stopped")
+    if shown:
+        console.print(predictions_table(shown, every=1.0))
+    console.print(summary.table() if summary.predictions else "no face was found")
+    console.print(stages_table(recognizer.stopwatch))

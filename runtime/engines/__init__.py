@@ -1,0 +1,42 @@
+"""Engines: loaded, runnable graphs. One file per backend behind one small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32] | NDArray[np.uint8]
+
+PROVIDERS = ("auto", "cpu", "cuda")
+"""What `open_engine` can be asked for."""
+
+
+class Engine(Protocol):
+    """A graph on some backend. Use as a context manager, or call `close`."""
+
+    provider: str
+    """What really runs: "cpu", "cuda"."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """All outputs by name for all inputs by name; the first axis is the batch."""
+        ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_engine(graph: bytes, provider: str = "auto") -> Engine:
+    """Load an ONNX graph.
+
+    provider: "cpu", "cuda", or "auto" for the fastest that is installed and starts.
+    Raises DferError when the provider asked for is absent, or would silently have become another.
+    """
+    from .ort import OrtEngine
+
+    return OrtEngine(graph, provider)

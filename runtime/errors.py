@@ -1,0 +1,40 @@
+"""The one exception users meet: a message that says what is wrong, with which input, and what to do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class DferError(Exception):
+    """An error with a one-line message meant for the person at the keyboard."""
+
+
+def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a click command so that a `DferError` ends it with one line on stderr and exit status 1."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        import click
+
+        try:
+            return command(*args, **kwargs)
+        except DferError as error:
+            raise click.ClickException(str(error)) from error
+
+    return wrapper
+
+
+def require(module: str, extra: str) -> None:
+    """Raise a `DferError` naming the extra to install when `module` is absent.
+
+    >>> require("json", "train")
+    """
+    import importlib.util
+
+    if importlib.util.find_spec(module) is None:
+        raise DferError(f"{module} is not installed; run: pip install 'dfer-edge[{extra}]'")

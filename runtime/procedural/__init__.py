@@ -1,0 +1,27 @@
+"""A procedural human face, drawn with OpenCV and moved by action units.
+
+All geometry is written in *face units*: the face height (hairline to chin) is 1, the origin is its centre, x
+runs to the right in the picture and y down. The pen lifts points onto an ellipsoid, turns them by the pose
+and scales them to pixels. Soft light is computed on a coarse grid and enlarged, so only crisp features are
+drawn at full size.
+"""
+
+from .background import draw_background
+from .face import REACH, draw_face
+from .identity import BACKGROUNDS, HAIR_STYLES, Identity
+from .pen import Colour, Image, Points
+from .units import ActionUnits, Pose
+
+__all__ = [
+    "BACKGROUNDS",
+    "HAIR_STYLES",
+    "REACH",
+    "ActionUnits",
+    "Colour",
+    "Identity",
+    "Image",
+    "Points",
+    "Pose",
+    "draw_background",
+    "draw_face",
+]

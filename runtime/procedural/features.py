@@ -1,0 +1,105 @@
+"""The crisp features on top of the skin: mouth, eyes, brows and glasses."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .anatomy import ACROSS, EYE_Y, Mouth, brightness, nose_base
+from .identity import Identity
+from .pen import CIRCLE, Colour, Pen, blend, dim, smooth
+from .units import ActionUnits
+
+# The rim of the right lens about the eye's centre, face units.
+_LENS = np.array(
+    [(-0.105, -0.05), (0, -0.058), (0.105, -0.05), (0.1, 0.02), (0.06, 0.062), (-0.05, 0.062), (-0.1, 0.03)]
+)
+
+
+def draw_mouth(pen: Pen, identity: Identity, mouth: Mouth) -> None:
+    """Nothing but the lips when closed; teeth and the dark cavity when open."""
+    light = float(brightness(identity, 0.0, 0.27))
+    lips, lift = dim(identity.lips, light), 0.02
+    line = 0.5 * (mouth.upper_in + mouth.lower_in)
+    pen.fill(pen.project(np.concatenate([mouth.upper_out, line[::-1]]), lift), dim(lips, 0.86))
+    pen.fill(pen.project(np.concatenate([line, mouth.lower_out[::-1]]), lift), lips)
+    glint = 0.5 * (mouth.lower_in + mouth.lower_out)[4:11]
+    pen.stroke(pen.project(glint, lift), blend(lips, (255, 235, 230), 0.16), 0.012)
+    inner = np.concatenate([mouth.upper_in, mouth.lower_in[::-1]])
+    pen.fill(pen.project(inner, lift), (48, 18, 20))
+    if mouth.opening > 0.012:
+        gap = np.minimum(mouth.lower_in - mouth.upper_in, (0, 0.03)) * (0, 1)
+        teeth = mouth.upper_in + gap * (1 - 0.6 * ACROSS[:, None] ** 2)
+        row = np.concatenate([mouth.upper_in[2:-2], teeth[-3:1:-1]])
+        pen.fill(pen.project(row, lift), dim((226, 216, 204), min(light, 1.0)))
+        if mouth.opening > 0.06:
+            depth = 0.45 * (mouth.lower_in - mouth.upper_in)
+            tongue = mouth.lower_in - depth * (1 - ACROSS[:, None] ** 2)
+            tip = np.concatenate([tongue[3:-3], mouth.lower_in[-4:2:-1]])
+            pen.fill(pen.project(tip, lift), (132, 58, 60))
+    pen.stroke(pen.project(mouth.upper_in, lift), dim(lips, 0.42), 0.009)
+
+
+def draw_eye(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
+    """Eyeball, iris between the lids, lash line, lid crease; and the nostril below."""
+    x0, size = side * identity.eye_gap, identity.eye_size
+    half = 0.079 * size
+    light = float(brightness(identity, x0, EYE_Y))
+    skin = dim(identity.skin, light)
+    low = size * (0.019 - 0.007 * u.lid_tighten - 0.008 * u.cheek_raise)
+    wide = size * (0.031 + 0.017 * u.lid_raise - 0.006 * u.lid_tighten - 0.004 * u.cheek_raise - 0.006 * u.gaze_y)
+    up = wide + min(max(u.blink, 0.0), 1.0) * (-low * 0.7 - wide)
+    tilt = -identity.eye_tilt * side * half * ACROSS + 0.006 * u.inner_brow * side * ACROSS
+    upper = EYE_Y + tilt - up * (1 - np.abs(ACROSS) ** 2.2)
+    lower = EYE_Y + tilt + low * (1 - np.abs(ACROSS) ** 2.6)
+    x = x0 + half * ACROSS
+    above, below = np.column_stack([x, upper]), np.column_stack([x, lower])
+    pen.fill(pen.project(np.concatenate([above, below[::-1]])), dim((226, 220, 214), min(light, 1.05)))
+
+    def disc(radius: float, colour: Colour) -> None:
+        ring = CIRCLE * radius + (x0 + 0.03 * u.gaze_x, EYE_Y - 0.006 + 0.014 * u.gaze_y)
+        ring[:, 1] = np.clip(ring[:, 1], np.interp(ring[:, 0], x, upper), np.interp(ring[:, 0], x, lower))
+        pen.fill(pen.project(ring), colour)
+
+    if up + low > 0.012 * size:
+        disc(0.031 * size, dim(identity.iris, 0.6 * light))
+        disc(0.026 * size, dim(identity.iris, light))
+        disc(0.013 * size, (12, 10, 10))
+        if up > 0.014:
+            pen.blob(x0 + 0.03 * u.gaze_x - 0.009, EYE_Y - 0.016, 0.006, 0.006, (245, 245, 245))
+    pen.stroke(pen.project(below), dim(skin, 0.62), 0.006)
+    pen.stroke(pen.project(above), dim(blend(identity.hair, (20, 14, 12), 0.75), 0.9), 0.013)
+    fold = above[1:-1] - (0, 0.02 - 0.008 * u.lid_raise) * (1 - ACROSS[1:-1, None] ** 4)
+    pen.stroke(pen.project(fold), dim(skin, 0.66), 0.007)
+    wing, nostril_y = identity.nose_width, nose_base(identity, u) - 0.004
+    pen.blob(side * 0.42 * wing, nostril_y, 0.26 * wing, 0.011, dim(skin, 0.32), 0.06)
+
+
+def draw_brow(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
+    """A tapered band whose inner, middle and outer parts move with AU1, AU4 and AU2."""
+    skew = 1 + 0.3 * u.asymmetry * side
+    t = np.linspace(0, 1, 9)  # inner to outer end
+    inner, outer = (1 - t) ** 1.4, t**1.1
+    gap = identity.eye_gap
+    x = gap - 0.1 - 0.02 * u.brow_lower * inner + 0.205 * t
+    y = -0.158 - 0.03 * identity.brow_arch * np.sin(np.pi * t**1.3) + 0.012 * t**2
+    y -= skew * (0.062 * u.inner_brow * inner + 0.058 * u.outer_brow * outer)
+    y += skew * 0.042 * u.brow_lower * (0.25 + 0.75 * inner) + 0.012 * u.nose_wrinkle * inner + 0.006 * u.cheek_raise
+    body = 0.0155 * identity.brow_thickness * (0.75 + 0.6 * np.sin(np.pi * np.minimum(t + 0.25, 1))) * (1 - 0.5 * t**3)
+    light = float(brightness(identity, side * gap, -0.18))
+    colour = dim(identity.brow, 0.5 + 0.5 * light)
+    fringe = blend(colour, dim(identity.skin, light), 0.45)  # a lighter fringe instead of a hard border
+    for width, paint in ((1.0, fringe), (0.66, colour)):
+        above, below = (np.column_stack([side * x, y + edge * width * body]) for edge in (-1, 1))
+        pen.fill(pen.project(np.concatenate([above, below[::-1]]), 0.01), paint)
+
+
+def draw_glasses(pen: Pen, identity: Identity, frame: Colour) -> None:
+    """Two rims, their arms and the bridge, a little in front of the face."""
+    gap = identity.eye_gap
+    for side in (-1, 1):
+        rim = smooth(_LENS * (side, 1)) + np.array((side * gap, EYE_Y + 0.005))
+        pen.stroke(pen.project(np.concatenate([rim, rim[:1]]), 0.05), frame, 0.013)
+        arm = np.array([(side * (gap + 0.1), EYE_Y - 0.03), (side * identity.width, EYE_Y - 0.035)])
+        pen.stroke(pen.project(arm, 0.02), frame, 0.012)
+    bridge = np.array([(-gap + 0.1, EYE_Y - 0.02), (0, EYE_Y - 0.032), (gap - 0.1, EYE_Y - 0.02)])
+    pen.stroke(pen.project(bridge, 0.06), frame, 0.012)

@@ -1,0 +1,259 @@
+"""Where frames come from: a video file, images, a camera, a network stream.
+
+Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
+times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DferError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+Warn = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """image: RGB uint8 [H,W,3]. index: in the source, from 0. time: seconds since the first frame."""
+
+    image: NDArray[np.uint8]
+    index: int
+    time: float
+
+
+class Source(Protocol):
+    """Frames in order, once. Use as a context manager.
+
+    name: for people and result files; holds no credentials.
+    rate: frames per second where the source tells, else None. count: frames announced, else None.
+    live: whether frames that are not taken in time are dropped.
+    """
+
+    name: str
+    rate: float | None
+    count: int | None
+    live: bool
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Source: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = lambda _: None) -> Source:
+    """Open a camera (an int), a URL, a folder of images, an image, or a video file.
+
+    image_rate: how many images of a folder make a second.
+    warn: told, in one line, about trouble that is not an error (a video that ends early).
+    Raises DferError when there is nothing to read at `place`.
+    """
+    if isinstance(place, int):
+        return LiveSource(place, f"camera {place}", f"camera {place} does not open; is it plugged in and free?")
+    text = str(place)
+    if "://" in text:
+        name = without_credentials(text)
+        if urlsplit(text).scheme in ("http", "https", "file"):
+            recorded = VideoFile(text, name, warn)
+            if recorded.count:
+                return recorded
+            recorded.close()
+        return LiveSource(text, name, f"{name} does not open; check the address and that the stream is up")
+    path = Path(text)
+    if path.is_dir():
+        images = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+        if not images:
+            raise DferError(f"{path}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return ImageFolder(images, text, image_rate)
+    if not path.is_file():
+        raise DferError(f"{path}: no such file or folder")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageFolder([path], text, image_rate, warn)
+    return VideoFile(text, text, warn)
+
+
+class VideoFile:
+    """Every frame of a recorded video, with its presentation time."""
+
+    live = False
+
+    def __init__(self, place: str, name: str, warn: Warn) -> None:
+        self.name = name
+        self._warn = warn
+        self._capture = _open_capture(place)
+        if not self._capture.isOpened():
+            raise DferError(f"{name}: not a video that OpenCV can read")
+        cv2 = _cv2()
+        rate = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self.rate = rate if 0 < rate < 1000 else None
+        count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = count if count > 0 else None
+        # Decoding the first frame now tells a broken file before any output is made.
+        self._first = self._read()
+        if self._first is None:
+            self.close()
+            raise DferError(f"{name}: no frame of this video can be decoded")
+
+    def _read(self) -> tuple[NDArray[np.uint8], float] | None:
+        """The next picture and its time stamp in seconds."""
+        cv2 = _cv2()
+        got, image = self._capture.read()
+        if not got:
+            return None
+        stamp = float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8), stamp
+
+    def __iter__(self) -> Iterator[Frame]:
+        index, start, time, step = 0, 0.0, -1.0, 1 / (self.rate or 25.0)
+        current = self._first
+        self._first = None
+        while current is not None:
+            image, stamp = current
+            if index == 0:
+                start = stamp
+            # Missing or backward time stamps: carry on at the nominal rate, so that times always rise.
+            time = stamp - start if stamp - start > time else time + step
+            yield Frame(image, index, time)
+            index += 1
+            current = self._read()
+        if self.count is not None and index < self.count:
+            self._warn(f"{self.name}: ends after {index} of {self.count} announced frames (truncated?)")
+
+    def close(self) -> None:
+        self._capture.release()
+
+    def __enter__(self) -> VideoFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class ImageFolder:
+    """Images in natural order ("2.jpg" before "10.jpg"), `rate` of them to a second."""
+
+    live = False
+
+    def __init__(self, paths: list[Path], name: str, rate: float, warn: Warn) -> None:
+        self.name, self.rate, self.count = name, rate, len(paths)
+        self._paths, self._warn = paths, warn
+        if _cv2().imread(str(paths[0])) is None:
+            raise DferError(f"{paths[0]}: not an image that OpenCV can read")
+
+    def __iter__(self) -> Iterator[Frame]:
+        cv2 = _cv2()
+        for index, path in enumerate(self._paths):
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+            if image is None:
+                self._warn(f"{path}: not an image that OpenCV can read; left out")
+                continue
+            yield Frame(np.asarray(image, dtype=np.uint8), index, index / self.rate)
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> ImageFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class LiveSource:
+    """A camera or stream. A thread reads without pause and keeps only the newest frame, so nothing ever lags."""
+
+    live = True
+    count = None
+
+    def __init__(self, place: str | int, name: str, failure: str) -> None:
+        self.name = name
+        self._capture = _open_capture(place)
+        if not self._capture.isOpened():
+            raise DferError(failure)
+        rate = float(self._capture.get(_cv2().CAP_PROP_FPS))
+        self.rate = rate if 0 < rate < 1000 else None
+        self._changed = threading.Condition()
+        self._newest: Frame | None = None
+        self._ended = False
+        self._thread = threading.Thread(target=self._keep_newest, name=f"reader of {name}", daemon=True)
+        self._thread.start()
+
+    def _keep_newest(self) -> None:
+        cv2 = _cv2()
+        index, start = 0, 0.0
+        while not self._ended:
+            got, image = self._capture.read()
+            if not got:
+                break
+            now = monotonic()
+            start = start or now
+            rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+            with self._changed:
+                self._newest = Frame(rgb, index, now - start)
+                self._changed.notify()
+            index += 1
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def __iter__(self) -> Iterator[Frame]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest is not None or self._ended)
+                frame, self._newest = self._newest, None
+            if frame is None:
+                return
+            yield frame
+
+    def close(self) -> None:
+        self._ended = True
+        self._thread.join(timeout=5)
+        self._capture.release()
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def without_credentials(url: str) -> str:
+    """The URL without user name, password, query and fragment, any of which may be a secret."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
+def _open_capture(place: str | int) -> Any:
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when FFmpeg is first used; errors are ours to word
+    cv2 = _cv2()
+    logging = cv2.utils.logging
+    previous = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(place)
+    finally:
+        logging.setLogLevel(previous)
+
+
+def _cv2() -> Any:
+    import cv2
+
+    return cv2
+
+
+def _natural_order(path: Path) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]

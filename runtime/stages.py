@@ -1,0 +1,69 @@
+"""How long each stage takes: exact counts, means and maxima, percentiles to 1 %, in constant memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+STAGES = ("decode", "detect", "track", "align", "encode", "head", "draw", "write")
+
+_FLOOR = 1e-6  # seconds; what is shorter counts as this in percentiles
+_GROWTH = 1.01  # width of a histogram bin
+_BINS = math.ceil(math.log(1e4 / _FLOOR) / math.log(_GROWTH))
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """Durations of one stage in milliseconds."""
+
+    stage: str
+    n: int
+    mean: float
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+class Stopwatch:
+    """Collects durations per stage. Not for several threads."""
+
+    def __init__(self) -> None:
+        self._bins = {stage: [0] * _BINS for stage in STAGES}
+        self._sum = dict.fromkeys(STAGES, 0.0)
+        self._max = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Measure the body as one run of `stage`; a body that raises does not count."""
+        start = perf_counter()
+        yield
+        self.add(stage, perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        place = int(math.log(max(seconds, _FLOOR) / _FLOOR) / math.log(_GROWTH))
+        self._bins[stage][min(place, _BINS - 1)] += 1
+        self._sum[stage] += seconds
+        self._max[stage] = max(self._max[stage], seconds)
+
+    def report(self) -> list[StageTimes]:
+        """The stages that ran, in the order in which a frame meets them."""
+        rows = []
+        for stage in STAGES:
+            n = sum(self._bins[stage])
+            if n:
+                p50, p90, p99 = (1000 * self._percentile(stage, share, n) for share in (0.5, 0.9, 0.99))
+                rows.append(StageTimes(stage, n, 1000 * self._sum[stage] / n, p50, p90, p99, 1000 * self._max[stage]))
+        return rows
+
+    def _percentile(self, stage: str, share: float, n: int) -> float:
+        """Nearest rank: the smallest duration that `share` of the runs do not exceed, at its bin's middle."""
+        rank, seen = math.ceil(share * n), 0
+        for place, count in enumerate(self._bins[stage]):
+            seen += count
+            if seen >= rank:
+                return min(_FLOOR * _GROWTH ** (place + 0.5), self._max[stage])
+        return self._max[stage]

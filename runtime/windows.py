@@ -1,0 +1,43 @@
+"""The ring of features behind each prediction, kept by time."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class FeatureWindow:
+    """The last features of one track; each frame was encoded once, and windows overlap for free.
+
+    length: T, features that the head reads. seconds: time they cover. step: seconds between sampled frames.
+
+    One missing sample is bridged by its neighbour; after a longer gap the window starts anew.
+    """
+
+    def __init__(self, length: int, seconds: float, step: float) -> None:
+        self._length, self._seconds, self._step = length, seconds, step
+        self._ring: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=int(seconds / step) + 2)
+
+    def push(self, time: float, feature: NDArray[np.float32]) -> None:
+        """Add the feature [D] of the frame at `time` (seconds, rising)."""
+        if self._ring and time - self._ring[-1][0] > 2.25 * self._step:
+            self._ring.clear()
+        self._ring.append((time, feature))
+
+    @property
+    def warming(self) -> bool:
+        """Whether the features do not cover the window yet, so that its beginning is padded with the oldest."""
+        if not self._ring:
+            return True
+        covered = self._ring[-1][0] - self._ring[0][0] + self._seconds / self._length
+        return covered < self._seconds - self._step / 2
+
+    def stack(self) -> NDArray[np.float32]:
+        """T features [T,D], evenly spaced in time up to the newest; each is the nearest one there is."""
+        times = np.array([time for time, _ in self._ring])
+        spacing = self._seconds / self._length
+        wanted = times[-1] - spacing * np.arange(self._length - 1, -1, -1)
+        nearest = np.abs(wanted[:, None] - times[None, :]).argmin(axis=1)
+        return np.stack([self._ring[index][1] for index in nearest])

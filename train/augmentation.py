@@ -1,0 +1,103 @@
+"""From a clip of aligned faces to what a model is trained on: crop, flip and light, alike over the whole clip."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Frames = NDArray[np.uint8]
+
+
+def test_view(frames: Frames, size: int) -> Frames:
+    """The clip [T,H,W,3] resized to [T,size,size,3], nothing else: what the runtime would hand over."""
+    if frames.shape[1:3] == (size, size):
+        return frames
+    shrinks = size < min(frames.shape[1:3])
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.stack([_uint8(cv2.resize(frame, (size, size), interpolation=interpolation)) for frame in frames])
+
+
+def augmented_view(
+    frames: Frames, size: int, rng: np.random.Generator, tremble: float = 0.0, erase: float = 0.0
+) -> Frames:
+    """A random view [T,size,size,3] of a clip [T,H,W,3].
+
+    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %), flip and change of light for the whole clip,
+    as the paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera (blur, lower
+    resolution, noise). `tremble` adds a slow random walk in position, scale and light from frame to frame
+    (0 none, 1 as unsteady as a badly tracked face) and makes a clip out of a still. `erase` is the probability
+    that a random rectangle is painted over, so that no single region carries the decision.
+    """
+    count = len(frames)
+    walk = _random_walk(count, 4, rng) * tremble
+    angle = np.deg2rad(rng.uniform(-10, 10))
+    flip = rng.random() < 0.5
+    scale, shift = rng.uniform(0.86, 1.14), rng.uniform(-0.05, 0.05, 2)
+    curve = _light_curve(rng)
+    blur = rng.uniform(0.4, 1.3) if rng.random() < 0.25 else 0.0
+    coarse = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else 1.0
+    noise = rng.uniform(2, 9) if rng.random() < 0.3 else 0.0
+    patch = _random_patch(size, rng) if rng.random() < erase else None
+    result = np.empty((count, size, size, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        matrix = _similarity(
+            frame.shape[0],
+            size,
+            scale * (1 + 0.03 * walk[index, 0]),
+            angle,
+            shift + 0.02 * walk[index, 1:3],
+            flip,
+        )
+        view = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        light = np.clip(curve * (1 + 0.06 * walk[index, 3]), 0, 255).astype(np.uint8)
+        view = cv2.LUT(view, light)
+        if coarse < 1:
+            side = max(24, int(size * coarse))
+            view = cv2.resize(cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA), (size, size))
+        if blur:
+            view = cv2.GaussianBlur(view, (0, 0), blur)
+        if noise:
+            grain = rng.normal(0, noise, (size, size, 1)).astype(np.float32)
+            view = np.clip(view + grain, 0, 255).astype(np.uint8)
+        if patch is not None:
+            top, left, height, width, value = patch
+            view[top : top + height, left : left + width] = value
+        result[index] = view
+    return result
+
+
+def _similarity(
+    source: int, size: int, scale: float, angle: float, shift: NDArray[np.float64], flip: bool
+) -> NDArray[np.float64]:
+    """The 2×3 matrix that takes a source×source frame to a size×size view about their centres."""
+    zoom = size / source * scale
+    linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    if flip:
+        linear = linear @ np.diag([-1.0, 1.0])
+    centre, target = np.full(2, (source - 1) / 2), np.full(2, (size - 1) / 2) + shift * size
+    return np.hstack([linear, (target - linear @ centre)[:, None]])
+
+
+def _random_walk(count: int, dimensions: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A smooth path [count, dimensions] of about unit size that starts anywhere."""
+    steps = rng.normal(0, 0.35, (count, dimensions))
+    steps[0] = rng.normal(0, 0.7, dimensions)
+    return np.cumsum(steps, axis=0)
+
+
+def _light_curve(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Tone curve float64 [256]: gamma, contrast and brightness of another lamp and camera."""
+    tone = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.25))
+    tone = (tone - 0.5) * rng.uniform(0.65, 1.35) + 0.5 + rng.uniform(-0.15, 0.15)
+    return np.asarray(tone * 255)
+
+
+def _random_patch(size: int, rng: np.random.Generator) -> tuple[int, int, int, int, int]:
+    height, width = rng.integers(size // 8, size // 3, 2)
+    top, left = rng.integers(0, size - height), rng.integers(0, size - width)
+    return int(top), int(left), int(height), int(width), int(rng.integers(0, 256))
+
+
+def _uint8(image: object) -> Frames:
+    return np.asarray(image, dtype=np.uint8)

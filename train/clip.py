@@ -1,0 +1,175 @@
+"""CLIP models from open_clip: the published ones, or the small towers in `configs/`. The one module that imports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.errors import DferError, require
+from ..runtime.preprocessing import Preprocessing
+
+CONFIGS = Path(__file__).parent / "configs"
+
+_torchvision_schemas: list[torch.library.Library] = []
+
+
+def _open_clip() -> Any:
+    """open_clip, with our configs and towers added.
+
+    Beside a CPU build of torch, the package index's torchvision (a CUDA build) cannot load its operators and fails
+    at import with "operator torchvision::nms does not exist". open_clip needs only its Python part, which
+    imports once the operators' schemas are declared.
+    """
+    require("open_clip", "train")
+    if not _torchvision_schemas:
+        try:
+            pass
+        except RuntimeError as error:
+            if "torchvision::nms" not in str(error):
+                raise
+            library = torch.library.Library("torchvision", "DEF")
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _torchvision_schemas.append(library)  # the schemas live as long as this object
+    import open_clip
+
+    from . import tower  # noqa: F401  (registers the towers with timm)
+
+    if "dfer-small" not in open_clip.list_models():
+        open_clip.add_model_config(CONFIGS)
+    return open_clip
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An open_clip model with what is needed to use it.
+
+    name: open_clip's model name.
+    model: the module; image tower `encode_image`, text tower through `TextTower`.
+    preprocessing: how frames enter the image tower.
+    """
+
+    name: str
+    model: nn.Module
+    preprocessing: Preprocessing
+
+    @property
+    def width(self) -> int:
+        """D, the joint embedding's width."""
+        with torch.no_grad():
+            projection = self.text.model.text_projection
+        if isinstance(projection, nn.Linear):
+            return int(projection.out_features)
+        return int(projection.shape[1])
+
+    @property
+    def text(self) -> TextTower:
+        return TextTower(self.model)
+
+    def tokenize(self, sentences: list[str]) -> Tensor:
+        """Token ids int64 [N, 77] of sentences (cut when longer)."""
+        tokens: Tensor = _open_clip().get_tokenizer(self.name)(sentences)
+        return tokens
+
+
+class TextTower:
+    """The parts of open_clip's text transformer, so that embeddings can be fed in instead of words.
+
+    Only the causal CLIP layout is supported: what stands after the end-of-text token then cannot influence it, and
+    padding need not be computed at all. Raises DferError for any other text tower.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = getattr(model, "text", model)
+        if getattr(self.model, "attn_mask", None) is None or not hasattr(self.model, "token_embedding"):
+            raise DferError("this CLIP's text tower is not a causal transformer over tokens; choose another --clip")
+
+    @property
+    def width(self) -> int:
+        """E, the width of token embeddings."""
+        return int(self.model.token_embedding.embedding_dim)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings float32 [N, L, E] of token ids int64 [N, L]."""
+        embedded: Tensor = self.model.token_embedding(tokens)
+        return embedded
+
+    def encode(self, embeddings: Tensor, end: Tensor | int) -> Tensor:
+        """Text features float32 [N, D] of embedded sentences [N, L, E], read at position(s) `end`; not normalised."""
+        length = embeddings.shape[1]
+        text = self.model
+        x = embeddings + text.positional_embedding[:length]
+        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        x = text.ln_final(x)
+        rows = torch.arange(x.shape[0], device=x.device)
+        x = x[rows, end] if isinstance(end, Tensor) else x[:, end]
+        projection = text.text_projection
+        if isinstance(projection, nn.Linear):
+            features: Tensor = projection(x)
+        else:
+            features = x @ projection
+        return features
+
+
+def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop_size: int = 112) -> Clip:
+    """Build an open_clip model and, when asked, load weights.
+
+    name: a model of open_clip ("ViT-B-32") or of ours ("dfer-small", "dfer-nano").
+    pretrained: None for random weights, a file of weights (as `dfer-pretrain` writes or open_clip reads), or one
+        of open_clip's tags ("openai"), which open_clip downloads.
+    grey: let the model see luma only; overruled by what a file of ours says.
+    crop_size: side of the crops that the host will hand over; upsampled to the tower's size inside the graph.
+    Raises DferError for an unknown model or weights that cannot be had or do not fit.
+    """
+    open_clip = _open_clip()
+    if name not in open_clip.list_models():
+        raise DferError(f"unknown CLIP model {name!r}; open_clip's list is printed by: dfer-pretrain --list-clip")
+    weights: dict[str, Tensor] | None = None
+    tag = pretrained
+    if pretrained is not None and Path(pretrained).suffix:
+        weights, tag = _read_weights(Path(pretrained)), None
+        described = weights.pop("dfer.grey", None)
+        grey = grey if described is None else bool(described)
+    try:
+        model = open_clip.create_model(name, pretrained=tag)
+        if weights is not None:
+            model.load_state_dict(weights)
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {reason}") from error
+    model.float().eval()
+    size = model.visual.image_size
+    side = int(size[0] if isinstance(size, (tuple, list)) else size)
+    mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    return Clip(name, model, Preprocessing(crop_size, side, tuple(mean), tuple(std), grey))
+
+
+def save_weights(clip: Clip, path: Path) -> None:
+    """Write a CLIP's weights so that `load_clip(name, path)` reads them back."""
+    state = dict(clip.model.state_dict())
+    state["dfer.grey"] = torch.tensor(clip.preprocessing.grey)
+    partial = path.with_name(path.name + ".part")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise DferError(f"CLIP weights {path}: no such file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; all mean the same to the user
+        raise DferError(f"CLIP weights {path}: not a plain file of tensors") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise DferError(f"CLIP weights {path}: not a plain file of tensors")
+    return {key.removeprefix("module."): value for key, value in state.items()}

@@ -1,0 +1,70 @@
+"""Photographs of aligned faces as clips: static-to-dynamic training from a CSV of image,label,person,split."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import DferError
+from ...runtime.labels import EXPRESSIONS
+from . import WINDOW
+
+
+class StillClips:
+    """One clip per photograph: the still, T times. Motion, if wanted, comes from augmentation's tremble.
+
+    table: CSV with columns image, label, person and split; images lie beside it or in its folder `images/`.
+    split: which rows to take ("train", "val"). most: at most this many of any class, the first ones; None for all.
+    Raises DferError for a missing file, column, image or an unknown label, with the line.
+    """
+
+    tremble = 1.0
+
+    def __init__(self, table: Path, split: str, most: int | None = None) -> None:
+        self.paths: list[Path] = []
+        labels: list[int] = []
+        folders = [table.parent, table.parent / "images"]
+        counts: Counter[str] = Counter()
+        line = 1
+        try:
+            with table.open(newline="", encoding="utf-8") as lines:
+                for line, row in enumerate(csv.DictReader(lines), 2):
+                    if row["split"] == split and (most is None or counts[row["label"]] < most):
+                        counts[row["label"]] += 1
+                        labels.append(EXPRESSIONS.index(row["label"]))
+                        self.paths.append(_first_existing([folder / row["image"] for folder in folders]))
+        except OSError as error:
+            raise DferError(f"stills table {table}: {error.strerror or error}") from error
+        except (KeyError, ValueError) as error:
+            raise DferError(
+                f"stills table {table}, line {line}: {error}; columns are image,label,person,split "
+                f"and labels are {', '.join(EXPRESSIONS)}"
+            ) from error
+        if not labels:
+            raise DferError(f"stills table {table}: no rows with split {split!r}")
+        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """The photograph as RGB [H,W,3] (grey ones have three equal channels)."""
+        image = cv2.imread(str(self.paths[index]), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise DferError(f"cannot read image {self.paths[index]}")
+        return np.asarray(image, dtype=np.uint8)
+
+    def frames(self, index: int) -> NDArray[np.uint8]:
+        return np.repeat(self.image(index)[None], WINDOW, axis=0)
+
+
+def _first_existing(candidates: list[Path]) -> Path:
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise DferError(f"no such image: {' or '.join(str(path) for path in candidates)}")

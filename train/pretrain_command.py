@@ -1,0 +1,93 @@
+"""`dfer-pretrain`: teach a small CLIP faces, so that it can be frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..runtime.errors import DferError, reports_errors
+
+EPILOG = """\b
+Examples:
+  dfer-pretrain faces.pt                              # procedural faces only
+  dfer-pretrain faces.pt --stills labels.csv --grey   # and photographs (CSV: image,label,person,split)
+  dfer-train align.pt --clip dfer-small --pretrained faces.pt
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--clip", "clip_name", default="dfer-small", show_default=True, help="Model to teach.")
+@click.option("--stills", type=click.Path(path_type=Path), help="CSV of image,label,person,split.")
+@click.option("--stills-share", default=0.7, show_default=True, help="Part of each batch that is stills.")
+@click.option("--identities", default=200, show_default=True, help="Procedural people to draw.")
+@click.option("--steps", default=6000, show_default=True, help="Training steps.")
+@click.option("--batch", default=64, show_default=True, help="Images per step.")
+@click.option("--learning-rate", default=2e-3, show_default=True, help="Peak learning rate (AdamW).")
+@click.option("--balance", default=0.6, show_default=True, help="0: classes as they come; 1: equally often.")
+@click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--workers", default=2, show_default=True, help="Processes that draw faces.")
+@reports_errors
+def main(
+    out: Path,
+    clip_name: str,
+    stills: Path | None,
+    stills_share: float,
+    identities: int,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    balance: float,
+    grey: bool,
+    seed: int,
+    workers: int,
+) -> None:
+    """Teach the CLIP model named by --clip expressions on single faces and write its weights to OUT."""
+    if not out.parent.is_dir():
+        raise DferError(f"folder {out.parent} does not exist")
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    from .clip import load_clip, save_weights
+    from .data.procedural import HELD_OUT, ProceduralClips
+    from .data.stills import StillClips
+    from .metrics import Scores
+    from .pretraining import EXPRESSIONS, Images, PretrainSettings, classify, pretrain
+
+    console = Console()
+    clip = load_clip(clip_name, grey=grey)
+    sources: list[tuple[Images, float]] = []
+    tests: dict[str, Images] = {}
+    if stills is not None:
+        sources.append((Images.of_stills(StillClips(stills, "train")), stills_share))
+        tests["stills, split val"] = Images.of_stills(StillClips(stills, "val"))
+    with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:
+        held_out = max(8, identities // 10)
+        drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
+        drawn = Images.of_procedural(ProceduralClips(range(identities), workers, lambda _: progress.advance(drawing)))
+        sources.append((drawn, 1 - stills_share if stills else 1.0))
+        people = range(HELD_OUT, HELD_OUT + held_out)
+        tests["procedural, held-out people"] = Images.of_procedural(
+            ProceduralClips(people, workers, lambda _: progress.advance(drawing))
+        )
+        training = progress.add_task("pre-training", total=steps, note="")
+        mean_loss = 0.0
+
+        def show(step: int, loss: float) -> None:
+            nonlocal mean_loss
+            mean_loss = loss if step == 1 else 0.99 * mean_loss + 0.01 * loss
+            progress.update(training, completed=step, note=f"loss {mean_loss:.3f}")
+
+        settings = PretrainSettings(steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, seed=seed)
+        pretrain(clip, sources, settings, show)
+    save_weights(clip, out)
+    for name, images in tests.items():
+        logits = classify(clip, images)
+        scores = Scores.of(EXPRESSIONS, images.targets.argmax(axis=1), logits.argmax(axis=1))
+        console.print(
+            f"{name}: {len(logits)} images, accuracy {images.accuracy(logits):.3f}, "
+            f"UAR over classes with 10 or more images {scores.uar(10):.3f}"
+        )
+    console.print(f"wrote {out}")

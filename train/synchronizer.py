@@ -1,0 +1,51 @@
+"""JAS, the joint dynamic alignment synchronizer: one temporal transformer that reads both videos and classes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class TemporalLayer(nn.Module):
+    """A pre-norm transformer layer over [N,L,D]: self-attention, then an MLP of 4D with GELU.
+
+    Written out rather than taken from `nn.TransformerEncoderLayer`, whose fused inference path has no ONNX form.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width)
+        self.to_queries_keys_values = nn.Linear(width, 3 * width)
+        self.from_heads = nn.Linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = self.to_queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        queries, keys, values = mixed.permute(2, 0, 3, 1, 4)  # each [N,heads,L,D/heads]
+        attention = (queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5
+        seen = (attention.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
+        x = x + self.dropout(self.from_heads(seen))
+        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+
+
+class Synchronizer(nn.Module):
+    """Positional embedding [1,L,D], temporal layers, mean over time, L2-norm: [N,L,D] → [N,D].
+
+    The same weights read the video's T frame features and the classes' S = T sentence features, which is what aligns
+    the two in time (Align-DFER, section on JAS; layer layout, 8 heads and MLP 4D are our reading).
+    """
+
+    def __init__(self, length: int, width: int, layers: int, heads: int = 8, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, length, width) * 0.02)
+        self.layers = nn.ModuleList(TemporalLayer(width, heads, dropout) for _ in range(layers))
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        x = sequence + self.position
+        for layer in self.layers:
+            x = layer(x)
+        return functional.normalize(x.mean(dim=1), dim=-1)

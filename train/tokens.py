@@ -1,0 +1,38 @@
+"""MAT, multi-dimensional alignment tokens: the text side of Align-DFER, learned and wordless."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..runtime.errors import DferError
+from .clip import Clip
+
+
+class AlignmentTokens(nn.Module):
+    """One parameter [C,S,T_tok,E] in place of prompts: S sentences for each class, T_tok tokens each, no word.
+
+    A sentence is SOS, its tokens, ".", EOS, with CLIP's own embeddings for the fixed ones. The text transformer is
+    causal, so the padding that CLIP puts behind EOS changes nothing and is not computed.
+    Align-DFER, section on MAT; initialisation N(0, 0.02) is our choice.
+
+    Raises DferError when the sentence does not fit into CLIP's context.
+    """
+
+    def __init__(self, clip: Clip, classes: int, sentences: int, tokens: int) -> None:
+        super().__init__()
+        text = clip.text
+        room = int(text.model.positional_embedding.shape[0]) - 3
+        if not 1 <= tokens <= room:
+            raise DferError(f"--tokens {tokens}: this CLIP has room for 1 to {room} tokens in a sentence")
+        self.tokens = nn.Parameter(torch.randn(classes, sentences, tokens, text.width) * 0.02)
+        self.fixed = clip.tokenize(["."])[:, :3]  # ids of SOS, period, EOS; CLIP's weights may still be loaded
+
+    def forward(self, clip: Clip) -> Tensor:
+        """Sentence features float32 [C,S,D] from `clip`'s (frozen) text encoder; gradients reach the tokens only."""
+        classes, sentences, _, _ = self.tokens.shape
+        flat = self.tokens.flatten(0, 1)
+        fixed = clip.text.embed(self.fixed.to(flat.device)).expand(len(flat), -1, -1)
+        embedded = torch.cat([fixed[:, :1], flat, fixed[:, 1:]], dim=1)
+        features = clip.text.encode(embedded, embedded.shape[1] - 1)
+        return features.unflatten(0, (classes, sentences))
