@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-PARTS = ["runtime", "train", "train.methods", "train.data", "export"]
+PARTS = ["runtime", "runtime.engines", "runtime.procedural", "train", "train.data", "train.methods", "export"]
 
 # onnx >= 1.21 and torch >= 2.10 for their security fixes (see CONTRIBUTING.md, "Dependencies").
 TRAIN = ["torch>=2.10", "open_clip_torch>=3.0", "timm>=1.0.15"]
@@ -43,7 +43,6 @@ setup(
         ]
     },
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Multimedia :: Video",
         "Topic :: Scientific/Engineering :: Image Recognition",

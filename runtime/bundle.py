@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -124,8 +123,8 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         (fresh / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         Bundle.open(fresh)
         if path.exists():
-            os.replace(path, old)
-        os.replace(fresh, path)
+            path.replace(old)
+        fresh.replace(path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     return Bundle.open(path)

@@ -1,7 +1,7 @@
 """The scene of the demo: two procedural people in a room, and the script of what they show when.
 
-The camera does not move. The first person is there all the time; the second walks in from the right, stays for
-a while and leaves the way they came, so that a tracker has something to do.
+The camera does not move. The first person is there all the time; the second walks in from the right, stays
+for a while and leaves the way they came, so that a tracker has something to do.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SECONDS = 14.0
 
 _COURSE = 2.0  # seconds an expression takes
 _JOIN = 0.35  # seconds in which one course melts into the next
+_STRENGTH = 0.95  # of each expression at its height
 _LIGHT = (-0.5, -0.55)  # from the window
 
 
@@ -104,6 +105,8 @@ def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) 
                 progress(index + 1, total)
         writer.release()
         part.replace(path)
+    except OSError as error:
+        raise DferError(f"cannot write {path}: {error.strerror}") from error
     finally:
         writer.release()
         part.unlink(missing_ok=True)
@@ -117,7 +120,8 @@ class _Actor:
         person = Identity.sample(np.random.default_rng(role.person))
         self._identity = replace(person, clothes=role.clothes, light=_LIGHT, light_strength=0.55)
         rng = np.random.default_rng([role.person, 1])
-        self._courses = [Course.sample(label, _COURSE, rng) for label in role.labels]
+        courses = [Course.sample(label, _COURSE, rng) for label in role.labels]
+        self._courses = [replace(course, strength=_STRENGTH) for course in courses]
 
     def draw(self, frame: Image, t: float) -> None:
         """Draw the person as they are at `t` seconds."""
@@ -160,6 +164,6 @@ def _room() -> Image:
         cv2.rectangle(room, (x, top), (x + 16, 118), colour, cv2.FILLED)
     cv2.rectangle(room, (0, 318), (width, height), (138, 128, 116), cv2.FILLED)
     blurred = cv2.GaussianBlur(room, (0, 0), 5.0)
-    x, y = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
-    glow = 0.66 + 0.42 * np.exp(-((x / 0.75) ** 2) - ((y - 0.3) / 0.9) ** 2)
+    across, down = np.linspace(0, 1, width), np.linspace(0, 1, height)[:, None]
+    glow = 0.66 + 0.42 * np.exp(-((across / 0.75) ** 2) - ((down - 0.3) / 0.9) ** 2)
     return np.clip(blurred * glow[..., None], 0, 255).astype(np.uint8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ def _open_clip() -> Any:
     require("open_clip", "train")
     if not _torchvision_schemas:
         try:
-            pass
+            importlib.import_module("torchvision")
         except RuntimeError as error:
             if "torchvision::nms" not in str(error):
                 raise
@@ -134,6 +136,8 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
         weights, tag = _read_weights(Path(pretrained)), None
         described = weights.pop("dfer.grey", None)
         grey = grey if described is None else bool(described)
+    quiet = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # open_clip warns that weights are random, which was asked for
     try:
         model = open_clip.create_model(name, pretrained=tag)
         if weights is not None:
@@ -141,6 +145,8 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     except (RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {reason}") from error
+    finally:
+        logging.disable(quiet)
     model.float().eval()
     size = model.visual.image_size
     side = int(size[0] if isinstance(size, (tuple, list)) else size)

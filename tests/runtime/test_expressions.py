@@ -26,33 +26,33 @@ def test_labels() -> None:
 
 
 @pytest.mark.parametrize(("forward", "backward"), PAIRS)
-@pytest.mark.parametrize("seed", range(5))
-def test_pairs_are_exact_time_reversals(forward: str, backward: str, seed: int) -> None:
+def test_pairs_are_exact_time_reversals(forward: str, backward: str) -> None:
     assert APEX[forward] == APEX[backward]
-    assert states(backward, seed) == states(forward, seed)[::-1]
-    assert states(backward, seed) != states(forward, seed)
+    for seed in range(5):
+        assert states(backward, seed) == states(forward, seed)[::-1]
+        assert states(backward, seed) != states(forward, seed)
 
 
 @pytest.mark.parametrize(("forward", "backward"), PAIRS)
-@pytest.mark.parametrize("seed", range(20))
-def test_forward_courses_peak_early_and_backward_ones_late(forward: str, backward: str, seed: int) -> None:
-    for label, sign in ((forward, 1), (backward, -1)):
-        values = np.array([course(label, seed).intensity(t) for t in np.linspace(0, SECONDS, 81)])
-        steps = np.diff(values)
-        assert sign * (steps.max() + steps.min()) > 0.02  # the quick flank comes first / last
+def test_the_quick_flank_comes_first_and_in_the_reversed_label_last(forward: str, backward: str) -> None:
+    for seed in range(20):
+        for label, sign in ((forward, 1), (backward, -1)):
+            values = np.array([course(label, seed).intensity(t) for t in np.linspace(0, SECONDS, 81)])
+            steps = np.diff(values)
+            assert sign * (steps.max() + steps.min()) > 0.02
 
 
 @pytest.mark.parametrize("label", APEX)
-@pytest.mark.parametrize("seed", range(10))
-def test_courses_fit_the_clip(label: str, seed: int) -> None:
-    drawn = course(label, seed)
-    values = [drawn.intensity(t) for t in np.linspace(0, SECONDS, 201)]
-    assert min(values) >= 0 and max(values) <= 1
-    if label == "neutral":
-        assert max(values) == 0
-        return
-    assert max(values) == pytest.approx(drawn.strength, abs=0.01) and drawn.strength >= 0.6
-    assert values[0] < 0.01 and (values[-1] < 0.01) != (label == "sadness")
+def test_courses_fit_the_clip(label: str) -> None:
+    for seed in range(10):
+        drawn = course(label, seed)
+        values = [drawn.intensity(t) for t in np.linspace(0, SECONDS, 201)]
+        assert min(values) >= 0 and max(values) <= 1
+        if label == "neutral":
+            assert max(values) == 0
+        else:
+            assert max(values) == pytest.approx(drawn.strength, abs=0.01) and drawn.strength >= 0.6
+            assert values[0] < 0.01 and (values[-1] < 0.01) != (label == "sadness")
 
 
 @pytest.mark.parametrize("label", ["happiness", "sadness", "surprise", "anger"])
@@ -64,15 +64,14 @@ def test_the_apex_shows_the_prototype(label: str) -> None:
     assert (shown[strong] / apex[strong] > 0.35).all()
 
 
-@pytest.mark.parametrize("label", ["happiness", "neutral"])
-def test_clip_shapes_and_repeatability(label: str) -> None:
+def test_clip_shapes_and_repeatability() -> None:
     identity = Identity.sample(np.random.default_rng(0))
-    frames, marks, intensities = render_clip(label, identity, np.random.default_rng(5), SECONDS, FPS, 96)
+    frames, marks, intensities = render_clip("happiness", identity, np.random.default_rng(5), SECONDS, FPS, 96)
     assert frames.shape == (16, 96, 96, 3) and frames.dtype == np.uint8
     assert marks.shape == (16, 5, 2) and marks.dtype == np.float32
     assert intensities.shape == (16,) and intensities.dtype == np.float32
     assert ((marks > 0) & (marks < 96)).all()
-    again = render_clip(label, identity, np.random.default_rng(5), SECONDS, FPS, 96)
+    again = render_clip("happiness", identity, np.random.default_rng(5), SECONDS, FPS, 96)
     assert np.array_equal(frames, again[0])
 
 

