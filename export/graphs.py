@@ -30,6 +30,7 @@ class HeadGraph(nn.Module):
     def __init__(self, method: Method, class_matrix: Tensor) -> None:
         super().__init__()
         self.method = method
+        self.classes: Tensor
         self.register_buffer("classes", method.scale * class_matrix.T)
 
     def forward(self, features: Tensor) -> Tensor:

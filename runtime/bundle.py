@@ -71,7 +71,7 @@ class Bundle:
                 raise DferError(f"bundle {folder}: manifest lists {name} without size and sha256") from error
             if file.stat().st_size != size or _sha256(file) != digest:
                 raise DferError(
-                    f"bundle {folder}: {name} is not the file that was exported (sha256 differs); export or copy it again"
+                    f"bundle {folder}: {name} is not the file that was exported (sha256 differs); copy it again"
                 )
             digests[name] = digest
         for precision in manifest.precisions:

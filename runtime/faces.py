@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,7 +53,7 @@ class FaceDetector:
             bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
         scale = np.array([width / bgr.shape[1], height / bgr.shape[0]], dtype=np.float32)
         self._net.setInputSize((bgr.shape[1], bgr.shape[0]))
-        _, rows = self._net.detect(bgr)
+        rows: Any = self._net.detect(bgr)[1]  # None when there are no faces, whatever OpenCV's types say
         if rows is None:
             return []
         faces = []

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -35,7 +36,7 @@ class Frame:
     time: float
 
 
-class Source(Protocol):
+class Source(ABC):
     """Frames in order, once. Use as a context manager.
 
     name: for people and result files; holds no credentials.
@@ -46,15 +47,19 @@ class Source(Protocol):
     name: str
     rate: float | None
     count: int | None
-    live: bool
+    live: ClassVar[bool] = False
 
+    @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:  # noqa: B027 (images hold nothing open)
+        """Let go of the file or device."""
 
-    def __enter__(self) -> Source: ...
+    def __enter__(self) -> Source:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = lambda _: None) -> Source:
@@ -80,7 +85,7 @@ def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = l
         images = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
         if not images:
             raise DferError(f"{path}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return ImageFolder(images, text, image_rate)
+        return ImageFolder(images, text, image_rate, warn)
     if not path.is_file():
         raise DferError(f"{path}: no such file or folder")
     if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -88,10 +93,8 @@ def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = l
     return VideoFile(text, text, warn)
 
 
-class VideoFile:
+class VideoFile(Source):
     """Every frame of a recorded video, with its presentation time."""
-
-    live = False
 
     def __init__(self, place: str, name: str, warn: Warn) -> None:
         self.name = name
@@ -138,20 +141,13 @@ class VideoFile:
     def close(self) -> None:
         self._capture.release()
 
-    def __enter__(self) -> VideoFile:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class ImageFolder:
+class ImageFolder(Source):
     """Images in natural order ("2.jpg" before "10.jpg"), `rate` of them to a second."""
-
-    live = False
 
     def __init__(self, paths: list[Path], name: str, rate: float, warn: Warn) -> None:
         self.name, self.rate, self.count = name, rate, len(paths)
+        self._step = 1 / rate
         self._paths, self._warn = paths, warn
         if _cv2().imread(str(paths[0])) is None:
             raise DferError(f"{paths[0]}: not an image that OpenCV can read")
@@ -163,24 +159,16 @@ class ImageFolder:
             if image is None:
                 self._warn(f"{path}: not an image that OpenCV can read; left out")
                 continue
-            yield Frame(np.asarray(image, dtype=np.uint8), index, index / self.rate)
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> ImageFolder:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
+            yield Frame(np.asarray(image, dtype=np.uint8), index, index * self._step)
 
 
-class LiveSource:
+class LiveSource(Source):
     """A camera or stream. A thread reads without pause and keeps only the newest frame, so nothing ever lags."""
 
     live = True
-    count = None
 
     def __init__(self, place: str | int, name: str, failure: str) -> None:
-        self.name = name
+        self.name, self.count = name, None
         self._capture = _open_capture(place)
         if not self._capture.isOpened():
             raise DferError(failure)
@@ -223,12 +211,6 @@ class LiveSource:
         self._ended = True
         self._thread.join(timeout=5)
         self._capture.release()
-
-    def __enter__(self) -> LiveSource:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def without_credentials(url: str) -> str:

@@ -65,5 +65,5 @@ class Stopwatch:
         for place, count in enumerate(self._bins[stage]):
             seen += count
             if seen >= rank:
-                return min(_FLOOR * _GROWTH ** (place + 0.5), self._max[stage])
+                return min(_FLOOR * math.pow(_GROWTH, place + 0.5), self._max[stage])
         return self._max[stage]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .palette import colour_of
 from .predictions import Prediction
@@ -38,7 +40,7 @@ class Timeline:
         figure = Figure(figsize=(10, 1.2 + 1.5 * max(1, len(tracks))), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(max(1, len(tracks)), 1, sharex=True, squeeze=False)[:, 0]
-        colours = [tuple(value / 255 for value in colour_of(name)) for name in self._classes]
+        colours = ["#{:02x}{:02x}{:02x}".format(*colour_of(name)) for name in self._classes]
         for axis, track in zip(axes, tracks, strict=False):
             rows = np.array(self._rows[track]).reshape(-1, 1 + len(self._classes))
             for start, end in _unbroken(rows[:, 0]):
@@ -59,11 +61,11 @@ class Timeline:
         partial.replace(self._path)
 
 
-def _unbroken(times: np.ndarray) -> list[tuple[int, int]]:  # type: ignore[type-arg]
+def _unbroken(times: NDArray[np.float32]) -> list[tuple[int, int]]:
     """Index ranges between gaps: where a face was away, the plot stays empty."""
     if len(times) < 2:
         return [(0, len(times))]
     steps = np.diff(times)
     breaks = np.flatnonzero(steps > 4 * np.median(steps)) + 1
     edges = [0, *breaks.tolist(), len(times)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -86,10 +86,10 @@ def _affinity(a: Box, b: Box) -> float:
     if width > 0 and height > 0:
         shared = width * height
         return shared / (area_a + area_b - shared)
-    size = (area_a * area_b) ** 0.25
+    size = math.sqrt(math.sqrt(area_a * area_b))
     if size <= 0 or not 0.4 < area_a / max(area_b, 1e-9) < 2.5:
         return -math.inf
-    apart = ((a[0] + a[2] / 2 - b[0] - b[2] / 2) ** 2 + (a[1] + a[3] / 2 - b[1] - b[3] / 2) ** 2) ** 0.5
+    apart = math.hypot(a[0] + a[2] / 2 - b[0] - b[2] / 2, a[1] + a[3] / 2 - b[1] - b[3] / 2)
     return -apart / size
 
 

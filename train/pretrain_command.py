@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ..runtime.errors import DferError, reports_errors
+from ..runtime.labels import EXPRESSIONS
 
 EPILOG = """\b
 Examples:
@@ -54,7 +55,7 @@ def main(
     from .data.procedural import HELD_OUT, ProceduralClips
     from .data.stills import StillClips
     from .metrics import Scores
-    from .pretraining import EXPRESSIONS, Images, PretrainSettings, classify, pretrain
+    from .pretraining import Images, PretrainSettings, classify, pretrain
 
     console = Console()
     clip = load_clip(clip_name, grey=grey)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ def pretrain(
     progress: called after each step with its number (from 1) and the loss.
     """
     torch.manual_seed(settings.seed)
-    model = clip.model.train().to(memory_format=torch.channels_last)
+    model: Any = clip.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     clip.text.model.token_embedding.requires_grad_(False)  # a few dozen words cannot teach 49,408 embeddings
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
     groups = _parameter_groups(model, settings.weight_decay)
@@ -111,8 +112,8 @@ def pretrain(
         if settings.mixup:
             pixels, targets = _mix(pixels, targets, settings.mixup)
         with torch.autocast("cpu", torch.bfloat16):
-            image = model.encode_image(pixels).float()  # type: ignore[operator]
-        scale = model.logit_scale.exp().clamp(max=100)  # type: ignore[operator,union-attr]
+            image = model.encode_image(pixels).float()
+        scale = model.logit_scale.exp().clamp(max=100)
         logits = scale * functional.normalize(image, dim=-1) @ class_features(clip, tokens).T
         loss = functional.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)

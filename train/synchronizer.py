@@ -29,7 +29,8 @@ class TemporalLayer(nn.Module):
         attention = (queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5
         seen = (attention.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.from_heads(seen))
-        return x + self.dropout(self.mlp(self.norm_mlp(x)))
+        result: Tensor = x + self.dropout(self.mlp(self.norm_mlp(x)))
+        return result
 
 
 class Synchronizer(nn.Module):

@@ -35,4 +35,4 @@ class AlignmentTokens(nn.Module):
         fixed = clip.text.embed(self.fixed.to(flat.device)).expand(len(flat), -1, -1)
         embedded = torch.cat([fixed[:, :1], flat, fixed[:, 1:]], dim=1)
         features = clip.text.encode(embedded, embedded.shape[1] - 1)
-        return features.unflatten(0, (classes, sentences))
+        return features.view(classes, sentences, -1)

@@ -33,13 +33,13 @@ def _resnet(
     return tower
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_small(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
     """ResNet-18's plan at 0.5 of its width (2.4 M parameters, 6 ms a frame at 112 px on one core)."""
     return _resnet(pretrained, (2, 2, 2, 2), (32, 64, 128, 224), num_classes, global_pool)
 
 
-@register_model
+@register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_nano(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
     """ResNet-10's plan at 1/4 of its width (0.3 M parameters): trains in seconds, for tests."""
     return _resnet(pretrained, (1, 1, 1, 1), (16, 32, 64, 96), num_classes, global_pool)

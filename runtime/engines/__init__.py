@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,21 +14,27 @@ PROVIDERS = ("auto", "cpu", "cuda")
 """What `open_engine` can be asked for."""
 
 
-class Engine(Protocol):
-    """A graph on some backend. Use as a context manager, or call `close`."""
+class Engine(ABC):
+    """A graph on some backend. Use as a context manager, or call `close`.
+
+    provider: what really runs, "cpu" or "cuda".
+    """
 
     provider: str
-    """What really runs: "cpu", "cuda"."""
 
+    @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         """All outputs by name for all inputs by name; the first axis is the batch."""
-        ...
 
-    def close(self) -> None: ...
+    @abstractmethod
+    def close(self) -> None:
+        """Free the graph and its memory."""
 
-    def __enter__(self) -> Engine: ...
+    def __enter__(self) -> Engine:
+        return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def open_engine(graph: bytes, provider: str = "auto") -> Engine:

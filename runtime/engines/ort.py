@@ -16,7 +16,7 @@ _FASTEST_FIRST = ("cuda", "cpu")
 _INSTALL = {"cuda": "pip uninstall onnxruntime && pip install onnxruntime-gpu"}
 
 
-class OrtEngine:
+class OrtEngine(Engine):
     """An ONNX Runtime session. See `open_engine`."""
 
     def __init__(self, graph: bytes, provider: str) -> None:
@@ -54,12 +54,6 @@ class OrtEngine:
 
     def close(self) -> None:
         self._session = None
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _session(ort: Any, graph: bytes, provider: str) -> Any:

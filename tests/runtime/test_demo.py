@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
 from dfer.runtime.demo import RATE, ROLES, SECONDS, SIZE, demo_script, film_demo
 from dfer.runtime.errors import DferError
 from dfer.runtime.faces import Face, FaceDetector

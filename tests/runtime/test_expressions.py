@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from dfer.runtime.expressions import APEX, REVERSED, Course, render_clip
 from dfer.runtime.procedural import ActionUnits, Identity, Pose
 

@@ -6,6 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dfer.runtime.faces import FaceDetector
 from dfer.runtime.procedural import (
     BACKGROUNDS,
@@ -17,8 +20,6 @@ from dfer.runtime.procedural import (
     draw_background,
     draw_face,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SIZE, HEIGHT = 224, 130.0
 NEUTRAL, AHEAD = ActionUnits(), Pose()

@@ -1,4 +1,4 @@
-"""The procedural face data set: labelled clips drawn by `runtime.procedural`, seen through the runtime's own detector."""
+"""The procedural face data set: drawn, labelled clips, seen through the runtime's own detector."""
 
 from __future__ import annotations
 

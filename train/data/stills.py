@@ -30,10 +30,10 @@ class StillClips:
         labels: list[int] = []
         folders = [table.parent, table.parent / "images"]
         counts: Counter[str] = Counter()
-        line = 1  # for the message, should the next one fail
         try:
             with table.open(newline="", encoding="utf-8") as lines:
-                for line, row in enumerate(csv.DictReader(lines), 2):
+                rows = csv.DictReader(lines)
+                for row in rows:
                     if row["split"] == split and (most is None or counts[row["label"]] < most):
                         counts[row["label"]] += 1
                         labels.append(EXPRESSIONS.index(row["label"]))
@@ -42,7 +42,7 @@ class StillClips:
             raise DferError(f"stills table {table}: {error.strerror or error}") from error
         except (KeyError, ValueError) as error:
             raise DferError(
-                f"stills table {table}, line {line}: {error}; columns are image,label,person,split "
+                f"stills table {table}, line {rows.line_num}: {error}; columns are image,label,person,split "
                 f"and labels are {', '.join(EXPRESSIONS)}"
             ) from error
         if not labels:

@@ -1,0 +1,75 @@
+"""Fixtures shared by the tests: a tiny model taken through the whole path once, drawn videos, real data if at hand."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dfer.runtime.expressions import Course
+from dfer.runtime.procedural import Identity, draw_background, draw_face
+from helpers import Pipeline, write_video
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real videos and labelled faces, kept beside the project where there are any."""
+    if not SHARED.is_dir():
+        pytest.skip("no real data beside the project (../shared/data)")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A tiny Align-DFER, pre-trained, trained and exported through the commands, on a few procedural people."""
+    from dfer.export.command import main as export
+    from dfer.train.pretrain_command import main as pretrain
+    from dfer.train.train_command import main as train
+
+    folder = tmp_path_factory.mktemp("pipeline")
+    weights, checkpoint, bundle = folder / "faces.pt", folder / "tiny.pt", folder / "tiny.dfer"
+    small = ["--identities", "16", "--workers", "2", "--batch", "32"]
+    calls = [
+        (pretrain, [weights, "--clip", "dfer-nano", "--grey", "--steps", "220", *small]),
+        (train, [checkpoint, "--clip", "dfer-nano", "--pretrained", weights, "--tokens", "4", "--layers", "1"]),
+        (export, ["--ckpt", checkpoint]),
+    ]
+    calls[1][1].extend(["--views", "2", "--epochs", "60", *small])
+    printed = ""
+    for command, arguments in calls:
+        result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
+        printed += result.output
+        assert result.exit_code == 0, result.output
+    return Pipeline(weights, checkpoint, bundle, printed)
+
+
+@pytest.fixture
+def bundle(pipeline: Pipeline, tmp_path: Path) -> Path:
+    """A copy of the tiny bundle that a test may damage."""
+    return Path(shutil.copytree(pipeline.bundle, tmp_path / "copy.dfer"))
+
+
+@pytest.fixture(scope="session")
+def face_frames() -> list[np.ndarray]:
+    """Three seconds of one smiling procedural face, 24 frames a second, RGB uint8 [240,320,3]."""
+    rng = np.random.default_rng(3)
+    identity = Identity.sample(rng)
+    course = Course.sample("happiness", 3.0, rng)
+    scene = draw_background(identity, 240, 320)
+    frames = []
+    for index in range(72):
+        frame = scene.copy()
+        draw_face(frame, identity, *course.at(index / 24), (150 + index / 3, 130), 120)
+        frames.append(frame)
+    return frames
+
+
+@pytest.fixture(scope="session")
+def face_video(face_frames: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`face_frames` as an MP4."""
+    return write_video(tmp_path_factory.mktemp("video") / "face.mp4", face_frames, 24)

@@ -1,0 +1,112 @@
+"""Export: graphs that agree with PyTorch, or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dfer.export import exporting
+from dfer.export.command import main as export
+from dfer.export.exporting import export_checkpoint
+from dfer.export.graphs import trace_encoder, trace_head
+from dfer.export.parity import Parity, measure_parity
+from dfer.runtime import Bundle, DferError, Recognizer
+from dfer.train.checkpoint import load_checkpoint
+from dfer.train.clip import load_clip
+from dfer.train.methods.align_dfer import AlignDfer
+from helpers import Pipeline
+
+
+def test_the_bundle_says_where_it_came_from_and_what_was_measured(pipeline: Pipeline) -> None:
+    manifest = Bundle.open(pipeline.bundle).manifest
+    assert (manifest.method, manifest.window, manifest.width, manifest.scale) == ("align-dfer", 16, 64, 100.0)
+    assert manifest.preprocessing.grey
+    parity = manifest.precisions["fp32"]["parity"]
+    assert parity["cosine"] >= 0.9999
+    assert parity["max_delta"] <= 1e-3
+    assert parity["frames"] == 64
+    assert manifest.provenance["training"]["settings"]["epochs"] == 60
+    assert "wrote" in pipeline.printed
+
+
+def test_the_runtime_computes_what_torch_computes(pipeline: Pipeline) -> None:
+    method, _ = load_checkpoint(pipeline.checkpoint)
+    crops = np.random.default_rng(1).integers(0, 256, (16, 112, 112, 3), dtype=np.uint8)
+    with torch.inference_mode(), Recognizer(pipeline.bundle) as recognizer:
+        features = method.encode_frames(torch.from_numpy(crops))
+        found = recognizer.encode(crops)
+        np.testing.assert_allclose(found, features.numpy(), atol=1e-5)
+        wanted = method.logits(features[None]).softmax(dim=-1).numpy()
+        np.testing.assert_allclose(recognizer.classify(found[None]), wanted, atol=1e-4)
+        np.testing.assert_allclose(recognizer.bundle.class_matrix(), method.class_matrix().numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["encoder.fp32.onnx", "head.fp32.onnx"])
+def test_graphs_are_plain_onnx(pipeline: Pipeline, name: str) -> None:
+    model = onnx.load_from_string((pipeline.bundle / name).read_bytes())
+    onnx.checker.check_model(model)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # the batch is free
+    assert not any(weight.external_data for weight in model.graph.initializer)
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("LayerNormalization") == (2 if name.startswith("head") else 0)
+    assert b"/tests/" not in model.SerializeToString()  # no trace of the machine it was made on
+
+
+def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
+    pipeline: Pipeline, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(method: AlignDfer) -> bytes:
+        with torch.no_grad():
+            next(method.clip_model.visual.parameters()).mul_(1.1)  # type: ignore[union-attr]
+        graph = trace_encoder(method)
+        with torch.no_grad():
+            next(method.clip_model.visual.parameters()).div_(1.1)  # type: ignore[union-attr]
+        return graph
+
+    before = (bundle / "manifest.json").read_bytes()
+    monkeypatch.setattr(exporting, "trace_encoder", poisoned)
+    with pytest.raises(DferError, match="fp32 export refused: it differs from the PyTorch model"):
+        export_checkpoint(pipeline.checkpoint, bundle)
+    assert (bundle / "manifest.json").read_bytes() == before
+    Bundle.open(bundle)
+
+
+@pytest.mark.parametrize(("cosine", "delta"), [(0.9998, 0.0), (1.0, 0.002), (float("nan"), 0.0), (1.0, float("nan"))])
+def test_the_gate_refuses_what_is_off_or_not_a_number(cosine: float, delta: float) -> None:
+    with pytest.raises(DferError, match="refused"):
+        Parity(cosine, delta, 1.0, 1).check("fp32")
+
+
+def test_clip_vit_b_32_exports_at_full_size() -> None:
+    """CLIP's own architecture with random weights: 112-pixel crops are upsampled to 224 inside the graph."""
+    torch.manual_seed(0)
+    method = AlignDfer(load_clip("ViT-B-32"), tokens=4, layers=1).eval()
+    with torch.inference_mode():
+        class_matrix = method.class_matrix().clone()
+    encoder, head = trace_encoder(method), trace_head(method, class_matrix)
+    model = onnx.load_from_string(encoder)
+    assert [node.op_type for node in model.graph.node].count("LayerNormalization") == 2 * 12 + 2
+    assert 340e6 < len(encoder) < 360e6
+    windows = np.random.default_rng(0).integers(0, 256, (1, 16, 112, 112, 3), dtype=np.uint8)
+    parity = measure_parity(method, encoder, head, windows, batch=3)  # 16 frames leave a last batch of 1
+    parity.check("fp32")
+
+
+def test_bad_checkpoints_and_places_give_one_line_and_nothing_else(pipeline: Pipeline, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("hello")
+    calls = [
+        (["--ckpt", tmp_path / "absent.pt"], "no such file"),
+        (["--ckpt", tmp_path / "text.pt"], "text.pt"),
+        (["--ckpt", pipeline.checkpoint, "--out", tmp_path / "no" / "x.dfer"], "does not exist"),
+    ]
+    for arguments, words in calls:
+        result = CliRunner().invoke(export, [str(argument) for argument in arguments])
+        assert result.exit_code == 1, result.output
+        assert words in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]

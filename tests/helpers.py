@@ -1,0 +1,37 @@
+"""What several tests use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What `dfer-pretrain`, `dfer-train` and `dfer-export` wrote for the tiny model, and what they printed."""
+
+    weights: Path
+    checkpoint: Path
+    bundle: Path
+    printed: str
+
+
+def edit_manifest(bundle: Path, **changes: object) -> None:
+    """Overwrite fields of a bundle's manifest."""
+    path = bundle / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def write_video(path: Path, frames: list[np.ndarray], rate: float) -> Path:
+    """An MP4 of RGB frames."""
+    height, width = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate, (width, height))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path

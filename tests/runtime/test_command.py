@@ -1,0 +1,149 @@
+"""`dfer-run` as people use it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dfer.runtime.command import main
+from dfer.runtime.labels import EXPRESSIONS
+from helpers import Pipeline, edit_manifest, write_video
+
+COLUMNS = ["source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", *EXPRESSIONS, "state"]
+
+
+def run(*arguments: object, **environment: str) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_file_gives_all_outputs_and_they_agree(pipeline: Pipeline, face_video: Path, tmp_path: Path) -> None:
+    table, lines, video, plot = (tmp_path / name for name in ("o.csv", "o.jsonl", "o.mp4", "o.png"))
+    result = run(
+        *(face_video, "--bundle", pipeline.bundle),
+        *("--csv", table, "--jsonl", lines, "--save-video", video, "--plot", plot),
+    )
+    assert result.exit_code == 0, result.output
+    rows = rows_of(table)
+    assert list(rows[0]) == COLUMNS
+    assert len(rows) == 24
+    assert sum(float(rows[0][name]) for name in EXPRESSIONS) == pytest.approx(1, abs=2e-3)
+    objects = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert list(objects[0]) == COLUMNS
+    for row, entry in zip(rows, objects, strict=True):
+        assert {name: str(value) for name, value in entry.items() if name in ("frame", "label", "state", "track")} == {
+            name: row[name] for name in ("frame", "track", "label", "state")
+        }
+        assert entry["time_s"] == float(row["time_s"])
+    annotated = cv2.VideoCapture(str(video))
+    assert annotated.get(cv2.CAP_PROP_FRAME_COUNT) == 72
+    assert annotated.get(cv2.CAP_PROP_FPS) == pytest.approx(24)
+    assert cv2.imread(str(plot)).std() > 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.jsonl", "o.mp4", "o.png"]
+    assert "encode" in result.output  # the latency table
+
+
+def test_the_annotated_video_shows_box_and_bars(pipeline: Pipeline, face_video: Path, tmp_path: Path) -> None:
+    assert run(face_video, "--bundle", pipeline.bundle, "--save-video", tmp_path / "a.mp4").exit_code == 0
+    plain, drawn = cv2.VideoCapture(str(face_video)), cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    for _ in range(40):
+        (_, before), (_, after) = plain.read(), drawn.read()
+    changed = np.abs(before.astype(int) - after.astype(int)).max(axis=2) > 60
+    assert 0.02 < changed.mean() < 0.5
+
+
+def test_a_video_without_faces_gives_a_header_and_no_rows(pipeline: Pipeline, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "wall.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20, 10)
+    result = run(video, "--bundle", pipeline.bundle, "--csv", tmp_path / "o.csv", "--plot", tmp_path / "o.svg")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "o.csv").read_text() == ",".join(COLUMNS) + "\n"
+    assert (tmp_path / "o.svg").exists()
+    assert "no face was found" in result.output
+
+
+def test_the_bundle_of_the_environment_is_used_and_named(pipeline: Pipeline, face_video: Path) -> None:
+    result = run(face_video, DFER_BUNDLE=str(pipeline.bundle))
+    assert result.exit_code == 0, result.output
+    assert "from $DFER_BUNDLE" in result.output.replace("\n", "")
+
+
+def test_a_folder_of_images_is_sampled_image_by_image(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.jpg"), face_frames[index][..., ::-1])
+    table = tmp_path / "o.csv"
+    assert run(tmp_path, "--bundle", pipeline.bundle, "--fps", 4, "--csv", table).exit_code == 0
+    assert [(row["frame"], float(row["time_s"])) for row in rows_of(table)] == [(str(i), i / 4) for i in range(5)]
+
+
+def test_demo_runs_with_the_bundled_model_and_finds_both_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DFER_BUNDLE", raising=False)
+    result = run("--demo")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "demo-output").iterdir())
+    assert names == ["annotated.mp4", "clip.mp4", "predictions.csv", "timeline.png"]
+    assert "bundled demo bundle" in result.output.replace("\n", " ")
+    assert {row["track"] for row in rows_of(tmp_path / "demo-output" / "predictions.csv")} == {"1", "2"}
+
+
+def test_bad_input_gives_one_line_status_1_and_no_files(
+    pipeline: Pipeline, bundle: Path, face_video: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    fake = tmp_path / "fake.mp4"
+    fake.write_text("this is not a video")
+    good = ("--bundle", pipeline.bundle)
+    table = ("--csv", out / "o.csv", "--save-video", out / "o.mp4", "--plot", out / "o.png")
+    head = bundle / "head.fp32.onnx"
+    head.write_bytes(head.read_bytes()[:-1] + b"!")
+    newer = tmp_path / "newer.dfer"
+    newer.mkdir()
+    (newer / "manifest.json").write_text("{}")
+    edit_manifest(newer, schema=2)
+    calls = [
+        ((tmp_path / "absent.mp4", *good, *table), "absent.mp4: no such file"),
+        ((fake, *good, *table), "fake.mp4: not a video"),
+        ((face_video, "--bundle", bundle, *table), "head.fp32.onnx is not the file that was exported"),
+        ((face_video, "--bundle", newer, *table), "newer than this dfer-edge"),
+        ((face_video, "--bundle", tmp_path / "none.dfer", *table), "no such folder"),
+        (("--camera", 63, *good, *table), "camera 63 does not open"),
+        ((face_video, *good, "--csv", tmp_path / "nowhere" / "o.csv"), "does not exist"),
+        ((face_video, *good, "--csv", out), "is a folder"),
+        ((face_video, *good, "--plot", out / "o.txt"), "must end in"),
+        ((face_video, *good, "--save-video", face_video), "is the source"),
+        ((face_video, *good, "--fps", 0), "at least two sampled frames"),
+    ]
+    for arguments, words in calls:
+        result = run(*arguments)
+        assert result.exit_code == 1, (words, result.output)
+        assert words in result.output
+        assert result.output.strip().splitlines()[-1].startswith("Error: ")
+        assert "Traceback" not in result.output
+    assert not list(out.iterdir())
+    assert face_video.stat().st_size > 1000
+
+
+def test_wrong_options_are_usage_errors(face_video: Path) -> None:
+    for arguments in ((), (face_video, "--demo"), (face_video, "--provider", "abacus"), (face_video, "--camera", -1)):
+        assert run(*arguments).exit_code == 2
+
+
+def test_help_has_examples() -> None:
+    result = run("--help")
+    assert "dfer-run --camera 0" in result.output
+    assert result.exit_code == 0

@@ -1,0 +1,55 @@
+"""Engines: what runs is what was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from dfer.runtime.bundle import Bundle
+from dfer.runtime.engines import open_engine
+from dfer.runtime.errors import DferError
+
+
+def test_the_cpu_runs_any_batch_and_says_what_it_is(bundle: Path) -> None:
+    opened = Bundle.open(bundle)
+    size = opened.manifest.preprocessing.size
+    crops = np.random.default_rng(0).integers(0, 256, (5, size, size, 3), dtype=np.uint8)
+    with open_engine(opened.read("encoder.fp32.onnx"), "cpu") as engine:
+        assert engine.provider == "cpu"
+        together = engine.run({"frames": crops})["features"]
+        alone = [engine.run({"frames": crop[None]})["features"][0] for crop in crops]
+    assert together.shape == (5, opened.manifest.width)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
+)
+def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_install(bundle: Path) -> None:
+    graph = Bundle.open(bundle).read("head.fp32.onnx")
+    with pytest.raises(DferError, match="onnxruntime-gpu"):
+        open_engine(graph, "cuda")
+    assert open_engine(graph, "auto").provider == "cpu"
+
+
+def test_a_gpu_that_does_not_start_is_an_error_for_who_asked_and_the_cpu_for_auto(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As with onnxruntime-gpu on a machine without a driver: CUDA is listed, but sessions come up on the CPU.
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    graph = Bundle.open(bundle).read("head.fp32.onnx")
+    with pytest.raises(DferError, match="could not start"):
+        open_engine(graph, "cuda")
+    assert open_engine(graph, "auto").provider == "cpu"
+
+
+def test_what_is_no_graph_is_refused() -> None:
+    with pytest.raises(DferError, match="cannot load the graph"):
+        open_engine(b"nonsense", "cpu")
+    with pytest.raises(DferError, match="unknown"):
+        open_engine(b"nonsense", "abacus")

@@ -1,0 +1,123 @@
+"""The loop: rows against frames, numbers against the whole window done by hand, each frame encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dfer.runtime import DferError, Prediction, Recognizer
+from dfer.runtime.alignment import align
+from dfer.runtime.engines import Array, Engine
+from dfer.runtime.faces import FaceDetector
+from helpers import Pipeline, write_video
+
+
+class CountingEngine(Engine):
+    """An engine that notes how many rows pass through the one it wraps."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.rows = engine, 0
+        self.provider = engine.provider
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        self.rows += len(next(iter(inputs.values())))
+        return self.engine.run(inputs)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+@pytest.fixture(scope="module")
+def predictions(pipeline: Pipeline, face_video: Path) -> list[Prediction]:
+    with Recognizer(pipeline.bundle) as recognizer:
+        return list(recognizer.stream(face_video))
+
+
+def test_every_sampled_frame_has_one_row_at_its_time(predictions: list[Prediction]) -> None:
+    assert [row.frame for row in predictions] == list(range(0, 72, 3))
+    np.testing.assert_allclose([row.time for row in predictions], np.arange(0, 72, 3) / 24, atol=1e-3)
+    assert {row.track_id for row in predictions} == {1}
+    assert [row.state for row in predictions] == ["warming"] * 15 + ["steady"] * 9
+
+
+def test_probabilities_are_a_distribution_and_the_label_its_maximum(predictions: list[Prediction]) -> None:
+    for row in predictions:
+        assert row.probabilities.sum() == pytest.approx(1, abs=1e-4)
+        assert row.label == row.classes[int(np.argmax(row.probabilities))]
+        assert row.confidence == pytest.approx(row.probabilities.max())
+
+
+def test_the_ring_gives_what_encoding_the_whole_window_gives(
+    pipeline: Pipeline, face_video: Path, predictions: list[Prediction]
+) -> None:
+    import cv2
+
+    capture, frames = cv2.VideoCapture(str(face_video)), []
+    while (read := capture.read())[0]:
+        frames.append(cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB))
+    detector = FaceDetector()
+    last = predictions[-1]
+    with Recognizer(pipeline.bundle) as recognizer:
+        size = recognizer.bundle.manifest.preprocessing.size
+        window = [frames[index] for index in range(last.frame - 45, last.frame + 1, 3)]
+        crops = np.stack([align(frame, detector.detect(frame)[0].landmarks, size) for frame in window])
+        whole = recognizer.classify(recognizer.encode(crops)[None])[0]
+    np.testing.assert_allclose(last.probabilities, whole, atol=1e-4)
+
+
+def test_each_sampled_frame_is_encoded_once_per_face(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    pair = [np.hstack([frame, frame[:, ::-1]]) for frame in face_frames[:48]]
+    video = write_video(tmp_path / "pair.mp4", pair, 24)
+    with Recognizer(pipeline.bundle) as recognizer:
+        encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
+        rows = list(recognizer.stream(video))
+    sampled = len({row.frame for row in rows})
+    assert sampled == 16
+    assert {row.track_id for row in rows} == {1, 2}
+    assert encoder.rows == len(rows) == sampled * 2
+
+
+def test_only_the_largest_faces_are_read_when_asked(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    small = [frame[::2, ::2] for frame in face_frames[:24]]
+    pair = [
+        np.hstack([frame, np.vstack([half, half[::-1] * 0])]) for frame, half in zip(face_frames, small, strict=False)
+    ]
+    with Recognizer(pipeline.bundle, max_faces=1) as recognizer:
+        rows = list(recognizer.stream(write_video(tmp_path / "pair.mp4", pair, 24)))
+    assert {row.track_id for row in rows} == {1}
+    assert all(row.box[0] < 320 for row in rows)
+
+
+def test_a_face_that_goes_away_starts_anew_when_it_comes_back(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    empty = [np.full_like(face_frames[0], 90)] * 12
+    frames = [*face_frames[:60], *empty, *face_frames[:12]]
+    with Recognizer(pipeline.bundle) as recognizer:
+        rows = list(recognizer.stream(write_video(tmp_path / "gap.mp4", frames, 24)))
+    assert {row.track_id for row in rows} == {1}  # half a second away
+    assert not [row for row in rows if 60 <= row.frame < 72]
+    assert [row.state for row in rows if row.frame < 60][-1] == "steady"
+    assert {row.state for row in rows if row.frame >= 72} == {"warming"}
+
+
+def test_sampling_faster_than_the_source_uses_its_rate_and_says_so(pipeline: Pipeline, face_video: Path) -> None:
+    warnings: list[str] = []
+    with Recognizer(pipeline.bundle, fps=60, warn=warnings.append) as recognizer:
+        rows = list(recognizer.stream(face_video))
+    assert [row.frame for row in rows] == list(range(72))
+    assert "24 frames per second" in warnings[0]
+
+
+@pytest.mark.parametrize("settings", [{"window": 0}, {"fps": -1}, {"window": 0.1, "fps": 8}, {"precision": "int3"}])
+def test_impossible_settings_are_refused(pipeline: Pipeline, settings: dict[str, float]) -> None:
+    with pytest.raises(DferError):
+        Recognizer(pipeline.bundle, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,70 @@
+"""Which part may import which, and that the runtime lives without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import Pipeline
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "runtime": {"runtime"},
+    "calibration": {"calibration", "runtime"},
+    "train": {"train", "runtime"},
+    "export": {"export", "calibration", "train", "runtime"},
+}
+HEAVY = ("torch", "onnx", "open_clip", "timm", "torchvision")
+
+
+def imports_of(file: Path) -> set[str]:
+    """Absolute module names imported anywhere in a file; relative ones resolved, as "dfer.part…"."""
+    package = ["dfer", *file.relative_to(ROOT).parent.parts]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("part", [part for part in MAY_IMPORT if (ROOT / part).is_dir()])
+def test_arrows_point_one_way(part: str) -> None:
+    files = list((ROOT / part).rglob("*.py"))
+    assert files
+    for file in files:
+        parts = {name.split(".")[1] for name in imports_of(file) if name.startswith("dfer.")}
+        assert parts <= MAY_IMPORT[part], file
+        if part == "runtime":
+            assert not {name.split(".")[0] for name in imports_of(file)} & set(HEAVY), file
+
+
+def test_the_runtime_recognises_where_torch_cannot_be_imported(pipeline: Pipeline, face_video: Path) -> None:
+    program = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError("not on this machine: " + name)
+sys.meta_path.insert(0, Refuse())
+from dfer.runtime import Recognizer
+with Recognizer({str(pipeline.bundle)!r}) as recognizer:
+    print(len(list(recognizer.stream({str(face_video)!r}))))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "24", done.stderr
+
+
+@pytest.mark.parametrize("program", ["import dfer.runtime", "from dfer.runtime.command import main"])
+def test_importing_the_runtime_loads_nothing_heavy(program: str) -> None:
+    heavy = (*HEAVY, "cv2", "onnxruntime", "matplotlib", "numpy", "rich")
+    check = f"import sys; {program}; print(sorted(set(sys.modules) & set({heavy!r})))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,64 @@
+"""Checkpoints: the same model comes back, and nothing in a file can run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from dfer.runtime.errors import DferError
+from dfer.train.checkpoint import load_checkpoint
+from helpers import Pipeline
+
+
+class Malicious:
+    """Unpickling this leaves a file behind, were it allowed to."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (os.mkdir, (str(self.trace),))
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(DferError, match=words) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_trained_model_comes_back(pipeline: Pipeline) -> None:
+    first, training = load_checkpoint(pipeline.checkpoint)
+    second, _ = load_checkpoint(pipeline.checkpoint)
+    features = torch.randn(2, 16, 64)
+    torch.testing.assert_close(first.logits(features), second.logits(features))
+    assert training["settings"]["epochs"] == 60
+    assert not first.training
+
+
+def test_pickled_code_is_refused_and_does_not_run(pipeline: Pipeline, tmp_path: Path) -> None:
+    content = torch.load(pipeline.checkpoint, weights_only=True)
+    content["training"] = Malicious(tmp_path / "was-here")
+    torch.save(content, tmp_path / "bad.pt")
+    refused(tmp_path / "bad.pt", "pickled objects")
+    (tmp_path / "raw.pt").write_bytes(pickle.dumps(Malicious(tmp_path / "was-here")))
+    refused(tmp_path / "raw.pt", "refused|not a PyTorch file")
+    assert not (tmp_path / "was-here").exists()
+
+
+def test_foreign_broken_and_missing_files_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
+    refused(tmp_path / "absent.pt", "no such file")
+    (tmp_path / "text.pt").write_text("hello")
+    refused(tmp_path / "text.pt", "text.pt")
+    torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
+    refused(tmp_path / "foreign.pt", "not written by dfer-train")
+    data = pipeline.checkpoint.read_bytes()
+    (tmp_path / "cut.pt").write_bytes(data[: len(data) // 2])
+    refused(tmp_path / "cut.pt", "not a PyTorch file")
+    content = torch.load(pipeline.checkpoint, weights_only=True)
+    content["state"].popitem()
+    torch.save(content, tmp_path / "lacking.pt")
+    refused(tmp_path / "lacking.pt", "weights do not fit")

@@ -1,0 +1,112 @@
+"""Data: stills from a table, procedural people, the views that training sees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dfer.runtime.alignment import TEMPLATE
+from dfer.runtime.errors import DferError
+from dfer.runtime.expressions import REVERSED
+from dfer.runtime.faces import FaceDetector
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.augmentation import augmented_view, test_view
+from dfer.train.data.procedural import ProceduralClips
+from dfer.train.data.stills import StillClips
+from dfer.train.pretraining import Images
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    lines = ["image,label,person,split"]
+    for number, label in enumerate(["happiness", "happiness", "happiness", "fear"]):
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), np.full((128, 128), 40 * number, np.uint8))
+        lines.append(f"{number}.png,{label},p{number},{'val' if number == 0 else 'train'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "labels.csv"
+
+
+def test_stills_are_mapped_by_name_split_and_limited(table: Path) -> None:
+    train = StillClips(table, "train")
+    assert [EXPRESSIONS[label] for label in train.labels] == ["happiness", "happiness", "fear"]
+    assert train.frames(1).shape == (16, 128, 128, 3)
+    assert (train.frames(1) == 80).all()
+    assert len(StillClips(table, "train", most=1)) == 2
+    with pytest.raises(DferError, match="no rows with split 'test'"):
+        StillClips(table, "test")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("9.png,happiness,p,train", "no such image"), ("1.png,joy,p,train", "line 6: .*'joy'|line 6: .* not in")],
+)
+def test_a_bad_row_is_named(table: Path, line: str, words: str) -> None:
+    table.write_text(table.read_text() + line + "\n")
+    with pytest.raises(DferError, match=words):
+        StillClips(table, "train")
+
+
+def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("file,emotion\na.png,happy\n")
+    with pytest.raises(DferError, match="columns are image,label,person,split"):
+        StillClips(tmp_path / "x.csv", "train")
+    with pytest.raises(DferError, match="No such file"):
+        StillClips(tmp_path / "absent.csv", "train")
+
+
+@pytest.fixture(scope="module")
+def clips() -> ProceduralClips:
+    return ProceduralClips([5, 6])
+
+
+def test_a_procedural_person_is_always_the_same(clips: ProceduralClips) -> None:
+    again = ProceduralClips([6])
+    np.testing.assert_array_equal(clips.frames(7 + 4), again.frames(4))
+    assert clips.labels.tolist() == [*range(7), *range(7)]
+
+
+def test_procedural_faces_are_aligned_as_the_runtime_aligns(clips: ProceduralClips) -> None:
+    detector, errors = FaceDetector(), []
+    for index in range(len(clips)):
+        padded = cv2.copyMakeBorder(clips.frames(index)[8], 40, 40, 40, 40, cv2.BORDER_REPLICATE)
+        if faces := detector.detect(np.asarray(padded, dtype=np.uint8)):
+            errors.append(np.abs(faces[0].landmarks - 40 - TEMPLATE).mean())
+    assert len(errors) >= 12
+    assert np.mean(errors) < 4  # pixels of 128
+
+
+def test_what_a_procedural_frame_shows(clips: ProceduralClips) -> None:
+    images = Images.of_procedural(clips)
+    np.testing.assert_allclose(images.targets.sum(axis=1), 1, atol=1e-5)
+    fear, surprise = EXPRESSIONS.index("fear"), EXPRESSIONS.index(REVERSED["fear"])
+    assert (images.targets[:, fear] == images.targets[:, surprise]).all()  # one frame cannot tell them apart
+    neutral = images.targets[:, EXPRESSIONS.index("neutral")].reshape(-1, 16)
+    assert (neutral[clips.labels == EXPRESSIONS.index("neutral")] == 1).all()
+    happy = neutral[clips.labels == EXPRESSIONS.index("happiness")]
+    assert happy.min() == 0
+
+
+def test_views_have_the_size_asked_for_and_differ_only_when_augmented() -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (16, 128, 128, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(test_view(frames, 128), frames)
+    assert test_view(frames, 112).shape == (16, 112, 112, 3)
+    still = np.repeat(cv2.GaussianBlur(frames[:1], (0, 0), 3)[:1], 16, axis=0)
+    one = augmented_view(still, 112, np.random.default_rng(1), tremble=1.0)
+    other = augmented_view(still, 112, np.random.default_rng(2), tremble=1.0)
+    assert one.shape == other.shape == (16, 112, 112, 3)
+    assert (one != other).any()
+    assert (one[0] != one[-1]).any()
+
+
+def test_every_frame_of_a_clip_gets_the_same_crop_and_flip() -> None:
+    ramp = np.tile(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], (128, 1, 3))
+    clip = np.repeat(ramp[None], 4, axis=0)
+    for seed in range(20):
+        view = augmented_view(clip, 112, np.random.default_rng(seed)).astype(int)
+        assert np.abs(np.diff(view, axis=0)).max() <= 60  # grain at most
+        slopes = np.sign(view[:, :, 80].mean(axis=(1, 2)) - view[:, :, 30].mean(axis=(1, 2)))
+        assert len(set(slopes)) == 1

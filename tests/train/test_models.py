@@ -1,0 +1,131 @@
+"""Align-DFER: what is learned, what is frozen, and that leaving out the padding changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.clip import Clip, load_clip, save_weights
+from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.synchronizer import Synchronizer, TemporalLayer
+
+
+@pytest.fixture(scope="module")
+def clip() -> Clip:
+    torch.manual_seed(0)
+    return load_clip("dfer-nano")
+
+
+@pytest.fixture
+def method(clip: Clip) -> AlignDfer:
+    torch.manual_seed(1)
+    return AlignDfer(clip, tokens=5, layers=1).eval()
+
+
+def test_text_without_padding_equals_clips_own_text_encoder(clip: Clip) -> None:
+    tokens = clip.tokenize(["a happy face.", "a person close to tears, with drooping lids"])
+    end = tokens.argmax(dim=-1)
+    short = clip.text.encode(clip.text.embed(tokens[:, : int(end.max()) + 1]), end)
+    torch.testing.assert_close(short, clip.model.encode_text(tokens), atol=1e-5, rtol=1e-4)  # type: ignore[operator]
+
+
+def test_a_wordless_sentence_is_start_tokens_period_end(clip: Clip, method: AlignDfer) -> None:
+    """Put the embeddings of words where the learned tokens are: the sentence made of those words must come out."""
+    sentence = clip.tokenize(["angry man frowns at his soup."])
+    length = int(sentence.argmax(dim=-1)[0]) + 1
+    with torch.no_grad():
+        words = clip.text.embed(sentence[:, 1 : length - 2])[0]
+        tokens = AlignDfer(clip, classes=("anger",), window=1, tokens=len(words), layers=1).tokens
+        tokens.tokens[0, 0] = words
+        found = tokens(clip)[0, 0]
+        torch.testing.assert_close(found, clip.model.encode_text(sentence)[0], atol=1e-5, rtol=1e-4)  # type: ignore[operator]
+
+
+def test_gradients_reach_tokens_and_synchronizer_and_nothing_of_clip(method: AlignDfer) -> None:
+    method.train()
+    labels = torch.tensor([0, 3])
+    loss = torch.nn.functional.cross_entropy(method.logits(torch.randn(2, 16, 64)), labels)
+    loss.backward()
+    assert method.tokens.tokens.grad is not None
+    assert method.tokens.tokens.grad.abs().sum(dim=(1, 2, 3)).min() > 0  # every class's tokens
+    assert all(p.grad is not None for p in method.synchronizer.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in method.clip_model.parameters())
+    assert not method.clip_model.training
+
+
+def test_outputs_have_unit_length_and_the_order_of_frames_matters(method: AlignDfer) -> None:
+    features = torch.randn(3, 16, 64)
+    pooled, matrix = method.pool(features), method.class_matrix()
+    assert matrix.shape == (len(EXPRESSIONS), 64)
+    torch.testing.assert_close(pooled.norm(dim=-1), torch.ones(3))
+    torch.testing.assert_close(matrix.norm(dim=-1), torch.ones(len(EXPRESSIONS)))
+    assert (method.pool(features.flip(1)) - pooled).abs().max() > 1e-4
+
+
+def test_temporal_layer_equals_torchs_own() -> None:
+    torch.manual_seed(0)
+    ours = TemporalLayer(32, 4, 0.0).eval()
+    theirs = torch.nn.TransformerEncoderLayer(32, 4, 128, 0.0, "gelu", batch_first=True, norm_first=True).eval()
+    state = ours.state_dict()
+    theirs.load_state_dict(
+        {
+            "self_attn.in_proj_weight": state["to_queries_keys_values.weight"],
+            "self_attn.in_proj_bias": state["to_queries_keys_values.bias"],
+            "self_attn.out_proj.weight": state["from_heads.weight"],
+            "self_attn.out_proj.bias": state["from_heads.bias"],
+            "linear1.weight": state["mlp.0.weight"],
+            "linear1.bias": state["mlp.0.bias"],
+            "linear2.weight": state["mlp.2.weight"],
+            "linear2.bias": state["mlp.2.bias"],
+            "norm1.weight": state["norm_attention.weight"],
+            "norm1.bias": state["norm_attention.bias"],
+            "norm2.weight": state["norm_mlp.weight"],
+            "norm2.bias": state["norm_mlp.bias"],
+        }
+    )
+    x = torch.randn(2, 7, 32)
+    torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
+
+
+def test_synchronizer_without_layers_is_the_normalised_mean() -> None:
+    empty = Synchronizer(4, 8, layers=0)
+    torch.nn.init.zeros_(empty.position)
+    x = torch.randn(2, 4, 8)
+    torch.testing.assert_close(empty(x), torch.nn.functional.normalize(x.mean(1), dim=-1))
+
+
+def test_grey_preprocessing_ignores_colour() -> None:
+    clip = load_clip("dfer-nano", grey=True)
+    method = AlignDfer(clip, tokens=2, layers=1).eval()
+    red, same_luma = torch.zeros(1, 112, 112, 3), torch.zeros(1, 112, 112, 3)
+    red[..., 0] = 200
+    same_luma[...] = 200 * 0.299
+    difference = method.encode_frames(red.byte()) - method.encode_frames(same_luma.round().byte())
+    assert difference.abs().max() < 0.02
+
+
+def test_tokens_that_do_not_fit_are_refused(clip: Clip) -> None:
+    with pytest.raises(DferError, match="room for 1 to 74 tokens"):
+        AlignDfer(clip, tokens=75)
+
+
+def test_unknown_clips_and_weights_are_refused(tmp_path: object) -> None:
+    with pytest.raises(DferError, match="unknown CLIP model 'ViT-Z'"):
+        load_clip("ViT-Z")
+    with pytest.raises(DferError, match=r"nothing.pt: no such file"):
+        load_clip("dfer-nano", "nothing.pt")
+
+
+def test_weights_come_back_and_must_fit(clip: Clip, tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "w.pt"
+    save_weights(clip, path)
+    again = load_clip("dfer-nano", str(path), grey=True)
+    assert not again.preprocessing.grey  # the file says what its model was taught on
+    for name, value in clip.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name])
+    with pytest.raises(DferError, match="cannot load CLIP 'dfer-small'"):
+        load_clip("dfer-small", str(path))
