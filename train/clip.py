@@ -129,7 +129,7 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     """
     open_clip = _open_clip()
     if name not in open_clip.list_models():
-        raise DferError(f"unknown CLIP model {name!r}; open_clip's list is printed by: dfer-pretrain --list-clip")
+        raise DferError(f"unknown CLIP model {name!r}; ours are dfer-small and dfer-nano, the rest open_clip's")
     weights: dict[str, Tensor] | None = None
     tag = pretrained
     if pretrained is not None and Path(pretrained).suffix:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..runtime.errors import reports_errors
 from .metrics import Scores
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EPILOG = """\b
 Examples:
@@ -74,15 +78,13 @@ def main(
         json_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
-def _show(console: object, scores: Scores, title: str) -> None:
-    from rich.console import Console
+def _show(console: Console, scores: Scores, title: str) -> None:
     from rich.table import Table
 
-    assert isinstance(console, Console)
     table = Table(title=f"{title}: rows true, columns predicted")
     table.add_column("")
     for name in scores.classes:
-        table.add_column(name[:9], justify="right")
+        table.add_column(name[:5], justify="right")
     table.add_column("recall", justify="right")
     for name, row, recall, support in zip(
         scores.classes, scores.confusion, scores.recalls, scores.support, strict=True

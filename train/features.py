@@ -12,6 +12,7 @@ from torch import Tensor
 from .augmentation import augmented_view, test_view
 from .data import ClipSet
 from .methods import Method
+from .precision import mixed_precision
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ def encode_clips(
                 rng = np.random.default_rng([seed, view, start])
                 frames = np.stack([augmented_view(clip, size, rng, clips.tremble) for clip in batch])
             flat = torch.from_numpy(frames).flatten(0, 1)
-            rows.append(method.encode_frames(flat).unflatten(0, frames.shape[:2]).half())
+            with mixed_precision():
+                features = method.encode_frames(flat)
+            rows.append(features.unflatten(0, frames.shape[:2]).half())
         progress(len(batch))
     return FeatureSet(torch.stack([torch.cat(rows) for rows in views]), torch.from_numpy(clips.labels))

@@ -27,6 +27,7 @@ from .data.procedural import ProceduralClips
 from .data.stills import StillClips
 from .descriptions import DESCRIPTIONS
 from .methods import normalise_pixels
+from .precision import mixed_precision
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def pretrain(
         pixels = normalise_pixels(frames, clip.preprocessing).to(memory_format=torch.channels_last)
         if settings.mixup:
             pixels, targets = _mix(pixels, targets, settings.mixup)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             image = model.encode_image(pixels).float()
         scale = model.logit_scale.exp().clamp(max=100)
         logits = scale * functional.normalize(image, dim=-1) @ class_features(clip, tokens).T
