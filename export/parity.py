@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..runtime.engines import open_engine
 from ..runtime.errors import DferError
-from ..train.augmentation import test_view
+from ..train.augmentation import plain_view
 from ..train.data.procedural import HELD_OUT, ProceduralClips
 from ..train.methods import Method
 
@@ -60,7 +60,7 @@ def parity_frames(size: int, window: int) -> NDArray[np.uint8]:
     noise = np.random.default_rng(0).integers(0, 256, (window, size, size, 3), dtype=np.uint8)
     clips = ProceduralClips([HELD_OUT])
     picked = np.linspace(0, len(clips.frames(0)) - 1, window).round().astype(int)
-    faces = [test_view(clips.frames(index), size)[picked] for index in (0, 1, 4)]
+    faces = [plain_view(clips.frames(index), size)[picked] for index in (0, 1, 4)]
     return np.stack([noise, *faces])
 
 

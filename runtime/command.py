@@ -153,7 +153,7 @@ def _run(console: Console, recognizer: Recognizer, source: Source, paths: Output
     )
     outputs = Outputs(paths, recognizer.classes, source.rate or 25.0, recognizer.stopwatch)
     with outputs, Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"reading {source.name}", total=source.count, now="")
+        task = progress.add_task(f"reading {source.name.rsplit('/', 1)[-1]}", total=source.count, now="")
         try:
             for step in recognizer.steps(source):
                 outputs.write(step)

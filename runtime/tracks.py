@@ -85,7 +85,8 @@ def _affinity(a: Box, b: Box) -> float:
     area_a, area_b = a[2] * a[3], b[2] * b[3]
     if width > 0 and height > 0:
         shared = width * height
-        return shared / (area_a + area_b - shared)
+        union = area_a + area_b - shared
+        return shared / union if union > 0 else 0.0
     size = math.sqrt(math.sqrt(area_a * area_b))
     if size <= 0 or not 0.4 < area_a / max(area_b, 1e-9) < 2.5:
         return -math.inf

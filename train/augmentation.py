@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 Frames = NDArray[np.uint8]
 
 
-def test_view(frames: Frames, size: int) -> Frames:
+def plain_view(frames: Frames, size: int) -> Frames:
     """The clip [T,H,W,3] resized to [T,size,size,3], nothing else: what the runtime would hand over."""
     if frames.shape[1:3] == (size, size):
         return frames
@@ -19,21 +19,26 @@ def test_view(frames: Frames, size: int) -> Frames:
 
 
 def augmented_view(
-    frames: Frames, size: int, rng: np.random.Generator, tremble: float = 0.0, erase: float = 0.0
+    frames: Frames,
+    size: int,
+    rng: np.random.Generator,
+    tremble: float = 0.0,
+    erase: float = 0.0,
+    jitter: float = 1.0,
 ) -> Frames:
     """A random view [T,size,size,3] of a clip [T,H,W,3].
 
-    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %), flip and change of light for the whole clip,
-    as the paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera (blur, lower
-    resolution, noise). `tremble` adds a slow random walk in position, scale and light from frame to frame
+    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %, each times `jitter`), flip and change of light for
+    the whole clip, as the paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera
+    (blur, lower resolution, noise). `tremble` adds a slow random walk in position, scale and light from frame to frame
     (0 none, 1 as unsteady as a badly tracked face) and makes a clip out of a still. `erase` is the probability
     that a random rectangle is painted over, so that no single region carries the decision.
     """
     count = len(frames)
     walk = _random_walk(count, 4, rng) * tremble
-    angle = np.deg2rad(rng.uniform(-10, 10))
+    angle = np.deg2rad(rng.uniform(-10, 10) * jitter)
     flip = rng.random() < 0.5
-    scale, shift = rng.uniform(0.86, 1.14), rng.uniform(-0.05, 0.05, 2)
+    scale, shift = 1 + rng.uniform(-0.14, 0.14) * jitter, rng.uniform(-0.05, 0.05, 2) * jitter
     curve = _light_curve(rng)
     blur = rng.uniform(0.4, 1.3) if rng.random() < 0.25 else 0.0
     coarse = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else 1.0

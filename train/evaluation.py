@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..runtime.labels import EXPRESSIONS
-from .augmentation import test_view
+from .augmentation import plain_view
 from .data import ClipSet
 from .metrics import Scores
 
@@ -63,7 +63,7 @@ def evaluate(
     predicted = np.empty_like(labels)
     rng = np.random.default_rng(0)
     for index in range(len(clips)):
-        frames = test_view(clips.frames(index), size)
+        frames = plain_view(clips.frames(index), size)
         if shuffle:
             frames = frames[rng.permutation(len(frames))]
         predicted[index] = classify(frames).argmax()

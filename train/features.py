@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augmentation import augmented_view, test_view
+from .augmentation import augmented_view, plain_view
 from .data import ClipSet
 from .methods import Method
 from .precision import mixed_precision
@@ -43,7 +43,7 @@ def encode_clips(
         batch = [clips.frames(index) for index in range(start, min(start + clips_per_batch, len(clips)))]
         for view, rows in enumerate(views):
             if view == 0:
-                frames = np.stack([test_view(clip, size) for clip in batch])
+                frames = np.stack([plain_view(clip, size) for clip in batch])
             else:
                 rng = np.random.default_rng([seed, view, start])
                 frames = np.stack([augmented_view(clip, size, rng, clips.tremble) for clip in batch])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..runtime.errors import DferError, reports_errors
+from ..runtime.errors import DferError, reports_errors, require
 from ..runtime.labels import EXPRESSIONS
 
 EPILOG = """\b
@@ -27,6 +27,7 @@ Examples:
 @click.option("--batch", default=64, show_default=True, help="Images per step.")
 @click.option("--learning-rate", default=2e-3, show_default=True, help="Peak learning rate (AdamW).")
 @click.option("--balance", default=0.6, show_default=True, help="0: classes as they come; 1: equally often.")
+@click.option("--jitter", default=1.0, show_default=True, help="How much crops are moved, turned and scaled.")
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", default=2, show_default=True, help="Processes that draw faces.")
@@ -41,6 +42,7 @@ def main(
     batch: int,
     learning_rate: float,
     balance: float,
+    jitter: float,
     grey: bool,
     seed: int,
     workers: int,
@@ -48,6 +50,9 @@ def main(
     """Teach the CLIP model named by --clip expressions on single faces and write its weights to OUT."""
     if not out.parent.is_dir():
         raise DferError(f"folder {out.parent} does not exist")
+    for module in ("torch", "open_clip"):
+        require(module, "train")
+    import torch
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
@@ -58,6 +63,7 @@ def main(
     from .pretraining import Images, PretrainSettings, classify, pretrain
 
     console = Console()
+    torch.manual_seed(seed)
     clip = load_clip(clip_name, grey=grey)
     sources: list[tuple[Images, float]] = []
     tests: dict[str, Images] = {}
@@ -81,7 +87,9 @@ def main(
             mean_loss = loss if step == 1 else 0.99 * mean_loss + 0.01 * loss
             progress.update(training, completed=step, note=f"loss {mean_loss:.3f}")
 
-        settings = PretrainSettings(steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, seed=seed)
+        settings = PretrainSettings(
+            steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, jitter=jitter, seed=seed
+        )
         pretrain(clip, sources, settings, show)
     save_weights(clip, out)
     for name, images in tests.items():

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.expressions import APEX
 from ..runtime.labels import EXPRESSIONS
-from .augmentation import augmented_view, test_view
+from .augmentation import augmented_view, plain_view
 from .clip import Clip
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
@@ -43,7 +43,7 @@ class Images:
 
     @classmethod
     def of_stills(cls, stills: StillClips) -> Images:
-        frames = np.stack([test_view(stills.image(index)[None], 128)[0] for index in range(len(stills))])
+        frames = np.stack([plain_view(stills.image(index)[None], 128)[0] for index in range(len(stills))])
         return cls(frames, np.eye(len(EXPRESSIONS), dtype=np.float32)[stills.labels])
 
     @classmethod
@@ -73,6 +73,7 @@ class PretrainSettings:
 
     balance: 0 draws images as they come, 1 draws all classes equally often, between them in between.
     average: decay of the moving average of the weights, which is what remains.
+    jitter: how much crops are moved, turned and scaled; 1 is thorough, less is learned sooner.
     """
 
     steps: int = 6000
@@ -83,6 +84,7 @@ class PretrainSettings:
     mixup: float = 0.2
     balance: float = 0.6
     average: float = 0.998
+    jitter: float = 1.0
     seed: int = 0
 
 
@@ -100,7 +102,7 @@ def pretrain(
     torch.manual_seed(settings.seed)
     model: Any = clip.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     clip.text.model.token_embedding.requires_grad_(False)  # a few dozen words cannot teach 49,408 embeddings
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.average), use_buffers=True)
+    average = AveragedModel(model, avg_fn=_moving_average(settings.average), use_buffers=True)
     groups = _parameter_groups(model, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -143,7 +145,7 @@ def classify(clip: Clip, images: Images, batch: int = 256) -> NDArray[np.float32
     classes = class_features(clip, tokens)
     rows = []
     for start in range(0, len(images.frames), batch):
-        views = test_view(images.frames[start : start + batch], clip.preprocessing.size)
+        views = plain_view(images.frames[start : start + batch], clip.preprocessing.size)
         pixels = normalise_pixels(torch.from_numpy(views), clip.preprocessing)
         features = clip.model.encode_image(pixels)  # type: ignore[operator]
         rows.append((functional.normalize(features, dim=-1) @ classes.T).numpy())
@@ -157,6 +159,15 @@ def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
+
+
+def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """An average over about 1/(1 − decay) steps; over fewer at first, to forget the initial weights."""
+
+    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+        return averaged + (current - averaged) * max(1 - decay, 10 / (10 + int(steps)))
+
+    return average
 
 
 def _mix(pixels: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -179,7 +190,8 @@ def _batches(
         views, targets = [], []
         for (images, _), count, odd in zip(sources, counts, odds, strict=True):
             for index in rng.choice(len(odd), count, p=odd):
-                views.append(augmented_view(images.frames[index : index + 1], size, rng, erase=0.25)[0])
+                one = images.frames[index : index + 1]
+                views.append(augmented_view(one, size, rng, erase=0.25, jitter=settings.jitter)[0])
                 targets.append(images.targets[index])
         return torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(targets))
 

@@ -27,6 +27,7 @@ def _resnet(
         stem_type="deep",
         avg_down=True,
         replace_stem_pool=True,
+        zero_init_last=False,  # blocks that begin as identities cost so small a tower hundreds of steps
     )
     # open_clip asks a timm model for these two.
     tower.default_cfg = tower.pretrained_cfg = {"pool_size": None, "input_size": (3, 112, 112)}

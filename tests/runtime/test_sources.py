@@ -103,14 +103,14 @@ def test_closing_a_live_source_ends_its_thread(tmp_path: Path) -> None:
 def test_time_rises_where_stamps_do_not(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", counting_frames(6), 10)
     source = VideoFile(str(path), "v", lambda _: None)
-    stamps = iter([0.0, 0.0, 0.1, 0.05, 0.4])
+    stamps = iter([0.0, 0.0, 0.1, 0.05, 0.9])
     source._first = (source._first[0], 0.0)  # type: ignore[index]
     read = source._read
     source._read = lambda: (found[0], next(stamps)) if (found := read()) else None  # type: ignore[method-assign]
     times = [frame.time for frame in source]
     assert len(times) == 6
     assert (np.diff(times) > 0).all()
-    assert times[-1] == pytest.approx(0.4)
+    assert times[-1] == pytest.approx(0.9)
 
 
 def test_names_hold_no_credentials() -> None:

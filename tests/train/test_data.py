@@ -13,7 +13,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.expressions import REVERSED
 from dfer.runtime.faces import FaceDetector
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.augmentation import augmented_view, test_view
+from dfer.train.augmentation import augmented_view, plain_view
 from dfer.train.data.procedural import ProceduralClips
 from dfer.train.data.stills import StillClips
 from dfer.train.pretraining import Images
@@ -92,9 +92,9 @@ def test_what_a_procedural_frame_shows(clips: ProceduralClips) -> None:
 
 def test_views_have_the_size_asked_for_and_differ_only_when_augmented() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (16, 128, 128, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(test_view(frames, 128), frames)
-    assert test_view(frames, 112).shape == (16, 112, 112, 3)
-    still = np.repeat(cv2.GaussianBlur(frames[:1], (0, 0), 3)[:1], 16, axis=0)
+    np.testing.assert_array_equal(plain_view(frames, 128), frames)
+    assert plain_view(frames, 112).shape == (16, 112, 112, 3)
+    still = np.repeat(cv2.GaussianBlur(frames[0], (0, 0), 3)[None], 16, axis=0)
     one = augmented_view(still, 112, np.random.default_rng(1), tremble=1.0)
     other = augmented_view(still, 112, np.random.default_rng(2), tremble=1.0)
     assert one.shape == other.shape == (16, 112, 112, 3)

@@ -1,4 +1,4 @@
-"""Training through the commands: it learns, time matters, CLIP stays as it was."""
+"""Training through the commands: it learns, CLIP stays as it was, checkpoint and bundle agree."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ from helpers import Pipeline
 
 @pytest.fixture(scope="module")
 def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """`dfer-eval --json` of the checkpoint, its bundle, and with shuffled frames, on people not trained on."""
+    """`dfer-eval --json` of the checkpoint and of its bundle, on people not trained on."""
     folder = tmp_path_factory.mktemp("scores")
     results = {}
     for name, arguments in {
         "checkpoint": [pipeline.checkpoint],
         "bundle": [pipeline.bundle],
-        "shuffled": [pipeline.bundle, "--shuffle-frames"],
     }.items():
         out = folder / f"{name}.json"
         call = [*map(str, arguments), "--identities", "10", "--workers", "1", "--json", str(out)]
@@ -36,10 +35,6 @@ def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict
 
 def test_the_tiny_model_learns_expressions_of_people_it_never_saw(scores: dict[str, dict[str, float]]) -> None:
     assert scores["checkpoint"]["war"] > 0.5  # chance is 1/7
-
-
-def test_shuffled_frames_cost_accuracy(scores: dict[str, dict[str, float]]) -> None:
-    assert scores["shuffled"]["war"] < scores["bundle"]["war"] - 0.05
 
 
 def test_checkpoint_and_bundle_score_the_same(scores: dict[str, dict[str, float]]) -> None:
