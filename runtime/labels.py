@@ -10,3 +10,6 @@ EXPRESSIONS: tuple[str, ...] = (
     "fear",
 )
 """Seven classes in DFER-CLIP's order; a class's index is its place here. Other data is mapped by name."""
+
+MAFW_EXPRESSIONS: tuple[str, ...] = (*EXPRESSIONS, "contempt", "anxiety", "helplessness", "disappointment")
+"""The eleven classes of MAFW, in DFER-CLIP's order."""

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.labels import EXPRESSIONS
 from .augmentation import plain_view
 from .data import ClipSet
 from .metrics import Scores
@@ -59,7 +58,7 @@ def evaluate(
     Labels are matched to the model's classes by name. `progress` hears of each clip.
     """
     place = {name: index for index, name in enumerate(classes)}
-    labels = np.array([place[EXPRESSIONS[label]] for label in clips.labels], dtype=np.int64)
+    labels = np.array([place[clips.classes[label]] for label in clips.labels], dtype=np.int64)
     predicted = np.empty_like(labels)
     rng = np.random.default_rng(0)
     for index in range(len(clips)):

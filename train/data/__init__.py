@@ -14,15 +14,22 @@ WINDOW = 16
 class ClipSet(Protocol):
     """Labelled clips of aligned faces.
 
-    labels: int64 [N], indices into `EXPRESSIONS`.
+    classes: names of the classes. labels: int64 [N], indices into `classes`.
     tremble: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).
+    fingerprint: hex digest of what the frames depend on; features are stored under it.
     """
 
+    classes: tuple[str, ...]
     labels: NDArray[np.int64]
     tremble: float
+    fingerprint: str
 
     def __len__(self) -> int: ...
 
-    def frames(self, index: int) -> NDArray[np.uint8]:
-        """RGB frames [T,H,W,3] of clip `index`; the same at every call."""
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        """RGB frames [T,S,S,3] of clip `index`, T = `WINDOW`, square.
+
+        Without `rng` the test choice of frames (the centre of each of T segments), the same at every call; with it the
+        training choice (a random frame of each segment) where a clip has more than T frames.
+        """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -30,6 +31,7 @@ class ProceduralClips:
     frames are RGB uint8 [T,128,128,3]; `intensity` float32 [N,T] says how much of the expression each shows.
     """
 
+    classes = EXPRESSIONS
     tremble = 0.0
 
     def __init__(
@@ -54,13 +56,14 @@ class ProceduralClips:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
         self._frames = np.concatenate(clips)
+        self.fingerprint = hashlib.sha256(self._frames.tobytes()).hexdigest()
         self.intensity = np.concatenate(intensities)
         self.labels: NDArray[np.int64] = np.tile(np.arange(len(EXPRESSIONS)), len(identities))
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def frames(self, index: int) -> NDArray[np.uint8]:
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         clip: NDArray[np.uint8] = self._frames[index]
         return clip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class StillClips:
     Raises DferError for a missing file, column, image or an unknown label, with the line.
     """
 
+    classes = EXPRESSIONS
     tremble = 1.0
 
     def __init__(self, table: Path, split: str, most: int | None = None) -> None:
@@ -48,6 +50,8 @@ class StillClips:
         if not labels:
             raise DferError(f"stills table {table}: no rows with split {split!r}")
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        rows = "\n".join(f"{path.resolve()} {label}" for path, label in zip(self.paths, labels, strict=True))
+        self.fingerprint = hashlib.sha256(rows.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -59,7 +63,7 @@ class StillClips:
             raise DferError(f"cannot read image {self.paths[index]}")
         return np.asarray(image, dtype=np.uint8)
 
-    def frames(self, index: int) -> NDArray[np.uint8]:
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         return np.repeat(self.image(index)[None], WINDOW, axis=0)
 
 
