@@ -50,8 +50,8 @@ class StillClips:
         if not labels:
             raise DferError(f"stills table {table}: no rows with split {split!r}")
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
-        rows = "\n".join(f"{path.resolve()} {label}" for path, label in zip(self.paths, labels, strict=True))
-        self.fingerprint = hashlib.sha256(rows.encode()).hexdigest()
+        listed = "\n".join(f"{path.resolve()} {label}" for path, label in zip(self.paths, labels, strict=True))
+        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
