@@ -17,7 +17,9 @@ Examples:
 
 
 @click.command(epilog=EPILOG)
-@click.option("--ckpt", type=click.Path(path_type=Path), required=True, help="Checkpoint of dfer-train.")
+@click.option(
+    "--ckpt", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Checkpoint of dfer-train."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle to write; default: CKPT with .dfer for .pt.")
 @reports_errors
 def main(ckpt: Path, out: Path | None) -> None:
@@ -25,6 +27,8 @@ def main(ckpt: Path, out: Path | None) -> None:
 
     Nothing is written unless the graphs agree with the model they came from.
     """
+    if not ckpt.name:
+        raise DferError("--ckpt is empty; name a checkpoint of dfer-train")
     out = out or ckpt.with_suffix(".dfer")
     if not out.parent.is_dir():
         raise DferError(f"folder {out.parent} does not exist")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 import tempfile
@@ -45,7 +46,7 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle: `Bundle.open` is the only way to one."""
+    """A verified bundle, as `Bundle.open` returns it. digests: sha256 of every listed file, by name."""
 
     path: Path
     manifest: Manifest
@@ -67,17 +68,17 @@ class Bundle:
             file = _inside(folder, name)
             try:
                 size, digest = int(entry["size"]), str(entry["sha256"])
-            except (KeyError, TypeError, ValueError) as error:
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
                 raise DferError(f"bundle {folder}: manifest lists {name} without size and sha256") from error
             if file.stat().st_size != size or _sha256(file) != digest:
                 raise DferError(
                     f"bundle {folder}: {name} is not the file that was exported (sha256 differs); copy it again"
                 )
             digests[name] = digest
-        for precision in manifest.precisions:
-            for name in (f"encoder.{precision}.onnx", f"head.{precision}.onnx"):
-                if name not in digests:
-                    raise DferError(f"bundle {folder}: manifest has precision {precision} but lists no {name}")
+        graphs = [f"{part}.{precision}.onnx" for precision in manifest.precisions for part in ("encoder", "head")]
+        for name in (*graphs, CLASS_MATRIX):
+            if name not in digests:
+                raise DferError(f"bundle {folder}: the manifest lists no {name}")
         return cls(folder, manifest, digests)
 
     def read(self, name: str) -> bytes:
@@ -89,18 +90,20 @@ class Bundle:
 
     def class_matrix(self) -> NDArray[np.float32]:
         """Float32 [C,D], L2-normalised text features: the numbers folded into the head."""
-        self.read(CLASS_MATRIX)
-        matrix = np.load(self.path / CLASS_MATRIX, allow_pickle=False)
+        matrix = np.load(io.BytesIO(self.read(CLASS_MATRIX)), allow_pickle=False)
         return np.asarray(matrix, dtype=np.float32)
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle and open it; an existing one is replaced as a whole, and stays whole if anything fails."""
+    """Write a bundle and open it; an existing one is replaced as a whole, and stays whole if anything fails.
+
+    Raises DferError when the folder is missing, is something else than a bundle, or cannot be written.
+    """
     if not path.parent.is_dir():
         raise DferError(f"folder {path.parent} does not exist")
     if path.exists() and not (path / MANIFEST).is_file():
         raise DferError(f"{path} exists and is not a bundle; name another output")
-    content = {
+    content: dict[str, Any] = {
         "schema": SCHEMA,
         "method": manifest.method,
         "classes": list(manifest.classes),
@@ -114,20 +117,35 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         "precisions": manifest.precisions,
         "provenance": manifest.provenance,
     }
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    content["sha256"] = _content_digest(content)
     try:
-        fresh, old = aside / "new", aside / "old"
-        fresh.mkdir()
-        for name, data in files.items():
-            (fresh / name).write_bytes(data)
-        (fresh / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        Bundle.open(fresh)
-        if path.exists():
-            path.replace(old)
-        fresh.replace(path)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            fresh, old = aside / "new", aside / "old"
+            fresh.mkdir()
+            for name, data in files.items():
+                (fresh / name).write_bytes(data)
+            (fresh / MANIFEST).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            Bundle.open(fresh)
+            if path.exists():
+                path.replace(old)
+            try:
+                fresh.replace(path)
+            except BaseException:
+                if old.exists():
+                    old.replace(path)
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise DferError(f"cannot write bundle {path}: {error.strerror or error}") from error
     return Bundle.open(path)
+
+
+def _content_digest(content: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's values in canonical form, its own digest left out."""
+    values = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -135,7 +153,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DferError(f"bundle {folder}: no {MANIFEST}; is this a bundle?") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DferError(f"bundle {folder}: {MANIFEST} cannot be read ({error})") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
@@ -144,6 +162,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         )
     if schema != SCHEMA or not isinstance(content.get("files"), dict):
         raise DferError(f"bundle {folder}: {MANIFEST} is not a bundle's manifest")
+    if content.get("sha256") != _content_digest(content):
+        raise DferError(
+            f"bundle {folder}: {MANIFEST} is not the one that was exported (sha256 differs); copy or export it again"
+        )
     return dict(content)
 
 
@@ -151,7 +173,7 @@ def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
     try:
         manifest = Manifest(
             method=str(content["method"]),
-            classes=tuple(str(name) for name in content["classes"]),
+            classes=_names(content["classes"]),
             window=int(content["window"]),
             width=int(content["width"]),
             scale=float(content["scale"]),
@@ -159,11 +181,17 @@ def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
             precisions=dict(content["precisions"]),
             provenance=dict(content["provenance"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DferError(f"bundle {folder}: bad or missing field in {MANIFEST}: {error}") from error
     if not manifest.classes or not manifest.precisions or min(manifest.window, manifest.width) < 1:
         raise DferError(f"bundle {folder}: {MANIFEST} needs classes, a precision, and positive window and width")
     return manifest
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise TypeError(f"{value!r} is not a list of names")
+    return tuple(value)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -171,11 +199,14 @@ def _inside(folder: Path, name: str) -> Path:
     if PurePosixPath(name).name != name or "\\" in name or name in (".", ".."):
         raise DferError(f"bundle {folder}: the manifest names {name!r}, which is not a file in the folder")
     file = folder / name
-    if file.is_symlink() and file.resolve().parent != folder.resolve():
-        raise DferError(f"bundle {folder}: {name} is a link that leads out of the folder")
-    if not file.is_file():
-        raise DferError(f"bundle {folder}: {name} is missing")
-    return file
+    try:
+        if file.is_symlink() and file.resolve().parent != folder.resolve():
+            raise DferError(f"bundle {folder}: {name} is a link that leads out of the folder")
+        if file.is_file():
+            return file
+    except (OSError, RuntimeError, ValueError) as error:  # names too long, links in a circle, zero bytes
+        raise DferError(f"bundle {folder}: {name[:80]!r} cannot be read ({error})") from error
+    raise DferError(f"bundle {folder}: {name} is missing")
 
 
 def _sha256(file: Path) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .errors import reports_errors
+from .engines import PROVIDERS
+from .errors import DferError, reports_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .sources import Source
 
 DEMO_FOLDER = Path("demo-output")
+DEMO_CLIP = "clip.mp4"
 
 EPILOG = """\b
 Examples:
@@ -51,7 +53,7 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
 @click.option("--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only.")
 @click.option(
     "--provider",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(PROVIDERS),
     default="auto",
     show_default=True,
     help="Where to run.",
@@ -82,12 +84,15 @@ def main(
     from .outputs import OutputPaths
 
     if demo:
-        DEMO_FOLDER.mkdir(exist_ok=True)
         csv_path = csv_path or DEMO_FOLDER / "predictions.csv"
         video_path = video_path or DEMO_FOLDER / "annotated.mp4"
         plot_path = plot_path or DEMO_FOLDER / "timeline.png"
+        try:
+            DEMO_FOLDER.mkdir(exist_ok=True)
+        except FileExistsError as error:
+            raise DferError(f"{DEMO_FOLDER} is a file, and the demo writes a folder of that name; move it") from error
     paths = OutputPaths(csv_path, jsonl_path, video_path, plot_path)
-    paths.check(Path(source) if source else None)
+    paths.check(DEMO_FOLDER / DEMO_CLIP if demo else Path(source) if source else None)
     console = Console(stderr=True, highlight=False)
     with _open_recognizer(console, bundle, provider, window, fps, max_faces) as recognizer:
         from .sources import open_source
@@ -97,12 +102,14 @@ def main(
         with open_source(place, fps, recognizer.warn) as opened:
             _run(console, recognizer, opened, paths, demo)
     for path in paths.wanted():
-        console.print(f"wrote {path}", soft_wrap=True)
+        console.print(f"wrote {path}", soft_wrap=True, markup=False)
 
 
 def _open_recognizer(
     console: Console, bundle: Path | None, provider: str, window: float, fps: float, max_faces: int | None
 ) -> Recognizer:
+    from rich.markup import escape
+
     from .recognizer import Recognizer
 
     named = os.environ.get("DFER_BUNDLE") if bundle is None else bundle
@@ -112,13 +119,13 @@ def _open_recognizer(
         window=window,
         fps=fps,
         max_faces=max_faces,
-        warn=lambda message: console.print(f"[yellow]warning:[/] {message}", soft_wrap=True),
+        warn=lambda message: console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True),
     )
     if named:
         origin = f"bundle {named}" + ("" if bundle else " (from $DFER_BUNDLE)")
     else:
         origin = "the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
-    console.print(f"model: {origin}; provider: {recognizer.provider}", soft_wrap=True)
+    console.print(f"model: {origin}; provider: {recognizer.provider}", soft_wrap=True, markup=False)
     return recognizer
 
 
@@ -127,7 +134,7 @@ def _film_demo(console: Console) -> Path:
 
     from .demo import film_demo
 
-    path = DEMO_FOLDER / "clip.mp4"
+    path = DEMO_FOLDER / DEMO_CLIP
     with Progress(console=console) as progress:
         task = progress.add_task("drawing the demo clip", total=None)
         film_demo(path, lambda done, total: progress.update(task, completed=done, total=total))
@@ -136,6 +143,7 @@ def _film_demo(console: Console) -> Path:
 
 def _run(console: Console, recognizer: Recognizer, source: Source, paths: OutputPaths, show_predictions: bool) -> None:
     """Read the source to its end or Ctrl-C, write the outputs and print what was found."""
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .outputs import Outputs
@@ -153,7 +161,7 @@ def _run(console: Console, recognizer: Recognizer, source: Source, paths: Output
     )
     outputs = Outputs(paths, recognizer.classes, source.rate or 25.0, recognizer.stopwatch)
     with outputs, Progress(*columns, console=console) as progress:
-        task = progress.add_task(f"reading {source.name.rsplit('/', 1)[-1]}", total=source.count, now="")
+        task = progress.add_task(f"reading {escape(source.name.rsplit('/', 1)[-1])}", total=source.count, now="")
         try:
             for step in recognizer.steps(source):
                 outputs.write(step)

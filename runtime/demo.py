@@ -13,9 +13,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .errors import DferError
 from .expressions import Course
 from .procedural import ActionUnits, Colour, Identity, Image, Pose, draw_face
+from .sinks import VideoSink
 
 SIZE = (640, 360)
 """Width and height of the picture, pixels."""
@@ -89,27 +89,16 @@ def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) 
 
     Raises DferError when the video cannot be written.
     """
-    part = path.with_name(f"{path.stem}.part.mp4")
-    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"mp4v"), RATE, SIZE)
-    try:
-        if not writer.isOpened():
-            raise DferError(f"cannot write {path}: is its folder there and writable?")
-        actors = [_Actor(role) for role in reversed(ROLES)]
-        room, total = _room(), round(SECONDS * RATE)
+    actors = [_Actor(role) for role in reversed(ROLES)]
+    room, total = _room(), round(SECONDS * RATE)
+    with VideoSink(path, RATE, SIZE) as video:
         for index in range(total):
             frame = room.copy()
             for actor in actors:
                 actor.draw(frame, index / RATE)
-            writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            video.write(frame, index / RATE)
             if progress is not None:
                 progress(index + 1, total)
-        writer.release()
-        part.replace(path)
-    except OSError as error:
-        raise DferError(f"cannot write {path}: {error.strerror}") from error
-    finally:
-        writer.release()
-        part.unlink(missing_ok=True)
 
 
 class _Actor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -15,7 +16,8 @@ class DferError(Exception):
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a click command so that a `DferError` ends it with one line on stderr and exit status 1."""
+    """Decorate a click command so that a `DferError`, or a file or device that fails, ends it with one line on stderr
+    and exit status 1."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -25,6 +27,11 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except DferError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # `| head` has read enough; click ends quietly
+            place = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{place}{error.strerror or error}") from error
 
     return wrapper
 

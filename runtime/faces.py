@@ -59,6 +59,8 @@ class FaceDetector:
         faces = []
         for row in np.asarray(rows, dtype=np.float32):
             x, y, w, h = (row[:4].reshape(2, 2) * scale).ravel().tolist()
+            if not (np.isfinite(row).all() and 0 < w <= 2 * width and 0 < h <= 2 * height):
+                continue  # YuNet on pictures a pixel high
             faces.append(Face((x, y, w, h), row[4:14].reshape(5, 2) * scale, float(row[14])))
         return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
 

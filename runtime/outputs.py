@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Protocol
 
 from .errors import DferError
@@ -31,17 +31,23 @@ class OutputPaths:
 
     def check(self, source: Path | None) -> None:
         """Raise DferError for what could not be written, or would overwrite the source, before any work is done."""
+        seen: set[Path] = set()
         for path in self.wanted():
             if not path.parent.is_dir():
                 raise DferError(f"{path}: folder {path.parent} does not exist")
             if path.is_dir():
                 raise DferError(f"{path} is a folder; name a file")
-            if source is not None and path.exists() and source.exists() and path.samefile(source):
+            if not os.access(path if path.exists() else path.parent, os.W_OK):
+                raise DferError(f"{path}: no permission to write there")
+            if source is not None and path.resolve() == source.resolve():
                 raise DferError(f"{path} is the source; name another output")
-        if len(set(self.wanted())) < len(self.wanted()):
-            raise DferError("two outputs have the same name")
+            if path.resolve() in seen:
+                raise DferError(f"two outputs have the name {path}")
+            seen.add(path.resolve())
         if self.plot is not None and self.plot.suffix.lower() not in PLOT_SUFFIXES:
             raise DferError(f"--plot {self.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+        if self.video is not None and self.video.suffix.lower() != ".mp4":
+            raise DferError(f"--save-video {self.video}: the name must end in .mp4")
 
 
 class _Sink(Protocol):
@@ -49,48 +55,63 @@ class _Sink(Protocol):
 
     def close(self) -> None: ...
 
+    def discard(self) -> None: ...
+
 
 class Outputs:
-    """Open outputs of one run; times spent are added to `watch`. Use as a context manager.
+    """The outputs of one run; times spent are added to `watch`. Use as a context manager.
+
+    Files are opened at the first frame (or, when there is none, at the end), so that a run that cannot begin leaves
+    nothing. After an error the rows written so far stay; pictures and files without rows go.
 
     rate: frames per second of the annotated video.
     """
 
     def __init__(self, paths: OutputPaths, classes: tuple[str, ...], rate: float, watch: Stopwatch) -> None:
-        self._rate, self._watch, self._video_path = rate, watch, paths.video
+        self._paths, self._classes, self._rate, self._watch = paths, classes, rate, watch
         self._video: VideoSink | None = None
-        self._open = ExitStack()
-        self._sinks: list[_Sink] = []
-        if paths.csv is not None:
-            self._sinks.append(CsvSink(paths.csv, classes))
-        if paths.jsonl is not None:
-            self._sinks.append(JsonlSink(paths.jsonl))
-        if paths.plot is not None:
-            self._sinks.append(Timeline(paths.plot, classes))
-        for sink in self._sinks:
-            self._open.callback(sink.close)
+        self._sinks: list[_Sink] | None = None
 
     def write(self, step: Step) -> None:
         """Add one frame and its predictions."""
-        if self._sinks and step.predictions:
-            with self._watch.time("write"):
-                for prediction in step.predictions:
-                    for sink in self._sinks:
-                        sink.write(prediction)
-        if self._video_path is not None:
+        if self._paths.video is not None:
             with self._watch.time("draw"):
                 picture = annotate(step)
             with self._watch.time("write"):
                 if self._video is None:
                     height, width = picture.shape[:2]
-                    self._video = VideoSink(self._video_path, self._rate, (width, height))
-                    self._open.enter_context(self._video)
-                self._video.write(picture)
+                    self._video = VideoSink(self._paths.video, self._rate, (width, height))
+                self._video.write(picture, step.frame.time)
+        sinks = self._open()
+        if sinks and step.predictions:
+            with self._watch.time("write"):
+                for prediction in step.predictions:
+                    for sink in sinks:
+                        sink.write(prediction)
+
+    def _open(self) -> list[_Sink]:
+        if self._sinks is None:
+            self._sinks = []
+            if self._paths.csv is not None:
+                self._sinks.append(CsvSink(self._paths.csv, self._classes))
+            if self._paths.jsonl is not None:
+                self._sinks.append(JsonlSink(self._paths.jsonl))
+            if self._paths.plot is not None:
+                self._sinks.append(Timeline(self._paths.plot, self._classes))
+        return self._sinks
 
     def __enter__(self) -> Outputs:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._open.__exit__(kind, error, trace)
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        with ExitStack() as stack:  # one that fails does not keep the others open
+            if kind is None:
+                for sink in self._open():
+                    stack.callback(sink.close)
+                if self._video is not None:
+                    stack.callback(self._video.close)
+            else:
+                for sink in self._sinks or []:
+                    stack.callback(sink.discard)
+                if self._video is not None:
+                    stack.callback(self._video.discard)

@@ -80,6 +80,7 @@ class Recognizer:
         self.detector = FaceDetector()
         self.encoder = open_engine(self.bundle.read(f"encoder.{precision}.onnx"), provider)
         self.head = open_engine(self.bundle.read(f"head.{precision}.onnx"), provider)
+        self._try_engines()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -103,6 +104,10 @@ class Recognizer:
         if source.rate is not None and source.rate < fps:
             fps = source.rate
             self.warn(f"{source.name}: has {fps:g} frames per second; --fps {self.fps:g} is lowered to that")
+            if self.window * fps < 2:
+                raise DferError(
+                    f"{source.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
+                )
         view = _View(self, source.name, 1 / fps)
         frames = iter(source)
         while True:
@@ -112,6 +117,18 @@ class Recognizer:
                 return
             self.stopwatch.add("decode", perf_counter() - start)
             yield view.advance(frame)
+
+    def _try_engines(self) -> None:
+        """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""
+        manifest = self.bundle.manifest
+        size, window, width, classes = manifest.preprocessing.size, manifest.window, manifest.width, len(self.classes)
+        features = self.encode(np.zeros((2, size, size, 3), np.uint8))
+        probabilities = self.classify(np.zeros((2, window, width), np.float32))
+        if features.shape != (2, width) or probabilities.shape != (2, classes):
+            raise DferError(
+                f"bundle {self.bundle.path}: the graphs give {features.shape[1:]} and {probabilities.shape[1:]} per "
+                f"row, the manifest says ({width},) and ({classes},); export it again"
+            )
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
@@ -139,7 +156,7 @@ class _View:
 
     def __init__(self, recognizer: Recognizer, source: str, step: float) -> None:
         self._recognizer, self._source, self._step = recognizer, source, step
-        self._tracker = Tracker()
+        self._tracker = Tracker(patience=max(1.0, 2.25 * step))
         self._windows: dict[int, FeatureWindow] = {}
         self._latest: dict[int, Prediction] = {}
         self._sampled = -1  # number of the last sampling period that got its frame
@@ -160,14 +177,14 @@ class _View:
     def _find(self, frame: Frame) -> list[Track]:
         recognizer = self._recognizer
         with recognizer.stopwatch.time("detect"):
-            faces = recognizer.detector.detect(frame.image)[: recognizer.max_faces]
+            faces = recognizer.detector.detect(frame.image)
         with recognizer.stopwatch.time("track"):
             tracks = self._tracker.update(faces, frame.time)
             alive = {track.id for track in self._tracker.tracks}
             for ended in self._windows.keys() - alive:
                 del self._windows[ended]
                 del self._latest[ended]
-        return tracks
+        return tracks[: recognizer.max_faces]  # largest first; cut here, for a face left out keeps its id
 
     def _predict(self, frame: Frame, tracks: list[Track]) -> tuple[Prediction, ...]:
         """Encode each face of this frame, once and in one batch; read all windows that now end here."""

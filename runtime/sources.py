@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +24,11 @@ from .errors import DferError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 Warn = Callable[[str], object]
+
+_WHOLE = 0.95
+"""Share of the announced frames that is no truncation: containers often count a few that are never shown."""
+_FIRST_FRAME = 15.0
+"""Seconds that a camera or stream that opened may take to its first picture."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +74,17 @@ def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = l
     Raises DferError when there is nothing to read at `place`.
     """
     if isinstance(place, int):
-        return LiveSource(place, f"camera {place}", f"camera {place} does not open; is it plugged in and free?")
+        return LiveSource(place, f"camera {place}", f"camera {place} does not open; is it plugged in and free?", warn)
     text = str(place)
     if "://" in text:
         name = without_credentials(text)
-        if urlsplit(text).scheme in ("http", "https", "file"):
-            recorded = VideoFile(text, name, warn)
+        failure = f"{name} does not open; check the address and that the stream is up"
+        if text.lower().startswith(("http://", "https://", "file://")):
+            recorded = VideoFile(text, name, failure, warn)
             if recorded.count:
                 return recorded
             recorded.close()
-        return LiveSource(text, name, f"{name} does not open; check the address and that the stream is up")
+        return LiveSource(text, name, failure, warn)
     path = Path(text)
     if path.is_dir():
         images = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
@@ -90,18 +95,18 @@ def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = l
         raise DferError(f"{path}: no such file or folder")
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageFolder([path], text, image_rate, warn)
-    return VideoFile(text, text, warn)
+    return VideoFile(text, text, f"{text}: not a video that OpenCV can read", warn)
 
 
 class VideoFile(Source):
     """Every frame of a recorded video, with its presentation time."""
 
-    def __init__(self, place: str, name: str, warn: Warn) -> None:
+    def __init__(self, place: str, name: str, failure: str, warn: Warn) -> None:
         self.name = name
         self._warn = warn
         self._capture = _open_capture(place)
         if not self._capture.isOpened():
-            raise DferError(f"{name}: not a video that OpenCV can read")
+            raise DferError(failure)
         cv2 = _cv2()
         rate = float(self._capture.get(cv2.CAP_PROP_FPS))
         self.rate = rate if 0 < rate < 1000 else None
@@ -135,7 +140,7 @@ class VideoFile(Source):
             yield Frame(image, index, time)
             index += 1
             current = self._read()
-        if self.count is not None and index < self.count:
+        if self.count is not None and index < _WHOLE * self.count:
             self._warn(f"{self.name}: ends after {index} of {self.count} announced frames (truncated?)")
 
     def close(self) -> None:
@@ -149,8 +154,8 @@ class ImageFolder(Source):
         self.name, self.rate, self.count = name, rate, len(paths)
         self._step = 1 / rate
         self._paths, self._warn = paths, warn
-        if _cv2().imread(str(paths[0])) is None:
-            raise DferError(f"{paths[0]}: not an image that OpenCV can read")
+        if all(_cv2().imread(str(path)) is None for path in paths):  # ends at the first good one
+            raise DferError(f"{paths[0]}: not an image that OpenCV can read" + (", nor the others" * (len(paths) > 1)))
 
     def __iter__(self) -> Iterator[Frame]:
         cv2 = _cv2()
@@ -167,8 +172,9 @@ class LiveSource(Source):
 
     live = True
 
-    def __init__(self, place: str | int, name: str, failure: str) -> None:
+    def __init__(self, place: str | int, name: str, failure: str, warn: Warn) -> None:
         self.name, self.count = name, None
+        self._warn = warn
         self._capture = _open_capture(place)
         if not self._capture.isOpened():
             raise DferError(failure)
@@ -176,27 +182,38 @@ class LiveSource(Source):
         self.rate = rate if 0 < rate < 1000 else None
         self._changed = threading.Condition()
         self._newest: Frame | None = None
-        self._ended = False
+        self._ended = self._closed = False
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._keep_newest, name=f"reader of {name}", daemon=True)
         self._thread.start()
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None or self._ended, _FIRST_FRAME)
+            if self._newest is None:
+                self._closed = True
+                raise DferError(f"{name} opens but gives no picture; is it in use elsewhere, is the stream up?")
 
     def _keep_newest(self) -> None:
         cv2 = _cv2()
         index, start = 0, 0.0
-        while not self._ended:
-            got, image = self._capture.read()
-            if not got:
-                break
-            now = monotonic()
-            start = start or now
-            rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        try:
+            while not self._closed:
+                got, image = self._capture.read()
+                if not got:
+                    break
+                now = monotonic()
+                start = start or now
+                rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+                with self._changed:
+                    self._newest = Frame(rgb, index, now - start)
+                    self._changed.notify()
+                index += 1
+        except Exception as error:  # handed to the thread that iterates
+            self._error = error
+        finally:
+            self._capture.release()
             with self._changed:
-                self._newest = Frame(rgb, index, now - start)
+                self._ended = True
                 self._changed.notify()
-            index += 1
-        with self._changed:
-            self._ended = True
-            self._changed.notify()
 
     def __iter__(self) -> Iterator[Frame]:
         while True:
@@ -204,20 +221,25 @@ class LiveSource(Source):
                 self._changed.wait_for(lambda: self._newest is not None or self._ended)
                 frame, self._newest = self._newest, None
             if frame is None:
-                return
+                break
             yield frame
+        if self._error is not None:
+            raise DferError(f"{self.name}: reading failed: {self._error}") from self._error
+        if not self._closed:
+            self._warn(f"{self.name}: gives no more pictures")
 
     def close(self) -> None:
-        self._ended = True
-        self._thread.join(timeout=5)
-        self._capture.release()
+        self._closed = True
+        self._thread.join(timeout=5)  # a read that hangs keeps the device; the thread lets go of it when it returns
 
 
 def without_credentials(url: str) -> str:
-    """The URL without user name, password, query and fragment, any of which may be a secret."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}"
+    """The URL without user name, password, query and fragment, any of which may be a secret.
+
+    Cut by hand: passwords are often not percent-encoded, and a "/" or "#" in one misleads URL parsers.
+    """
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://" + re.split(r"[?#]", rest.rpartition("@")[2])[0]
 
 
 def _open_capture(place: str | int) -> Any:

@@ -14,9 +14,12 @@ from .predictions import Prediction
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 
+_MOST_FACES = 20
+"""Rows of the plot; a street full of passers-by would make a picture that nothing opens."""
+
 
 class Timeline:
-    """Collects predictions (about 30 bytes each) and plots them.
+    """Collects predictions (about 30 bytes each) and plots them, at most the 20 faces seen longest.
 
     As a sink: `write` each prediction, `close` to draw `path` (.png, .svg or .pdf).
     """
@@ -36,7 +39,8 @@ class Timeline:
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
 
-        tracks = sorted(self._rows)
+        longest = sorted(self._rows, key=lambda track: len(self._rows[track]), reverse=True)
+        tracks = sorted(longest[:_MOST_FACES])
         figure = Figure(figsize=(10, 1.2 + 1.5 * max(1, len(tracks))), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots(max(1, len(tracks)), 1, sharex=True, squeeze=False)[:, 0]
@@ -48,7 +52,8 @@ class Timeline:
             axis.set(ylabel=f"face {track}", ylim=(0, 1), yticks=[0, 0.5, 1])
         if not tracks:
             axes[0].text(0.5, 0.5, "no face was found", ha="center", va="center", transform=axes[0].transAxes)
-        axes[-1].set_xlabel("time (s)")
+        left_out = len(self._rows) - len(tracks)
+        axes[-1].set_xlabel("time (s)" + (f"; {left_out} faces seen more briefly are left out" if left_out else ""))
         figure.legend(
             handles=[Patch(color=colour, label=name) for colour, name in zip(colours, self._classes, strict=True)],
             loc="outside upper center",
@@ -59,6 +64,9 @@ class Timeline:
         partial = self._path.with_name(f".{self._path.name}.part{self._path.suffix}")
         figure.savefig(partial, dpi=120)
         partial.replace(self._path)
+
+    def discard(self) -> None:
+        """Draw nothing."""
 
 
 def _unbroken(times: NDArray[np.float32]) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +22,12 @@ class Pipeline:
 
 
 def edit_manifest(bundle: Path, **changes: object) -> None:
-    """Overwrite fields of a bundle's manifest."""
+    """Overwrite fields of a bundle's manifest, as an exporter that writes such values would: with a fitting digest."""
     path = bundle / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    content = {**json.loads(path.read_text()), **changes}
+    content.pop("sha256", None)
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    path.write_text(json.dumps({**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
 
 
 def write_video(path: Path, frames: list[np.ndarray], rate: float) -> Path:

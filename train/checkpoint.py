@@ -35,26 +35,33 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
     """
     if not path.is_file():
         raise DferError(f"checkpoint {path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise DferError(
-            f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
-            "them would run code from the file"
-        ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise DferError(f"checkpoint {path}: not a PyTorch file ({_first_line(error)})") from error
+    content = _read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DferError(f"checkpoint {path}: not written by dfer-train (expected format {FORMAT!r})")
     methods = method_classes()
-    if content["method"] not in methods:
-        raise DferError(f"checkpoint {path}: method {content['method']!r} is not one of {', '.join(methods)}")
-    method = methods[content["method"]].from_config(content["config"])
+    name = content.get("method")
+    if not isinstance(name, str) or name not in methods:
+        raise DferError(f"checkpoint {path}: method {name!r} is not one of {', '.join(methods)}")
     try:
+        method = methods[name].from_config(content["config"])
         method.load_state_dict(content["state"])
-    except RuntimeError as error:
-        raise DferError(f"checkpoint {path}: weights do not fit its config ({_first_line(error)})") from error
-    return method.eval(), content["training"]
+        training = dict(content["training"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DferError(f"checkpoint {path}: config or weights are not whole ({_first_line(error)})") from error
+    return method.eval(), training
+
+
+def _read(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for bytes that are not its own
+        # Both of torch's formats begin so; what is neither was never a checkpoint.
+        if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:2] in (b"PK", b"\x80\x02"):
+            raise DferError(
+                f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
+                "them would run code from the file"
+            ) from error
+        raise DferError(f"checkpoint {path}: not a PyTorch file ({_first_line(error)})") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -21,16 +21,42 @@ Examples:
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--clip", "clip_name", default="dfer-small", show_default=True, help="Model to teach.")
 @click.option("--stills", type=click.Path(path_type=Path), help="CSV of image,label,person,split.")
-@click.option("--stills-share", default=0.7, show_default=True, help="Part of each batch that is stills.")
-@click.option("--identities", default=200, show_default=True, help="Procedural people to draw.")
-@click.option("--steps", default=6000, show_default=True, help="Training steps.")
-@click.option("--batch", default=64, show_default=True, help="Images per step.")
-@click.option("--learning-rate", default=2e-3, show_default=True, help="Peak learning rate (AdamW).")
-@click.option("--balance", default=0.6, show_default=True, help="0: classes as they come; 1: equally often.")
-@click.option("--jitter", default=1.0, show_default=True, help="How much crops are moved, turned and scaled.")
+@click.option(
+    "--stills-share",
+    type=click.FloatRange(0, 1),
+    default=0.7,
+    show_default=True,
+    help="Part of each batch that is stills.",
+)
+@click.option(
+    "--identities", type=click.IntRange(min=1), default=200, show_default=True, help="Procedural people to draw."
+)
+@click.option("--steps", type=click.IntRange(min=10), default=6000, show_default=True, help="Training steps.")
+@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Images per step.")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2e-3,
+    show_default=True,
+    help="Peak learning rate (AdamW).",
+)
+@click.option(
+    "--balance",
+    type=click.FloatRange(0, 1),
+    default=0.6,
+    show_default=True,
+    help="0: classes as they come; 1: equally often.",
+)
+@click.option(
+    "--jitter",
+    type=click.FloatRange(0, 2),
+    default=1.0,
+    show_default=True,
+    help="How much crops are moved, turned and scaled.",
+)
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=2, show_default=True, help="Processes that draw faces.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that draw faces.")
 @reports_errors
 def main(
     out: Path,

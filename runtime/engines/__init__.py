@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Array = NDArray[np.float32] | NDArray[np.uint8]
+    Array = NDArray[np.float32] | NDArray[np.uint8]
 
 PROVIDERS = ("auto", "cpu", "cuda")
 """What `open_engine` can be asked for."""

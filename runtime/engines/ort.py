@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError
-from . import Array, Engine
+from . import PROVIDERS, Engine
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from . import Array
 
 _ORT_NAMES = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _FASTEST_FIRST = ("cuda", "cpu")
@@ -33,9 +36,14 @@ class OrtEngine(Engine):
                 f"{_INSTALL.get(provider, 'reinstall onnxruntime')}"
             )
         else:
-            raise DferError(f"--provider {provider}: unknown; one of auto, {', '.join(_ORT_NAMES)}")
+            raise DferError(f"--provider {provider}: unknown; one of {', '.join(PROVIDERS)}")
         for name in wanted:
-            session = _session(ort, graph, name)
+            try:
+                session = _session(ort, graph, name)
+            except DferError:
+                if name == wanted[-1]:
+                    raise
+                continue  # a GPU that is installed but does not start: "auto" goes on to the next
             if session.get_providers()[0] == _ORT_NAMES[name]:
                 break
             # ONNX Runtime has fallen back by itself: right for "auto", wrong for anyone who asked for a GPU.
@@ -49,7 +57,11 @@ class OrtEngine(Engine):
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        results = self._session.run(self._outputs, dict(inputs))
+        try:
+            results = self._session.run(self._outputs, dict(inputs))
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            reason = str(error).strip().splitlines()[0]
+            raise DferError(f"ONNX Runtime cannot run the graph: {reason}") from error
         return dict(zip(self._outputs, results, strict=True))
 
     def close(self) -> None:

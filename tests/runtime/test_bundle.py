@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dfer.runtime.bundle import Bundle, Manifest, write_bundle
@@ -37,6 +37,22 @@ def test_one_changed_byte_is_found(bundle: Path, name: str) -> None:
     refused(bundle, rf"{name} is not the file that was exported")
 
 
+@pytest.mark.parametrize(("old", "new"), [('"happiness"', '"hapqiness"'), ('"window": 16', '"window": 17')])
+def test_a_changed_manifest_is_found(bundle: Path, old: str, new: str) -> None:
+    path = bundle / "manifest.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    refused(bundle, "manifest.json is not the one that was exported")
+
+
+def test_a_link_in_a_circle_and_deep_nesting_are_refused(bundle: Path) -> None:
+    (bundle / "head.fp32.onnx").unlink()
+    (bundle / "head.fp32.onnx").symlink_to("head.fp32.onnx")
+    refused(bundle, "head.fp32.onnx")
+    (bundle / "manifest.json").write_text("[" * 100_000)
+    refused(bundle, "cannot be read")
+
+
 def test_a_missing_file_is_named(bundle: Path) -> None:
     (bundle / "head.fp32.onnx").unlink()
     refused(bundle, "head.fp32.onnx is missing")
@@ -63,7 +79,7 @@ def test_a_newer_schema_asks_for_an_upgrade(bundle: Path) -> None:
 
 def test_a_precision_without_its_files_is_refused(bundle: Path) -> None:
     edit_manifest(bundle, precisions={"fp32": {}, "fp16": {}})
-    refused(bundle, "fp16 but lists no encoder.fp16.onnx")
+    refused(bundle, "lists no encoder.fp16.onnx")
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
@@ -82,6 +98,11 @@ junk = st.recursive(
 
 
 @given(st.sampled_from(fields), junk)
+@example("window", float("inf"))
+@example("classes", "abc")
+@example("files", {"x" * 300: {"size": 0, "sha256": ""}})
+@example("files", {"a\0b": {"size": 0, "sha256": ""}})
+@example("files", {"encoder.fp32.onnx": {"size": float("inf"), "sha256": ""}})
 def test_a_wild_manifest_gives_a_clear_error_or_an_equal_bundle(
     tmp_path_factory: pytest.TempPathFactory, field: str, value: object
 ) -> None:
@@ -89,15 +110,18 @@ def test_a_wild_manifest_gives_a_clear_error_or_an_equal_bundle(
     write_small(folder)
     edit_manifest(folder, **{field: value})
     try:
-        Bundle.open(folder)
+        opened = Bundle.open(folder)
     except DferError as error:
         assert "\n" not in str(error)
+    else:
+        assert json.loads(json.dumps(value)) == value or value != value  # only what is as good as the original
+        assert len(opened.manifest.classes) >= 1
 
 
 MANIFEST = Manifest(
     "align-dfer", ("a", "b"), 16, 8, 100.0, Preprocessing(16, 16, (0, 0, 0), (1, 1, 1)), {"fp32": {}}, {}
 )
-FILES = {"encoder.fp32.onnx": b"e", "head.fp32.onnx": b"h"}
+FILES = {"encoder.fp32.onnx": b"e", "head.fp32.onnx": b"h", "class_matrix.npy": b"m"}
 
 
 def write_small(folder: Path) -> Bundle:
@@ -116,6 +140,22 @@ def test_failed_writing_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
     with pytest.raises(DferError, match="lists no head"):
         write_bundle(tmp_path / "x.dfer", MANIFEST, {"encoder.fp32.onnx": b"other"})
     assert Bundle.open(tmp_path / "x.dfer").read("encoder.fp32.onnx") == b"e"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
+
+
+def test_a_failed_rename_brings_the_old_bundle_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_small(tmp_path / "x.dfer")
+    rename = Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    with pytest.raises(DferError, match="No space left"):
+        write_bundle(tmp_path / "x.dfer", MANIFEST, {**FILES, "head.fp32.onnx": b"new"})
+    assert Bundle.open(tmp_path / "x.dfer").read("head.fp32.onnx") == b"h"
     assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
 
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from dfer.runtime.command import main
 from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.sources import VideoFile
 from helpers import Pipeline, edit_manifest, write_video
 
 COLUMNS = ["source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", *EXPRESSIONS, "state"]
@@ -127,15 +128,59 @@ def test_bad_input_gives_one_line_status_1_and_no_files(
         ((face_video, *good, "--plot", out / "o.txt"), "must end in"),
         ((face_video, *good, "--save-video", face_video), "is the source"),
         ((face_video, *good, "--fps", 0), "at least two sampled frames"),
+        ((face_video, *good, "--csv", out / "o.csv", "--jsonl", out / "." / ".." / "out" / "o.csv"), "two outputs"),
+        ((face_video, *good, "--save-video", out / "o.avi"), "must end in .mp4"),
+        ((face_video, *good, "--csv", "/dev/full"), "No space left"),
+        ((face_video, *good, "--csv", out / "o.csv", "--save-video", "/proc/o.mp4"), "/proc/o.mp4"),
     ]
     for arguments, words in calls:
         result = run(*arguments)
         assert result.exit_code == 1, (words, result.output)
         assert words in result.output
         assert result.output.strip().splitlines()[-1].startswith("Error: ")
-        assert "Traceback" not in result.output
+        assert isinstance(result.exception, SystemExit)  # and not the error itself, which would be a traceback
     assert not list(out.iterdir())
     assert face_video.stat().st_size > 1000
+
+
+def test_ctrl_c_ends_a_run_with_its_rows_kept(
+    pipeline: Pipeline, face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = VideoFile._read
+    left = iter(range(40))
+
+    def interrupted(self: VideoFile) -> object:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return read(self)
+
+    monkeypatch.setattr(VideoFile, "_read", interrupted)
+    table, video = tmp_path / "o.csv", tmp_path / "o.mp4"
+    result = run(face_video, "--bundle", pipeline.bundle, "--csv", table, "--save-video", video)
+    assert result.exit_code == 0, result.output
+    assert "stopped" in result.output
+    assert [int(row["frame"]) for row in rows_of(table)] == list(range(0, 40, 3))
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 40
+
+
+def test_a_truncated_video_is_read_as_far_as_it_goes(pipeline: Pipeline, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 120, 160, 3), dtype=np.uint8)
+    whole = write_video(tmp_path / "whole.avi", list(noise), 25).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    result = run(tmp_path / "cut.avi", "--bundle", pipeline.bundle, "--csv", tmp_path / "o.csv")
+    assert result.exit_code == 0
+    assert "truncated?" in result.output
+    assert (tmp_path / "o.csv").exists()
+
+
+def test_the_demo_says_what_is_in_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo-output").write_text("mine")
+    result = run("--demo")
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    assert "demo-output is a file" in result.output
+    (tmp_path / "demo-output").unlink()
+    assert "is the source" in run("--demo", "--save-video", "demo-output/clip.mp4").output
 
 
 def test_wrong_options_are_usage_errors(face_video: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from numpy.typing import NDArray
 
 from dfer.runtime import DferError, Prediction, Recognizer
 from dfer.runtime.alignment import align
-from dfer.runtime.engines import Array, Engine
+from dfer.runtime.engines import Engine
 from dfer.runtime.faces import FaceDetector
-from helpers import Pipeline, write_video
+from helpers import Pipeline, edit_manifest, write_video
+
+if TYPE_CHECKING:
+    from dfer.runtime.engines import Array
 
 
 class CountingEngine(Engine):
@@ -94,6 +98,37 @@ def test_only_the_largest_faces_are_read_when_asked(
         rows = list(recognizer.stream(write_video(tmp_path / "pair.mp4", pair, 24)))
     assert {row.track_id for row in rows} == {1}
     assert all(row.box[0] < 320 for row in rows)
+
+
+def test_the_face_that_is_read_keeps_its_id_when_another_is_larger_for_a_moment(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    larger = [np.repeat(np.repeat(frame, 2, 0), 2, 1)[60:300, 130:450] for frame in face_frames]
+    beside = [face if 24 <= index < 36 else np.zeros_like(face) for index, face in enumerate(larger)]
+    frames = [np.hstack(pair) for pair in zip(face_frames, beside, strict=True)]
+    with Recognizer(pipeline.bundle, max_faces=1) as recognizer:
+        rows = list(recognizer.stream(write_video(tmp_path / "two.mp4", frames, 24)))
+    first = [row.track_id for row in rows if row.box[0] < 320]
+    assert set(first) == {first[0]}
+    assert {row.frame for row in rows if row.box[0] < 320} >= {0, 21, 45, 69}
+
+
+def test_a_slow_sampling_rate_keeps_the_track(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "slow.mp4", face_frames[::12], 0.5)
+    with Recognizer(pipeline.bundle, window=30, fps=0.5) as recognizer:
+        rows = list(recognizer.stream(video))
+    assert [row.track_id for row in rows] == [1] * 6
+    with Recognizer(pipeline.bundle) as recognizer, pytest.raises(DferError, match="longer --window"):
+        list(recognizer.stream(video))
+
+
+def test_a_manifest_that_does_not_fit_the_graphs_is_refused(bundle: Path) -> None:
+    for changes in ({"width": 32}, {"window": 8}, {"classes": ["a", "b"]}):
+        edit_manifest(bundle, **changes)
+        with pytest.raises(DferError, match=r"export it again|cannot run the graph"):
+            Recognizer(bundle)
 
 
 def test_a_face_that_goes_away_starts_anew_when_it_comes_back(

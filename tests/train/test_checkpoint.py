@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
 from dfer.train.checkpoint import load_checkpoint
@@ -45,7 +47,7 @@ def test_pickled_code_is_refused_and_does_not_run(pipeline: Pipeline, tmp_path: 
     torch.save(content, tmp_path / "bad.pt")
     refused(tmp_path / "bad.pt", "pickled objects")
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Malicious(tmp_path / "was-here")))
-    refused(tmp_path / "raw.pt", "refused|not a PyTorch file")
+    refused(tmp_path / "raw.pt", "not a PyTorch file")
     assert not (tmp_path / "was-here").exists()
 
 
@@ -61,4 +63,17 @@ def test_foreign_broken_and_missing_files_are_refused(pipeline: Pipeline, tmp_pa
     content = torch.load(pipeline.checkpoint, weights_only=True)
     content["state"].popitem()
     torch.save(content, tmp_path / "lacking.pt")
-    refused(tmp_path / "lacking.pt", "weights do not fit")
+    refused(tmp_path / "lacking.pt", "config or weights are not whole")
+    for damage in ({"method": ["x"]}, {"method": "x"}, {"config": {}}, {"config": None}, {"training": 3}):
+        torch.save({**torch.load(pipeline.checkpoint, weights_only=True), **damage}, tmp_path / "damaged.pt")
+        refused(tmp_path / "damaged.pt", "damaged.pt: (method|config)")
+
+
+@given(data=st.binary(max_size=60))
+@example(data=b"\x80")
+@example(data=b"PK\x03\x04")
+@settings(max_examples=50, deadline=None)
+def test_any_bytes_are_refused_in_one_line(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("junk") / "junk.pt"
+    path.write_bytes(data)
+    refused(path, "junk.pt")

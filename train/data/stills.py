@@ -42,7 +42,7 @@ class StillClips:
                         self.paths.append(_first_existing([folder / row["image"] for folder in folders]))
         except OSError as error:
             raise DferError(f"stills table {table}: {error.strerror or error}") from error
-        except (KeyError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DferError(
                 f"stills table {table}, line {rows.line_num}: {error}; columns are image,label,person,split "
                 f"and labels are {', '.join(EXPRESSIONS)}"
