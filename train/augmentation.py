@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
+Augment = Callable[[Frames, int, np.random.Generator, float], Frames]
+"""(clip [T,H,W,3], size, random numbers, tremble) → view [T,size,size,3]"""
 
 
 def plain_view(frames: Frames, size: int) -> Frames:
@@ -70,6 +74,30 @@ def augmented_view(
             view[top : top + height, left : left + width] = value
         result[index] = view
     return result
+
+
+def paper_view(frames: Frames, size: int, rng: np.random.Generator, tremble: float = 0.0) -> Frames:
+    """A random view [T,size,size,3] of a clip [T,H,W,3] as the DFER papers train: scaled so that 120 of its pixels
+    give 112, a random crop with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
+
+    tremble: as in `augmented_view`; stills would stand still otherwise.
+    """
+    count = len(frames)
+    walk = _random_walk(count, 4, rng) * tremble
+    part = rng.choice([1.0, 112 / 120, 0.875])
+    shift = rng.uniform(-0.5, 0.5, 2) * (1 - part) / part
+    flip = rng.random() < 0.5
+    result = np.empty((count, size, size, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        step = shift + 0.02 * walk[index, 1:3]
+        matrix = _similarity(frame.shape[0], size, (1 + 0.03 * walk[index, 0]) / part, 0.0, step, flip)
+        result[index] = cv2.warpAffine(
+            frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
+    return result
+
+
+AUGMENTATIONS: dict[str, Augment] = {"strong": augmented_view, "paper": paper_view}
 
 
 def _similarity(

@@ -1,55 +1,183 @@
-"""Image features of clips, computed once: CLIP is frozen, so training needs the encoder only here."""
+"""Image features of clips, computed once: where the image encoder is frozen, training needs it only here."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import nn
 
-from .augmentation import augmented_view, plain_view
-from .data import ClipSet
+from ..runtime.errors import DferError
+from .augmentation import AUGMENTATIONS, Augment, plain_view
+from .data import WINDOW, ClipSet
 from .methods import Method
 from .precision import mixed_precision
+
+_FLUSH_EVERY = 5.0  # seconds of work that an interruption may cost
 
 
 @dataclass(frozen=True)
 class FeatureSet:
     """Features of a clip set under several views.
 
-    features: float16 [V,N,T,D]; view 0 is the test view, the others are augmented.
-    labels: int64 [N].
+    features: float16 [V,N,T,D], memory-mapped; view 0 is the test view, the others are augmented.
+    rows: int64 [n], the clips of `features` that belong to this set.
+    labels: int64 [n], indices into the method's classes.
     """
 
-    features: Tensor
-    labels: Tensor
+    features: NDArray[np.float16]
+    rows: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+    def part(self, indices: NDArray[np.int64]) -> FeatureSet:
+        """Some of the clips, over the same stored features."""
+        return FeatureSet(self.features, self.rows[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How features are computed.
+
+    views: augmented views beside the test view. augmentation: "paper" or "strong" (see `augmentation.py`).
+    rank, world: this process of how many; each encodes every world-th batch into the one store.
+    """
+
+    views: int = 4
+    augmentation: str = "strong"
+    seed: int = 0
+    batch: int = 4
+    rank: int = 0
+    world: int = 1
+
+
+def stored_features(
+    folder: Path,
+    method: Method,
+    clips: ClipSet,
+    settings: Extraction = Extraction(),
+    progress: Callable[[int], object] = lambda _: None,
+    wait: Callable[[], object] = lambda: None,
+) -> FeatureSet:
+    """The features of `clips`, from the store in `folder` or computed into it.
+
+    The store's name is a digest of the data, the image encoder's weights, the preprocessing and the views, so that it
+    is used only for what it was made from. An interrupted extraction goes on where it was.
+
+    progress: hears of clips done, per batch. wait: returns when every process has come to it.
+    Raises DferError when the folder cannot be written.
+    """
+    key = _key(method, clips, settings)
+    store = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    shape = (1 + settings.views, len(clips), WINDOW, method.width)
+    try:
+        if settings.rank == 0 and not (store / "features.npy").is_file():
+            _make_store(store, shape, key)
+        wait()
+        features = open_memmap(store / "features.npy", mode="r+")
+        done = open_memmap(store / "done.npy", mode="r+")
+    except (OSError, ValueError) as error:
+        raise DferError(f"feature store {store}: {error}; remove it or name another --features folder") from error
+    _fill(features, done, method, clips, settings, progress)
+    wait()
+    return FeatureSet(
+        open_memmap(store / "features.npy", mode="r"), np.arange(len(clips)), labels_of(clips, method.classes)
+    )
+
+
+def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Labels int64 [N] of the clips as indices into `classes`, matched by name.
+
+    Raises DferError when the clips show a class that is not among them.
+    """
+    shown = {clips.classes[label] for label in np.unique(clips.labels)}
+    if not shown <= set(classes):
+        raise DferError(f"the data show {', '.join(sorted(shown - set(classes)))}; the model knows {', '.join(classes)}")
+    place = np.array([classes.index(name) if name in classes else -1 for name in clips.classes])
+    return np.asarray(place[clips.labels], dtype=np.int64)
+
+
+def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> None:
+    """Empty arrays; `features.npy` comes last, so that a store which has it is whole."""
+    store.mkdir(parents=True, exist_ok=True)
+    (store / "made-from.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+    open_memmap(store / "done.npy", mode="w+", dtype=np.bool_, shape=shape[1:2]).flush()
+    open_memmap(store / "part.npy", mode="w+", dtype=np.float16, shape=shape).flush()
+    (store / "part.npy").rename(store / "features.npy")
 
 
 @torch.inference_mode()
-def encode_clips(
+def _fill(
+    features: np.memmap[Any, np.dtype[np.float16]],
+    done: np.memmap[Any, np.dtype[np.bool_]],
     method: Method,
     clips: ClipSet,
-    augmented: int = 0,
-    seed: int = 0,
-    progress: Callable[[int], object] = lambda _: None,
-    clips_per_batch: int = 4,
-) -> FeatureSet:
-    """Features of every clip's test view and of `augmented` random views; `progress` hears of clips done per call."""
+    settings: Extraction,
+    progress: Callable[[int], object],
+) -> None:
+    augment = AUGMENTATIONS[settings.augmentation]
+    device = next(method.parameters()).device
+    starts = range(settings.rank * settings.batch, len(clips), settings.world * settings.batch)
+    fresh: list[slice] = []
+    flushed = monotonic()
+    for start in starts:
+        rows = slice(start, min(start + settings.batch, len(clips)))
+        if not done[rows].all():
+            for view in range(1 + settings.views):
+                frames = np.stack([_view(clips, index, view, method, augment, settings) for index in _indices(rows)])
+                with mixed_precision(device):
+                    encoded = method.encode_frames(torch.from_numpy(frames).flatten(0, 1).to(device))
+                features[view, rows] = encoded.unflatten(0, frames.shape[:2]).half().cpu().numpy()
+            fresh.append(rows)
+        if fresh and (monotonic() - flushed > _FLUSH_EVERY or start == starts[-1]):
+            features.flush()
+            for finished in fresh:  # only what is surely on the disk counts as done
+                done[finished] = True
+            done.flush()
+            fresh.clear()
+            flushed = monotonic()
+        progress(len(_indices(rows)))
+
+
+def _view(
+    clips: ClipSet, index: int, view: int, method: Method, augment: Augment, settings: Extraction
+) -> NDArray[np.uint8]:
+    """View 0 is what the runtime would see; every other depends on its number, the clip and the seed alone."""
     size = method.preprocessing.size
-    views: list[list[Tensor]] = [[] for _ in range(1 + augmented)]
-    for start in range(0, len(clips), clips_per_batch):
-        batch = [clips.frames(index) for index in range(start, min(start + clips_per_batch, len(clips)))]
-        for view, rows in enumerate(views):
-            if view == 0:
-                frames = np.stack([plain_view(clip, size) for clip in batch])
-            else:
-                rng = np.random.default_rng([seed, view, start])
-                frames = np.stack([augmented_view(clip, size, rng, clips.tremble) for clip in batch])
-            flat = torch.from_numpy(frames).flatten(0, 1)
-            with mixed_precision():
-                features = method.encode_frames(flat)
-            rows.append(features.unflatten(0, frames.shape[:2]).half())
-        progress(len(batch))
-    return FeatureSet(torch.stack([torch.cat(rows) for rows in views]), torch.from_numpy(clips.labels))
+    if view == 0:
+        return plain_view(clips.frames(index), size)
+    rng = np.random.default_rng([settings.seed, view, index])
+    return augment(clips.frames(index, rng), size, rng, clips.tremble)
+
+
+def _indices(rows: slice) -> range:
+    return range(rows.start, rows.stop)
+
+
+def _key(method: Method, clips: ClipSet, settings: Extraction) -> dict[str, Any]:
+    return {
+        "data": clips.fingerprint,
+        "clips": len(clips),
+        "encoder": _weights_digest(method.image_encoder),
+        "preprocessing": method.preprocessing.to_json(),
+        "method": method.name,
+        "views": settings.views,
+        "augmentation": settings.augmentation,
+        "seed": settings.seed,
+    }
+
+
+def _weights_digest(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -13,17 +13,20 @@ class Scores:
     """Results on a labelled set.
 
     confusion: int64 [C,C], rows are true classes, columns predicted ones.
+    calibration_error: expected calibration error, 0..1 (see `calibration_error`); NaN where it was not measured.
     """
 
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
+    calibration_error: float = float("nan")
 
     @classmethod
-    def of(cls, classes: tuple[str, ...], labels: NDArray[np.int64], predicted: NDArray[np.int64]) -> Scores:
-        """Compare true and predicted class indices, both int64 [N]."""
+    def of(cls, classes: tuple[str, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Scores:
+        """Compare true classes int64 [N] with probabilities [N,C]."""
         count = len(classes)
-        flat = np.bincount(labels * count + predicted, minlength=count * count)
-        return cls(classes, flat.reshape(count, count).astype(np.int64))
+        flat = np.bincount(labels * count + probabilities.argmax(axis=1), minlength=count * count)
+        confusion = flat.reshape(count, count).astype(np.int64)
+        return cls(classes, confusion, calibration_error(labels, probabilities))
 
     @property
     def support(self) -> NDArray[np.int64]:
@@ -45,3 +48,12 @@ class Scores:
         """Unweighted average recall, 0..1, over the classes with at least `minimum` clips."""
         counted = self.support >= minimum
         return float(self.recalls[counted].mean()) if counted.any() else 0.0
+
+
+def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> float:
+    """Expected calibration error (Guo et al. 2017, eq. 3): how far confidence is from accuracy, over even bins."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(place, weights=right - confidence.astype(np.float64), minlength=bins)
+    return float(np.abs(gaps).sum() / max(1, len(labels)))

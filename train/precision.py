@@ -5,7 +5,16 @@ from __future__ import annotations
 import torch
 
 
-def mixed_precision() -> torch.autocast:
-    """A context in which matrix products run in bfloat16 where this CPU computes it natively, else in float32."""
-    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return torch.autocast("cpu", torch.bfloat16, enabled=native)
+def mixed_precision(device: torch.device = torch.device("cpu")) -> torch.autocast:
+    """A context in which matrix products run in half the bits where `device` computes them natively, else in float32.
+
+    bfloat16 where there is one, float16 on older GPUs (for inference: no gradient needs scaling).
+    """
+    if device.type == "cuda":
+        return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    return torch.autocast(device.type, torch.bfloat16, enabled=native_bfloat16())
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices itself."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -23,6 +25,13 @@ class TemporalLayer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout)
 
+    def start_as_identity(self) -> TemporalLayer:
+        """Make this layer pass its input through unchanged, so that a stack grows without forgetting."""
+        for last in (self.from_heads, self.mlp[-1]):
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.to_queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = mixed.permute(2, 0, 3, 1, 4)  # each [N,heads,L,D/heads]
@@ -42,11 +51,30 @@ class Synchronizer(nn.Module):
 
     def __init__(self, length: int, width: int, layers: int, heads: int = 8, dropout: float = 0.1) -> None:
         super().__init__()
+        self.heads, self.dropout = heads, dropout
         self.position = nn.Parameter(torch.randn(1, length, width) * 0.02)
         self.layers = nn.ModuleList(TemporalLayer(width, heads, dropout) for _ in range(layers))
+
+    def grow(self) -> None:
+        """Add a layer behind the others that changes nothing yet."""
+        layer = TemporalLayer(self.position.shape[2], self.heads, self.dropout).start_as_identity()
+        self.layers.append(layer.to(self.position.device))
+
+    def first_layers(self, count: int) -> Synchronizer:
+        """A copy with the positional embedding and the first `count` layers."""
+        copied = copy.deepcopy(self)
+        copied.layers = copied.layers[:count]
+        return copied
 
     def forward(self, sequence: Tensor) -> Tensor:
         x = sequence + self.position
         for layer in self.layers:
             x = layer(x)
         return functional.normalize(x.mean(dim=1), dim=-1)
+
+
+class TemporalMean(nn.Module):
+    """Mean over time, L2-norm: [N,L,D] → [N,D]. What there is where nothing dynamic has been learned."""
+
+    def forward(self, sequence: Tensor) -> Tensor:
+        return functional.normalize(sequence.mean(dim=1), dim=-1)

@@ -36,3 +36,28 @@ class AlignmentTokens(nn.Module):
         embedded = torch.cat([fixed[:, :1], flat, fixed[:, 1:]], dim=1)
         features = clip.text.encode(embedded, embedded.shape[1] - 1)
         return features.view(classes, sentences, -1)
+
+
+class WordedSentences(nn.Module):
+    """Features of worded descriptions [C,S,D] in place of tokens: what MAT is measured against.
+
+    A class with fewer than S descriptions repeats them in turn. They are kept as features, so a checkpoint needs
+    neither the words nor a tokenizer.
+    """
+
+    def __init__(self, classes: int, sentences: int, width: int) -> None:
+        super().__init__()
+        self.features: Tensor
+        self.register_buffer("features", torch.zeros(classes, sentences, width))
+
+    @torch.no_grad()
+    def read(self, clip: Clip, descriptions: list[tuple[str, ...]]) -> None:
+        """Take on the words of every class, in the classes' order."""
+        count = self.features.shape[1]
+        for row, texts in enumerate(descriptions):
+            tokens = clip.tokenize([texts[index % len(texts)] for index in range(count)])
+            end = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
+            self.features[row] = clip.text.encode(clip.text.embed(tokens), end)
+
+    def forward(self, clip: Clip) -> Tensor:
+        return self.features

@@ -1,104 +1,94 @@
-"""`dfer-train`: Align-DFER on features of a frozen CLIP."""
+"""`dfer-train`: Align-DFER by BAP on features of a frozen CLIP, or DFER-CLIP on pixels."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
 from ..runtime.errors import DferError, reports_errors, require
+from .data.choice import DataChoice, data_options
 
 EPILOG = """\b
 Examples:
   dfer-pretrain faces.pt && dfer-train align.pt --pretrained faces.pt
   dfer-train align.pt --pretrained faces.pt --stills labels.csv
-  dfer-train align.pt --clip ViT-B-32 --pretrained openai --tokens 64
-  dfer-export --ckpt align.pt
+  dfer-train dfew-1.pt --clip ViT-B-32 --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
+  dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
+  torchrun --nproc-per-node 4 $(which dfer-train) clip.pt --method dfer-clip --data dfew --root DFEW …
+  dfer-train align.pt …the same… --resume               # after an interruption
+
+\b
+Steps of align-dfer (BAP): 1 text, 2 video, 3 joint; three numbers for --epochs, --learning-rate and --depth
+(layers of the text encoder, the video encoder and the synchronizer): 40,30,30, 0.05,0.05,0.05 and 1,2,3.
+dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and image encoder 0.01,0.001,0.00001,
+--depth 1.
 """
+
+
+class Numbers(click.ParamType):
+    """Numbers with commas between them, as a tuple."""
+
+    name = "N,N,…"
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        try:
+            numbers = tuple(self.kind(part) for part in value.split(",") if part)
+        except ValueError:
+            self.fail(f"{value!r} is not a list of numbers with commas between them", param, ctx)
+        if any(number <= 0 for number in numbers):
+            self.fail(f"{value!r}: the numbers must be positive", param, ctx)
+        return numbers
 
 
 @click.command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--clip", "clip_name", default="dfer-small", show_default=True, help="CLIP model to freeze.")
+@click.option("--method", type=click.Choice(["align-dfer", "dfer-clip"]), default="align-dfer", show_default=True)
+@click.option("--clip", "clip_name", default="dfer-small", show_default=True, help="CLIP model: ours or open_clip's.")
 @click.option("--pretrained", help="Its weights: a file of dfer-pretrain or open_clip, or an open_clip tag.")
-@click.option("--identities", default=150, show_default=True, help="Procedural people; 7 clips each.")
-@click.option("--stills", type=click.Path(path_type=Path), help="CSV of image,label,person,split.")
-@click.option("--stills-share", default=0.5, show_default=True, help="Part of each batch that is stills.")
-@click.option("--stills-most", default=600, show_default=True, help="Photographs used of any one class.")
-@click.option("--tokens", default=16, show_default=True, help="Learned tokens per sentence (paper: 64).")
-@click.option("--layers", default=2, show_default=True, help="Depth of the synchronizer.")
-@click.option("--views", default=4, show_default=True, help="Augmented views per clip.")
-@click.option("--epochs", default=30, show_default=True)
-@click.option("--batch", default=64, show_default=True, help="Clips per step.")
-@click.option("--learning-rate", default=0.05, show_default=True, help="Peak learning rate (SGD).")
-@click.option("--balance", default=0.5, show_default=True, help="0: classes as they come; 1: equally often.")
+@click.option("--crop", type=click.IntRange(32, 512), default=112, show_default=True, help="Side of crops, pixels.")
+@data_options(identities=150)
+@click.option("--stills", type=click.Path(path_type=Path), help="Also photographs: CSV of image,label,person,split.")
+@click.option("--stills-share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of each batch.")
+@click.option("--stills-most", type=click.IntRange(min=1), default=600, show_default=True, help="Of any one class.")
+@click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True, help="Share of training.")
+@click.option("--select-on-test", is_flag=True, help="Choose epochs on the test split, as some papers' code does.")
+@click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Per sentence (paper: 64).")
+@click.option("--epochs", type=Numbers(int), default="", help="Per step.")
+@click.option("--learning-rate", type=Numbers(float), default="", help="Peaks.")
+@click.option("--depth", type=Numbers(int), default="", help="Layers.")
+@click.option("--no-mat", is_flag=True, help="Ablation: class descriptions in place of learned tokens.")
+@click.option("--no-jas", is_flag=True, help="Ablation: the mean over time in place of the synchronizer.")
+@click.option("--single-step", is_flag=True, help="Ablation: everything at once in place of BAP.")
+@click.option("--descriptions", type=click.Path(path_type=Path), help="JSON: class → text, in place of ours.")
+@click.option("--freeze-image-encoder", is_flag=True, help="dfer-clip on features.")
+@click.option("--views", type=click.IntRange(min=0), default=4, show_default=True, help="Augmented views per clip.")
+@click.option("--augmentation", type=click.Choice(["paper", "strong"]), help="Default: strong for procedural data.")
+@click.option("--features", type=click.Path(path_type=Path), help="Folder of stored features; default: beside OUT.")
+@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Clips per step.")
+@click.option("--balance", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="1: classes equally often.")
+@click.option("--class-weights", is_flag=True, help="Weigh the loss by 1/count of the class.")
+@click.option("--ema", type=click.FloatRange(0, 0.9999), default=0.0, show_default=True, help="Decay of averaged weights.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
+@click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's curves.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
 @click.option("--seed", default=0, show_default=True)
-@click.option("--workers", default=2, show_default=True, help="Processes that draw faces.")
 @reports_errors
-def main(
-    out: Path,
-    clip_name: str,
-    pretrained: str | None,
-    identities: int,
-    stills: Path | None,
-    stills_share: float,
-    stills_most: int,
-    tokens: int,
-    layers: int,
-    views: int,
-    epochs: int,
-    batch: int,
-    learning_rate: float,
-    balance: float,
-    seed: int,
-    workers: int,
-) -> None:
-    """Train Align-DFER and write the checkpoint OUT.
+def main(out: Path, choice: DataChoice, resume: bool, **options: Any) -> None:
+    """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.
 
-    Data are procedural clips, and photographs with --stills. Without --pretrained the encoder is random, which only
-    makes sense for tests.
+    Beside OUT come the best checkpoint of every step (OUT.step-….pt), a line of JSON per epoch (OUT.jsonl), and, until
+    the run is done, what --resume needs (OUT.state). Without --pretrained the encoder is random, which only makes
+    sense for tests.
     """
     if not out.parent.is_dir():
         raise DferError(f"folder {out.parent} does not exist")
     for module in ("torch", "open_clip"):
         require(module, "train")
-    import torch
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
+    from .run import RunOptions, run_training
 
-    from .checkpoint import save_checkpoint
-    from .clip import load_clip
-    from .data import ClipSet
-    from .data.procedural import ProceduralClips
-    from .data.stills import StillClips
-    from .features import encode_clips
-    from .methods.align_dfer import AlignDfer
-    from .training import TrainSettings, train
-
-    console = Console()
-    torch.manual_seed(seed)
-    method = AlignDfer(load_clip(clip_name, pretrained), tokens=tokens, layers=layers).eval()
-    settings = TrainSettings(epochs=epochs, batch=batch, learning_rate=learning_rate, balance=balance, seed=seed)
-    clip_sets: list[tuple[ClipSet, float]] = []
-    if stills is not None:
-        clip_sets.append((StillClips(stills, "train", stills_most), stills_share))
-    with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:
-        drawing = progress.add_task("drawing faces", total=identities, note="")
-        drawn = ProceduralClips(range(identities), workers, lambda done: progress.update(drawing, completed=done))
-        clip_sets.append((drawn, 1 - stills_share if stills else 1.0))
-        encoding = progress.add_task("encoding clips", total=sum(len(clips) for clips, _ in clip_sets), note="")
-        sources = [
-            (encode_clips(method, clips, views, seed, lambda n: progress.advance(encoding, n)), share)
-            for clips, share in clip_sets
-        ]
-        training = progress.add_task("training", total=epochs, note="")
-        train(
-            method,
-            sources,
-            settings,
-            lambda epoch, loss: progress.update(training, completed=epoch, note=f"loss {loss:.3f}"),
-        )
-    data = {"identities": identities, "stills": len(clip_sets[0][0]) if stills else 0}
-    save_checkpoint(method, out, {"settings": asdict(settings), "data": data, "views": views})
-    console.print(f"wrote {out}; next: dfer-eval {out}, dfer-export --ckpt {out}")
+    run_training(out, choice, RunOptions(**options), resume)

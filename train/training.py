@@ -1,96 +1,300 @@
-"""Training the light parts of a method on features of its frozen encoder."""
+"""The training loop: phases of epochs, the best epoch of every step by validation, and a state to go on from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .features import FeatureSet
+from ..runtime.errors import DferError
+from .batches import Batches
+from .metrics import Scores
 from .methods import Method
+from .phases import Phase
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+STATE_FORMAT = "dfer-edge training state 1"
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How to train: SGD with momentum as in the paper; learning rate, its cosine decay and smoothing are our choice.
+    """SGD with momentum as in the papers; smoothing and clipping are our choice.
 
-    balance: 0 draws clips as they come, 1 draws all classes equally often, between them in between.
-    shift: clips are moved by up to this many frames, their edges repeated as the runtime pads a filling window.
+    class_weights: weigh each clip's loss by 1/count of its class. ema: decay of a moving average of the trained weights
+    that is evaluated and kept in their place; 0 for none.
     """
 
-    epochs: int = 30
-    batch: int = 64
-    learning_rate: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 1e-4
     label_smoothing: float = 0.1
-    balance: float = 0.5
-    shift: int = 3
+    clip_norm: float = 1.0
+    class_weights: bool = False
+    ema: float = 0.0
     seed: int = 0
 
 
-def train(
-    method: Method,
-    sources: list[tuple[FeatureSet, float]],
-    settings: TrainSettings,
-    progress: Callable[[int, float], object],
-) -> None:
-    """Train every parameter of `method` that is not frozen, in place.
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to. number counts from 1 through the step, of `epochs`. war, uar: on the validation clips."""
 
-    sources: feature sets with the share of each batch they fill; an epoch sees as many clips as there are.
-    progress: called after each epoch with its number (from 1) and its mean loss.
+    step: str
+    number: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    war: float
+    uar: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Trainer:
+    """Trains a method's phases in order. The model ends as the best epoch of the last step left it.
+
+    phases: as the method made them. training, validation: what to train on and choose epochs by.
+    state: file that holds everything needed to go on after an interruption, written after every epoch.
+    identity: plain values that a state must agree with to be gone on from (settings, data, method).
     """
-    torch.manual_seed(settings.seed)
-    parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        parameters, settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay
-    )
-    pools = [
-        (source.features, source.labels, _sampling_odds(source.labels, len(method.classes), settings.balance))
-        for source, _ in sources
-    ]
-    shares = torch.tensor([share for _, share in sources], dtype=torch.float64)
-    counts = (settings.batch * shares / shares.sum()).round().int().tolist()
-    steps = max(1, sum(len(labels) for _, labels, _ in pools) // settings.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        settings.learning_rate,
-        total_steps=settings.epochs * steps,
-        pct_start=0.1,
-        cycle_momentum=False,
-    )
-    for epoch in range(1, settings.epochs + 1):
-        method.train()
-        total = 0.0
-        for _ in range(steps):
-            drawn = [_draw(*pool, count, settings.shift) for pool, count in zip(pools, counts, strict=True)]
-            features = torch.cat([features for features, _ in drawn])
-            labels = torch.cat([labels for _, labels in drawn])
-            loss = functional.cross_entropy(method.logits(features), labels, label_smoothing=settings.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach())
-        progress(epoch, total / steps)
-    method.eval()
+
+    def __init__(
+        self,
+        method: Method,
+        phases: list[Phase],
+        training: Batches,
+        validation: Batches,
+        settings: TrainSettings,
+        fabric: Fabric,
+        state: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self._method, self._phases, self._settings, self._fabric = method, phases, settings, fabric
+        self._training, self._validation, self._state_path, self._identity = training, validation, state, identity
+        self._trained = tuple({prefix for phase in phases for prefix in phase.rates})
+        self._module: Any = method
+        self._optimizer: Any = None
+        self._average = _Average(method, 0.0)
+        self._best: tuple[float, dict[str, Tensor], Epoch] | None = None
+
+    def run(
+        self,
+        resume: bool,
+        on_epoch: Callable[[Epoch], object] = lambda _: None,
+        on_step: Callable[[Epoch], object] = lambda _: None,
+    ) -> None:
+        """Train to the end, from the start or, with `resume`, from where the state file says.
+
+        on_epoch: hears of every epoch. on_step: hears of each step's best epoch, the model being as that left it; again
+        on resuming for a step whose end was reached but perhaps not dealt with.
+        Raises DferError for a state file of another run, or a loss that is no longer a number.
+        """
+        state = self._read_state() if resume and self._state_path.is_file() else None
+        start = 0 if state is None else int(state["phase"])
+        for index, phase in enumerate(self._phases):
+            phase.enter()
+            if index < start:
+                continue
+            self._run_phase(index, state if index == start else None, on_epoch)
+            if self._ends_step(index):
+                assert self._best is not None  # the step's last phase has had its epochs
+                self._load(self._best[1])
+                on_step(self._best[2])
+                self._best = None
+        self._method.eval()
+
+    def _ends_step(self, index: int) -> bool:
+        return index + 1 == len(self._phases) or self._phases[index + 1].step != self._phases[index].step
+
+    def _run_phase(self, index: int, state: dict[str, Any] | None, on_epoch: Callable[[Epoch], object]) -> None:
+        method, fabric, settings, phase = self._method, self._fabric, self._settings, self._phases[index]
+        optimizer = torch.optim.SGD(
+            self._unfreeze(phase), momentum=settings.momentum, weight_decay=settings.weight_decay
+        )
+        if state is not None:
+            self._load(state["weights"])
+        self._module, self._optimizer = fabric.setup(method, optimizer)
+        self._average = _Average(method, settings.ema)
+        begin = 0
+        if state is not None:
+            begin = int(state["epoch"])
+            optimizer.load_state_dict(state["optimizer"])
+            self._average.load(state["average"])
+            self._best = _unpack(state["best"])
+        same_step = [other.epochs for other in self._phases if other.step == phase.step]
+        before = sum(other.epochs for other in self._phases[:index] if other.step == phase.step)
+        for epoch in range(begin, phase.epochs):
+            loss = self._train_epoch(index, epoch)
+            with self._average.applied():
+                scores = self._score()
+                rate = optimizer.param_groups[0]["lr"]
+                result = Epoch(
+                    phase.step, before + epoch + 1, sum(same_step), loss, rate, scores.war, scores.uar()
+                )
+                if not math.isfinite(loss):
+                    raise DferError(f"step {phase.step}, epoch {result.number}: the loss is {loss}; lower the rate")
+                value = (scores.war + scores.uar()) / 2
+                if self._ends_step(index) and (self._best is None or value >= self._best[0]):
+                    self._best = (value, self._weights(), result)
+            if fabric.global_rank == 0:
+                self._write_state(index, epoch + 1)
+            on_epoch(result)
+
+    def _train_epoch(self, index: int, epoch: int) -> float:
+        """One epoch of a phase; its random numbers depend on nothing that came before. Returns the mean loss."""
+        fabric, settings, phase = self._fabric, self._settings, self._phases[index]
+        torch.manual_seed(_seed(settings.seed, index, epoch, fabric.global_rank))
+        rng = np.random.default_rng([settings.seed, index, epoch, fabric.global_rank])
+        steps = self._training.steps
+        matrix = None if phase.trains_text else self._class_matrix()
+        weights = self._class_weights() if settings.class_weights else None
+        total = torch.zeros((), device=fabric.device)
+        self._method.train()
+        for number, (inputs, labels) in enumerate(self._training.random(rng), 1):
+            for group in self._optimizer.param_groups:
+                group["lr"] = group["peak"] * phase.schedule((epoch * steps + number) / (phase.epochs * steps))
+            loss = functional.cross_entropy(
+                self._module(inputs.to(fabric.device), matrix),
+                labels.to(fabric.device),
+                weight=weights,
+                label_smoothing=settings.label_smoothing,
+            )
+            self._optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            fabric.clip_gradients(self._module, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+            self._optimizer.step()
+            self._average.update()
+            total += loss.detach()
+        return float(fabric.all_reduce(total / steps))
+
+    def _unfreeze(self, phase: Phase) -> list[dict[str, Any]]:
+        """Make exactly the phase's parameters trainable; returns them in groups by learning rate."""
+        groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in phase.rates}
+        for name, parameter in self._method.named_parameters():
+            prefix = next((prefix for prefix in groups if name.startswith(f"{prefix}.")), None)
+            parameter.requires_grad_(prefix is not None)
+            if prefix is not None:
+                groups[prefix].append(parameter)
+        return [
+            {"params": parameters, "lr": phase.rates[prefix], "peak": phase.rates[prefix]}
+            for prefix, parameters in groups.items()
+            if parameters
+        ]
+
+    @torch.no_grad()
+    def _class_matrix(self) -> Tensor:
+        """The class matrix as evaluation sees it, while the model may be training."""
+        training = self._method.training
+        matrix = self._method.eval().class_matrix()
+        self._method.train(training)
+        return matrix
+
+    @torch.no_grad()
+    def _score(self) -> Scores:
+        """WAR and UAR on the validation clips, each process counting its part."""
+        self._method.eval()
+        matrix = self._class_matrix()
+        confusion = torch.zeros(len(self._method.classes), len(self._method.classes), dtype=torch.int64)
+        for inputs, labels in self._validation.in_order():
+            predicted = self._module(inputs.to(self._fabric.device), matrix).argmax(dim=-1).cpu()
+            confusion.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+        confusion = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum").cpu()
+        return Scores(self._method.classes, confusion.numpy())
+
+    def _class_weights(self) -> Tensor:
+        """1/count per class, scaled so that the mean over the training clips is 1."""
+        counts = np.bincount(self._training.labels, minlength=len(self._method.classes))
+        weights = len(self._training.labels) / np.maximum(counts, 1) / np.count_nonzero(counts)
+        return torch.tensor(weights, dtype=torch.float32, device=self._fabric.device)
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of everything that any phase trains; CLIP's frozen weights stay out."""
+        prefixes = tuple(f"{prefix}." for prefix in self._trained)
+        state = self._method.state_dict()
+        return {name: value.detach().cpu().clone() for name, value in state.items() if name.startswith(prefixes)}
+
+    def _load(self, weights: dict[str, Tensor]) -> None:
+        unexpected = self._method.load_state_dict(weights, strict=False).unexpected_keys
+        if unexpected:
+            raise DferError(f"{self._state_path}: does not fit the model ({unexpected[0]}); train without --resume")
+
+    def _write_state(self, phase: int, epoch: int) -> None:
+        content = {
+            "format": STATE_FORMAT,
+            "identity": self._identity,
+            "phase": phase,
+            "epoch": epoch,
+            "weights": self._weights(),
+            "optimizer": self._optimizer.state_dict(),
+            "average": self._average.values,
+            "best": self._best and [self._best[0], self._best[1], self._best[2].to_json()],
+        }
+        partial = self._state_path.with_name(self._state_path.name + ".part")
+        torch.save(content, partial)
+        partial.replace(self._state_path)
+
+    def _read_state(self) -> dict[str, Any]:
+        try:
+            state = torch.load(self._state_path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds; all mean the same to the user
+            raise DferError(f"{self._state_path}: cannot be read; train without --resume") from error
+        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
+            raise DferError(f"{self._state_path}: not a training state; train without --resume")
+        if state["identity"] != self._identity:
+            changed = [name for name in self._identity if state["identity"].get(name) != self._identity[name]]
+            raise DferError(
+                f"{self._state_path}: was begun with other settings ({', '.join(changed)}); give the same ones, or "
+                "train without --resume"
+            )
+        return dict(state)
 
 
-def _draw(features: Tensor, labels: Tensor, odds: Tensor, count: int, shift: int) -> tuple[Tensor, Tensor]:
-    """Features float32 [count,T,D] of random clips in random views, shifted in time, and their labels."""
-    index = torch.multinomial(odds, count, replacement=True)
-    view = torch.randint(features.shape[0], (count,))
-    window = features.shape[2]
-    frames = torch.arange(window) + torch.randint(-shift, shift + 1, (count, 1))
-    picked = features[view[:, None], index[:, None], frames.clamp(0, window - 1)]
-    return picked.float(), labels[index]
+class _Average:
+    """A moving average of the trainable parameters, which evaluation sees in their place; nothing at decay 0."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
+        self._decay, self._updates = decay, 0
+        self.values = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        self._updates = 10**6  # long past the beginning, where the average moves faster
+        for name, value in values.items():
+            self.values[name].copy_(value)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self._updates += 1
+        for name, parameter in self._parameters.items():
+            self.values[name].lerp_(parameter, max(1 - self._decay, 1 / self._updates))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model with averaged parameters within."""
+        current = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        self._copy(self.values)
+        yield
+        self._copy(current)
+
+    @torch.no_grad()
+    def _copy(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self._parameters[name].copy_(value)
 
 
-def _sampling_odds(labels: Tensor, classes: int, balance: float) -> Tensor:
-    """Weights [N] with which classes are drawn in proportion to count^(1 − balance)."""
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1).double()
-    return counts[labels] ** -balance
+def _unpack(best: list[Any] | None) -> tuple[float, dict[str, Tensor], Epoch] | None:
+    return (best[0], best[1], Epoch(**best[2])) if best else None
+
+
+def _seed(*numbers: int) -> int:
+    """One seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

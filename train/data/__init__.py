@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -15,12 +16,14 @@ class ClipSet(Protocol):
     """Labelled clips of aligned faces.
 
     classes: names of the classes. labels: int64 [N], indices into `classes`.
+    groups: per clip the person or film it shows, or None; clips of one group are not divided between sets.
     tremble: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).
     fingerprint: hex digest of what the frames depend on; features are stored under it.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    groups: Sequence[str | None]
     tremble: float
     fingerprint: str
 

@@ -29,6 +29,7 @@ class StillClips:
 
     def __init__(self, table: Path, split: str, most: int | None = None) -> None:
         self.paths: list[Path] = []
+        self.groups: list[str | None] = []
         labels: list[int] = []
         folders = [table.parent, table.parent / "images"]
         counts: Counter[str] = Counter()
@@ -39,6 +40,7 @@ class StillClips:
                     if row["split"] == split and (most is None or counts[row["label"]] < most):
                         counts[row["label"]] += 1
                         labels.append(EXPRESSIONS.index(row["label"]))
+                        self.groups.append(row["person"] or None)
                         self.paths.append(_first_existing([folder / row["image"] for folder in folders]))
         except OSError as error:
             raise DferError(f"stills table {table}: {error.strerror or error}") from error

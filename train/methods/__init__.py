@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...runtime.preprocessing import Preprocessing
+from ..phases import Phase, Plan
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
 
@@ -36,13 +37,25 @@ class Method(nn.Module, ABC):
     window: T, frames per prediction.
     preprocessing: how frames enter `encode_frames`.
     scale: 1/τ, what cosine similarities are multiplied by before softmax.
+    default_plan: how it is trained when nothing else is asked for.
     """
 
     name: ClassVar[str]
+    default_plan: ClassVar[Plan]
     classes: tuple[str, ...]
     window: int
     preprocessing: Preprocessing
     scale: float
+
+    @property
+    @abstractmethod
+    def image_encoder(self) -> nn.Module:
+        """What `encode_frames` runs; frozen or trained."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, the width of features."""
 
     @abstractmethod
     def encode_frames(self, frames: Tensor) -> Tensor:
@@ -57,6 +70,10 @@ class Method(nn.Module, ABC):
         """L2-normalised text features [C,D]; independent of any video."""
 
     @abstractmethod
+    def phases(self, plan: Plan) -> list[Phase]:
+        """What to train when. Entering a phase may change the model's parts; they are entered in order."""
+
+    @abstractmethod
     def config(self) -> dict[str, Any]:
         """Plain values from which `from_config` rebuilds this model without its weights."""
 
@@ -65,9 +82,18 @@ class Method(nn.Module, ABC):
     def from_config(cls, config: dict[str, Any]) -> Method:
         """Rebuild the model of `config()`, with random weights."""
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Class logits [N,C] of windows of frame features [N,T,D]."""
-        return self.scale * self.pool(features) @ self.class_matrix().T
+    def logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Class logits float32 [N,C] of windows of frame features [N,T,D]; without a class matrix, with the model's."""
+        matrix = self.class_matrix() if class_matrix is None else class_matrix
+        pooled = self.pool(features)
+        with torch.autocast(features.device.type, enabled=False):  # times 100: half precision would show
+            return self.scale * pooled.float() @ matrix.float().T
+
+    def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Logits [N,C] of clips, given as features [N,T,D] or as crops uint8 [N,T,H,W,3]."""
+        if inputs.dtype == torch.uint8:
+            inputs = self.encode_frames(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        return self.logits(inputs, class_matrix)
 
 
 def method_classes() -> dict[str, type[Method]]:

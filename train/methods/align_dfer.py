@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
-from ..clip import Clip
-from ..synchronizer import Synchronizer
-from ..tokens import AlignmentTokens
+from ...runtime.preprocessing import Preprocessing
+from ..bap import bap_phases
+from ..clip import Clip, load_clip
+from ..phases import Phase, Plan, warm_cosine
+from ..synchronizer import Synchronizer, TemporalMean
+from ..tokens import AlignmentTokens, WordedSentences
 from . import Method, normalise_pixels
 
 
@@ -18,11 +22,14 @@ class AlignDfer(Method):
     """p = softmax(cos(JAS(video frames), JAS(class sentences)) / τ), τ = 0.01.
 
     clip: the CLIP to freeze. window: T = S, frames per clip and sentences per class.
-    tokens: T_tok, learned tokens per sentence (the paper has 64). layers: depth of the synchronizer.
+    tokens: T_tok, learned tokens per sentence (the paper has 64); 0 takes worded descriptions instead (ablation).
+    video_layers, text_layers: depth of each side's dynamic encoder, None for the temporal mean.
+    joint: one synchronizer of `video_layers` for both sides (`text_layers` is not used), which is JAS.
     """
 
     name = "align-dfer"
     scale = 100.0
+    default_plan: ClassVar[Plan] = Plan((40, 30, 30), (0.05, 0.05, 0.05), (1, 2, 3))
 
     def __init__(
         self,
@@ -30,14 +37,30 @@ class AlignDfer(Method):
         classes: tuple[str, ...] = EXPRESSIONS,
         window: int = 16,
         tokens: int = 64,
-        layers: int = 2,
+        video_layers: int | None = 2,
+        text_layers: int | None = None,
+        joint: bool = True,
     ) -> None:
         super().__init__()
         self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
         self._clip = clip
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
-        self.tokens = AlignmentTokens(clip, len(classes), window, tokens)
-        self.synchronizer = Synchronizer(window, clip.width, layers)
+        self.sentences: AlignmentTokens | WordedSentences
+        if tokens:
+            self.sentences = AlignmentTokens(clip, len(classes), window, tokens)
+        else:
+            self.sentences = WordedSentences(len(classes), window, clip.width)
+        self.video_side: nn.Module = _side(window, clip.width, video_layers)
+        self.text_side: nn.Module = self.video_side if joint else _side(window, clip.width, text_layers)
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
+        return encoder
+
+    @property
+    def width(self) -> int:
+        return self._clip.width
 
     def train(self, mode: bool = True) -> AlignDfer:
         """Switch to training; CLIP stays in evaluation, as it is frozen."""
@@ -51,13 +74,28 @@ class AlignDfer(Method):
         return functional.normalize(features, dim=-1)
 
     def pool(self, features: Tensor) -> Tensor:
-        pooled: Tensor = self.synchronizer(features)
+        pooled: Tensor = self.video_side(features)
         return pooled
 
     def class_matrix(self) -> Tensor:
-        sentences = functional.normalize(self.tokens(self._clip), dim=-1)
-        matrix: Tensor = self.synchronizer(sentences)
+        sentences = functional.normalize(self.sentences(self._clip), dim=-1)
+        matrix: Tensor = self.text_side(sentences)
         return matrix
+
+    def describe_classes(self, descriptions: dict[str, tuple[str, ...]]) -> None:
+        """Give the classes their words, where no tokens are learned. Raises DferError when they are."""
+        if not isinstance(self.sentences, WordedSentences):
+            raise DferError("descriptions are used only with --no-mat: alignment tokens are wordless")
+        self.sentences.read(self._clip, [descriptions[name] for name in self.classes])
+
+    def phases(self, plan: Plan) -> list[Phase]:
+        """BAP's steps; or, for ablation, one phase over everything there is."""
+        if isinstance(self.video_side, TemporalMean):
+            return [Phase("mat", sum(plan.epochs), {"sentences": plan.learning_rates[0]}, warm_cosine)]
+        if plan.single_step:
+            rates = {"sentences": plan.learning_rates[2], "video_side": plan.learning_rates[2]}
+            return [Phase("single", sum(plan.epochs), rates, warm_cosine)]
+        return bap_phases(self, plan)
 
     def config(self) -> dict[str, Any]:
         return {
@@ -65,16 +103,24 @@ class AlignDfer(Method):
             "preprocessing": self.preprocessing.to_json(),
             "classes": list(self.classes),
             "window": self.window,
-            "tokens": self.tokens.tokens.shape[2],
-            "layers": len(self.synchronizer.layers),
+            "tokens": self.sentences.tokens.shape[2] if isinstance(self.sentences, AlignmentTokens) else 0,
+            "video_layers": _depth(self.video_side),
+            "text_layers": _depth(self.text_side),
+            "joint": self.text_side is self.video_side,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> AlignDfer:
         """Rebuild the model of `config()`, with random weights."""
-        from ...runtime.preprocessing import Preprocessing
-        from ..clip import load_clip
-
         preprocessing = Preprocessing.from_json(config["preprocessing"])
         clip = load_clip(config["clip"], grey=preprocessing.grey, crop_size=preprocessing.size)
-        return cls(clip, tuple(config["classes"]), config["window"], config["tokens"], config["layers"])
+        rest = {name: config[name] for name in ("window", "tokens", "video_layers", "text_layers", "joint")}
+        return cls(clip, tuple(config["classes"]), **rest)
+
+
+def _side(window: int, width: int, layers: int | None) -> nn.Module:
+    return TemporalMean() if layers is None else Synchronizer(window, width, layers)
+
+
+def _depth(side: nn.Module) -> int | None:
+    return len(side.layers) if isinstance(side, Synchronizer) else None

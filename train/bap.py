@@ -1,0 +1,71 @@
+"""BAP, the bidirectional alignment training paradigm: text first, then video, then both through one synchronizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .phases import Phase, Plan, warm_cosine
+from .synchronizer import Synchronizer, TemporalMean
+
+if TYPE_CHECKING:
+    from .methods.align_dfer import AlignDfer
+
+STEPS = ("1-text", "2-video", "3-joint")
+_INHERITED = 2  # layers of the video dynamic encoder that the synchronizer starts from
+
+
+def bap_phases(method: AlignDfer, plan: Plan) -> list[Phase]:
+    """The three steps, with a phase for every layer that is grown (Align-DFER, section on BAP).
+
+    1. Video is the temporal mean; the tokens and a text dynamic encoder are trained.
+    2. Both are frozen; a video dynamic encoder is trained, layer by layer.
+    3. The synchronizer starts from the video encoder's first two layers and serves both sides; further layers are
+       added one by one, and the tokens are trained with it.
+
+    Schedules and learning rates, and that new layers start as identities, are our choice. plan.depths: layers of the
+    text encoder, the video encoder and the synchronizer.
+    """
+    text_layers, video_layers, joint_layers = plan.depths
+    text_rate, video_rate, joint_rate = plan.learning_rates
+    length, width = method.window, method.width
+    phases: list[Phase] = []
+
+    def begin_text() -> None:
+        method.video_side = TemporalMean()
+        method.text_side = _new_encoder(length, width, text_layers)
+
+    def begin_video() -> None:
+        method.video_side = _new_encoder(length, width, 1)
+
+    def begin_joint() -> None:
+        assert isinstance(method.video_side, Synchronizer)  # step 2 made it
+        method.video_side = method.text_side = method.video_side.first_layers(min(_INHERITED, joint_layers))
+
+    def grow() -> None:
+        assert isinstance(method.video_side, Synchronizer)
+        method.video_side.grow()
+
+    rates = {"sentences": text_rate, "text_side": text_rate}
+    phases.append(Phase(STEPS[0], plan.epochs[0], rates, warm_cosine, begin_text))
+    for index, epochs in enumerate(_shares(plan.epochs[1], video_layers)):
+        enter = grow if index else begin_video
+        phases.append(Phase(STEPS[1], epochs, {"video_side": video_rate}, warm_cosine, enter, trains_text=False))
+    rates = {"sentences": joint_rate, "video_side": joint_rate}
+    inherited = min(_INHERITED, video_layers, joint_layers)
+    for index, epochs in enumerate(_shares(plan.epochs[2], 1 + joint_layers - inherited)):
+        phases.append(Phase(STEPS[2], epochs, rates, warm_cosine, grow if index else begin_joint))
+    return phases
+
+
+def _new_encoder(length: int, width: int, layers: int) -> Synchronizer:
+    """A dynamic encoder that begins as (nearly) the temporal mean, so that no step begins below the one before."""
+    encoder = Synchronizer(length, width, 0)
+    for _ in range(layers):
+        encoder.grow()
+    return encoder
+
+
+def _shares(epochs: int, parts: int) -> list[int]:
+    """Epochs cut into equal parts; the last gets the rest."""
+    part = epochs // parts
+    return [part] * (parts - 1) + [epochs - part * (parts - 1)]

@@ -1,0 +1,169 @@
+"""Batches to train and test on: of stored features where the image encoder is frozen, of pixels where it is not."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .augmentation import AUGMENTATIONS, plain_view
+from .data import ClipSet
+from .features import FeatureSet
+
+Batch = tuple[Tensor, Tensor]
+"""Clips as features float32 [B,T,D] or crops uint8 [B,T,S,S,3], and their labels int64 [B]."""
+
+_AHEAD = 2  # batches that are made while one is trained on
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How batches are drawn.
+
+    batch: clips per step, over all processes. balance: 0 draws clips as they come, 1 draws all classes equally
+    often, between them in proportion to count^(1 − balance).
+    shift: features are moved by up to this many frames, edges repeated as the runtime pads a filling window.
+    """
+
+    batch: int = 64
+    balance: float = 0.5
+    shift: int = 3
+    rank: int = 0
+    world: int = 1
+
+
+class Batches(Protocol):
+    """labels: int64 [N] of all clips. steps: batches per epoch."""
+
+    labels: NDArray[np.int64]
+    steps: int
+
+    def random(self, rng: np.random.Generator) -> Iterator[Batch]:
+        """One epoch of this process's part of random batches."""
+        ...
+
+    def in_order(self) -> Iterator[Batch]:
+        """This process's part of all clips, once, in their test views."""
+        ...
+
+
+class FeatureBatches:
+    """Batches of stored features.
+
+    sources: feature sets with the share of each batch they fill; an epoch sees as many clips as there are.
+    """
+
+    def __init__(self, sources: Sequence[tuple[FeatureSet, float]], sampling: Sampling = Sampling()) -> None:
+        self._sets = [source for source, _ in sources]
+        self._sampling = sampling
+        self._draw = _Drawing([source.labels for source in self._sets], [share for _, share in sources], sampling)
+        self.labels, self.steps = self._draw.labels, self._draw.steps
+
+    def random(self, rng: np.random.Generator) -> Iterator[Batch]:
+        for _ in range(self.steps):
+            parts, labels = [], []
+            for number, index in self._draw.indices(rng):
+                features = self._sets[number].features
+                view = rng.integers(0, features.shape[0], len(index))
+                window = features.shape[2]
+                shift = rng.integers(-self._sampling.shift, self._sampling.shift + 1, (len(index), 1))
+                frames = np.clip(np.arange(window) + shift, 0, window - 1)
+                parts.append(features[view[:, None], self._sets[number].rows[index][:, None], frames])
+                labels.append(self._sets[number].labels[index])
+            yield torch.from_numpy(np.concatenate(parts)).float(), torch.from_numpy(np.concatenate(labels))
+
+    def in_order(self) -> Iterator[Batch]:
+        for source in self._sets:
+            for rows in _shards(len(source.labels), 4 * self._sampling.batch, self._sampling):
+                features = torch.from_numpy(source.features[0, source.rows[rows]].astype(np.float32))
+                yield features, torch.from_numpy(source.labels[rows])
+
+
+class PixelBatches:
+    """Batches of crops, read and augmented anew every epoch by `workers` threads (OpenCV lets go of the interpreter).
+
+    sources: clip sets with the share of each batch they fill, and labels in the method's numbering.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[tuple[ClipSet, NDArray[np.int64], float]],
+        size: int,
+        augmentation: str,
+        workers: int = 2,
+        sampling: Sampling = Sampling(),
+    ) -> None:
+        self._sets, self._labels = [clips for clips, _, _ in sources], [labels for _, labels, _ in sources]
+        self._size, self._augment, self._workers = size, AUGMENTATIONS[augmentation], workers
+        self._sampling = sampling
+        self._draw = _Drawing(self._labels, [share for _, _, share in sources], sampling)
+        self.labels, self.steps = self._draw.labels, self._draw.steps
+
+    def random(self, rng: np.random.Generator) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self._workers) as pool:
+            ahead: deque[tuple[list[Future[NDArray[np.uint8]]], list[int]]] = deque()
+            for step in range(self.steps + _AHEAD):
+                if step < self.steps:
+                    views, labels = [], []
+                    for number, indices in self._draw.indices(rng):
+                        for index, seed in zip(indices, rng.integers(2**62, size=len(indices)), strict=True):
+                            views.append(pool.submit(self._random_view, number, int(index), int(seed)))
+                            labels.append(int(self._labels[number][index]))
+                    ahead.append((views, labels))
+                if step >= _AHEAD and ahead:
+                    views, labels = ahead.popleft()
+                    yield torch.from_numpy(np.stack([view.result() for view in views])), torch.tensor(labels)
+
+    def _random_view(self, number: int, index: int, seed: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(seed)
+        clips = self._sets[number]
+        return self._augment(clips.frames(index, rng), self._size, rng, clips.tremble)
+
+    def in_order(self) -> Iterator[Batch]:
+        with ThreadPoolExecutor(self._workers) as pool:
+            for clips, labels in zip(self._sets, self._labels, strict=True):
+                for rows in _shards(len(clips), 8, self._sampling):
+                    views = pool.map(lambda i, clips=clips: plain_view(clips.frames(i), self._size), _range(rows))  # type: ignore[misc]
+                    yield torch.from_numpy(np.stack(list(views))), torch.from_numpy(labels[rows])
+
+
+class _Drawing:
+    """Which clips come into a batch: a share from each source, classes balanced as asked for."""
+
+    def __init__(self, labels: list[NDArray[np.int64]], shares: list[float], sampling: Sampling) -> None:
+        self.labels = np.concatenate(labels)
+        self.steps = max(1, len(self.labels) // sampling.batch)
+        share = np.array(shares) / sum(shares)
+        counts = np.round(max(1, sampling.batch // sampling.world) * share).astype(int)
+        self._sources = [
+            (number, int(count), sampling_odds(part, sampling.balance))
+            for number, (part, count) in enumerate(zip(labels, counts, strict=True))
+            if count
+        ]
+
+    def indices(self, rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """Number of the source and indices of clips in it, for one batch."""
+        for number, count, odds in self._sources:
+            yield number, rng.choice(len(odds), count, p=odds)
+
+
+def sampling_odds(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+    """Probability [N] of drawing each row, so that classes come in proportion to count^(1 − balance)."""
+    odds = np.bincount(labels)[labels].astype(np.float64) ** -balance
+    return np.asarray(odds / odds.sum())
+
+
+def _shards(count: int, batch: int, sampling: Sampling) -> Iterator[slice]:
+    for start in range(sampling.rank * batch, count, sampling.world * batch):
+        yield slice(start, min(start + batch, count))
+
+
+def _range(rows: slice) -> range:
+    return range(rows.start, rows.stop)

@@ -1,0 +1,47 @@
+"""On what a run is trained: one device, or as many processes as torchrun started."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from ..runtime.errors import DferError, require
+from .precision import native_bfloat16
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def start_fabric(precision: str) -> Fabric:
+    """Fabric on the GPU if there is one, else the CPU; over all processes when started by torchrun.
+
+    precision: "fp32", "bf16", "fp16", or "auto" for what this device computes natively.
+    Raises DferError for fp16 on a CPU, which has no use for it.
+    """
+    require("lightning_fabric", "train")
+    import logging
+
+    import torch
+    from lightning_fabric import Fabric
+
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    gpu = torch.cuda.is_available()
+    if precision == "auto":
+        precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
+        if not gpu and native_bfloat16():
+            precision = "bf16"
+    if precision == "fp16" and not gpu:
+        raise DferError("--precision fp16 needs a GPU; use bf16 or fp32 here")
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
+    fabric = Fabric(
+        accelerator="cuda" if gpu else "cpu",
+        devices=processes,
+        num_nodes=nodes,
+        strategy="ddp" if "LOCAL_WORLD_SIZE" in os.environ else "auto",
+        precision=PRECISIONS[precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric

@@ -1,0 +1,37 @@
+"""The log of a run: a line of JSON per epoch, and TensorBoard's curves when asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import require
+from .training import Epoch
+
+
+class Journal:
+    """Appends to `path`; with `tensorboard` a folder, also draws loss, learning rate, WAR and UAR over epochs there.
+
+    Raises DferError when TensorBoard is asked for and absent.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path | None = None, append: bool = False) -> None:
+        self._file = path.open("a" if append else "w", encoding="utf-8", buffering=1)
+        self._curves: Any = None
+        if tensorboard is not None:
+            require("tensorboard", "train")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._curves = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+
+    def write(self, epoch: Epoch) -> None:
+        self._file.write(json.dumps(epoch.to_json()) + "\n")
+        if self._curves is not None:
+            for name in ("loss", "learning_rate", "war", "uar"):
+                self._curves.add_scalar(f"{epoch.step}/{name}", getattr(epoch, name), epoch.number)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._curves is not None:
+            self._curves.close()
