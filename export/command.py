@@ -12,17 +12,26 @@ EPILOG = """\b
 Examples:
   dfer-export --ckpt align.pt                       # writes align.dfer/
   dfer-export --ckpt align.pt --out models/a.dfer
+  dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-run clip.mp4 --bundle align.dfer
 """
 
 
 @click.command(epilog=EPILOG)
 @click.option(
-    "--ckpt", type=click.Path(path_type=Path, dir_okay=False), required=True, help="Checkpoint of dfer-train."
+    "--ckpt",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="Checkpoint of dfer-train, or one for --method.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle to write; default: CKPT with .dfer for .pt.")
+@click.option(
+    "--method",
+    type=click.Choice(["dfer-clip"]),
+    help="CKPT is an official checkpoint of this method: only its tensors are read, nothing in it can run.",
+)
 @reports_errors
-def main(ckpt: Path, out: Path | None) -> None:
+def main(ckpt: Path, out: Path | None, method: str | None) -> None:
     """Export a checkpoint: the class matrix, the encoder and the head as ONNX, compared with PyTorch.
 
     Nothing is written unless the graphs agree with the model they came from.
@@ -42,7 +51,7 @@ def main(ckpt: Path, out: Path | None) -> None:
 
     console = Console()
     with console.status("exporting") as status:
-        bundle, parity = export_checkpoint(ckpt, out, lambda step: status.update(step))
+        bundle, parity = export_checkpoint(ckpt, out, lambda step: status.update(step), official=method is not None)
     gate = GATES["fp32"]
     table = Table(title=f"fp32 against PyTorch, {parity.frames} frames")
     for heading in ("figure", "measured", "must be"):

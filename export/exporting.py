@@ -13,27 +13,32 @@ import numpy as np
 import torch
 
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
-from ..train.checkpoint import load_checkpoint
+from ..train.checkpoint import FORMAT, load_checkpoint
 from ..train.methods import Method
+from ..train.official import load_official
 from .graphs import trace_encoder, trace_head
 from .parity import Parity, measure_parity, parity_frames
 
 Report = Callable[[str], object]
 
 
-def export_checkpoint(checkpoint: Path, out: Path, report: Report = lambda _: None) -> tuple[Bundle, Parity]:
+def export_checkpoint(
+    checkpoint: Path, out: Path, report: Report = lambda _: None, official: bool = False
+) -> tuple[Bundle, Parity]:
     """Write the bundle of a checkpoint to the folder `out`; `report` hears of each step.
 
+    official: the checkpoint is one of DFER-CLIP's published code, not of dfer-train.
     Raises DferError for a bad checkpoint, a graph that does not agree with PyTorch, or a place that cannot be
     written; an existing bundle then stays as it was.
     """
     report(f"reading {checkpoint}")
-    method, training = load_checkpoint(checkpoint)
+    method, training = load_official(checkpoint) if official else load_checkpoint(checkpoint)
     return export_method(
         method,
         out,
         {
             "checkpoint": checkpoint.name,
+            "format": f"official {method.name}" if official else FORMAT,
             "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             "training": training,
         },

@@ -12,6 +12,7 @@ from ..runtime.errors import DferError
 from .methods import Method, method_classes
 
 FORMAT = "dfer-edge checkpoint 1"
+_HINT = "if it is an official DFER-CLIP file, export it with: dfer-export --method dfer-clip"
 
 
 def save_checkpoint(method: Method, path: Path, training: dict[str, Any]) -> None:
@@ -37,7 +38,7 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
         raise DferError(f"checkpoint {path}: no such file")
     content = _read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise DferError(f"checkpoint {path}: not written by dfer-train (expected format {FORMAT!r})")
+        raise DferError(f"checkpoint {path}: not written by dfer-train (expected format {FORMAT!r}); {_HINT}")
     methods = method_classes()
     name = content.get("method")
     if not isinstance(name, str) or name not in methods:
@@ -59,7 +60,7 @@ def _read(path: Path) -> Any:
         if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:2] in (b"PK", b"\x80\x02"):
             raise DferError(
                 f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
-                "them would run code from the file"
+                f"them would run code from the file; {_HINT}"
             ) from error
         raise DferError(f"checkpoint {path}: not a PyTorch file ({_first_line(error)})") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,48 @@ def _open_clip() -> Any:
 
 
 @dataclass(frozen=True)
+class ClipSizes:
+    """A CLIP as OpenAI lays it out, in numbers: ViT image tower, causal text tower, QuickGELU, heads 64 wide.
+
+    image_size and patch in pixels; context in tokens; vocabulary in token ids; joint is D.
+    Raises DferError for numbers that make no such CLIP.
+    """
+
+    joint: int
+    image_size: int
+    patch: int
+    image_width: int
+    image_layers: int
+    context: int
+    vocabulary: int
+    text_width: int
+    text_layers: int
+
+    def __post_init__(self) -> None:
+        whole = all(isinstance(value, int) and value > 0 for value in asdict(self).values())
+        if not whole or self.image_size % self.patch or self.image_width % 64 or self.text_width % 64:
+            raise DferError(f"{self} is not a CLIP: sizes must be positive, widths multiples of 64, patches whole")
+
+
+@dataclass(frozen=True)
 class Clip:
     """An open_clip model with what is needed to use it.
 
     name: open_clip's model name.
     model: the module; image tower `encode_image`, text tower through `TextTower`.
     preprocessing: how frames enter the image tower.
+    sizes: of a model that was built from them and has no name in open_clip.
     """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing
+    sizes: ClipSizes | None = None
+
+    @property
+    def identity(self) -> str | dict[str, int]:
+        """Plain values from which `rebuild_clip` builds the same towers: open_clip's name, or sizes."""
+        return self.name if self.sizes is None else asdict(self.sizes)
 
     @property
     def width(self) -> int:
@@ -153,6 +184,35 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     return Clip(name, model, Preprocessing(crop_size, side, tuple(mean), tuple(std), grey))
+
+
+def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = False) -> Clip:
+    """A CLIP in OpenAI's layout with random weights; `crop_size` is the towers' own image size by default."""
+    open_clip = _open_clip()
+    model = open_clip.CLIP(
+        sizes.joint,
+        open_clip.CLIPVisionCfg(
+            layers=sizes.image_layers, width=sizes.image_width, patch_size=sizes.patch, image_size=sizes.image_size
+        ),
+        open_clip.CLIPTextCfg(
+            context_length=sizes.context,
+            vocab_size=sizes.vocabulary,
+            width=sizes.text_width,
+            heads=sizes.text_width // 64,
+            layers=sizes.text_layers,
+        ),
+        quick_gelu=True,
+    )
+    mean, std = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+    preprocessing = Preprocessing(crop_size or sizes.image_size, sizes.image_size, tuple(mean), tuple(std), grey)
+    return Clip("OpenAI's layout", model.eval(), preprocessing, sizes)
+
+
+def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -> Clip:
+    """The towers of a clip's `identity` with random weights, for crops as `preprocessing` has them."""
+    if isinstance(identity, str):
+        return load_clip(identity, grey=preprocessing.grey, crop_size=preprocessing.size)
+    return build_clip(ClipSizes(**identity), preprocessing.size, preprocessing.grey)
 
 
 def save_weights(clip: Clip, path: Path) -> None:

@@ -1,6 +1,12 @@
-"""What each expression looks like, in words: the text side of pre-training."""
+"""What each expression looks like, in words: the text side of pre-training and of DFER-CLIP's prompts."""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..runtime.errors import DferError
 
 DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "happiness": (
@@ -38,5 +44,51 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
         "a person who is terrified and shrinks back",
         "a frightened, anxious face",
     ),
+    "contempt": (
+        "a contemptuous face: one mouth corner alone is tightened and drawn up, and the eyes look down on someone",
+        "a person who sneers with half of the mouth",
+        "a scornful, superior face",
+    ),
+    "anxiety": (
+        "an anxious face: the inner brows are raised and knitted, the lips are bitten and the eyes dart about",
+        "a person who swallows, blinks and cannot keep the face still",
+        "a worried, nervous face",
+    ),
+    "helplessness": (
+        "a helpless face: the brows slope up to the middle, the eyes plead and the lips hang slightly open",
+        "a person at a loss who shrugs and shakes the head",
+        "a powerless, resigned face",
+    ),
+    "disappointment": (
+        "a disappointed face: the gaze drops, the lips are pressed and the mouth corners sink",
+        "a person who breathes out slowly and looks away",
+        "a let-down, disheartened face",
+    ),
 }
 """Sentences per class, our own wording after the facial action units commonly given for each expression."""
+
+
+def load_descriptions(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Descriptions of `classes`, in their order, from a JSON object: class → a text, or a list of texts.
+
+    Other classes in the file are left out. Raises DferError for a file that cannot be read, a class without text, or
+    anything but texts.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DferError(f"descriptions {path}: cannot read JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DferError(f"descriptions {path}: must be a JSON object of class → text, not a {type(content).__name__}")
+    missing = [name for name in classes if name not in content]
+    if missing:
+        raise DferError(f"descriptions {path}: no text for {', '.join(missing)}")
+    return {name: _texts(content[name], name, path) for name in classes}
+
+
+def _texts(value: object, name: str, path: Path) -> tuple[str, ...]:
+    values = value if isinstance(value, list) else [value]
+    texts = tuple(text.strip() for text in values if isinstance(text, str) and text.strip())
+    if not texts or len(texts) < len(values):
+        raise DferError(f"descriptions {path}: {name} must be a text or a list of texts, not {value!r}")
+    return texts

@@ -10,19 +10,32 @@ from torch.nn import functional
 
 
 class TemporalLayer(nn.Module):
-    """A pre-norm transformer layer over [N,L,D]: self-attention, then an MLP of 4D with GELU.
+    """A pre-norm transformer layer over [N,L,D]: self-attention, then an MLP with GELU.
+
+    head_width: of each head; default D/heads. mlp_width: default 4D. bias: of queries, keys and values.
+    gelu: "none" for the exact one, "tanh" for its approximation.
 
     Written out rather than taken from `nn.TransformerEncoderLayer`, whose fused inference path has no ONNX form.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        head_width: int | None = None,
+        mlp_width: int | None = None,
+        bias: bool = True,
+        gelu: str = "none",
+    ) -> None:
         super().__init__()
         self.heads = heads
+        inner, hidden = heads * (head_width or width // heads), mlp_width or 4 * width
         self.norm_attention = nn.LayerNorm(width)
-        self.to_queries_keys_values = nn.Linear(width, 3 * width)
-        self.from_heads = nn.Linear(width, width)
+        self.to_queries_keys_values = nn.Linear(width, 3 * inner, bias=bias)
+        self.from_heads = nn.Linear(inner, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(gelu), nn.Linear(hidden, width))
         self.dropout = nn.Dropout(dropout)
 
     def start_as_identity(self) -> TemporalLayer:
@@ -34,7 +47,7 @@ class TemporalLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mixed = self.to_queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
-        queries, keys, values = mixed.permute(2, 0, 3, 1, 4)  # each [N,heads,L,D/heads]
+        queries, keys, values = mixed.permute(2, 0, 3, 1, 4)  # each [N,heads,L,head width]
         attention = (queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5
         seen = (attention.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.from_heads(seen))

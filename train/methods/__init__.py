@@ -99,5 +99,6 @@ class Method(nn.Module, ABC):
 def method_classes() -> dict[str, type[Method]]:
     """The methods by name."""
     from .align_dfer import AlignDfer
+    from .dfer_clip import DferClip
 
-    return {AlignDfer.name: AlignDfer}
+    return {method.name: method for method in (AlignDfer, DferClip)}

@@ -1,0 +1,48 @@
+"""Tensors out of other people's checkpoints, without running anything that a file asks for.
+
+A checkpoint is a pickle, and a pickle names functions to call. torch's own restricted unpickler (`weights_only=True`)
+calls only what rebuilds tensors and refuses every other name; many published files hold one, such as an object that
+recorded the training. Here each such name is first bound to a class that takes anything and does nothing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from ..runtime.errors import DferError
+
+
+class Inert:
+    """Stands where a file has an object that is neither a tensor nor a plain value."""
+
+    def __new__(cls, *_: object) -> Inert:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Forget the state."""
+
+
+def read_foreign(path: Path) -> object:
+    """What `torch.save` wrote to `path`, on the CPU: tensors, plain values and containers; all else is `Inert`.
+
+    Raises DferError for a missing file, one that is not in torch's zip format (torch ≥ 1.6), TorchScript, or a pickle
+    that does more than describe values, such as naming functions of `os`.
+    """
+    if not path.is_file():
+        raise DferError(f"checkpoint {path}: no such file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            names = get_unsafe_globals_in_checkpoint(path)
+            with safe_globals([(Inert, name) for name in names]):
+                content: object = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file made by a stranger can make the reader raise anything
+        raise DferError(
+            f"checkpoint {path}: refused; it is not in torch's zip format (torch ≥ 1.6, not TorchScript), or its "
+            "pickle does more than describe values"
+        ) from error
+    return content

@@ -1,0 +1,102 @@
+"""DFER-CLIP: CLIP's image encoder fine-tuned, a temporal net with a class token, prompts that describe the face."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...runtime.errors import DferError
+from ...runtime.labels import EXPRESSIONS
+from ...runtime.preprocessing import Preprocessing
+from ..clip import Clip, rebuild_clip
+from ..prompts import DescribedPrompts
+from ..temporal import TemporalNet
+from . import Method, normalise_pixels
+
+
+class DferClip(Method):
+    """p = softmax(cos(temporal net(video frames), text encoder(prompts)) / τ), τ = 0.01.
+
+    DFER-CLIP (Zhao and Patras, BMVC 2023), as in its published code. Pixels are only divided by 255: mean and standard
+    deviation of `clip.preprocessing` are not used. The text encoder is always frozen.
+
+    clip: the CLIP to fine-tune; crops have its `preprocessing.size` (published: 224). prompts: one for each class.
+    window: T. layers: depth of the temporal net. freeze_image_encoder: leave CLIP's image encoder as it is, too.
+    Raises DferError when prompts and classes differ in number.
+    """
+
+    name = "dfer-clip"
+    scale = 100.0
+
+    def __init__(
+        self,
+        clip: Clip,
+        prompts: DescribedPrompts,
+        classes: tuple[str, ...] = EXPRESSIONS,
+        window: int = 16,
+        layers: int = 1,
+        freeze_image_encoder: bool = False,
+    ) -> None:
+        super().__init__()
+        if prompts.classes != len(classes):
+            raise DferError(
+                f"{prompts.classes} prompts for {len(classes)} classes; give one description for each class"
+            )
+        self.classes, self.window = classes, window
+        self.preprocessing = replace(clip.preprocessing, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+        self.freeze_image_encoder = freeze_image_encoder
+        self._clip = clip
+        self.clip_model: nn.Module = clip.model.requires_grad_(False)
+        self.image_encoder.requires_grad_(not freeze_image_encoder)
+        self.prompts = prompts
+        self.temporal = TemporalNet(window, clip.width, layers)
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """The part of CLIP that is fine-tuned."""
+        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
+        return encoder
+
+    def train(self, mode: bool = True) -> DferClip:
+        """Switch to training; what is frozen stays in evaluation."""
+        super().train(mode)
+        self.clip_model.eval()
+        if not self.freeze_image_encoder:
+            self.image_encoder.train(mode)
+        return self
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        features: Tensor = self.clip_model.encode_image(normalise_pixels(frames, self.preprocessing))  # type: ignore[operator]
+        return features
+
+    def pool(self, features: Tensor) -> Tensor:
+        return functional.normalize(self.temporal(features), dim=-1)
+
+    def class_matrix(self) -> Tensor:
+        return functional.normalize(self.prompts(self._clip), dim=-1)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "clip": self._clip.identity,
+            "preprocessing": self.preprocessing.to_json(),
+            "prompts": self.prompts.config(),
+            "classes": list(self.classes),
+            "window": self.window,
+            "layers": len(self.temporal.layers),
+            "freeze_image_encoder": self.freeze_image_encoder,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DferClip:
+        """Rebuild the model of `config()`, with random weights and empty prompts."""
+        return cls(
+            rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"])),
+            DescribedPrompts(**config["prompts"]),
+            tuple(config["classes"]),
+            config["window"],
+            config["layers"],
+            config["freeze_image_encoder"],
+        )

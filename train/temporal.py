@@ -1,0 +1,33 @@
+"""DFER-CLIP's temporal net: a small transformer whose class token collects the video."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .synchronizer import TemporalLayer
+
+HEADS, HEAD_WIDTH, MLP_WIDTH = 8, 64, 1024  # as published, whatever D is
+
+
+class TemporalNet(nn.Module):
+    """A class token before T frame features, positional embedding [1,T+1,D], layers; its last state is the video's.
+
+    Maps [N,T,D] to [N,D]. As in DFER-CLIP's published code: frame features enter as the image encoder gives them, not
+    normalised; queries, keys and values have no bias; GELU is the tanh approximation; no dropout and no final norm.
+    """
+
+    def __init__(self, window: int, width: int, layers: int = 1) -> None:
+        super().__init__()
+        self.class_token = nn.Parameter(torch.randn(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, window + 1, width))
+        self.layers = nn.ModuleList(
+            TemporalLayer(width, HEADS, 0.0, HEAD_WIDTH, MLP_WIDTH, bias=False, gelu="tanh") for _ in range(layers)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        first = self.class_token.expand(features.shape[0], -1, -1)  # len() would fix the batch in an exported graph
+        x = torch.cat([first, features], dim=1) + self.position
+        for layer in self.layers:
+            x = layer(x)
+        return x[:, 0]
