@@ -36,6 +36,7 @@ setup(
     entry_points={
         "console_scripts": [
             "dfer-run = dfer.runtime.command:main",
+            "dfer-prepare = dfer.train.prepare_command:main",
             "dfer-pretrain = dfer.train.pretrain_command:main",
             "dfer-train = dfer.train.train_command:main",
             "dfer-eval = dfer.train.eval_command:main",

@@ -1,0 +1,176 @@
+"""Annotation lists: what their authors mean by each line, and which line is wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
+from dfer.train.data.lists import Entry, read_dfer_clip, read_dfew, read_folder, read_named, read_table
+
+
+def written(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "count", "first"),
+    [
+        ("DFEW_set_1_train.txt", EXPRESSIONS, 9356, ("02522", "disgust", 66)),
+        ("DFEW_set_1_test.txt", EXPRESSIONS, 2341, ("00001", "sadness", 144)),
+        ("FERV39K_test.txt", EXPRESSIONS, 7847, ("0015", "happiness", 25)),
+        ("MAFW_set_1_train.txt", MAFW_EXPRESSIONS, 7333, ("03747", "anger", 105)),
+        ("MAFW_set_1_test.txt", MAFW_EXPRESSIONS, 1839, ("00025", "anger", 47)),
+    ],
+)
+def test_the_lists_of_dfer_clip(
+    shared_data: Path, name: str, classes: tuple[str, ...], count: int, first: tuple[str, str, int]
+) -> None:
+    entries = read_dfer_clip(shared_data / "annotations" / name, classes)
+    assert len(entries) == count
+    assert (Path(entries[0].clip).name, entries[0].label, entries[0].count) == first
+    assert {entry.label for entry in entries} == set(classes)
+    assert not [entry.clip for entry in entries if " " in entry.clip]
+
+
+def test_every_emotion_in_a_ferv39k_path_is_its_label(shared_data: Path) -> None:
+    named = {"Happy": "happiness", "Sad": "sadness", "Angry": "anger"}
+    for entry in read_dfer_clip(shared_data / "annotations" / "FERV39K_test.txt", EXPRESSIONS):
+        emotion = entry.clip.split("/")[-2]
+        assert entry.label == named.get(emotion, emotion.lower())
+
+
+def test_files_without_a_last_newline_are_not_glued(tmp_path: Path) -> None:
+    train, test = "/data/MAFW/data/faces/03747 105 3", "/data/MAFW/data/faces/00025 47 10"
+    for number, line in enumerate((train, test)):
+        entries = read_dfer_clip(written(tmp_path / f"{number}.txt", line), MAFW_EXPRESSIONS)
+        assert [entry.clip for entry in entries] == [line.split()[0]]
+    with pytest.raises(DferError, match=r"line 1: .* is not CLIP LABEL"):
+        read_named(written(tmp_path / "joined.txt", "03747.mp4 anger00025.mp4 fear\n"), MAFW_EXPRESSIONS)
+    with pytest.raises(DferError, match=r"line 1: .* two lines run together"):
+        read_dfer_clip(written(tmp_path / "joined.txt", train + test + "\n"), MAFW_EXPRESSIONS)
+
+
+def test_paths_may_have_spaces_and_backslashes(tmp_path: Path) -> None:
+    path = written(tmp_path / "list.txt", "/My Disk/DFEW/00001 16 0\r\n\nF:\\DFEW\\00002 20 6\r\n")
+    assert read_dfer_clip(path, EXPRESSIONS) == [
+        Entry("/My Disk/DFEW/00001", "happiness", 16),
+        Entry("F:/DFEW/00002", "fear", 20),
+    ]
+
+
+def test_dfew_numbers_its_labels_from_one(tmp_path: Path) -> None:
+    lines = "\n".join(f"{number},{number}" for number in range(1, 8))
+    entries = read_dfew(written(tmp_path / "set_1.csv", "\ufeffvideo_name,label\n" + lines))
+    assert [entry.label for entry in entries] == [
+        "happiness",
+        "sadness",
+        "neutral",
+        "anger",
+        "surprise",
+        "disgust",
+        "fear",
+    ]
+    assert entries[0].clip == "00001"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Action/Sad/0010 Sad", ("Action/Sad/0010", "sadness")),
+        ("War/Fear/0001 FEAR\n", ("War/Fear/0001", "fear")),
+        ("03747.mp4 anger\n", ("03747.mp4", "anger")),
+        ("1.mp4 Happy", ("1.mp4", "happiness")),
+        ("1.mp4 Angry", ("1.mp4", "anger")),
+        ("1.mp4 Surprise", ("1.mp4", "surprise")),
+        ("1.mp4 Disgust", ("1.mp4", "disgust")),
+        ("1.mp4 Neutral", ("1.mp4", "neutral")),
+        ("1.mp4 helplessness", ("1.mp4", "helplessness")),
+    ],
+)
+def test_labels_are_mapped_by_name(tmp_path: Path, text: str, expected: tuple[str, str]) -> None:
+    assert read_named(written(tmp_path / "list.txt", text), MAFW_EXPRESSIONS) == [Entry(*expected)]
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "words"),
+    [
+        (
+            lambda p: read_named(p, EXPRESSIONS),
+            "a Sad\nb joyful\n",
+            "line 2: unknown label 'joyful'; allowed are h",
+        ),
+        (lambda p: read_named(p, EXPRESSIONS), "a contempt\n", "line 1: unknown label 'contempt'"),
+        (lambda p: read_named(p, EXPRESSIONS), "a Sad\n\nb\n", "line 3: 'b' is not CLIP LABEL"),
+        (lambda p: read_dfer_clip(p, EXPRESSIONS), "/a/1 16 0\n/a/2 x 0\n", "line 2: .* is not FRAME_DIR"),
+        (lambda p: read_dfer_clip(p, EXPRESSIONS), "/a/1 16 7\n", "line 1: label 7 is not 0 to 6"),
+        (read_dfew, "video_name,label\n1,8\n", "line 2: label '8' is not 1 to 7"),
+        (read_dfew, "video_name,label\n1,2\nx,2\n", "line 3: video_name 'x'"),
+        (read_dfew, "1,2\n", "must name the columns video_name,label"),
+        (lambda p: read_table(p, "train", 1), "clip,label,split\na,sad,train\na,sad\n", "line 3: does not have the 3"),
+        (lambda p: read_table(p, "train", 1), "clip,label\na,sad\n", "must name the columns clip,label,split"),
+        (lambda p: read_table(p, "train", 1), "clip,label,split\n,sad,train\n", "line 2: the clip has no name"),
+        (lambda p: read_table(p, "val", 1), "clip,label,split\na,sad,train\n", "no rows with split 'val'"),
+        (lambda p: read_table(p, "train", 2), "clip,label,split\na,sad,train\n", "fold 2; .* its folds none"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, read: Callable[[Path], object], text: str, words: str) -> None:
+    path = written(tmp_path / "list.txt", text)
+    with pytest.raises(DferError, match=words) as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(DferError, match="not a text file"):
+        read_dfew(tmp_path / "list.txt")
+    with pytest.raises(DferError, match="No such file"):
+        read_dfew(tmp_path / "absent.txt")
+
+
+def test_a_table_has_splits_folds_and_people(tmp_path: Path) -> None:
+    rows = ["clip,label,split,fold,person", "a.mp4,Happy,train,1,p1", "b,sad,train,2,", "c, fear ,train,,p2"]
+    table = written(tmp_path / "labels.csv", "\n".join([*rows, "d,anger,test,1,p3"]))
+    entries, classes = read_table(table, "train", 1)
+    assert [(entry.clip, entry.label, entry.group) for entry in entries] == [
+        ("a.mp4", "happiness", "p1"),
+        ("c", "fear", "p2"),
+    ]
+    assert classes == EXPRESSIONS
+    assert [entry.clip for entry in read_table(table, "train", 2)[0]] == ["b", "c"]
+
+
+def test_the_classes_of_a_table_do_not_depend_on_the_split(tmp_path: Path) -> None:
+    table = written(tmp_path / "labels.csv", "clip,label,split\na,Contempt,train\nb,sad,test\n")
+    assert read_table(table, "train", 1)[1] == read_table(table, "test", 1)[1] == MAFW_EXPRESSIONS
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("",)])
+def test_a_folder_for_each_class(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        for clip in ("Happy/1.mp4", "Happy/2.MP4", "Happy/Thumbs.db", "Sad/1/01.jpg", ".cache/x"):
+            written(tmp_path / split / clip, "")
+    written(tmp_path / "notes.txt", "")
+    entries, classes = read_folder(tmp_path, "train")
+    assert Counter(entry.label for entry in entries) == {"happiness": 2, "sadness": 1}
+    assert classes == EXPRESSIONS
+    assert all((tmp_path / entry.clip).exists() for entry in entries)
+    assert all(entry.clip.startswith(splits[0]) for entry in entries)
+
+
+def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:
+    written(tmp_path / "train" / "joyful" / "1.mp4", "")
+    with pytest.raises(DferError, match=r"joyful: unknown label 'joyful'; allowed are happiness, .* contempt"):
+        read_folder(tmp_path, "train")
+    with pytest.raises(DferError, match="no folder test; there are train"):
+        read_folder(tmp_path, "test")
+    with pytest.raises(DferError, match="no clips; expected CLASS/clip"):
+        read_folder(tmp_path / "train" / "joyful", "train")

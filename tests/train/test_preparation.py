@@ -1,0 +1,232 @@
+"""`dfer-prepare`: films in, aligned faces out; stopped runs go on."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dfer.runtime.alignment import TEMPLATE
+from dfer.runtime.errors import DferError
+from dfer.runtime.faces import FaceDetector
+from dfer.train import preparation
+from dfer.train.preparation import find_films, prepare
+from dfer.train.prepare_command import main
+from helpers import write_video
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def report(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "report.csv").open(newline="") as lines:
+        return {row["clip"]: row for row in csv.DictReader(lines)}
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory, face_frames: list[np.ndarray]) -> Path:
+    """Two faces (a video, a folder of frames), one that is covered for a while, no face, no video."""
+    root = tmp_path_factory.mktemp("films")
+    grey = np.full_like(face_frames[0], 90)
+    (root / "day1").mkdir()
+    write_video(root / "day1" / "face.mp4", face_frames[:12], 24)
+    write_video(root / "leaves.avi", [*face_frames[:6], *[grey] * 4, *face_frames[6:10]], 24)
+    write_video(root / "day1" / "wall.mp4", [grey] * 5, 24)
+    (root / "broken.mp4").write_bytes(b"\0" * 1000)
+    (root / "frames.v2").mkdir()
+    for number in range(1, 12):
+        cv2.imwrite(str(root / "frames.v2" / f"{number}.jpg"), cv2.cvtColor(face_frames[number], cv2.COLOR_RGB2BGR))
+    (root / "cover.jpg").write_bytes(b"beside the videos, not a frame")
+    return root
+
+
+@pytest.fixture(scope="module")
+def prepared(films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("prepared") / "faces"
+    return out, run(films, out, "--workers", 1)
+
+
+def test_every_clip_is_reported(prepared: tuple[Path, Result]) -> None:
+    out, result = prepared
+    assert result.exit_code == 0, result.output
+    assert [tuple(row.values()) for row in report(out).values()] == [
+        ("broken.mp4", "0", "0", "0.000", "unreadable"),
+        ("day1/face.mp4", "12", "12", "1.000", "ok"),
+        ("day1/wall.mp4", "5", "0", "0.000", "no-face"),
+        ("frames.v2", "11", "11", "1.000", "ok"),
+        ("leaves.avi", "14", "10", "0.714", "ok"),
+    ]
+    assert "5 clips: 3 ok, 1 without a face, 1 unreadable; faces in 33 of 42 frames" in result.output
+    assert "without a face: day1/wall.mp4\nunreadable: broken.mp4\n" in result.output
+
+
+def test_faces_lie_where_the_clips_lay(prepared: tuple[Path, Result]) -> None:
+    out, _ = prepared
+    folders = {"day1/face": 12, "frames.v2": 11, "leaves": 10}
+    expected = {f"{folder}/{number:05}.jpg" for folder, count in folders.items() for number in range(count)}
+    assert set(contents(out)) == expected | {"report.csv"}
+
+
+def test_faces_are_aligned_in_time_and_space(prepared: tuple[Path, Result], face_frames: list[np.ndarray]) -> None:
+    out, _ = prepared
+    detector, errors = FaceDetector(), []
+    for path in sorted((out / "day1" / "face").iterdir()):
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+        assert image is not None
+        assert image.shape == (128, 128, 3)
+        padded = cv2.copyMakeBorder(image, 40, 40, 40, 40, cv2.BORDER_REPLICATE)
+        if faces := detector.detect(np.asarray(padded, dtype=np.uint8)):
+            errors.append(np.abs(faces[0].landmarks - 40 - TEMPLATE).mean())
+    assert len(errors) >= 10
+    assert np.mean(errors) < 4  # pixels of 128
+    colour = cv2.imread(str(out / "frames.v2" / "00000.jpg"), cv2.IMREAD_COLOR_RGB)
+    assert colour is not None
+    assert colour[..., 0].mean() > colour[..., 2].mean()  # skin is red
+
+
+def test_two_workers_write_what_one_writes(films: Path, prepared: tuple[Path, Result], tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    prepare(films, tmp_path / "faces", workers=2, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 5) for done in range(6)]
+    assert contents(tmp_path / "faces") == contents(prepared[0])
+
+
+def test_a_stopped_run_goes_on(
+    films: Path, prepared: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut, calls = preparation.align, []
+
+    def stop_in_the_second_clip(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 12 + 5:
+            raise KeyboardInterrupt
+        return cut(*arguments)  # type: ignore[arg-type]
+
+    out = tmp_path / "faces"
+    with monkeypatch.context() as patch:
+        patch.setattr(preparation, "align", stop_in_the_second_clip)
+        stopped = run(films, out, "--workers", 1)
+    assert stopped.exit_code == 1
+    assert "stopped; the same command goes on from here" in stopped.output
+    assert len(list((out / "day1" / "face").iterdir())) == 12
+    assert not (out / "frames.v2").exists()
+    assert list((out / ".partial" / "frames.v2").iterdir())
+
+    with (out / "report.csv").open("a") as lines:
+        lines.write("leaves.avi,14,1")  # killed while writing
+    before = (out / "day1" / "face" / "00000.jpg").stat()
+    assert run(films, out, "--workers", 1).exit_code == 0
+    after = (out / "day1" / "face" / "00000.jpg").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    assert contents(out) == contents(prepared[0])
+
+
+def test_a_second_run_cuts_nothing_again(
+    films: Path, prepared: tuple[Path, Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, first = prepared
+    before = contents(out)
+    monkeypatch.delattr(preparation, "align")
+    again = run(films, out, "--workers", 1)
+    assert (again.exit_code, again.output[-200:]) == (0, first.output[-200:])
+    assert contents(out) == before
+    other = run(films, out, "--size", 64)
+    assert other.exit_code == 1
+    assert "holds faces of 128 pixels; use --size 128 or another folder" in other.output
+
+
+def test_the_main_face_is_the_one_seen_longest_and_largest(tmp_path: Path, face_frames: list[np.ndarray]) -> None:
+    small = cv2.resize(face_frames[0], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    frames = []
+    for index in range(10):
+        frame = np.full((240, 640, 3), 90, np.uint8)
+        frame[:120, :160] = small
+        if index < 8:
+            frame[:, 320:] = face_frames[index]
+        frames.append(frame)
+    write_video(tmp_path / "films.mp4", frames, 24)
+    outcome = prepare(tmp_path, tmp_path / "faces", size=64)[0]
+    assert (outcome.frames, outcome.faces) == (10, 8)
+    image = cv2.imread(str(tmp_path / "faces" / "films" / "00000.jpg"))
+    assert image is not None
+    assert image.shape == (64, 64, 3)
+
+
+def test_when_no_clip_gives_a_face_the_run_has_failed(tmp_path: Path) -> None:
+    write_video(tmp_path / "wall.mp4", [np.full((64, 64, 3), 90, np.uint8)] * 2, 24)
+    result = run(tmp_path, tmp_path / "out", "--workers", 1)
+    assert result.exit_code == 1
+    assert "none of the 1 clips gave a face" in result.output
+    assert report(tmp_path / "out")["wall.mp4"]["state"] == "no-face"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a.mp4", "a.avi"], "a.(mp4|avi) and a.(mp4|avi) would both be written to a"),
+        (["a.mp4", "a/b.mp4"], "a/b.mp4 would be written among the frames of a.mp4"),
+        ([], "holds neither videos"),
+    ],
+)
+def test_clips_that_cannot_be_kept_apart_are_refused(tmp_path: Path, names: list[str], words: str) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DferError, match=words):
+        find_films(tmp_path, tmp_path / "out")
+
+
+def test_places_that_do_not_serve_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(DferError, match="no such folder"):
+        prepare(tmp_path / "absent", tmp_path / "out")
+    with pytest.raises(DferError, match="must not go among the videos"):
+        prepare(tmp_path, tmp_path)
+    with pytest.raises(DferError, match=r"a\.mp4: (File exists|Not a directory)"):
+        prepare(tmp_path, tmp_path / "a.mp4")
+    (tmp_path / "out" / "a").mkdir(parents=True)
+    (tmp_path / "out" / "a" / "mine.txt").touch()
+    with pytest.raises(DferError, match=r"out/a exists but .* has no report.csv"):
+        prepare(tmp_path, tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "mine.txt").exists()
+    (tmp_path / "out" / "report.csv").write_text("my,own,report\n")
+    with pytest.raises(DferError, match="is not a report of dfer-prepare"):
+        prepare(tmp_path, tmp_path / "out")
+
+
+def test_faces_written_below_the_videos_are_not_taken_for_clips(tmp_path: Path, face_frames: list[np.ndarray]) -> None:
+    write_video(tmp_path / "a.mp4", face_frames[:2], 24)
+    for _ in range(2):
+        assert [outcome.clip for outcome in prepare(tmp_path, tmp_path / "faces")] == ["a.mp4"]
+
+
+def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    for name in ("single_face.mp4", "no_face.mp4"):
+        (tmp_path / "films" / name).symlink_to(shared_data / "videos" / name)
+    result = run(tmp_path / "films", tmp_path / "faces", "--workers", 2)
+    assert result.exit_code == 0, result.output
+    assert "without a face: no_face.mp4" in result.output
+    rows = report(tmp_path / "faces")
+    assert [rows["single_face.mp4"][column] for column in ("frames", "faces", "state")] == ["72", "72", "ok"]
+    assert [rows["no_face.mp4"][column] for column in ("frames", "faces", "state")] == ["95", "0", "no-face"]
+
+
+def test_preparing_needs_no_torch() -> None:
+    program = "import sys; import dfer.train.preparation, dfer.train.prepare_command; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    light = "import sys; import dfer.train.prepare_command; print({'cv2', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,64 @@
+"""Parts of a clip set: some of its clips, and a validation part cut out of its training clips."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import DferError
+from . import ClipSet
+
+
+class Subset:
+    """The clips `indices` (int64 [N]) of another clip set, in that order, as a clip set."""
+
+    def __init__(self, clips: ClipSet, indices: NDArray[np.int64]) -> None:
+        self._clips, self._indices = clips, indices
+        self.classes, self.tremble = clips.classes, clips.tremble
+        self.labels: NDArray[np.int64] = clips.labels[indices]
+        chosen = " ".join(map(str, indices.tolist()))
+        self.fingerprint = hashlib.sha256(f"{clips.fingerprint} {chosen}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        return self._clips.frames(int(self._indices[index]), rng)
+
+
+def split_validation(
+    labels: NDArray[np.int64], share: float, seed: int, groups: Sequence[str | None] | None = None
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the training and of the validation clips, both int64 and rising; together all clips.
+
+    `share` of each class goes to validation, as nearly as can be. Clips of one group (a person, a film) stay together;
+    a clip whose group is None stands alone. The same seed gives the same split.
+    Raises DferError when either part would be empty.
+    """
+    if not 0 < share < 1:
+        raise DferError(f"validation share {share} is not between 0 and 1")
+    units: dict[object, list[int]] = {}
+    for index in range(len(labels)):
+        group = groups[index] if groups is not None else None
+        units.setdefault(index if group is None else group, []).append(index)
+    sizes = np.maximum(np.bincount(labels), 1)
+    wanted = share * sizes
+    members = list(units.values())
+    chosen = np.zeros(len(labels), dtype=bool)
+    for number in np.random.default_rng(seed).permutation(len(members)):
+        unit = members[number]
+        left = wanted - np.bincount(labels[unit], minlength=len(sizes))
+        # In shares of the class, so that rare classes weigh as much as common ones.
+        if ((left / sizes) ** 2).sum() < ((wanted / sizes) ** 2).sum():
+            wanted = left
+            chosen[unit] = True
+    train, validation = np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    if not len(train) or not len(validation):
+        raise DferError(
+            f"a validation share of {share} of {len(labels)} clips in {len(units)} groups leaves one part empty; "
+            "use another share or more clips"
+        )
+    return train, validation

@@ -1,0 +1,167 @@
+"""Clips on disk: folders of frames and video files, sixteen frames of each."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import DferError
+from ...runtime.sources import IMAGE_SUFFIXES, open_source
+from ..augmentation import plain_view
+from . import WINDOW
+from .lists import VIDEO_SUFFIXES, Entry
+
+_IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
+
+
+class VideoClips:
+    """Listed clips of aligned faces, each a folder of frames or a video file, read when asked for.
+
+    entries: what to read. folder: where their relative paths start.
+    size: side of the frames given out; frames of another size or shape are resized to size×size.
+    max_missing: share of the clips that may be missing or empty (no frame can be read); those are left out.
+
+    paths, groups (person or film, or None) and labels go together; `missing` are the paths left out.
+    Raises DferError when too many are missing, naming the first; and from `frames` for a clip that no longer reads.
+    """
+
+    tremble = 0.0
+
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        folder: Path,
+        classes: tuple[str, ...],
+        size: int = 128,
+        max_missing: float = 0.01,
+    ) -> None:
+        self.classes = classes
+        self.paths: list[Path] = []
+        self.groups: list[str | None] = []
+        self.missing: list[Path] = []
+        self._counts: list[int] = []
+        self._size = size
+        labels: list[int] = []
+        for entry in entries:
+            path = locate(folder, entry.clip)
+            count = count_frames(path)
+            if not count:
+                self.missing.append(path)
+                continue
+            self.paths.append(path)
+            self.groups.append(entry.group)
+            self._counts.append(count)
+            labels.append(classes.index(entry.label))
+        if len(self.missing) > max_missing * len(entries) or not labels:
+            raise DferError(_missing_message(self.missing, len(entries), max_missing))
+        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        listed = "\n".join(
+            f"{path.resolve()} {count} {label} {size}"
+            for path, count, label in zip(self.paths, self._counts, labels, strict=True)
+        )
+        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        path = self.paths[index]
+        if path.is_dir():
+            return _read_images(path, rng, self._size)
+        return _read_video(path, self._counts[index], rng, self._size)
+
+
+def choose_frames(count: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
+    """Which of `count` frames make the window: int64 [WINDOW], rising.
+
+    The clip is cut into WINDOW segments of like length; each gives its centre, or with `rng` any of its frames.
+    A clip with fewer frames than segments gives all of them and then its last one, again and again.
+    """
+    if count < WINDOW:
+        return np.minimum(np.arange(WINDOW), count - 1)
+    edges = np.arange(WINDOW + 1) * count // WINDOW
+    first, end = edges[:-1], edges[1:]
+    return first + (end - first) // 2 if rng is None else rng.integers(first, end)
+
+
+def locate(folder: Path, clip: str) -> Path:
+    """The listed clip under `folder`; for a video that is not there, the folder of frames of the same name."""
+    path = folder / clip
+    frames = path.with_suffix("")
+    return frames if path.suffix.lower() in VIDEO_SUFFIXES and not path.exists() and frames.is_dir() else path
+
+
+def count_frames(path: Path) -> int:
+    """Images in a folder, or frames that a video announces (counted where it does not); 0 if there is none to read."""
+    if path.is_dir():
+        return len(_image_names(path))
+    try:
+        with open_source(path) as source:
+            return source.count or sum(1 for _ in source)
+    except DferError:
+        return 0
+
+
+def _image_names(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as files:
+            names = [file.name for file in files]
+    except OSError as error:
+        raise DferError(f"{folder}: {error.strerror or error}") from error
+    return [name for name in names if name.lower().endswith(_IMAGE_ENDINGS) and not name.startswith(".")]
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Key that puts 2.jpg before 10.jpg."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
+    names = sorted(_image_names(folder), key=_natural_order)
+    if not names:
+        raise DferError(f"{folder}: this clip has lost its frames")
+    kept: dict[int, NDArray[np.uint8]] = {}
+    chosen = choose_frames(len(names), rng).tolist()
+    for index in set(chosen):
+        image = cv2.imread(str(folder / names[index]), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise DferError(f"{folder / names[index]}: not an image that OpenCV can read")
+        kept[index] = _fit(np.asarray(image, dtype=np.uint8), size)
+    return np.stack([kept[index] for index in chosen])
+
+
+def _read_video(path: Path, count: int, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
+    chosen = choose_frames(count, rng).tolist()
+    kept: dict[int, NDArray[np.uint8]] = {}
+    read = 0
+    with open_source(path) as source:
+        for frame in source:
+            read = frame.index + 1
+            if frame.index in chosen:
+                kept[frame.index] = _fit(frame.image, size)
+            if frame.index == chosen[-1]:
+                return np.stack([kept[index] for index in chosen])
+    # It ends before the length that it announces: choose again among the frames there are.
+    return _read_video(path, read, rng, size)
+
+
+def _fit(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    view: NDArray[np.uint8] = plain_view(image[None], size)[0]
+    return view
+
+
+def _missing_message(missing: list[Path], total: int, allowed: float) -> str:
+    if not total:
+        return "the list names no clips"
+    named = ", ".join(str(path) for path in missing[:10]) + (", …" if len(missing) > 10 else "")
+    return (
+        f"{len(missing)} of {total} clips ({len(missing) / total:.1%}) are missing or empty, "
+        f"more than the {allowed:.1%} allowed: {named}"
+    )

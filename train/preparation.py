@@ -1,0 +1,263 @@
+"""From films to what training reads: the main face of every clip, aligned as the runtime aligns it, as JPEGs.
+
+A clip is finished when its folder has its name: it is written aside first and renamed when complete, so a run that was
+stopped goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+import os
+import shutil
+import signal
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..runtime.alignment import align
+from ..runtime.errors import DferError
+from ..runtime.faces import FaceDetector
+from ..runtime.sources import IMAGE_SUFFIXES, Source, open_source
+from ..runtime.tracks import Tracker
+from .data.lists import VIDEO_SUFFIXES
+
+REPORT = "report.csv"
+_ASIDE = ".partial"
+_FRAME_RATE = 25.0  # frames of a folder to the second; only tracking asks
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
+_COLUMNS = ("clip", "frames", "faces", "share", "state")
+
+
+@dataclass(frozen=True)
+class Film:
+    """A clip to prepare.
+
+    path: of the video or the folder of frames. name: the same, relative, "/" between folders.
+    folder: where its faces go, relative: the name without a video's suffix.
+    """
+
+    path: Path
+    name: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a clip: frames read, frames with the main face, and "ok", "no-face" or "unreadable"."""
+
+    clip: str
+    frames: int
+    faces: int
+    state: str
+
+    def row(self) -> tuple[str, int, int, str, str]:
+        """As in the report; share is faces in frames."""
+        return self.clip, self.frames, self.faces, f"{self.faces / max(self.frames, 1):.3f}", self.state
+
+
+def find_films(videos: Path, out: Path) -> list[Film]:
+    """All videos and folders of frames below `videos` but not in `out`, by name.
+
+    A folder that holds a video is not a folder of frames, whatever pictures lie beside it.
+    Raises DferError when there are none, when two would be written to the same place or one within another, and when
+    `out` is `videos`.
+    """
+    if not videos.is_dir():
+        raise DferError(f"{videos}: no such folder")
+    written = out.resolve()
+    if videos.resolve() == written:
+        raise DferError(f"{out}: faces must not go among the videos; name another folder")
+    films = []
+    for place, folders, names in os.walk(videos):
+        here = Path(place)
+        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != written]
+        visible = [Path(name) for name in names if name[0] != "."]
+        within = [name for name in visible if name.suffix.lower() in VIDEO_SUFFIXES]
+        for path in (here / name for name in within):
+            relative = path.relative_to(videos)
+            films.append(Film(path, relative.as_posix(), relative.with_suffix("").as_posix()))
+        if not within and here != videos and any(name.suffix.lower() in IMAGE_SUFFIXES for name in visible):
+            relative = here.relative_to(videos)
+            films.append(Film(here, relative.as_posix(), relative.as_posix()))
+    if not films:
+        raise DferError(f"{videos}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of frames")
+    _check_apart(films)
+    return sorted(films, key=lambda film: film.name)
+
+
+def prepare(
+    videos: Path, out: Path, size: int = 128, workers: int = 1, progress: Callable[[int, int], object] = lambda *_: None
+) -> list[Outcome]:
+    """Cut the faces of all clips below `videos` and write them to `out`, size×size, and the report; sorted by name.
+
+    workers: processes; 1 works here. progress: called with the clips done and all clips, first with those that an
+    earlier run finished. Clips without a face and unreadable ones are tried again by every run.
+    Raises DferError when there are no clips, `out` cannot be written or holds crops of another size or folders that no
+    run wrote, or a process dies.
+    """
+    films = find_films(videos, out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out / _ASIDE, ignore_errors=True)
+        outcomes = _finished(films, out)
+        _check_size(films, out, size)
+        done = {outcome.clip for outcome in outcomes}
+        _write_report(out, outcomes)
+        progress(len(outcomes), len(films))
+        with (out / REPORT).open("a", newline="", encoding="utf-8") as report:
+            rows = csv.writer(report)
+            for outcome in _prepare_all([film for film in films if film.name not in done], out, size, workers):
+                outcomes.append(outcome)
+                rows.writerow(outcome.row())
+                report.flush()
+                progress(len(outcomes), len(films))
+        outcomes.sort(key=lambda outcome: outcome.clip)
+        _write_report(out, outcomes)
+        shutil.rmtree(out / _ASIDE, ignore_errors=True)
+    except OSError as error:
+        raise DferError(f"{error.filename or out}: {error.strerror or error}") from error
+    return outcomes
+
+
+def prepare_film(film: Film, out: Path, size: int) -> Outcome:
+    """Cut the main face out of one clip and write it as OUT/<folder>/00000.jpg, 00001.jpg, …; frames without are left.
+
+    Nothing is written for a clip that cannot be read or shows no face.
+    """
+    detector = _detector()
+    try:
+        with open_source(film.path, _FRAME_RATE) as source:
+            frames, landmarks = follow_main_face(source, detector)
+        if not landmarks:
+            return Outcome(film.name, frames, 0, "no-face")
+        aside = out / _ASIDE / film.folder
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        with open_source(film.path, _FRAME_RATE) as source:
+            cut = (align(frame.image, landmarks[frame.index], size) for frame in source if frame.index in landmarks)
+            for number, crop in enumerate(cut):
+                (aside / f"{number:05d}.jpg").write_bytes(_jpeg(crop))
+    except (DferError, cv2.error):
+        return Outcome(film.name, 0, 0, "unreadable")
+    target = out / film.folder
+    if target.exists():
+        shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside.rename(target)
+    return Outcome(film.name, frames, len(landmarks), "ok")
+
+
+def follow_main_face(source: Source, detector: FaceDetector) -> tuple[int, dict[int, NDArray[np.float32]]]:
+    """The number of frames, and where the main face is: landmarks [5,2] by frame index.
+
+    The main face is the one that is seen longest and largest: of all tracks the one whose face sizes add up to most.
+    """
+    tracker = Tracker()
+    seen: dict[int, dict[int, NDArray[np.float32]]] = defaultdict(dict)
+    presence: dict[int, float] = defaultdict(float)
+    frames = 0
+    for frame in source:
+        frames += 1
+        faces = detector.detect(frame.image)
+        for face, track in zip(faces, tracker.update(faces, frame.time), strict=True):
+            seen[track.id][frame.index] = face.landmarks
+            presence[track.id] += math.sqrt(face.box[2] * face.box[3])
+    return frames, seen[max(presence, key=presence.__getitem__)] if presence else {}
+
+
+def _prepare_all(films: Sequence[Film], out: Path, size: int, workers: int) -> Iterator[Outcome]:
+    """In the order in which they end."""
+    if min(workers, len(films)) <= 1:
+        yield from (prepare_film(film, out, size) for film in films)
+        return
+    # Not fork: the parent may already run OpenCV's threads.
+    pool = ProcessPoolExecutor(min(workers, len(films)), get_context("spawn"), _start_worker)
+    try:
+        for future in as_completed([pool.submit(prepare_film, film, out, size) for film in films]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise DferError("a process died, perhaps of too little memory; run again, with fewer --workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    cv2.setNumThreads(1)
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot end its workers; without this they would wait for ever."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
+
+
+@functools.cache
+def _detector() -> FaceDetector:
+    return FaceDetector()
+
+
+def _jpeg(crop: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
+
+
+def _check_apart(films: Sequence[Film]) -> None:
+    """Raise DferError when two clips would share a folder, or one would lie within another's."""
+    owners: dict[str, Film] = {}
+    for film in films:
+        first = owners.setdefault(film.folder, film)
+        if first is not film:
+            raise DferError(f"{first.name} and {film.name} would both be written to {film.folder}; rename one")
+    for film in films:
+        for above in Path(film.folder).parents:
+            if other := owners.get(above.as_posix()):
+                raise DferError(f"{film.name} would be written among the frames of {other.name}; rename one")
+
+
+def _finished(films: Sequence[Film], out: Path) -> list[Outcome]:
+    """Outcomes of the clips that an earlier run finished, from its report."""
+    if not (out / REPORT).is_file():
+        for folder in (out / film.folder for film in films):
+            if folder.exists():  # perhaps the user's own: every run of ours writes the report first
+                raise DferError(f"{folder} exists but {out} has no {REPORT} of dfer-prepare; name another folder")
+        return []
+    with (out / REPORT).open(newline="", encoding="utf-8") as report:
+        table = csv.DictReader(report)
+        if tuple(table.fieldnames or ()) != _COLUMNS:
+            raise DferError(f"{out / REPORT} is not a report of dfer-prepare; name another folder")
+        rows = {row["clip"]: row for row in table if row["state"] == "ok"}
+    return [
+        Outcome(film.name, int(rows[film.name]["frames"]), int(rows[film.name]["faces"]), "ok")
+        for film in films
+        if film.name in rows and (out / film.folder).is_dir()
+    ]
+
+
+def _check_size(films: Sequence[Film], out: Path, size: int) -> None:
+    for film in films:
+        image = out / film.folder / "00000.jpg"
+        if image.is_file():
+            found = cv2.imread(str(image))
+            if found is not None and len(found) != size:
+                raise DferError(f"{out} holds faces of {len(found)} pixels; use --size {len(found)} or another folder")
+            return
+
+
+def _write_report(out: Path, outcomes: Sequence[Outcome]) -> None:
+    aside = out / f"{REPORT}.partial"
+    with aside.open("w", newline="", encoding="utf-8") as report:
+        csv.writer(report).writerows([_COLUMNS, *(outcome.row() for outcome in outcomes)])
+    aside.replace(out / REPORT)
