@@ -7,7 +7,14 @@ from setuptools import setup
 PARTS = ["runtime", "runtime.engines", "runtime.procedural", "train", "train.data", "train.methods", "export"]
 
 # onnx >= 1.21 and torch >= 2.10 for their security fixes (see CONTRIBUTING.md, "Dependencies").
-TRAIN = ["torch>=2.10", "open_clip_torch>=3.0", "timm>=1.0.15", "safetensors>=0.4"]
+TRAIN = [
+    "torch>=2.10",
+    "open_clip_torch>=3.0",
+    "timm>=1.0.15",
+    "safetensors>=0.4",
+    "lightning-fabric>=2.4",
+    "tensorboard>=2.16",
+]
 EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
 TEST = [*EXPORT, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
 

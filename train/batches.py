@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -126,11 +127,14 @@ class PixelBatches:
         clips = self._sets[number]
         return self._augment(clips.frames(index, rng), self._size, rng, clips.tremble)
 
+    def _test_view(self, clips: ClipSet, index: int) -> NDArray[np.uint8]:
+        return plain_view(clips.frames(index), self._size)
+
     def in_order(self) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
             for clips, labels in zip(self._sets, self._labels, strict=True):
                 for rows in _shards(len(clips), 8, self._sampling):
-                    views = pool.map(lambda i, clips=clips: plain_view(clips.frames(i), self._size), _range(rows))  # type: ignore[misc]
+                    views = pool.map(partial(self._test_view, clips), range(rows.start, rows.stop))
                     yield torch.from_numpy(np.stack(list(views))), torch.from_numpy(labels[rows])
 
 
@@ -163,7 +167,3 @@ def sampling_odds(labels: NDArray[np.int64], balance: float) -> NDArray[np.float
 def _shards(count: int, batch: int, sampling: Sampling) -> Iterator[slice]:
     for start in range(sampling.rank * batch, count, sampling.world * batch):
         yield slice(start, min(start + batch, count))
-
-
-def _range(rows: slice) -> range:
-    return range(rows.start, rows.stop)

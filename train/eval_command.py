@@ -1,81 +1,129 @@
-"""`dfer-eval`: WAR, UAR and the confusion matrix of a checkpoint or a bundle."""
+"""`dfer-eval`: WAR, UAR, recalls and the confusion matrix of a checkpoint or a bundle."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.errors import reports_errors
-from .metrics import Scores
+from ..runtime.errors import DferError, reports_errors
+from .data.choice import DataChoice, data_options
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
+
+    from .metrics import Scores
+
+FOLDS = 5
 
 EPILOG = """\b
 Examples:
   dfer-eval align.pt                                 # held-out procedural people
   dfer-eval align.pt --shuffle-frames                # the same without time's order
   dfer-eval align.dfer --stills labels.csv           # the exported bundle on photographs, split val
+  dfer-eval dfew-1.pt --data dfew --root DFEW --fold 1 --plot confusion.png
+  dfer-eval 'dfew-{fold}.pt' --data dfew --root DFEW # five folds, and their mean
 """
 
 
 @click.command(epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--stills", type=click.Path(path_type=Path), help="Test on a CSV of image,label,person,split.")
-@click.option("--split", default="val", show_default=True, help="Which rows of --stills.")
-@click.option("--identities", default=40, show_default=True, help="Held-out procedural people; 7 clips each.")
+@data_options(identities=40)
+@click.option("--stills", type=click.Path(path_type=Path), help="Test on a CSV of image,label,person,split instead.")
+@click.option("--split", help="Which part; default: test, for --stills val.")
 @click.option("--shuffle-frames", is_flag=True, help="Put each clip's frames in random order first.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write here.")
-@click.option("--workers", default=2, show_default=True, help="Processes that draw faces.")
+@click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Confusion matrix (.png).")
 @reports_errors
 def main(
     model: Path,
+    choice: DataChoice,
     stills: Path | None,
-    split: str,
-    identities: int,
+    split: str | None,
     shuffle_frames: bool,
     json_path: Path | None,
-    workers: int,
+    plot_path: Path | None,
 ) -> None:
-    """Score MODEL, a checkpoint (.pt) or a bundle (.dfer), on procedural people it has never seen, or on stills."""
+    """Score MODEL, a checkpoint (.pt) or a bundle (.dfer), on clips it was not trained on.
+
+    With {fold} in its name, MODEL stands for the models of five folds.
+    """
+    for path in (json_path, plot_path):
+        if path is not None and not path.parent.is_dir():
+            raise DferError(f"{path}: folder {path.parent} does not exist")
+    if plot_path is not None and plot_path.suffix.lower() != ".png":
+        raise DferError(f"--plot {plot_path}: the name must end in .png")
     from rich.console import Console
     from rich.progress import Progress
 
+    console = Console()
+    folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [choice.fold]
+    results = []
+    with Progress(console=console) as progress:
+        for fold in folds:
+            path = Path(str(model).replace("{fold}", str(fold)))
+            results.append(_score(path, replace(choice, fold=fold), stills, split, shuffle_frames, progress))
+    for name, scores in results:
+        _show(console, scores, name)
+    if len(results) > 1:
+        war = sum(scores.war for _, scores in results) / FOLDS
+        uar = sum(scores.uar() for _, scores in results) / FOLDS
+        console.print(f"mean of {FOLDS} folds   WAR {war:.4f}   UAR {uar:.4f}")
+    if json_path is not None:
+        values = [_values(name, scores, shuffle_frames) for name, scores in results]
+        json_path.write_text(json.dumps(values if len(values) > 1 else values[0], indent=2) + "\n", encoding="utf-8")
+    if plot_path is not None:
+        from .metrics import pooled
+        from .plots import plot_confusion
+
+        plot_confusion(pooled([scores for _, scores in results]), model.name, plot_path)
+
+
+def _score(
+    model: Path, choice: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
+) -> tuple[str, Scores]:
+    """A title, and the scores of one model on the clips asked for."""
     from .data import ClipSet
-    from .data.procedural import HELD_OUT, ProceduralClips
     from .data.stills import StillClips
     from .evaluation import evaluate, open_model
 
-    console = Console()
-    classify, size, classes = open_model(model)
-    clips: ClipSet
-    with Progress(console=console) as progress:
+    with open_model(model) as opened:
+        clips: ClipSet
         if stills is not None:
+            split = split or "val"
             clips, name = StillClips(stills, split), f"{stills.name}, split {split}"
         else:
-            drawing = progress.add_task("drawing faces", total=identities)
-            people = range(HELD_OUT, HELD_OUT + identities)
-            clips = ProceduralClips(people, workers, lambda done: progress.update(drawing, completed=done))
-            name = f"{identities} procedural people not trained on"
+            split = split or "test"
+            drawing = progress.add_task("opening clips", total=choice.identities)
+            clips = choice.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
+            progress.update(drawing, completed=choice.identities)
+            name = f"{choice.name} not trained on" if choice.data == "procedural" else f"{choice.name}, split {split}"
         testing = progress.add_task("testing", total=len(clips))
-        scores = evaluate(classify, size, classes, clips, shuffle_frames, lambda n: progress.advance(testing, n))
-    title = f"{model.name} on {name}" + (", frames shuffled" if shuffle_frames else "")
-    _show(console, scores, title)
-    if json_path is not None:
-        values = {
-            "data": name,
-            "shuffled": shuffle_frames,
-            "clips": int(scores.support.sum()),
-            "war": scores.war,
-            "uar": scores.uar(),
-            "uar_min10": scores.uar(10),
-            "classes": list(scores.classes),
-            "confusion": scores.confusion.tolist(),
-        }
-        json_path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        scores = evaluate(opened, clips, shuffle, lambda n: progress.advance(testing, n))
+    return f"{model.name} on {name}" + (", frames shuffled" if shuffle else ""), scores
+
+
+def _values(name: str, scores: Scores, shuffled: bool) -> dict[str, Any]:
+    return {
+        "data": name,
+        "shuffled": shuffled,
+        "clips": int(scores.support.sum()),
+        "war": scores.war,
+        "uar": scores.uar(),
+        "uar_min10": scores.uar(10),
+        "calibration_error": scores.calibration_error,
+        "recalls": {
+            name: float(recall)
+            for name, recall, support in zip(scores.classes, scores.recalls, scores.support, strict=True)
+            if support
+        },
+        "classes": list(scores.classes),
+        "confusion": scores.confusion.tolist(),
+    }
 
 
 def _show(console: Console, scores: Scores, title: str) -> None:
@@ -95,4 +143,4 @@ def _show(console: Console, scores: Scores, title: str) -> None:
     line = f"clips {scores.support.sum()}   WAR {scores.war:.4f}   UAR {scores.uar():.4f}"
     if few:
         line += f"   UAR of classes with ≥ 10 clips {scores.uar(10):.4f} (fewer: {', '.join(few)})"
-    console.print(line)
+    console.print(f"{line}   calibration error {scores.calibration_error:.4f}")

@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.errors import require
+from ..runtime.recognizer import Recognizer
 from .augmentation import plain_view
-from .data import ClipSet
+from .data import ClipSet, labels_of
 from .metrics import Scores
 
-Classify = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-"""Crops of a window uint8 [T,H,W,3] → probabilities [C]."""
+
+class Model(ABC):
+    """A checkpoint or a bundle, as something that classifies windows. Use as a context manager.
+
+    size: side of the crops it wants, pixels. classes: names of the probabilities.
+    """
+
+    size: int
+    classes: tuple[str, ...]
+
+    @abstractmethod
+    def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities [C] of a window of crops uint8 [T,size,size,3]."""
+
+    def close(self) -> None:  # noqa: B027 (a checkpoint holds nothing open)
+        """Free what is held."""
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-def open_model(path: Path) -> tuple[Classify, int, tuple[str, ...]]:
-    """A checkpoint (file) or bundle (folder) as a function, with the crop size it wants and its classes."""
-    if path.is_dir():
-        from ..runtime.recognizer import Recognizer
+class BundleModel(Model):
+    """What was exported, as the runtime runs it on the CPU."""
 
-        recognizer = Recognizer(path, provider="cpu")
+    def __init__(self, path: Path) -> None:
+        self._recognizer = Recognizer(path, provider="cpu")
+        self.size, self.classes = self._recognizer.bundle.manifest.preprocessing.size, self._recognizer.classes
 
-        def by_bundle(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-            probabilities: NDArray[np.float32] = recognizer.classify(recognizer.encode(frames)[None])[0]
-            return probabilities
-
-        return by_bundle, recognizer.bundle.manifest.preprocessing.size, recognizer.classes
-
-    import torch
-
-    from .checkpoint import load_checkpoint
-
-    method, _ = load_checkpoint(path)
-    matrix = method.class_matrix().detach()
-
-    def by_checkpoint(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            pooled = method.pool(method.encode_frames(torch.from_numpy(frames))[None])
-            probabilities: NDArray[np.float32] = (method.scale * pooled @ matrix.T).softmax(dim=-1)[0].numpy()
+    def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = self._recognizer.classify(self._recognizer.encode(frames)[None])[0]
         return probabilities
 
-    return by_checkpoint, method.preprocessing.size, method.classes
+    def close(self) -> None:
+        self._recognizer.close()
+
+
+class CheckpointModel(Model):
+    """What was trained, in PyTorch; on the GPU if there is one."""
+
+    def __init__(self, path: Path) -> None:
+        require("torch", "train")
+        import torch
+
+        from .checkpoint import load_checkpoint
+
+        self._torch = torch
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        method, _ = load_checkpoint(path)
+        self._method = method.to(self._device)
+        self.size, self.classes = method.preprocessing.size, method.classes
+        with torch.inference_mode():
+            self._matrix = method.class_matrix()
+
+    def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with self._torch.inference_mode():
+            logits = self._method(self._torch.from_numpy(frames)[None].to(self._device), self._matrix)
+            probabilities: NDArray[np.float32] = logits.softmax(dim=-1)[0].cpu().numpy()
+        return probabilities
+
+
+def open_model(path: Path) -> Model:
+    """A checkpoint (file) or bundle (folder). Raises DferError for what is neither."""
+    return BundleModel(path) if path.is_dir() else CheckpointModel(path)
 
 
 def evaluate(
-    classify: Classify,
-    size: int,
-    classes: tuple[str, ...],
-    clips: ClipSet,
-    shuffle: bool = False,
-    progress: Callable[[int], object] = lambda _: None,
+    model: Model, clips: ClipSet, shuffle: bool = False, progress: Callable[[int], object] = lambda _: None
 ) -> Scores:
     """Classify every clip's test view; `shuffle` puts its frames in random order first, to show what time is worth.
 
     Labels are matched to the model's classes by name. `progress` hears of each clip.
+    Raises DferError when the clips show a class that the model does not know.
     """
-    place = {name: index for index, name in enumerate(classes)}
-    labels = np.array([place[clips.classes[label]] for label in clips.labels], dtype=np.int64)
-    predicted = np.empty_like(labels)
+    labels = labels_of(clips, model.classes)
+    probabilities = np.empty((len(labels), len(model.classes)), np.float32)
     rng = np.random.default_rng(0)
     for index in range(len(clips)):
-        frames = plain_view(clips.frames(index), size)
+        frames = plain_view(clips.frames(index), model.size)
         if shuffle:
             frames = frames[rng.permutation(len(frames))]
-        predicted[index] = classify(frames).argmax()
+        probabilities[index] = model.classify(frames)
         progress(1)
-    return Scores.of(classes, labels, predicted)
+    return Scores.of(model.classes, labels, probabilities)

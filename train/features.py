@@ -18,7 +18,7 @@ from torch import nn
 
 from ..runtime.errors import DferError
 from .augmentation import AUGMENTATIONS, Augment, plain_view
-from .data import WINDOW, ClipSet
+from .data import WINDOW, ClipSet, labels_of
 from .methods import Method
 from .precision import mixed_precision
 
@@ -93,18 +93,6 @@ def stored_features(
     )
 
 
-def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Labels int64 [N] of the clips as indices into `classes`, matched by name.
-
-    Raises DferError when the clips show a class that is not among them.
-    """
-    shown = {clips.classes[label] for label in np.unique(clips.labels)}
-    if not shown <= set(classes):
-        raise DferError(f"the data show {', '.join(sorted(shown - set(classes)))}; the model knows {', '.join(classes)}")
-    place = np.array([classes.index(name) if name in classes else -1 for name in clips.classes])
-    return np.asarray(place[clips.labels], dtype=np.int64)
-
-
 def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> None:
     """Empty arrays; `features.npy` comes last, so that a store which has it is whole."""
     store.mkdir(parents=True, exist_ok=True)
@@ -133,7 +121,7 @@ def _fill(
         if not done[rows].all():
             for view in range(1 + settings.views):
                 frames = np.stack([_view(clips, index, view, method, augment, settings) for index in _indices(rows)])
-                with mixed_precision(device):
+                with mixed_precision(device.type):
                     encoded = method.encode_frames(torch.from_numpy(frames).flatten(0, 1).to(device))
                 features[view, rows] = encoded.unflatten(0, frames.shape[:2]).half().cpu().numpy()
             fresh.append(rows)

@@ -23,7 +23,7 @@ class Journal:
             require("tensorboard", "train")
             from torch.utils.tensorboard import SummaryWriter
 
-            self._curves = SummaryWriter(str(tensorboard))  # type: ignore[no-untyped-call]
+            self._curves = SummaryWriter(str(tensorboard))
 
     def write(self, epoch: Epoch) -> None:
         self._file.write(json.dumps(epoch.to_json()) + "\n")

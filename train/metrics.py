@@ -57,3 +57,8 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(place, weights=right - confidence.astype(np.float64), minlength=bins)
     return float(np.abs(gaps).sum() / max(1, len(labels)))
+
+
+def pooled(results: list[Scores]) -> Scores:
+    """All clips of several results (folds) in one confusion matrix."""
+    return Scores(results[0].classes, np.sum([scores.confusion for scores in results], axis=0))

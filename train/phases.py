@@ -70,6 +70,4 @@ def adapt_plan(
             raise DferError(
                 f"{option}: this method takes {len(wanted)} numbers (default {shown})" if wanted else f"{option}: none"
             )
-    return Plan(
-        epochs or default.epochs, rates or default.learning_rates, depths or default.depths, single_step
-    )
+    return Plan(epochs or default.epochs, rates or default.learning_rates, depths or default.depths, single_step)

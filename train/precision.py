@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 
 
-def mixed_precision(device: torch.device = torch.device("cpu")) -> torch.autocast:
+def mixed_precision(device: str = "cpu") -> torch.autocast:
     """A context in which matrix products run in half the bits where `device` computes them natively, else in float32.
 
     bfloat16 where there is one, float16 on older GPUs (for inference: no gradient needs scaling).
     """
-    if device.type == "cuda":
+    if device == "cuda":
         return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-    return torch.autocast(device.type, torch.bfloat16, enabled=native_bfloat16())
+    return torch.autocast(device, torch.bfloat16, enabled=native_bfloat16())
 
 
 def native_bfloat16() -> bool:

@@ -120,7 +120,7 @@ def main(
     save_weights(clip, out)
     for name, images in tests.items():
         logits = classify(clip, images)
-        scores = Scores.of(EXPRESSIONS, images.targets.argmax(axis=1), logits.argmax(axis=1))
+        scores = Scores.of(EXPRESSIONS, images.targets.argmax(axis=1), logits)
         console.print(
             f"{name}: {len(logits)} images, accuracy {images.accuracy(logits):.3f}, "
             f"UAR over classes with 10 or more images {scores.uar(10):.3f}"

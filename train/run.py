@@ -18,13 +18,13 @@ from ..runtime.errors import DferError
 from .batches import Batches, FeatureBatches, PixelBatches, Sampling
 from .checkpoint import save_checkpoint
 from .clip import load_clip
-from .data import ClipSet
+from .data import ClipSet, labels_of
 from .data.choice import DataChoice
 from .data.stills import StillClips
 from .data.subsets import Subset, split_validation
 from .descriptions import DESCRIPTIONS, load_descriptions
 from .fabric import start_fabric
-from .features import Extraction, FeatureSet, labels_of, stored_features
+from .features import Extraction, FeatureSet, stored_features
 from .journal import Journal
 from .methods import Method
 from .methods.align_dfer import AlignDfer
@@ -122,9 +122,7 @@ def run_training(out: Path, choice: DataChoice, options: RunOptions, resume: boo
 class _Run:
     """What the parts of one run share."""
 
-    def __init__(
-        self, out: Path, choice: DataChoice, options: RunOptions, fabric: Fabric, progress: Progress
-    ) -> None:
+    def __init__(self, out: Path, choice: DataChoice, options: RunOptions, fabric: Fabric, progress: Progress) -> None:
         self._out, self._choice, self._options, self._fabric = out, choice, options, fabric
         self._progress = progress
         self._augmentation = options.augmentation or ("strong" if choice.data == "procedural" else "paper")
@@ -216,9 +214,7 @@ class _Run:
             method.describe_classes(described)
         return method
 
-    def _feature_batches(
-        self, method: Method, sources: list[_Source], test: ClipSet | None
-    ) -> tuple[Batches, Batches]:
+    def _feature_batches(self, method: Method, sources: list[_Source], test: ClipSet | None) -> tuple[Batches, Batches]:
         options, fabric = self._options, self._fabric
         total = sum(len(source.clips) for source in sources) + (0 if test is None else len(test))
         task = self._progress.add_task("encoding clips", total=total, note="")
@@ -239,9 +235,7 @@ class _Run:
             validation = [(whole.part(source.validation), 1.0) for whole, source in zip(sets, sources, strict=True)]
         return FeatureBatches(training, self._sampling), FeatureBatches(validation, self._sampling)
 
-    def _pixel_batches(
-        self, method: Method, sources: list[_Source], test: ClipSet | None
-    ) -> tuple[Batches, Batches]:
+    def _pixel_batches(self, method: Method, sources: list[_Source], test: ClipSet | None) -> tuple[Batches, Batches]:
         def batches(parts: list[tuple[ClipSet, float]]) -> PixelBatches:
             labelled = [(clips, labels_of(clips, method.classes), share) for clips, share in parts]
             size, workers = method.preprocessing.size, self._choice.workers

@@ -27,7 +27,7 @@ dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and
 """
 
 
-class Numbers(click.ParamType):
+class Numbers(click.ParamType[tuple[float, ...]]):
     """Numbers with commas between them, as a tuple."""
 
     name = "N,N,…"
@@ -55,7 +55,7 @@ class Numbers(click.ParamType):
 @click.option("--stills", type=click.Path(path_type=Path), help="Also photographs: CSV of image,label,person,split.")
 @click.option("--stills-share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of each batch.")
 @click.option("--stills-most", type=click.IntRange(min=1), default=600, show_default=True, help="Of any one class.")
-@click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True, help="Share of training.")
+@click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True, help="Of training.")
 @click.option("--select-on-test", is_flag=True, help="Choose epochs on the test split, as some papers' code does.")
 @click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Per sentence (paper: 64).")
 @click.option("--epochs", type=Numbers(int), default="", help="Per step.")
@@ -70,9 +70,9 @@ class Numbers(click.ParamType):
 @click.option("--augmentation", type=click.Choice(["paper", "strong"]), help="Default: strong for procedural data.")
 @click.option("--features", type=click.Path(path_type=Path), help="Folder of stored features; default: beside OUT.")
 @click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Clips per step.")
-@click.option("--balance", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="1: classes equally often.")
+@click.option("--balance", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="1: classes alike.")
 @click.option("--class-weights", is_flag=True, help="Weigh the loss by 1/count of the class.")
-@click.option("--ema", type=click.FloatRange(0, 0.9999), default=0.0, show_default=True, help="Decay of averaged weights.")
+@click.option("--ema", type=click.FloatRange(0, 0.9999), default=0.0, show_default=True, help="Of the weights.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
 @click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's curves.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from ..runtime.errors import DferError
 from .batches import Batches
-from .metrics import Scores
 from .methods import Method
+from .metrics import Scores
 from .phases import Phase
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ class Trainer:
             with self._average.applied():
                 scores = self._score()
                 rate = optimizer.param_groups[0]["lr"]
-                result = Epoch(
-                    phase.step, before + epoch + 1, sum(same_step), loss, rate, scores.war, scores.uar()
-                )
+                result = Epoch(phase.step, before + epoch + 1, sum(same_step), loss, rate, scores.war, scores.uar())
                 if not math.isfinite(loss):
                     raise DferError(f"step {phase.step}, epoch {result.number}: the loss is {loss}; lower the rate")
                 value = (scores.war + scores.uar()) / 2
@@ -174,7 +172,8 @@ class Trainer:
             self._optimizer.step()
             self._average.update()
             total += loss.detach()
-        return float(fabric.all_reduce(total / steps))
+        mean: Any = fabric.all_reduce(total / steps)
+        return float(mean)
 
     def _unfreeze(self, phase: Phase) -> list[dict[str, Any]]:
         """Make exactly the phase's parameters trainable; returns them in groups by learning rate."""
@@ -207,8 +206,8 @@ class Trainer:
         for inputs, labels in self._validation.in_order():
             predicted = self._module(inputs.to(self._fabric.device), matrix).argmax(dim=-1).cpu()
             confusion.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
-        confusion = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum").cpu()
-        return Scores(self._method.classes, confusion.numpy())
+        counted: Any = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum")
+        return Scores(self._method.classes, counted.cpu().numpy())
 
     def _class_weights(self) -> Tensor:
         """1/count per class, scaled so that the mean over the training clips is 1."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ...runtime.errors import DferError
 
 WINDOW = 16
 """T, the number of frames sampled from a clip."""
@@ -23,7 +24,7 @@ class ClipSet(Protocol):
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
-    groups: Sequence[str | None]
+    groups: list[str | None]
     tremble: float
     fingerprint: str
 
@@ -36,3 +37,17 @@ class ClipSet(Protocol):
         training choice (a random frame of each segment) where a clip has more than T frames.
         """
         ...
+
+
+def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Labels int64 [N] of the clips as indices into `classes`, matched by name.
+
+    Raises DferError when the clips show a class that is not among them.
+    """
+    shown = {clips.classes[label] for label in np.unique(clips.labels)}
+    if not shown <= set(classes):
+        raise DferError(
+            f"the data show {', '.join(sorted(shown - set(classes)))}; the model knows {', '.join(classes)}"
+        )
+    place = np.array([classes.index(name) if name in classes else -1 for name in clips.classes])
+    return np.asarray(place[clips.labels], dtype=np.int64)

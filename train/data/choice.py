@@ -39,9 +39,7 @@ class DataChoice:
             return f"{self.identities} procedural people"
         return f"{self.data}, fold {self.fold}" if self.data in ("dfew", "mafw", "csv") else self.data
 
-    def open(
-        self, split: str, held_out: bool = False, progress: Callable[[int], object] = lambda _: None
-    ) -> ClipSet:
+    def open(self, split: str, held_out: bool = False, progress: Callable[[int], object] = lambda _: None) -> ClipSet:
         """The clips of a split. Procedural people are drawn: training ones, or `held_out` ones, `progress` hearing of
         each. Raises DferError for data that are not where the options say."""
         if self.data == "procedural":

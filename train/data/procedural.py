@@ -58,7 +58,7 @@ class ProceduralClips:
         self._frames = np.concatenate(clips)
         self.fingerprint = hashlib.sha256(self._frames.tobytes()).hexdigest()
         self.intensity = np.concatenate(intensities)
-        self.groups = [str(number) for number in identities for _ in EXPRESSIONS]
+        self.groups: list[str | None] = [str(number) for number in identities for _ in EXPRESSIONS]
         self.labels: NDArray[np.int64] = np.tile(np.arange(len(EXPRESSIONS)), len(identities))
 
     def __len__(self) -> int:

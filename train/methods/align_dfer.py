@@ -11,7 +11,7 @@ from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.preprocessing import Preprocessing
 from ..bap import bap_phases
-from ..clip import Clip, load_clip
+from ..clip import Clip, rebuild_clip
 from ..phases import Phase, Plan, warm_cosine
 from ..synchronizer import Synchronizer, TemporalMean
 from ..tokens import AlignmentTokens, WordedSentences
@@ -99,7 +99,7 @@ class AlignDfer(Method):
 
     def config(self) -> dict[str, Any]:
         return {
-            "clip": self._clip.name,
+            "clip": self._clip.identity,
             "preprocessing": self.preprocessing.to_json(),
             "classes": list(self.classes),
             "window": self.window,
@@ -113,7 +113,7 @@ class AlignDfer(Method):
     def from_config(cls, config: dict[str, Any]) -> AlignDfer:
         """Rebuild the model of `config()`, with random weights."""
         preprocessing = Preprocessing.from_json(config["preprocessing"])
-        clip = load_clip(config["clip"], grey=preprocessing.grey, crop_size=preprocessing.size)
+        clip = rebuild_clip(config["clip"], preprocessing)
         rest = {name: config[name] for name in ("window", "tokens", "video_layers", "text_layers", "joint")}
         return cls(clip, tuple(config["classes"]), **rest)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,6 +12,7 @@ from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.preprocessing import Preprocessing
 from ..clip import Clip, rebuild_clip
+from ..phases import Phase, Plan, two_drops
 from ..prompts import DescribedPrompts
 from ..temporal import TemporalNet
 from . import Method, normalise_pixels
@@ -30,6 +31,7 @@ class DferClip(Method):
 
     name = "dfer-clip"
     scale = 100.0
+    default_plan: ClassVar[Plan] = Plan((50,), (1e-2, 1e-3, 1e-5), (1,))
 
     def __init__(
         self,
@@ -67,6 +69,18 @@ class DferClip(Method):
         if not self.freeze_image_encoder:
             self.image_encoder.train(mode)
         return self
+
+    @property
+    def width(self) -> int:
+        return self._clip.width
+
+    def phases(self, plan: Plan) -> list[Phase]:
+        """One: learning rates of temporal net, prompts and image encoder."""
+        temporal, prompts, encoder = plan.learning_rates
+        rates = {"temporal": temporal, "prompts": prompts}
+        if not self.freeze_image_encoder:
+            rates["clip_model.visual"] = encoder
+        return [Phase("fine-tuning", plan.epochs[0], rates, two_drops)]
 
     def encode_frames(self, frames: Tensor) -> Tensor:
         features: Tensor = self.clip_model.encode_image(normalise_pixels(frames, self.preprocessing))  # type: ignore[operator]
