@@ -36,10 +36,10 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     small = ["--identities", "16", "--workers", "2", "--batch", "32"]
     calls = [
         (pretrain, [weights, "--clip", "dfer-nano", "--grey", "--steps", "350", "--jitter", "0.2", *small]),
-        (train, [checkpoint, "--clip", "dfer-nano", "--pretrained", weights, "--tokens", "4", "--layers", "1"]),
+        (train, [checkpoint, "--clip", "dfer-nano", "--pretrained", weights, "--tokens", "4"]),
         (export, ["--ckpt", checkpoint]),
     ]
-    calls[1][1].extend(["--views", "0", "--epochs", "60", *small])
+    calls[1][1].extend(["--views", "1", "--epochs", "20,20,20", "--depth", "1,1,1", *small])
     printed = ""
     for command, arguments in calls:
         result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)

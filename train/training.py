@@ -101,6 +101,7 @@ class Trainer:
         state = self._read_state() if resume and self._state_path.is_file() else None
         start = 0 if state is None else int(state["phase"])
         for index, phase in enumerate(self._phases):
+            torch.manual_seed(_seed(self._settings.seed, index))  # new layers are the same after an interruption
             phase.enter()
             if index < start:
                 continue
@@ -128,7 +129,7 @@ class Trainer:
         if state is not None:
             begin = int(state["epoch"])
             optimizer.load_state_dict(state["optimizer"])
-            self._average.load(state["average"])
+            self._average.load(*state["average"])
             self._best = _unpack(state["best"])
         same_step = [other.epochs for other in self._phases if other.step == phase.step]
         before = sum(other.epochs for other in self._phases[:index] if other.step == phase.step)
@@ -234,7 +235,7 @@ class Trainer:
             "epoch": epoch,
             "weights": self._weights(),
             "optimizer": self._optimizer.state_dict(),
-            "average": self._average.values,
+            "average": [self._average.updates, self._average.values],
             "best": self._best and [self._best[0], self._best[1], self._best[2].to_json()],
         }
         partial = self._state_path.with_name(self._state_path.name + ".part")
@@ -262,19 +263,19 @@ class _Average:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
-        self._decay, self._updates = decay, 0
+        self._decay, self.updates = decay, 0
         self.values = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
 
-    def load(self, values: dict[str, Tensor]) -> None:
-        self._updates = 10**6  # long past the beginning, where the average moves faster
+    def load(self, updates: int, values: dict[str, Tensor]) -> None:
+        self.updates = updates
         for name, value in values.items():
             self.values[name].copy_(value)
 
     @torch.no_grad()
     def update(self) -> None:
-        self._updates += 1
+        self.updates += 1
         for name, parameter in self._parameters.items():
-            self.values[name].lerp_(parameter, max(1 - self._decay, 1 / self._updates))
+            self.values[name].lerp_(parameter, max(1 - self._decay, 1 / self.updates))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -30,7 +30,7 @@ def test_the_bundle_says_where_it_came_from_and_what_was_measured(pipeline: Pipe
     assert parity["cosine"] >= 0.9999
     assert parity["max_delta"] <= 1e-3
     assert parity["frames"] == 64
-    assert manifest.provenance["training"]["settings"]["epochs"] == 60
+    assert manifest.provenance["training"]["plan"]["epochs"] == (20, 20, 20)
     assert "wrote" in pipeline.printed
 
 
@@ -86,7 +86,7 @@ def test_the_gate_refuses_what_is_off_or_not_a_number(cosine: float, delta: floa
 def test_clip_vit_b_32_exports_at_full_size() -> None:
     """CLIP's own architecture with random weights: 112-pixel crops are upsampled to 224 inside the graph."""
     torch.manual_seed(0)
-    method = AlignDfer(load_clip("ViT-B-32"), tokens=4, layers=1).eval()
+    method = AlignDfer(load_clip("ViT-B-32"), tokens=4, video_layers=1).eval()
     with torch.inference_mode():
         class_matrix = method.class_matrix().clone()
     encoder, head = trace_encoder(method), trace_head(method, class_matrix)

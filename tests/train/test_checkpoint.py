@@ -37,7 +37,7 @@ def test_the_trained_model_comes_back(pipeline: Pipeline) -> None:
     second, _ = load_checkpoint(pipeline.checkpoint)
     features = torch.randn(2, 16, 64)
     torch.testing.assert_close(first.logits(features), second.logits(features))
-    assert training["settings"]["epochs"] == 60
+    assert training["plan"]["epochs"] == (20, 20, 20)
     assert not first.training
 
 

@@ -21,7 +21,7 @@ def clip() -> Clip:
 @pytest.fixture
 def method(clip: Clip) -> AlignDfer:
     torch.manual_seed(1)
-    return AlignDfer(clip, tokens=5, layers=1).eval()
+    return AlignDfer(clip, tokens=5, video_layers=1).eval()
 
 
 def test_text_without_padding_equals_clips_own_text_encoder(clip: Clip) -> None:
@@ -37,7 +37,7 @@ def test_a_wordless_sentence_is_start_tokens_period_end(clip: Clip, method: Alig
     length = int(sentence.argmax(dim=-1)[0]) + 1
     with torch.no_grad():
         words = clip.text.embed(sentence[:, 1 : length - 2])[0]
-        tokens = AlignDfer(clip, classes=("anger",), window=1, tokens=len(words), layers=1).tokens
+        tokens = AlignDfer(clip, classes=("anger",), window=1, tokens=len(words), video_layers=1).sentences
         tokens.tokens[0, 0] = words
         found = tokens(clip)[0, 0]
         torch.testing.assert_close(found, clip.model.encode_text(sentence)[0], atol=1e-5, rtol=1e-4)  # type: ignore[operator]
@@ -48,9 +48,9 @@ def test_gradients_reach_tokens_and_synchronizer_and_nothing_of_clip(method: Ali
     labels = torch.tensor([0, 3])
     loss = torch.nn.functional.cross_entropy(method.logits(torch.randn(2, 16, 64)), labels)
     loss.backward()
-    assert method.tokens.tokens.grad is not None
-    assert method.tokens.tokens.grad.abs().sum(dim=(1, 2, 3)).min() > 0  # every class's tokens
-    assert all(p.grad is not None for p in method.synchronizer.parameters())
+    assert method.sentences.tokens.grad is not None
+    assert method.sentences.tokens.grad.abs().sum(dim=(1, 2, 3)).min() > 0  # every class's tokens
+    assert all(p.grad is not None for p in method.video_side.parameters())
     assert all(p.grad is None and not p.requires_grad for p in method.clip_model.parameters())
     assert not method.clip_model.training
 
@@ -96,9 +96,36 @@ def test_synchronizer_without_layers_is_the_normalised_mean() -> None:
     torch.testing.assert_close(empty(x), torch.nn.functional.normalize(x.mean(1), dim=-1))
 
 
+def test_a_synchronizer_grows_without_forgetting() -> None:
+    torch.manual_seed(0)
+    grown = Synchronizer(4, 16, layers=1).eval()
+    x = torch.randn(2, 4, 16)
+    before = grown(x)
+    grown.grow()
+    torch.testing.assert_close(grown(x), before)
+    assert len(grown.layers) == 2
+    part = grown.first_layers(1)
+    torch.testing.assert_close(part(x), before)
+    torch.nn.init.ones_(part.position)
+    torch.testing.assert_close(grown(x), before)  # a copy
+
+
+def test_descriptions_stand_in_for_tokens(clip: Clip) -> None:
+    method = AlignDfer(clip, classes=("a", "b"), window=4, tokens=0, video_layers=None)
+    method.describe_classes({"a": ("a happy face",), "b": ("a sad face", "a person close to tears")})
+    wanted = torch.nn.functional.normalize(
+        clip.model.encode_text(clip.tokenize(["a happy face"])),  # type: ignore[operator]
+        dim=-1,
+    )
+    torch.testing.assert_close(method.class_matrix()[:1], wanted, atol=1e-5, rtol=1e-4)
+    assert (method.class_matrix()[0] - method.class_matrix()[1]).abs().max() > 1e-3
+    with pytest.raises(DferError, match="wordless"):
+        AlignDfer(clip, tokens=2).describe_classes({})
+
+
 def test_grey_preprocessing_ignores_colour() -> None:
     clip = load_clip("dfer-nano", grey=True)
-    method = AlignDfer(clip, tokens=2, layers=1).eval()
+    method = AlignDfer(clip, tokens=2, video_layers=1).eval()
     red, same_luma = torch.zeros(1, 112, 112, 3), torch.zeros(1, 112, 112, 3)
     red[..., 0] = 200
     same_luma[...] = 200 * 0.299

@@ -71,7 +71,7 @@ class AlignDfer(Method):
     def encode_frames(self, frames: Tensor) -> Tensor:
         pixels = normalise_pixels(frames, self.preprocessing)
         features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
-        return functional.normalize(features, dim=-1)
+        return functional.normalize(features.float(), dim=-1)
 
     def pool(self, features: Tensor) -> Tensor:
         pooled: Tensor = self.video_side(features)

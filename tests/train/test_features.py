@@ -1,0 +1,125 @@
+"""The feature store: computed once, gone on with after an interruption, used only for what it was made from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.augmentation import paper_view
+from dfer.train.clip import load_clip
+from dfer.train.data import labels_of
+from dfer.train.features import Extraction, stored_features
+from dfer.train.methods.align_dfer import AlignDfer
+
+
+class NoiseClips:
+    """Clips of noise that count how often they are read, and fail at one when told to."""
+
+    tremble = 0.0
+    classes = EXPRESSIONS
+
+    def __init__(self, count: int, fingerprint: str = "noise") -> None:
+        self.labels: NDArray[np.int64] = np.arange(count) % 7
+        self.groups: list[str | None] = [None] * count
+        self.fingerprint, self.reads, self.fails_at = fingerprint, 0, -1
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        if index == self.fails_at:
+            raise KeyboardInterrupt
+        self.reads += 1
+        return np.random.default_rng(index).integers(0, 256, (16, 40, 40, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def method() -> AlignDfer:
+    torch.manual_seed(0)
+    return AlignDfer(load_clip("dfer-nano"), tokens=2).eval()
+
+
+SETTINGS = Extraction(views=1, batch=2)
+
+
+def test_view_zero_is_what_the_runtime_sees_and_nothing_is_computed_twice(method: AlignDfer, tmp_path: Path) -> None:
+    clips = NoiseClips(5)
+    stored = stored_features(tmp_path, method, clips, SETTINGS)
+    assert stored.features.shape == (2, 5, 16, method.width)
+    assert stored.labels.tolist() == [0, 1, 2, 3, 4]
+    crops = np.stack([cv2.resize(crop, (112, 112), interpolation=cv2.INTER_LINEAR) for crop in clips.frames(3)])
+    with torch.inference_mode():
+        wanted = method.encode_frames(torch.from_numpy(crops)).numpy()
+    assert (wanted * stored.features[0, 3].astype(np.float32)).sum(axis=1).min() > 0.999
+    assert np.abs(stored.features[0] - stored.features[1]).max() > 0.01
+    reads = clips.reads
+    again = stored_features(tmp_path, method, clips, SETTINGS)
+    assert clips.reads == reads
+    assert np.array_equal(again.features, stored.features)
+
+
+def test_an_interrupted_extraction_goes_on_and_ends_the_same(
+    method: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfer.train.features._FLUSH_EVERY", 0.0)
+    whole = stored_features(tmp_path / "whole", method, NoiseClips(9), SETTINGS)
+    clips = NoiseClips(9)
+    clips.fails_at = 6
+    with pytest.raises(KeyboardInterrupt):
+        stored_features(tmp_path / "cut", method, clips, SETTINGS)
+    clips.fails_at, clips.reads = -1, 0
+    resumed = stored_features(tmp_path / "cut", method, clips, SETTINGS)
+    assert clips.reads == 2 * 3  # three clips were left, two views each
+    assert np.array_equal(resumed.features, whole.features)
+
+
+def test_processes_share_the_work(method: AlignDfer, tmp_path: Path) -> None:
+    whole = stored_features(tmp_path / "whole", method, NoiseClips(7), SETTINGS)
+    first, second = NoiseClips(7), NoiseClips(7)
+    stored_features(tmp_path / "shared", method, first, replace(SETTINGS, rank=0, world=2))
+    both = stored_features(tmp_path / "shared", method, second, replace(SETTINGS, rank=1, world=2))
+    assert (first.reads, second.reads) == (8, 6)
+    assert np.array_equal(both.features, whole.features)
+
+
+def test_other_data_weights_or_views_have_another_store(method: AlignDfer, tmp_path: Path) -> None:
+    stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
+    stored_features(tmp_path, method, NoiseClips(2, "other"), SETTINGS)
+    stored_features(tmp_path, method, NoiseClips(2), replace(SETTINGS, views=0))
+    torch.manual_seed(5)
+    stored_features(tmp_path, AlignDfer(load_clip("dfer-nano"), tokens=2).eval(), NoiseClips(2), SETTINGS)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_broken_store_is_an_error_that_says_what_to_do(method: AlignDfer, tmp_path: Path) -> None:
+    stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
+    (store,) = tmp_path.iterdir()
+    (store / "features.npy").write_bytes(b"junk")
+    with pytest.raises(DferError, match="remove it or name another --features folder"):
+        stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
+
+
+def test_labels_are_matched_by_name() -> None:
+    clips = NoiseClips(3)
+    assert labels_of(clips, ("contempt", *reversed(EXPRESSIONS))).tolist() == [7, 6, 5]
+    with pytest.raises(DferError, match="the data show sadness; the model knows happiness, neutral"):
+        labels_of(clips, ("happiness", "neutral"))
+
+
+def test_the_papers_crop_keeps_its_part_of_the_frame() -> None:
+    ramp = np.tile(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], (128, 1, 3))[None].repeat(3, axis=0)
+    for seed in range(20):
+        view = paper_view(ramp, 112, np.random.default_rng(seed))
+        assert view.shape == (3, 112, 112, 3)
+        assert (view == view[0]).all()  # one crop for the whole clip
+        row = view[0, 56, :, 0].astype(int)
+        part = abs(row[-1] - row[0]) / 255
+        assert 0.85 < part < 1.01

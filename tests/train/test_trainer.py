@@ -1,0 +1,174 @@
+"""The loop: it learns, chooses the best epoch, goes on after an interruption as if there had been none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_features import NoiseClips
+
+from dfer.runtime.errors import DferError
+from dfer.train.batches import FeatureBatches, PixelBatches, Sampling, sampling_odds
+from dfer.train.clip import load_clip
+from dfer.train.fabric import start_fabric
+from dfer.train.features import FeatureSet
+from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.phases import Plan
+from dfer.train.training import Epoch, Trainer, TrainSettings
+
+CLASSES = ("one", "two", "three")
+PLAN = Plan((2, 2, 2), (0.05, 0.05, 0.05), (1, 2, 2))
+
+
+def drawn_features(count: int, seed: int, width: int = 64) -> FeatureSet:
+    """Features that show their class: each class has its own direction, blurred by noise."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    centres = np.random.default_rng(99).normal(size=(3, width))
+    features = centres[labels][None, :, None] + rng.normal(0, 1.5, (2, count, 16, width))
+    features /= np.linalg.norm(features, axis=-1, keepdims=True)
+    return FeatureSet(features.astype(np.float16), np.arange(count), labels)
+
+
+class Interruption(Exception):
+    pass
+
+
+def train(
+    folder: Path, resume: bool = False, stop_after: int = 10**6, **settings: object
+) -> tuple[AlignDfer, list[Epoch]]:
+    """A small run; raises Interruption after `stop_after` epochs."""
+    torch.manual_seed(0)
+    method = AlignDfer(load_clip("dfer-nano"), CLASSES, tokens=2, video_layers=2)
+    sampling = Sampling(batch=16)
+    trainer = Trainer(
+        method,
+        method.phases(PLAN),
+        FeatureBatches([(drawn_features(64, 1), 1.0)], sampling),
+        FeatureBatches([(drawn_features(30, 2), 1.0)], sampling),
+        TrainSettings(**settings),  # type: ignore[arg-type]
+        start_fabric("fp32"),
+        folder / "run.state",
+        {"settings": str(settings)},
+    )
+    seen: list[Epoch] = []
+    best: list[Epoch] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        seen.append(epoch)
+        if len(seen) == stop_after:
+            raise Interruption
+
+    trainer.run(resume, on_epoch, best.append)
+    return method, best
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[AlignDfer, list[Epoch]]:
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+def test_every_step_reports_its_best_epoch_and_learns(undisturbed: tuple[AlignDfer, list[Epoch]]) -> None:
+    _, best = undisturbed
+    assert [epoch.step for epoch in best] == ["1-text", "2-video", "3-joint"]
+    assert best[-1].war > 0.8
+    assert best[1].number == 2  # a step's best epoch has all its layers
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 6])
+def test_a_resumed_run_ends_as_an_undisturbed_one(
+    undisturbed: tuple[AlignDfer, list[Epoch]], tmp_path: Path, stop_after: int
+) -> None:
+    with pytest.raises(Interruption):
+        train(tmp_path, stop_after=stop_after)
+    method, best = train(tmp_path, resume=True)
+    wanted, best_wanted = undisturbed
+    assert best[-1] == best_wanted[-1]
+    for name, value in wanted.state_dict().items():
+        assert torch.equal(value, method.state_dict()[name]), name
+
+
+def test_averaged_weights_survive_an_interruption(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    wanted, _ = train(tmp_path / "a", ema=0.9)
+    with pytest.raises(Interruption):
+        train(tmp_path / "b", stop_after=3, ema=0.9)
+    method, _ = train(tmp_path / "b", resume=True, ema=0.9)
+    torch.testing.assert_close(wanted.video_side.state_dict(), method.video_side.state_dict())
+
+
+def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Interruption):
+        train(tmp_path, stop_after=1)
+    with pytest.raises(DferError, match=r"begun with other settings \(settings\)"):
+        train(tmp_path, resume=True, class_weights=True)
+    (tmp_path / "run.state").write_bytes(b"junk")
+    with pytest.raises(DferError, match="cannot be read; train without --resume"):
+        train(tmp_path, resume=True)
+
+
+def test_training_leaves_clip_as_it_was(undisturbed: tuple[AlignDfer, list[Epoch]]) -> None:
+    torch.manual_seed(0)
+    before = AlignDfer(load_clip("dfer-nano"), CLASSES, tokens=2).clip_model.state_dict()
+    after = undisturbed[0].clip_model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_odds_balance_classes() -> None:
+    labels = np.array([0] * 90 + [1] * 10)
+    for balance, share in ((0, 0.1), (1, 0.5), (0.5, 0.25)):
+        assert sampling_odds(labels, balance)[labels == 1].sum() == pytest.approx(share)
+
+
+def test_batches_take_their_share_of_each_source_and_order_covers_all() -> None:
+    sampling = Sampling(batch=20, balance=0)
+    first, second = drawn_features(40, 1), drawn_features(10, 2)
+    only_zero = FeatureSet(second.features, second.rows, np.zeros(10, np.int64))
+    only_one = FeatureSet(first.features, first.rows, np.ones(40, np.int64))
+    batches = FeatureBatches([(only_one, 0.75), (only_zero, 0.25)], sampling)
+    drawn = list(batches.random(np.random.default_rng(0)))
+    assert len(drawn) == batches.steps == 2
+    for features, labels in drawn:
+        assert features.shape == (20, 16, 64)
+        assert int(labels.sum()) == 15
+    assert sum(len(labels) for _, labels in batches.in_order()) == 50
+    shards = [FeatureBatches([(first, 1.0)], Sampling(batch=4, rank=rank, world=2)) for rank in (0, 1)]
+    rows = [labels for shard in shards for _, labels in shard.in_order()]
+    assert sum(map(len, rows)) == 40
+
+
+def test_shifted_windows_repeat_their_edges() -> None:
+    times = np.arange(16, dtype=np.float16)[None, None, :, None].repeat(4, axis=1)
+    batches = FeatureBatches([(FeatureSet(times, np.arange(4), np.zeros(4, np.int64)), 1.0)], Sampling(4, shift=3))
+    (features, _), *_ = batches.random(np.random.default_rng(0))
+    for clip in features[:, :, 0]:
+        steps = clip.diff()
+        assert set(steps.tolist()) <= {0.0, 1.0}
+        assert (steps == 0).sum() == 15 - (clip[-1] - clip[0])
+        assert clip[0] == 0 or clip[-1] == 15
+
+
+def test_pixel_batches_are_augmented_for_training_and_plain_in_order() -> None:
+    clips = NoiseClips(6)
+    batches = PixelBatches([(clips, clips.labels, 1.0)], 40, "paper", workers=2, sampling=Sampling(batch=3))
+    epoch = list(batches.random(np.random.default_rng(0)))
+    again = list(batches.random(np.random.default_rng(0)))
+    assert [tuple(crops.shape) for crops, _ in epoch] == [(3, 16, 40, 40, 3)] * 2
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(epoch, again, strict=True))
+    plain = torch.cat([crops for crops, _ in batches.in_order()])
+    assert torch.equal(plain, torch.from_numpy(np.stack([clips.frames(index) for index in range(6)])))
+
+
+def test_a_diverging_run_says_what_to_do(tmp_path: Path) -> None:
+    bad = drawn_features(48, 1)
+    bad.features[:] = np.nan
+    method = AlignDfer(load_clip("dfer-nano"), CLASSES, tokens=2, video_layers=1)
+    batches = FeatureBatches([(bad, 1.0)], Sampling(batch=16))
+    trainer = Trainer(
+        method, method.phases(PLAN), batches, batches, TrainSettings(), start_fabric("fp32"), tmp_path / "s", {}
+    )
+    with pytest.raises(DferError, match="the loss is nan; lower"):
+        trainer.run(False)
