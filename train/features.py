@@ -22,7 +22,7 @@ from .data import WINDOW, ClipSet, labels_of
 from .methods import Method
 from .precision import mixed_precision
 
-_FLUSH_EVERY = 5.0  # seconds of work that an interruption may cost
+_FLUSH_EVERY = 2.0  # seconds of work that an interruption may cost
 
 
 @dataclass(frozen=True)
