@@ -87,7 +87,10 @@ def open_source(place: str | int | Path, image_rate: float = 8.0, warn: Warn = l
         return LiveSource(text, name, failure, warn)
     path = Path(text)
     if path.is_dir():
-        images = sorted((file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES), key=_natural_order)
+        images = sorted(
+            (file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES),
+            key=lambda file: natural_order(file.name),
+        )
         if not images:
             raise DferError(f"{path}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
         return ImageFolder(images, text, image_rate, warn)
@@ -259,5 +262,6 @@ def _cv2() -> Any:
     return cv2
 
 
-def _natural_order(path: Path) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts "2.jpg" before "10.jpg"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -17,7 +17,7 @@ from rich.progress import Progress, TextColumn
 from ..runtime.errors import DferError
 from .batches import Batches, FeatureBatches, PixelBatches, Sampling
 from .checkpoint import save_checkpoint
-from .clip import load_clip
+from .clip import Clip, load_clip
 from .data import ClipSet, labels_of
 from .data.choice import DataChoice
 from .data.stills import StillClips
@@ -26,7 +26,7 @@ from .descriptions import DESCRIPTIONS, load_descriptions
 from .fabric import start_fabric
 from .features import Extraction, FeatureSet, stored_features
 from .journal import Journal
-from .methods import Method
+from .methods import Method, method_classes
 from .methods.align_dfer import AlignDfer
 from .methods.dfer_clip import DferClip
 from .phases import adapt_plan
@@ -131,11 +131,16 @@ class _Run:
     def run(self, state: Path, resume: bool) -> list[Epoch]:
         """Returns the best epoch of each step."""
         options, fabric, out = self._options, self._fabric, self._out
-        sources, test = self._open_data()
-        method = self._build_method(sources[0].clips.classes)
         plan = adapt_plan(
-            method.default_plan, options.epochs, options.learning_rate, options.depth, options.single_step
+            method_classes()[options.method].default_plan,
+            options.epochs,
+            options.learning_rate,
+            options.depth,
+            options.single_step,
         )
+        clip = load_clip(options.clip_name, options.pretrained, crop_size=options.crop)
+        sources, test = self._open_data()
+        method = self._build_method(clip, sources[0].clips.classes, plan.depths)
         phases = method.phases(plan)
         fabric.to_device(method)
         trains_encoder = any(prefix.startswith("clip_model") for phase in phases for prefix in phase.rates)
@@ -182,14 +187,13 @@ class _Run:
 
     def _open_data(self) -> tuple[list[_Source], ClipSet | None]:
         """The training clips, photographs last; and the test clips, where epochs are chosen on them."""
-        choice, options = self._choice, self._options
-        task = self._progress.add_task("opening clips", total=choice.identities, note="")
-        clips = choice.open("train", progress=lambda done: self._progress.update(task, completed=done))
-        self._progress.update(task, completed=choice.identities)
-        if options.stills is None:
-            sets: list[tuple[ClipSet, float]] = [(clips, 1.0)]
-        else:
-            stills = StillClips(options.stills, "train", options.stills_most)
+        choice, options, progress = self._choice, self._options, self._progress
+        stills = None if options.stills is None else StillClips(options.stills, "train", options.stills_most)
+        task = progress.add_task("opening clips", total=choice.identities, note="")
+        clips = choice.open("train", progress=lambda done: progress.update(task, completed=done))
+        progress.update(task, completed=choice.identities)
+        sets: list[tuple[ClipSet, float]] = [(clips, 1.0)]
+        if stills is not None:
             sets = [(clips, 1 - options.stills_share), (stills, options.stills_share)]
         if options.select_on_test:
             everything = [_Source(clips, share, np.arange(len(clips)), np.arange(0)) for clips, share in sets]
@@ -199,17 +203,15 @@ class _Run:
             for clips, share in sets
         ], None
 
-    def _build_method(self, classes: tuple[str, ...]) -> Method:
+    def _build_method(self, clip: Clip, classes: tuple[str, ...], depths: tuple[int, ...]) -> Method:
         options = self._options
-        clip = load_clip(options.clip_name, options.pretrained, crop_size=options.crop)
         described = DESCRIPTIONS if options.descriptions is None else load_descriptions(options.descriptions, classes)
         if options.method == DferClip.name:
             prompts = DescribedPrompts.from_sentences(clip, [described[name][0] for name in classes])
-            layers = (options.depth or DferClip.default_plan.depths)[0]
-            return DferClip(clip, prompts, classes, layers=layers, freeze_image_encoder=options.freeze_image_encoder)
-        layers = (options.depth or AlignDfer.default_plan.depths)[-1]
-        tokens = 0 if options.no_mat else options.tokens
-        method = AlignDfer(clip, classes, tokens=tokens, video_layers=None if options.no_jas else layers)
+            frozen = options.freeze_image_encoder
+            return DferClip(clip, prompts, classes, layers=depths[0], freeze_image_encoder=frozen)
+        layers = None if options.no_jas else depths[-1]
+        method = AlignDfer(clip, classes, tokens=0 if options.no_mat else options.tokens, video_layers=layers)
         if options.no_mat:
             method.describe_classes(described)
         return method

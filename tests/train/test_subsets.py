@@ -18,6 +18,7 @@ class Numbers:
 
     classes, tremble, fingerprint = EXPRESSIONS, 0.5, "abc"
     labels = np.arange(10, dtype=np.int64) % 7
+    groups: list[str | None] = [str(index) for index in range(10)]  # noqa: RUF012 (never changed)
 
     def __len__(self) -> int:
         return 10

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from click.testing import CliRunner
 
+from dfer.train.bap import STEPS
 from dfer.train.checkpoint import load_checkpoint
 from dfer.train.clip import load_clip
 from dfer.train.eval_command import main as evaluate
@@ -26,6 +28,7 @@ def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict
     }.items():
         out = folder / f"{name}.json"
         call = [*map(str, arguments), "--identities", "10", "--workers", "1", "--json", str(out)]
+        call += ["--plot", str(folder / f"{name}.png")]
         result = CliRunner().invoke(evaluate, call, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert "WAR" in result.output
@@ -39,6 +42,63 @@ def test_the_tiny_model_learns_expressions_of_people_it_never_saw(scores: dict[s
 
 def test_checkpoint_and_bundle_score_the_same(scores: dict[str, dict[str, float]]) -> None:
     assert scores["checkpoint"]["confusion"] == scores["bundle"]["confusion"]
+
+
+def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> None:
+    folder = pipeline.checkpoint.parent
+    lines = [json.loads(line) for line in (folder / "tiny.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == 3 * list(range(1, 21))
+    for step in STEPS:
+        method, training = load_checkpoint(folder / f"tiny.step-{step}.pt")
+        assert training["scores"][-1]["step"] == step
+        assert f"step {step}: best epoch" in pipeline.printed
+    assert training["scores"][-1]["war"] == max(line["war"] for line in lines if line["step"] == STEPS[2])
+    assert not (folder / "tiny.state").exists()
+    for (name, last), kept in zip(
+        method.state_dict().items(), load_checkpoint(pipeline.checkpoint)[0].state_dict().values(), strict=True
+    ):
+        assert torch.equal(last, kept), name
+
+
+def test_the_confusion_matrix_is_drawn(
+    scores: dict[str, dict[str, float]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    (plot,) = tmp_path_factory.getbasetemp().glob("scores[0-9]*/checkpoint.png")
+    picture = cv2.imread(str(plot))
+    assert min(picture.shape[:2]) > 400
+    assert picture.std() > 20
+    assert 0 <= scores["checkpoint"]["calibration_error"] <= 1
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
+    pipeline: Pipeline, tmp_path: Path, frozen: bool
+) -> None:
+    from dfer.train.train_command import main as train
+
+    out = tmp_path / "clip.pt"
+    call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--crop", 112]
+    call += ["--identities", 3, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--workers", 1, "--views", 0]
+    call += ["--freeze-image-encoder"] if frozen else []
+    result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    method, _ = load_checkpoint(out)
+    before = load_clip("dfer-nano", str(pipeline.weights)).model.state_dict()
+    after = method.get_submodule("clip_model").state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(name.startswith("visual.") for name in changed)
+    assert bool(changed) is not frozen
+    assert (tmp_path / "features").exists() is frozen
+
+
+def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(pipeline: Pipeline, tmp_path: Path) -> None:
+    from dfer.train.train_command import main as train
+
+    call = [tmp_path / "x.pt", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--no-jas"]
+    call += ["--identities", 2, "--views", 0, "--epochs", "1,1,1", "--workers", 1, "--select-on-test"]
+    result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "chosen on the test split: these figures are no test results" in " ".join(result.output.split())
 
 
 def test_clip_is_bit_identical_after_training(pipeline: Pipeline) -> None:
@@ -56,9 +116,22 @@ def test_commands_refuse_bad_input_in_one_line(pipeline: Pipeline, tmp_path: Pat
     calls = [
         (train, [tmp_path / "no" / "x.pt"], "does not exist"),
         (train, [tmp_path / "x.pt", "--clip", "ViT-Z"], "unknown CLIP"),
-        (train, [tmp_path / "x.pt", "--clip", "dfer-nano", "--stills", tmp_path / "no.csv"], "no.csv"),
+        (train, [tmp_path / "x.pt", "--data", "dfew"], "needs --root"),
+        (train, [tmp_path / "x.pt", "--data", "mafw", "--root", tmp_path], "MAFW_set_1_train.txt"),
+        (train, [tmp_path / "x.pt", "--method", "dfer-clip", "--no-mat"], "align-dfer's parts"),
+        (train, [tmp_path / "x.pt", "--clip", "dfer-nano", "--epochs", "1,2"], "takes 3 numbers"),
+        (evaluate, [pipeline.checkpoint, "--json", tmp_path / "no" / "x.json"], "does not exist"),
+        (
+            train,
+            [tmp_path / "x.pt", "--clip", "dfer-nano", "--stills", tmp_path / "no.csv"],
+            "no.csv",
+        ),
         (pretrain, [tmp_path / "no" / "x.pt"], "does not exist"),
-        (pretrain, [tmp_path / "x.pt", "--clip", "dfer-nano", "--stills", tmp_path / "no.csv"], "no.csv"),
+        (
+            pretrain,
+            [tmp_path / "x.pt", "--clip", "dfer-nano", "--stills", tmp_path / "no.csv"],
+            "no.csv",
+        ),
         (evaluate, [tmp_path / "absent.pt"], "no such file"),
         (evaluate, [tmp_path], "no manifest.json"),
     ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
-from ...runtime.sources import IMAGE_SUFFIXES, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, natural_order, open_source
 from ..augmentation import plain_view
 from . import WINDOW
 from .lists import VIDEO_SUFFIXES, Entry
@@ -118,13 +117,8 @@ def _image_names(folder: Path) -> list[str]:
     return [name for name in names if name.lower().endswith(_IMAGE_ENDINGS) and not name.startswith(".")]
 
 
-def _natural_order(name: str) -> list[tuple[int, str]]:
-    """Key that puts 2.jpg before 10.jpg."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
 def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
-    names = sorted(_image_names(folder), key=_natural_order)
+    names = sorted(_image_names(folder), key=natural_order)
     if not names:
         raise DferError(f"{folder}: this clip has lost its frames")
     kept: dict[int, NDArray[np.uint8]] = {}
