@@ -218,8 +218,8 @@ class _Run:
 
     def _feature_batches(self, method: Method, sources: list[_Source], test: ClipSet | None) -> tuple[Batches, Batches]:
         options, fabric = self._options, self._fabric
-        total = sum(len(source.clips) for source in sources) + (0 if test is None else len(test))
-        task = self._progress.add_task("encoding clips", total=total, note="")
+        clips_in_all = sum(len(source.clips) for source in sources) + (0 if test is None else len(test))
+        task = self._progress.add_task("encoding clips", total=clips_in_all / fabric.world_size, note="")
 
         def encode(clips: ClipSet, views: int) -> FeatureSet:
             share = Extraction(

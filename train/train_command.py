@@ -16,7 +16,7 @@ Examples:
   dfer-train align.pt --pretrained faces.pt --stills labels.csv
   dfer-train dfew-1.pt --clip ViT-B-32 --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
   dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
-  torchrun --nproc-per-node 4 $(which dfer-train) clip.pt --method dfer-clip --data dfew --root DFEW …
+  torchrun --nproc-per-node 4 -m dfer.train.train_command clip.pt --method dfer-clip --data dfew --root DFEW …
   dfer-train align.pt …the same… --resume               # after an interruption
 
 \b
@@ -92,3 +92,7 @@ def main(out: Path, choice: DataChoice, resume: bool, **options: Any) -> None:
     from .run import RunOptions, run_training
 
     run_training(out, choice, RunOptions(**options), resume)
+
+
+if __name__ == "__main__":
+    main()

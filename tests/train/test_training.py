@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.bap import STEPS
 from dfer.train.checkpoint import load_checkpoint
 from dfer.train.clip import load_clip
@@ -89,6 +93,27 @@ def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
     assert all(name.startswith("visual.") for name in changed)
     assert bool(changed) is not frozen
     assert (tmp_path / "features").exists() is frozen
+
+
+def test_two_processes_train_together(pipeline: Pipeline, tmp_path: Path) -> None:
+    out = tmp_path / "two.pt"
+    call = [out, "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--identities", 3]
+    call += ["--validation", 0.34, "--views", 0, "--epochs", "1,1,1", "--depth", "1,1,1", "--workers", 1]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dfer.train.train_command"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *map(str, start + call)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote ") == 1
+    lines = [json.loads(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(STEPS)
+    assert load_checkpoint(out)[0].classes == EXPRESSIONS
 
 
 def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(pipeline: Pipeline, tmp_path: Path) -> None:
