@@ -14,23 +14,28 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.batches import Batches, FeatureBatches, PixelBatches, Sampling
 from dfer.train.clip import load_clip
 from dfer.train.data.procedural import ProceduralClips
+from dfer.train.descriptions import DESCRIPTIONS
 from dfer.train.features import Extraction, stored_features
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.methods.dfer_clip import DferClip
 from dfer.train.precision import mixed_precision
+from dfer.train.prompts import DescribedPrompts
 
 
-def epoch(method: Method, batches: Batches, phase: int) -> float:
-    """Seconds of one epoch of forward, backward and step."""
+def epoch(method: Method, batches: Batches, seed: int, text: bool) -> float:
+    """Seconds of one epoch of forward, backward and step; without `text` the class matrix is computed once."""
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, 1e-3)
     start = perf_counter()
-    for inputs, labels in batches.random(np.random.default_rng(phase)):
+    matrix = None if text else method.class_matrix().detach()
+    for inputs, labels in batches.random(np.random.default_rng(seed)):
         with mixed_precision():
-            logits = method(inputs)
+            logits = method(inputs, matrix)
         torch.nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -44,21 +49,37 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    method = AlignDfer(load_clip(options.clip), tokens=options.tokens).train()
     clips = ProceduralClips(range(options.identities), workers=2)
     sampling = Sampling(batch=64)
+    clip = load_clip(options.clip)
+    names = [DESCRIPTIONS[name][0] for name in EXPRESSIONS]
+
+    def dfer_clip(frozen: bool) -> DferClip:
+        prompts = DescribedPrompts.from_sentences(clip, names)
+        return DferClip(clip, prompts, freeze_image_encoder=frozen)
+
+    align = AlignDfer(clip, tokens=options.tokens, video_layers=3)
+    print(f"{options.clip}, {len(clips)} clips of 16 frames, batch 64; median of {options.rounds} epochs")
     with tempfile.TemporaryDirectory() as folder:
         begin = perf_counter()
-        features = stored_features(Path(folder), method.eval(), clips, Extraction(views=0))
-        print(f"extraction, once: {perf_counter() - begin:.1f} s for {len(clips)} clips")
-        method.train()
+        features = stored_features(Path(folder), align.eval(), clips, Extraction(views=0))
+        print(f"extraction of one view, once: {perf_counter() - begin:.1f} s")
         on_features = FeatureBatches([(features, 1.0)], sampling)
         on_pixels = PixelBatches([(clips, clips.labels, 1.0)], 112, "paper", sampling=sampling)
-        times = [(epoch(method, on_features, n), epoch(method, on_pixels, n)) for n in range(options.rounds)]
-    fast, slow = (median(column) for column in zip(*times, strict=True))
-    print(
-        f"{options.clip}, {len(clips)} clips, batch 64: features {fast:.2f} s, pixels {slow:.2f} s, {slow / fast:.1f} ×"
-    )
+        for name, method, slow_method, text in (
+            ("Align-DFER, steps 1 and 3 (text is trained)", align, align, True),
+            ("Align-DFER, step 2 (text is frozen)", align, align, False),
+            ("DFER-CLIP, encoder frozen / fine-tuned", dfer_clip(True), None, True),
+        ):
+            times = []
+            for n in range(options.rounds):
+                if slow_method is None:
+                    dfer_clip(True)  # freezes the shared tower again
+                fast = epoch(method.train(), on_features, n, text)
+                slow = epoch((slow_method or dfer_clip(False)).train(), on_pixels, n, text)
+                times.append((fast, slow))
+            fast, slow = (median(column) for column in zip(*times, strict=True))
+            print(f"{name}: features {fast:.2f} s, pixels {slow:.2f} s, {slow / fast:.1f} ×")
 
 
 if __name__ == "__main__":

@@ -179,7 +179,11 @@ class _Run:
                 if epoch.step == phases[-1].step:
                     save_checkpoint(method, out, training)
 
-        trainer.run(resume, on_epoch, on_step)
+        def on_end() -> None:
+            if writes:
+                save_checkpoint(method, out.with_suffix(".last.pt"), record)
+
+        trainer.run(resume, on_epoch, on_step, on_end)
         if journal is not None:
             journal.close()
             state.unlink(missing_ok=True)
@@ -190,18 +194,21 @@ class _Run:
         choice, options, progress = self._choice, self._options, self._progress
         stills = None if options.stills is None else StillClips(options.stills, "train", options.stills_most)
         task = progress.add_task("opening clips", total=choice.identities, note="")
-        clips = choice.open("train", progress=lambda done: progress.update(task, completed=done))
+        clips = choice.open("train", False, lambda done: progress.update(task, completed=done), self._warn)
         progress.update(task, completed=choice.identities)
         sets: list[tuple[ClipSet, float]] = [(clips, 1.0)]
         if stills is not None:
             sets = [(clips, 1 - options.stills_share), (stills, options.stills_share)]
         if options.select_on_test:
             everything = [_Source(clips, share, np.arange(len(clips)), np.arange(0)) for clips, share in sets]
-            return everything, choice.open("test", held_out=True)
+            return everything, choice.open("test", held_out=True, warn=self._warn)
         return [
             _Source(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
             for clips, share in sets
         ], None
+
+    def _warn(self, message: str) -> None:
+        self._progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
     def _build_method(self, clip: Clip, classes: tuple[str, ...], depths: tuple[int, ...]) -> Method:
         options = self._options

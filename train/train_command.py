@@ -81,9 +81,9 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 def main(out: Path, choice: DataChoice, resume: bool, **options: Any) -> None:
     """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.
 
-    Beside OUT come the best checkpoint of every step (OUT.step-….pt), a line of JSON per epoch (OUT.jsonl), and, until
-    the run is done, what --resume needs (OUT.state). Without --pretrained the encoder is random, which only makes
-    sense for tests.
+    OUT is the best epoch of the last step. Beside it come the best epoch of every step (OUT.step-….pt), the last one
+    (OUT.last.pt), a line of JSON per epoch (OUT.jsonl), and, until the run is done, what --resume needs (OUT.state).
+    Without --pretrained the encoder is random, which only makes sense for tests.
     """
     if not out.parent.is_dir():
         raise DferError(f"folder {out.parent} does not exist")

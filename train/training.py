@@ -91,11 +91,13 @@ class Trainer:
         resume: bool,
         on_epoch: Callable[[Epoch], object] = lambda _: None,
         on_step: Callable[[Epoch], object] = lambda _: None,
+        on_end: Callable[[], object] = lambda: None,
     ) -> None:
         """Train to the end, from the start or, with `resume`, from where the state file says.
 
         on_epoch: hears of every epoch. on_step: hears of each step's best epoch, the model being as that left it; again
         on resuming for a step whose end was reached but perhaps not dealt with.
+        on_end: called when the last epoch is over, the model being as that left it.
         Raises DferError for a state file of another run, or a loss that is no longer a number.
         """
         state = self._read_state() if resume and self._state_path.is_file() else None
@@ -106,6 +108,8 @@ class Trainer:
             if index < start:
                 continue
             self._run_phase(index, state if index == start else None, on_epoch)
+            if index + 1 == len(self._phases):
+                on_end()
             if self._ends_step(index):
                 assert self._best is not None  # the step's last phase has had its epochs
                 self._load(self._best[1])

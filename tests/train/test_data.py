@@ -110,3 +110,17 @@ def test_every_frame_of_a_clip_gets_the_same_crop_and_flip() -> None:
         assert np.abs(np.diff(view, axis=0)).max() <= 60  # grain at most
         slopes = np.sign(view[:, :, 80].mean(axis=(1, 2)) - view[:, :, 30].mean(axis=(1, 2)))
         assert len(set(slopes)) == 1
+
+
+def test_clips_are_made_of_several_photographs_of_one_person(tmp_path: Path) -> None:
+    rows = ["image,label,person,split"]
+    for number, (label, person) in enumerate([("happiness", "a"), ("neutral", "a"), ("anger", "a"), ("fear", "b")]):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((32, 32, 3), 60 * number, np.uint8))
+        rows.append(f"{number}.png,{label},{person},train")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    clips = StillClips(tmp_path / "labels.csv", "train")
+    assert (clips.frames(0) == 0).all()  # tests see the photograph itself
+    seen = [clips.frames(0, np.random.default_rng(seed))[:, 0, 0, 0].astype(int) for seed in range(30)]
+    assert {(clip[0], clip[-1]) for clip in seen} == {(0, 0), (60, 0)}  # from neutral, never from anger
+    assert all((np.diff(clip) <= 0).all() for clip in seen)
+    assert all((clips.frames(3, np.random.default_rng(seed)) == 180).all() for seed in range(10))

@@ -58,6 +58,7 @@ def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> Non
         assert f"step {step}: best epoch" in pipeline.printed
     assert training["scores"][-1]["war"] == max(line["war"] for line in lines if line["step"] == STEPS[2])
     assert not (folder / "tiny.state").exists()
+    assert load_checkpoint(folder / "tiny.last.pt")[0].classes == EXPRESSIONS
     for (name, last), kept in zip(
         method.state_dict().items(), load_checkpoint(pipeline.checkpoint)[0].state_dict().values(), strict=True
     ):

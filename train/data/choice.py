@@ -39,9 +39,15 @@ class DataChoice:
             return f"{self.identities} procedural people"
         return f"{self.data}, fold {self.fold}" if self.data in ("dfew", "mafw", "csv") else self.data
 
-    def open(self, split: str, held_out: bool = False, progress: Callable[[int], object] = lambda _: None) -> ClipSet:
+    def open(
+        self,
+        split: str,
+        held_out: bool = False,
+        progress: Callable[[int], object] = lambda _: None,
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> ClipSet:
         """The clips of a split. Procedural people are drawn: training ones, or `held_out` ones, `progress` hearing of
-        each. Raises DferError for data that are not where the options say."""
+        each. `warn` is told of clips that are missing. Raises DferError for data that are not where the options say."""
         if self.data == "procedural":
             from .procedural import HELD_OUT, ProceduralClips
 
@@ -51,7 +57,11 @@ class DataChoice:
             raise DferError(f"--data {self.data} needs --root, the folder of its clips")
         from .benchmarks import load_clips
 
-        return load_clips(self.data, self.root, split, self.fold, self.lists, self.max_missing)
+        clips = load_clips(self.data, self.root, split, self.fold, self.lists, self.max_missing)
+        if clips.missing:
+            named = ", ".join(str(path) for path in clips.missing[:10])
+            warn(f"{len(clips.missing)} listed clips are missing and left out: {named}")
+        return clips
 
 
 def data_options(identities: int) -> Callable[[C], C]:

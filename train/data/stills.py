@@ -17,7 +17,10 @@ from . import WINDOW
 
 
 class StillClips:
-    """One clip per photograph: the still, T times. Motion, if wanted, comes from augmentation's tremble.
+    """One clip per photograph: the still, T times; motion, if wanted, comes from augmentation's tremble.
+
+    For training, where the table has another photograph of the same person that is neutral or of the same class, every
+    second clip begins with that one and turns into the other, as an onset does.
 
     table: CSV with columns image, label, person and split; images lie beside it or in its folder `images/`.
     split: which rows to take ("train", "val"). most: at most this many of any class, the first ones; None for all.
@@ -52,7 +55,10 @@ class StillClips:
         if not labels:
             raise DferError(f"stills table {table}: no rows with split {split!r}")
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
-        listed = "\n".join(f"{path.resolve()} {label}" for path, label in zip(self.paths, labels, strict=True))
+        self._people: dict[str | None, list[int]] = {}
+        for index, person in enumerate(self.groups):
+            self._people.setdefault(person, []).append(index)
+        listed = "\n".join(map(str, zip((path.resolve() for path in self.paths), labels, self.groups, strict=True)))
         self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -66,7 +72,23 @@ class StillClips:
         return np.asarray(image, dtype=np.uint8)
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        return np.repeat(self.image(index)[None], WINDOW, axis=0)
+        shown = self.image(index)
+        before = self._earlier(index, rng)
+        if before is None or rng is None:
+            return np.repeat(shown[None], WINDOW, axis=0)
+        middle, length = rng.uniform(2, WINDOW / 2), rng.uniform(1, 4)
+        weights = np.clip((np.arange(WINDOW) - middle) / length + 0.5, 0, 1)[:, None, None, None]
+        first = cv2.resize(self.image(before), shown.shape[1::-1])
+        return np.asarray(first * (1 - weights) + shown * weights, dtype=np.uint8)
+
+    def _earlier(self, index: int, rng: np.random.Generator | None) -> int | None:
+        """Another photograph of the person to begin with, or None."""
+        person = self.groups[index]
+        if rng is None or person is None or rng.random() < 0.5:
+            return None
+        fitting = (self.labels[index], EXPRESSIONS.index("neutral"))
+        others = [other for other in self._people[person] if other != index and self.labels[other] in fitting]
+        return int(rng.choice(others)) if others else None
 
 
 def _first_existing(candidates: list[Path]) -> Path:
