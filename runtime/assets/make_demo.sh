@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the demo bundle, demo.dfer: a small CLIP is taught faces, frozen, and Align-DFER trained on its features.
+# Makes the demo bundle, demo.dfer: a small CLIP is taught faces, frozen, and Align-DFER trained on its features by BAP.
 #
 #   runtime/assets/make_demo.sh STILLS_CSV WORK_FOLDER
 #
@@ -12,7 +12,8 @@ mkdir -p "$work"
 
 dfer-pretrain "$work/faces.pt" --clip dfer-small --grey --stills "$stills" --stills-share 0.72 --identities 240 \
     --steps 7000 --balance 0.65
-dfer-train "$work/demo.pt" --clip dfer-small --pretrained "$work/faces.pt" --stills "$stills"
+dfer-train "$work/demo.pt" --clip dfer-small --pretrained "$work/faces.pt" --stills "$stills" --stills-most 1500 \
+    --views 3 --epochs 24,20,20 --depth 1,2,2 --ema 0.99
 dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer"
 
 # The figures of the model card.
