@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -72,8 +74,19 @@ def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str)
         torch.backends.mha.set_fastpath_enabled(fastpath)
     model = program.model_proto
     del model.metadata_props[:]
+    names: Counter[str] = Counter()
     for node in model.graph.node:
+        node.name = _readable_name(node, names)
         del node.metadata_props[:]  # stack traces of the exporting machine
         node.doc_string = ""
     data: bytes = model.SerializeToString()
     return data
+
+
+def _readable_name(node: Any, names: Counter[str]) -> str:
+    """The path of the module that a node computes, and its operator: "clip_model.visual.conv1/Conv"; never twice."""
+    scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+    path = ast.literal_eval(scopes[0])[-2:-1] if scopes else []
+    name = "/".join([*(part.removeprefix("method.") for part in path if part), node.op_type])
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}.{names[name]}"
