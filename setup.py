@@ -4,7 +4,16 @@ from pathlib import Path
 
 from setuptools import setup
 
-PARTS = ["runtime", "runtime.engines", "runtime.procedural", "train", "train.data", "train.methods", "calibration", "export"]
+PARTS = [
+    "runtime",
+    "runtime.engines",
+    "runtime.procedural",
+    "train",
+    "train.data",
+    "train.methods",
+    "calibration",
+    "export",
+]
 
 # onnx >= 1.21 and torch >= 2.10 for their security fixes (see CONTRIBUTING.md, "Dependencies").
 TRAIN = [

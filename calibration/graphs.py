@@ -80,9 +80,7 @@ class Graph:
         kept = list(nodes)
         used = {name for node in kept for name in node.input} | {self.output}
         weights = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
-        graph = helper.make_graph(
-            kept, self.model.graph.name, self.model.graph.input, self.model.graph.output, weights
-        )
+        graph = helper.make_graph(kept, self.model.graph.name, self.model.graph.input, self.model.graph.output, weights)
         self.model.graph.CopyFrom(graph)  # types of tensors between nodes are left out: they may have changed
         self.nodes = self.model.graph.node
         self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}

@@ -15,8 +15,33 @@ COMFORTABLE = 1e4
 """Largest |x| that may enter or leave a node in half precision, a sixth of what the type holds: room for other frames."""
 
 HALVED = frozenset(
-    "Add AveragePool BatchNormalization Concat Conv Gather Gelu Gemm GlobalAveragePool Identity LeakyRelu MatMul "
-    "MaxPool Mul Neg Relu Reshape Sigmoid Slice Split Squeeze Sub Tanh Transpose Unsqueeze".split()
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Concat",
+        "Conv",
+        "Gather",
+        "Gelu",
+        "Gemm",
+        "GlobalAveragePool",
+        "Identity",
+        "LeakyRelu",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Neg",
+        "Relu",
+        "Reshape",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Sub",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+    ]
 )
 """What may run in half precision; LayerNorm, Softmax, reductions, norms, divisions and the like never do."""
 
@@ -32,7 +57,7 @@ def to_half(graph: bytes, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     """
     source = Graph(graph)
     ranges = largest(graph, frames)
-    kinds = {name: TensorProto.FLOAT for name in ranges}  # every float tensor, by the type it is to have
+    kinds = dict.fromkeys(ranges, TensorProto.FLOAT)  # every float tensor, by the type it is to have
     halved = {node.name for node in _halvable(source, ranges)}
     if not halved:
         raise DferError("fp16: no part of this encoder can run in half precision")
