@@ -48,7 +48,7 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"train": TRAIN, "export": EXPORT, "test": TEST},
+    extras_require={"train": TRAIN, "export": EXPORT, "openvino": ["onnxruntime-ep-openvino>=1.8"], "test": TEST},
     entry_points={
         "console_scripts": [
             "dfer-run = dfer.runtime.command:main",

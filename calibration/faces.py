@@ -138,7 +138,7 @@ def _film_items(videos: Iterable[Path], size: int, heard: Heard) -> list[_Item]:
 
 
 def _apart(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """Those to measure on and those to judge on: as listed, else whole videos where there are five, else every fifth."""
+    """Those to measure on and those to judge on: as listed, else every fifth video, or clip if fewer."""
     if any(item.held_out for item in items) and any(item.held_out is False for item in items):
         return [item for item in items if not item.held_out], [item for item in items if item.held_out]
     groups = [list(group) for _, group in groupby(items, key=lambda item: item.origin)]

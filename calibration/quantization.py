@@ -31,8 +31,8 @@ def quantize_weight(weight: Array, axis: int) -> tuple[NDArray[np.int8], NDArray
 def quantize_static(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
     """The graph with the named layers in INT8, by Q/DQ pairs on what they read.
 
-    ranges: largest |x| to represent, for every tensor that a layer reads. What layers give, and their biases, stay float:
-    backends fuse the bias into the integer product, and TensorRT refuses integer ones.
+    ranges: largest |x| to represent, for every tensor that a layer reads. What layers give, and their biases, stay
+    float: backends fuse the bias into the integer product, and TensorRT refuses integer ones.
     """
     source = Graph(graph)
     layers = {layer.name: layer for layer in source.layers() if layer.name in names}
@@ -88,8 +88,8 @@ def _weight_pair(graph: Graph, nodes: list[Any], pairs: dict[str, str], layer: L
 def quantize_dynamic(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
     """The graph with the named layers in INT8 as ONNX Runtime's CPU provider likes it.
 
-    MatMul and Gemm measure their activations as they come, and are fused into one kernel each. Convolutions have no fast
-    kernel of that kind: they are static, and what they give is quantised too, without which they would run in float.
+    MatMul and Gemm measure their activations as they come, and are fused into one kernel each. Convolutions have no
+    fast kernel of that kind: they are static, and what they give is quantised too, or they would run in float.
     ranges: largest |x| to represent, for every tensor that a convolution reads or gives.
     """
     source = Graph(graph)

@@ -78,7 +78,7 @@ def _divergence(counts: NDArray[np.float64], edge: int) -> float:
 
 @dataclass(frozen=True)
 class Measured:
-    """key: hash of what was measured, and on what. kinds: per kind of range, the largest |x| to represent of each tensor."""
+    """key: hash of what was measured, and on what. kinds: by kind of range and tensor, the largest |x| to hold."""
 
     key: str
     kinds: Mapping[str, Mapping[str, float]]

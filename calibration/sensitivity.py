@@ -34,7 +34,7 @@ class Switchboard:
     """The encoder with every layer either float or INT8, as each run asks. Use as a context manager.
 
     graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] on which damage is measured.
-    INT8 is computed in float here (quantise, dequantise, multiply), which differs from integer kernels by rounding only.
+    INT8 is computed in float here (quantise, dequantise, multiply): integer kernels differ by rounding only.
     """
 
     def __init__(self, graph: bytes, head: bytes, window: int, frames: NDArray[np.uint8]) -> None:

@@ -1,7 +1,7 @@
 """Outlier channels moved from activations into weights, where per-channel INT8 can hold them (SmoothQuant's idea).
 
-A LayerNorm channel that is fifty times as large as the others takes all the levels of an INT8 tensor. Dividing it in the
-LayerNorm and multiplying the weights that read it changes nothing but where the size sits.
+A LayerNorm channel that is fifty times as large as the others takes all the levels of an INT8 tensor. Dividing it in
+the LayerNorm and multiplying the weights that read it changes nothing but where the size sits.
 """
 
 from __future__ import annotations

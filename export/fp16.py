@@ -12,37 +12,13 @@ from ..calibration.graphs import Graph, largest
 from ..runtime.errors import DferError
 
 COMFORTABLE = 1e4
-"""Largest |x| that may enter or leave a node in half precision, a sixth of what the type holds: room for other frames."""
+"""Largest |x| that may enter or leave a node in half precision: a sixth of what the type holds, for other frames."""
 
-HALVED = frozenset(
-    [
-        "Add",
-        "AveragePool",
-        "BatchNormalization",
-        "Concat",
-        "Conv",
-        "Gather",
-        "Gelu",
-        "Gemm",
-        "GlobalAveragePool",
-        "Identity",
-        "LeakyRelu",
-        "MatMul",
-        "MaxPool",
-        "Mul",
-        "Neg",
-        "Relu",
-        "Reshape",
-        "Sigmoid",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Sub",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-    ]
+_HALVED = (
+    "Add AveragePool BatchNormalization Concat Conv Gather Gelu Gemm GlobalAveragePool Identity LeakyRelu MatMul "
+    "MaxPool Mul Neg Relu Reshape Sigmoid Slice Split Squeeze Sub Tanh Transpose Unsqueeze"
 )
+HALVED = frozenset(_HALVED.split())
 """What may run in half precision; LayerNorm, Softmax, reductions, norms, divisions and the like never do."""
 
 _SUFFIX = {TensorProto.FLOAT16: "half", TensorProto.FLOAT: "single"}
