@@ -99,4 +99,5 @@ def quantizations(
 
 
 def _some(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    return frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+    picked: NDArray[np.uint8] = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+    return picked

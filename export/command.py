@@ -166,7 +166,7 @@ def _latency_table(exported: Exported, gate: str) -> Table:
     for provider, by_precision in exported.measurements.items():
         for precision, found in by_precision.items():
             best = exported.bundle.manifest.recommended.get(provider) == precision
-            agrees = "yes" if found.parity.passes(precision, gate) else ("no")
+            agrees = "yes" if found.parity.passes(precision, gate) else "no"
             milliseconds = [f"{found.latency[batch]:.1f}" for batch in sorted(found.latency)]
             table.add_row(provider, precision, *milliseconds, agrees, "recommended" if best else "")
     return table
