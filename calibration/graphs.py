@@ -67,7 +67,7 @@ class Graph:
 
     def add_constant(self, name: str, values: Array) -> str:
         """Add an initializer, or replace the one of that name."""
-        tensor = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        tensor = numpy_helper.from_array(np.asarray(values), name)
         if name in self.constants:
             self.constants[name].CopyFrom(tensor)
         else:
