@@ -4,7 +4,16 @@ from pathlib import Path
 
 from setuptools import setup
 
-PARTS = ["runtime", "runtime.engines", "runtime.procedural", "train", "train.data", "train.methods", "export"]
+PARTS = [
+    "runtime",
+    "runtime.engines",
+    "runtime.procedural",
+    "train",
+    "train.data",
+    "train.methods",
+    "calibration",
+    "export",
+]
 
 # onnx >= 1.21 and torch >= 2.10 for their security fixes (see CONTRIBUTING.md, "Dependencies").
 TRAIN = [
@@ -39,7 +48,7 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"train": TRAIN, "export": EXPORT, "test": TEST},
+    extras_require={"train": TRAIN, "export": EXPORT, "openvino": ["onnxruntime-ep-openvino>=1.8"], "test": TEST},
     entry_points={
         "console_scripts": [
             "dfer-run = dfer.runtime.command:main",

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ..runtime.errors import DferError, reports_errors, require
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .exporting import Exported
+
 EPILOG = """\b
 Examples:
   dfer-export --ckpt align.pt                       # writes align.dfer/
   dfer-export --ckpt align.pt --out models/a.dfer
+  dfer-export --ckpt align.pt --fp16 --int8 --calib FACES   # a folder of videos or face crops, or a CSV of crops
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-run clip.mp4 --bundle align.dfer
 """
@@ -30,35 +38,147 @@ Examples:
     type=click.Choice(["dfer-clip"]),
     help="CKPT is an official checkpoint of this method: only its tensors are read, nothing in it can run.",
 )
+@click.option("--fp16", is_flag=True, help="Also write an encoder in half precision.")
+@click.option("--int8", is_flag=True, help="Also write an encoder in INT8; needs --calib.")
+@click.option(
+    "--calib",
+    type=click.Path(path_type=Path),
+    help="Faces to measure INT8 on and judge by: videos, crops, or a CSV of image[,label[,split]].",
+)
+@click.option(
+    "--calib-min",
+    type=click.IntRange(min=2),
+    default=500,
+    show_default=True,
+    help="Frames that --calib must give.",
+)
+@click.option(
+    "--gate",
+    type=click.Choice(["default", "strict", "off"]),
+    default="default",
+    show_default=True,
+    help="How closely every precision must agree with PyTorch.",
+)
 @reports_errors
-def main(ckpt: Path, out: Path | None, method: str | None) -> None:
+def main(
+    ckpt: Path,
+    out: Path | None,
+    method: str | None,
+    fp16: bool,
+    int8: bool,
+    calib: Path | None,
+    calib_min: int,
+    gate: str,
+) -> None:
     """Export a checkpoint: the class matrix, the encoder and the head as ONNX, compared with PyTorch.
 
-    Nothing is written unless the graphs agree with the model they came from.
+    Nothing is written unless the graphs of every precision agree with the model they came from.
     """
     if not ckpt.name:
         raise DferError("--ckpt is empty; name a checkpoint of dfer-train")
     out = out or ckpt.with_suffix(".dfer")
     if not out.parent.is_dir():
         raise DferError(f"folder {out.parent} does not exist")
+    if int8 and calib is None:
+        raise DferError("--int8 needs --calib: videos or face crops to measure ranges on")
     for module in ("torch", "open_clip", "onnx", "onnxscript"):
         require(module, "export")
     from rich.console import Console
-    from rich.table import Table
 
-    from .exporting import export_checkpoint
-    from .parity import GATES
+    from .exporting import Wish, export_checkpoint
 
     console = Console()
+    wish = Wish(fp16=fp16, int8=int8, faces=calib, minimum=calib_min, gate=gate)
     with console.status("exporting") as status:
-        bundle, parity = export_checkpoint(ckpt, out, lambda step: status.update(step), official=method is not None)
-    gate = GATES["fp32"]
-    table = Table(title=f"fp32 against PyTorch, {parity.frames} frames")
-    for heading in ("figure", "measured", "must be"):
-        table.add_column(heading)
-    table.add_row("feature cosine (lowest)", f"{parity.cosine:.7f}", f"≥ {gate.min_cosine}")
-    table.add_row("|Δp| (largest)", f"{parity.max_delta:.2g}", f"≤ {gate.max_delta:g}")
-    table.add_row("same top-1", f"{parity.top1:.0%}", "")
-    console.print(table)
+        exported = export_checkpoint(ckpt, out, status.update, official=method is not None, wish=wish)
+    _print(console, exported, gate)
+
+
+def _print(console: Console, exported: Exported, gate: str) -> None:
+    """Tables of agreement, of INT8's most sensitive layers and of latency, and what to do next."""
+    bundle = exported.bundle
+    console.print(_parity_table(exported, gate))
+    if exported.int8 is not None:
+        made = exported.int8
+        console.print(
+            f"int8: {made.total - len(made.floating)} of {made.total} layers, ranges by {made.kind}; "
+            f"every layer alone is drawn in {bundle.path.with_suffix('.int8.png')}",
+            soft_wrap=True,
+        )
+        console.print(_sensitivity_table(exported))
+    if exported.measurements:
+        console.print(_latency_table(exported, gate))
+        for line in _slower(exported):
+            console.print(f"[yellow]note:[/] {line}", soft_wrap=True)
     size = sum((bundle.path / name).stat().st_size for name in bundle.digests)
     console.print(f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {bundle.path}")
+
+
+def _parity_table(exported: Exported, gate: str) -> Table:
+    from rich.table import Table
+
+    from .parity import GATES
+
+    bundle = exported.bundle
+    labelled = any(parity.war is not None for parity in exported.parity.values())
+    table = Table(title="against PyTorch" + (", gate off" if gate == "off" else ""))
+    for heading in ("precision", "encoder", "frames", "feature cosine", "|Δp|", "same top-1"):
+        table.add_column(heading)
+    if labelled:
+        table.add_column("WAR")
+        table.add_column("UAR")
+    for precision, parity in exported.parity.items():
+        limits = GATES.get(gate, {}).get(precision)
+        file = bundle.path / bundle.manifest.graphs(precision, "default")[0]
+        row = [
+            precision,
+            f"{file.stat().st_size / 1e6:.1f} MB",
+            str(parity.frames),
+            f"{parity.cosine:.6f}" + (f" (≥ {limits.min_cosine})" if limits else ""),
+            f"{parity.max_delta:.2g}" + (f" (≤ {limits.max_delta:g})" if limits and limits.max_delta < 1 else ""),
+            f"{parity.top1:.1%}" + (f" (≥ {limits.min_top1:.1%})" if limits and limits.min_top1 else ""),
+        ]
+        if parity.war is not None and parity.uar is not None:
+            row += [f"{parity.war:.1%}", f"{parity.uar:.1%}"]
+        table.add_row(*row)
+    return table
+
+
+def _sensitivity_table(exported: Exported) -> Table:
+    from rich.table import Table
+
+    assert exported.int8 is not None
+    table = Table(title="the layers that INT8 hurts most, each alone")
+    for heading in ("layer", "feature cosine", "|Δp|", ""):
+        table.add_column(heading)
+    for damage in exported.int8.ranking[: max(5, len(exported.int8.floating))]:
+        left = "left float" if damage.layer in exported.int8.floating else ""
+        table.add_row(damage.layer, f"{damage.cosine:.5f}", f"{damage.delta:.2g}", left)
+    return table
+
+
+def _latency_table(exported: Exported, gate: str) -> Table:
+    from rich.table import Table
+
+    table = Table(title="encoder latency here, ms (median)")
+    for heading in ("provider", "precision", "batch 1", "batch 8", "agrees there", ""):
+        table.add_column(heading)
+    for provider, by_precision in exported.measurements.items():
+        for precision, found in by_precision.items():
+            best = exported.bundle.manifest.recommended.get(provider) == precision
+            agrees = "yes" if found.parity.passes(precision, gate) else "no"
+            milliseconds = [f"{found.latency[batch]:.1f}" for batch in sorted(found.latency)]
+            table.add_row(provider, precision, *milliseconds, agrees, "recommended" if best else "")
+    return table
+
+
+def _slower(exported: Exported) -> list[str]:
+    """Where INT8 is no gain, in words."""
+    lines = []
+    for provider, by_precision in exported.measurements.items():
+        if "int8" in by_precision:
+            others = {name: found.latency[1] for name, found in by_precision.items() if name != "int8"}
+            faster = [name for name, value in others.items() if value <= by_precision["int8"].latency[1]]
+            if faster:
+                lines.append(f"on {provider}, int8 is slower than {' and '.join(faster)}")
+    return lines

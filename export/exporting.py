@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -12,24 +13,65 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..calibration.faces import MINIMUM, FaceClips, load_faces
+from ..calibration.int8 import Int8, quantizations
+from ..calibration.sensitivity import plot_damage
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
+from ..runtime.engines import open_engine, present_providers
+from ..runtime.errors import DferError
 from ..train.checkpoint import FORMAT, load_checkpoint
 from ..train.methods import Method
 from ..train.official import load_official
+from .deviations import describe_deviations
+from .fp16 import to_half
 from .graphs import trace_encoder, trace_head
-from .parity import Parity, measure_parity, parity_frames
+from .latency import Measurement, measure_provider, recommend
+from .parity import GATES, Parity, Trial, faces_trial, standard_trial
 
 Report = Callable[[str], object]
 
+ENCODERS = {"fp32": "encoder.fp32.onnx", "fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
+CPU_INT8 = "encoder.int8.cpu.onnx"
+HEAD = "head.fp32.onnx"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What to export beside FP32, and how strictly.
+
+    faces: videos or crops for INT8's ranges, as `load_faces` reads them; they also judge the other precisions.
+    minimum: frames below which `faces` are refused. gate: "default", "strict" or "off".
+    """
+
+    fp16: bool = False
+    int8: bool = False
+    faces: Path | None = None
+    minimum: int = MINIMUM
+    gate: str = "default"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle that was written, and what was measured on the way.
+
+    parity: by precision, on the CPU. measurements: by provider and precision; empty when there is FP32 alone.
+    int8: how the INT8 encoder was made.
+    """
+
+    bundle: Bundle
+    parity: Mapping[str, Parity]
+    measurements: Mapping[str, Mapping[str, Measurement]]
+    int8: Int8 | None = None
+
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, report: Report = lambda _: None, official: bool = False
-) -> tuple[Bundle, Parity]:
+    checkpoint: Path, out: Path, report: Report = lambda _: None, official: bool = False, wish: Wish | None = None
+) -> Exported:
     """Write the bundle of a checkpoint to the folder `out`; `report` hears of each step.
 
     official: the checkpoint is one of DFER-CLIP's published code, not of dfer-train.
-    Raises DferError for a bad checkpoint, a graph that does not agree with PyTorch, or a place that cannot be
-    written; an existing bundle then stays as it was.
+    Raises DferError for a bad checkpoint, faces that do not serve, a graph that does not agree with PyTorch, or a place
+    that cannot be written; an existing bundle then stays as it was.
     """
     report(f"reading {checkpoint}")
     method, training = load_official(checkpoint) if official else load_checkpoint(checkpoint)
@@ -43,14 +85,25 @@ def export_checkpoint(
             "training": training,
         },
         report,
+        wish,
     )
 
 
 def export_method(
-    method: Method, out: Path, provenance: dict[str, object], report: Report = lambda _: None
-) -> tuple[Bundle, Parity]:
+    method: Method,
+    out: Path,
+    provenance: dict[str, object],
+    report: Report = lambda _: None,
+    wish: Wish | None = None,
+) -> Exported:
     """Write the bundle of a model in memory. See `export_checkpoint`."""
+    wish = wish or Wish()
+    if wish.int8 and wish.faces is None:
+        raise DferError("INT8 needs faces to measure ranges on; name videos or crops with --calib")
     method.eval()
+    measured, kept = None, None
+    if wish.faces is not None:
+        measured, kept = load_faces(wish.faces, method.preprocessing.size, wish.minimum, report)
     report("class matrix")
     with torch.inference_mode():
         class_matrix = method.class_matrix().clone()
@@ -58,10 +111,28 @@ def export_method(
     encoder = trace_encoder(method)
     report("tracing the head")
     head = trace_head(method, class_matrix)
-    report("comparing with PyTorch")
-    windows = parity_frames(method.preprocessing.size, method.window)
-    parity = measure_parity(method, encoder, head, windows)
-    parity.check("fp32")
+    report("asking PyTorch")
+    trials = [standard_trial(method), *([faces_trial(method, kept)] if kept else [])]
+    judge = _Judge(method, head, trials, wish.gate)
+    report("comparing fp32 with PyTorch")
+    judge.admit("fp32", encoder)
+    encoders: dict[str, dict[str, bytes]] = {"fp32": {"default": encoder}}
+    if wish.fp16:
+        report("converting to fp16")
+        half = to_half(encoder, measured.frames[:64] if measured else trials[0].frames)
+        report("comparing fp16 with PyTorch")
+        judge.admit("fp16", half)
+        encoders["fp16"] = {"default": half}
+    int8 = None
+    if wish.int8 and measured is not None:
+        int8 = _quantize(judge, encoder, head, method.window, measured, out, report)
+        encoders["int8"] = dict(int8.graphs)
+    measurements: dict[str, dict[str, Measurement]] = {}
+    if len(encoders) > 1:
+        for provider in present_providers():
+            report(f"measuring on {provider}")
+            graphs = {name: files.get(provider, files["default"]) for name, files in encoders.items()}
+            measurements[provider] = measure_provider(provider, graphs, head, trials[-1])
     manifest = Manifest(
         method=method.name,
         classes=method.classes,
@@ -69,15 +140,92 @@ def export_method(
         width=class_matrix.shape[1],
         scale=method.scale,
         preprocessing=method.preprocessing,
-        precisions={"fp32": {"parity": parity.to_json()}},
+        precisions={name: _describe(name, files, judge, measurements) for name, files in encoders.items()},
         provenance={
             **provenance,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("dfer-edge", "torch", "onnx", "onnxruntime")},
         },
+        recommended=recommend(measurements, wish.gate),
     )
     matrix = io.BytesIO()
     np.save(matrix, class_matrix.numpy(), allow_pickle=False)
     report(f"writing {out}")
-    files = {"encoder.fp32.onnx": encoder, "head.fp32.onnx": head, CLASS_MATRIX: matrix.getvalue()}
-    return write_bundle(out, manifest, files), parity
+    files = {HEAD: head, CLASS_MATRIX: matrix.getvalue()}
+    for name, graphs in encoders.items():
+        files.update({file: graphs[family] for family, file in _names(name, graphs).items()})
+    bundle = write_bundle(out, manifest, files)
+    if int8 is not None:
+        plot_damage(list(int8.ranking), int8.floating, out.with_suffix(".int8.png"))
+    return Exported(bundle, judge.parity, measurements, int8)
+
+
+class _Judge:
+    """Holds graphs against what PyTorch said, on the CPU. parity: of what was admitted."""
+
+    def __init__(self, method: Method, head: bytes, trials: list[Trial], gate: str) -> None:
+        self._method, self._head, self._trials, self.gate = method, head, trials, gate
+        self.parity: dict[str, Parity] = {}
+
+    def measure(self, precision: str, encoder: bytes) -> Parity:
+        """INT8 is judged on faces alone, of which its ranges were measured; the others on noise and drawn faces too."""
+        trials = self._trials[-1:] if precision == "int8" else self._trials
+        with open_engine(encoder, "cpu") as encoding, open_engine(self._head, "cpu") as classifying:
+            found = [trial.compare(encoding, classifying) for trial in trials]
+        return found[0] if len(found) == 1 else found[0].worse(found[1])
+
+    def admit(self, precision: str, encoder: bytes) -> None:
+        """Raise DferError, naming the layers that deviate most, unless the encoder passes its gate."""
+        parity = self.measure(precision, encoder)
+        if not parity.passes(precision, self.gate):
+            parity.check(precision, self.gate, self._blame(precision, encoder, parity))
+        self.parity[precision] = parity
+
+    def _blame(self, precision: str, encoder: bytes, parity: Parity) -> str:
+        if parity.cosine >= GATES[self.gate][precision].min_cosine and precision == "fp32":
+            return "; the features agree, so it is the head"
+        return describe_deviations(self._method, encoder, self._trials[-1].frames)
+
+
+def _quantize(
+    judge: _Judge, encoder: bytes, head: bytes, window: int, faces: FaceClips, out: Path, report: Report
+) -> Int8:
+    """The first INT8 encoder that passes on faces it has not seen; the CPU's variant stays only if it passes too."""
+    gate = GATES[judge.gate if judge.gate in GATES else "default"]["int8"]
+    wanted = (1 + gate.min_cosine) / 2  # midway to perfect: faces to come will be worse than those it was tuned on
+    found = None
+    for found in quantizations(encoder, head, window, faces, wanted, out.with_suffix(".ranges.json"), report):
+        report(f"comparing int8 with PyTorch ({len(found.floating)} of {found.total} layers left float)")
+        if judge.measure("int8", found.graphs["default"]).passes("int8", judge.gate):
+            break
+    if found is None:
+        raise DferError(
+            "int8 export refused: even with half of its layers left float this encoder loses too much; "
+            "nothing was written. Export --fp16 instead"
+        )
+    judge.admit("int8", found.graphs["default"])
+    if judge.measure("int8", found.graphs["cpu"]).passes("int8", judge.gate):
+        return found
+    return Int8({"default": found.graphs["default"]}, found.floating, found.ranking, found.kind, found.total)
+
+
+def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
+    """The file of each family of a precision's encoder."""
+    return {family: ENCODERS[precision] if family == "default" else CPU_INT8 for family in families}
+
+
+def _describe(
+    precision: str,
+    families: Mapping[str, bytes],
+    judge: _Judge,
+    measurements: Mapping[str, Mapping[str, Measurement]],
+) -> dict[str, object]:
+    """A precision's entry in the manifest."""
+    return {
+        "files": {"encoder": _names(precision, families), "head": HEAD},
+        "gate": judge.gate,
+        "parity": judge.parity[precision].to_json(),
+        "providers": {
+            provider: found[precision].to_json() for provider, found in measurements.items() if precision in found
+        },
+    }

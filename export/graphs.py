@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import warnings
+from collections import Counter
 from typing import Any
 
 import torch
@@ -40,6 +42,11 @@ class HeadGraph(nn.Module):
 
 def trace_encoder(method: Method) -> bytes:
     """The encoder as ONNX: "frames" → "features", batch dynamic."""
+    return trace_encoder_program(method)[0]
+
+
+def trace_encoder_program(method: Method) -> tuple[bytes, Any]:
+    """The encoder as ONNX, and as torch's ExportedProgram, whose values have the names of the graph's tensors."""
     size = method.preprocessing.size
     frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # batch of 2: a 1 would be taken for a constant
     return _trace(EncoderGraph(method), frames, "frames", "features")
@@ -48,10 +55,10 @@ def trace_encoder(method: Method) -> bytes:
 def trace_head(method: Method, class_matrix: Tensor) -> bytes:
     """The head as ONNX: "features" → "probabilities", batch dynamic."""
     features = torch.zeros(2, method.window, class_matrix.shape[1])
-    return _trace(HeadGraph(method, class_matrix), features, "features", "probabilities")
+    return _trace(HeadGraph(method, class_matrix), features, "features", "probabilities")[0]
 
 
-def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> bytes:
+def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[bytes, Any]:
     # nn.MultiheadAttention's fused inference path has no ONNX form.
     fastpath = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -72,8 +79,19 @@ def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str)
         torch.backends.mha.set_fastpath_enabled(fastpath)
     model = program.model_proto
     del model.metadata_props[:]
+    names: Counter[str] = Counter()
     for node in model.graph.node:
+        node.name = _readable_name(node, names)
         del node.metadata_props[:]  # stack traces of the exporting machine
         node.doc_string = ""
     data: bytes = model.SerializeToString()
-    return data
+    return data, program.exported_program
+
+
+def _readable_name(node: Any, names: Counter[str]) -> str:
+    """The path of the module that a node computes, and its operator: "clip_model.visual.conv1/Conv"; never twice."""
+    scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
+    path = ast.literal_eval(scopes[0])[-2:-1] if scopes else []
+    name = "/".join([*(part.removeprefix("method.") for part in path if part), node.op_type])
+    names[name] += 1
+    return name if names[name] == 1 else f"{name}.{names[name]}"

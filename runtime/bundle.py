@@ -7,8 +7,8 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,7 +30,9 @@ class Manifest:
 
     method: name of the model family. classes: C names in the order of the probabilities.
     window: T, features per prediction. width: D of a feature. scale: 1/τ.
-    precisions: per precision ("fp32"), its figures: `parity` against the PyTorch model.
+    precisions: per precision ("fp32"), its `files` ("encoder": file by provider, "default" for the others; "head") and
+        its figures: `parity` with the PyTorch model, the `gate` that it passed ("off": none), the same by provider.
+    recommended: per provider, the fastest precision that passes its gate there, as measured at export.
     provenance: where it came from (checkpoint's sha256, versions, date).
     """
 
@@ -42,6 +44,14 @@ class Manifest:
     preprocessing: Preprocessing
     precisions: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
+    recommended: Mapping[str, str] = field(default_factory=dict)
+
+    def graphs(self, precision: str, provider: str) -> tuple[str, str]:
+        """Names of the encoder's and the head's file for a precision on a provider."""
+        files = self.precisions[precision].get("files", {})
+        encoders = files.get("encoder", {})
+        encoder = encoders.get(provider) or encoders.get("default") or f"encoder.{precision}.onnx"
+        return encoder, files.get("head", "head.fp32.onnx")
 
 
 @dataclass(frozen=True)
@@ -75,8 +85,7 @@ class Bundle:
                     f"bundle {folder}: {name} is not the file that was exported (sha256 differs); copy it again"
                 )
             digests[name] = digest
-        graphs = [f"{part}.{precision}.onnx" for precision in manifest.precisions for part in ("encoder", "head")]
-        for name in (*graphs, CLASS_MATRIX):
+        for name in (*_named_graphs(manifest), CLASS_MATRIX):
             if name not in digests:
                 raise DferError(f"bundle {folder}: the manifest lists no {name}")
         return cls(folder, manifest, digests)
@@ -115,6 +124,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
             name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
         "precisions": manifest.precisions,
+        "recommended": manifest.recommended,
         "provenance": manifest.provenance,
     }
     content["sha256"] = _content_digest(content)
@@ -178,14 +188,36 @@ def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
             width=int(content["width"]),
             scale=float(content["scale"]),
             preprocessing=Preprocessing.from_json(content["preprocessing"]),
-            precisions=dict(content["precisions"]),
+            precisions=_precisions(content["precisions"]),
             provenance=dict(content["provenance"]),
+            recommended={str(name): str(value) for name, value in content.get("recommended", {}).items()},
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DferError(f"bundle {folder}: bad or missing field in {MANIFEST}: {error}") from error
     if not manifest.classes or not manifest.precisions or min(manifest.window, manifest.width) < 1:
         raise DferError(f"bundle {folder}: {MANIFEST} needs classes, a precision, and positive window and width")
+    for provider, precision in manifest.recommended.items():
+        if precision not in manifest.precisions:
+            raise DferError(
+                f"bundle {folder}: {MANIFEST} recommends {precision} for {provider}, which it does not hold"
+            )
     return manifest
+
+
+def _precisions(value: Any) -> dict[str, Mapping[str, Any]]:
+    for name, entry in value.items():
+        files = entry.get("files", {})
+        named = [*files.get("encoder", {}).values(), files.get("head", "")]
+        if not all(isinstance(file, str) for file in named):
+            raise TypeError(f"{name} names files that are no names")
+    return dict(value)
+
+
+def _named_graphs(manifest: Manifest) -> Iterator[str]:
+    """Every graph that some precision needs on some provider."""
+    for precision, entry in manifest.precisions.items():
+        for provider in ("default", *entry.get("files", {}).get("encoder", {})):
+            yield from manifest.graphs(precision, provider)
 
 
 def _names(value: Any) -> tuple[str, ...]:

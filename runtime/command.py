@@ -58,6 +58,13 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
     show_default=True,
     help="Where to run.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", "fp32", "fp16", "int8")),
+    default="auto",
+    show_default=True,
+    help="Of the bundle's graphs; auto: what it recommends for the provider.",
+)
 @reports_errors
 def main(
     source: str | None,
@@ -72,6 +79,7 @@ def main(
     fps: float,
     max_faces: int | None,
     provider: str,
+    precision: str,
 ) -> None:
     """Read facial expressions from SOURCE: a video file, a folder of images, an image or a URL.
 
@@ -94,7 +102,7 @@ def main(
     paths = OutputPaths(csv_path, jsonl_path, video_path, plot_path)
     paths.check(DEMO_FOLDER / DEMO_CLIP if demo else Path(source) if source else None)
     console = Console(stderr=True, highlight=False)
-    with _open_recognizer(console, bundle, provider, window, fps, max_faces) as recognizer:
+    with _open_recognizer(console, bundle, provider, precision, window, fps, max_faces) as recognizer:
         from .sources import open_source
 
         place = _film_demo(console) if demo else camera if camera is not None else source
@@ -106,7 +114,13 @@ def main(
 
 
 def _open_recognizer(
-    console: Console, bundle: Path | None, provider: str, window: float, fps: float, max_faces: int | None
+    console: Console,
+    bundle: Path | None,
+    provider: str,
+    precision: str,
+    window: float,
+    fps: float,
+    max_faces: int | None,
 ) -> Recognizer:
     from rich.markup import escape
 
@@ -116,6 +130,7 @@ def _open_recognizer(
     recognizer = Recognizer(
         named or None,
         provider=provider,
+        precision=precision,
         window=window,
         fps=fps,
         max_faces=max_faces,
@@ -125,7 +140,11 @@ def _open_recognizer(
         origin = f"bundle {named}" + ("" if bundle else " (from $DFER_BUNDLE)")
     else:
         origin = "the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
-    console.print(f"model: {origin}; provider: {recognizer.provider}", soft_wrap=True, markup=False)
+    console.print(
+        f"model: {origin}; provider: {recognizer.provider}; precision: {recognizer.precision}",
+        soft_wrap=True,
+        markup=False,
+    )
     return recognizer
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .alignment import align
 from .bundle import DEMO, Bundle
-from .engines import open_engine
+from .engines import Engine, open_engine
 from .errors import DferError
 from .faces import FaceDetector
 from .predictions import Prediction
@@ -47,10 +47,10 @@ class Recognizer:
     """Expressions from video with the engines of a bundle. Use as a context manager.
 
     bundle: folder of an exported model; None takes the demo bundle that ships with the package.
-    provider: "auto", "cpu" or "cuda".
+    provider: "auto", "cpu", "cuda" or "openvino".
     window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded.
     max_faces: how many faces are read, largest first; None for all.
-    precision: which of the bundle's graphs.
+    precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
     warn: told, in one line, about trouble that is not an error.
 
     Raises DferError for a bad bundle, an absent provider or impossible settings.
@@ -64,7 +64,7 @@ class Recognizer:
         window: float = 2.0,
         fps: float = 8.0,
         max_faces: int | None = None,
-        precision: str = "fp32",
+        precision: str = "auto",
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
         if not (0 < window <= 60 and 0 < fps <= 240 and window * fps >= 2):
@@ -72,14 +72,13 @@ class Recognizer:
                 f"--window {window:g} --fps {fps:g}: a window must hold at least two sampled frames (and at most 60 s)"
             )
         self.bundle = Bundle.open(DEMO if bundle is None else bundle)
-        if precision not in self.bundle.manifest.precisions:
+        if precision not in ("auto", *self.bundle.manifest.precisions):
             held = ", ".join(self.bundle.manifest.precisions)
             raise DferError(f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
         self.stopwatch = Stopwatch()
         self.detector = FaceDetector()
-        self.encoder = open_engine(self.bundle.read(f"encoder.{precision}.onnx"), provider)
-        self.head = open_engine(self.bundle.read(f"head.{precision}.onnx"), provider)
+        self.precision, self.encoder, self.head = self._open_engines(provider, precision)
         self._try_engines()
 
     @property
@@ -117,6 +116,20 @@ class Recognizer:
                 return
             self.stopwatch.add("decode", perf_counter() - start)
             yield view.advance(frame)
+
+    def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:
+        """The precision that runs, and both engines. The head goes first: it tells what "auto" comes to."""
+        manifest = self.bundle.manifest
+        fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
+        _, shared = manifest.graphs(fallback, provider)
+        head = open_engine(self.bundle.read(shared), provider)
+        if precision == "auto":
+            precision = manifest.recommended.get(head.provider, fallback)
+        encoder_file, head_file = manifest.graphs(precision, head.provider)
+        if head_file != shared:
+            head.close()
+            head = open_engine(self.bundle.read(head_file), head.provider)
+        return precision, open_engine(self.bundle.read(encoder_file), head.provider), head
 
     def _try_engines(self) -> None:
         """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32] | NDArray[np.uint8]
 
-PROVIDERS = ("auto", "cpu", "cuda")
+PROVIDERS = ("auto", "cpu", "cuda", "openvino")
 """What `open_engine` can be asked for."""
 
 
 class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
 
-    provider: what really runs, "cpu" or "cuda".
+    provider: what really runs: "cpu", "cuda" or "openvino".
     """
 
     provider: str
@@ -42,9 +42,16 @@ class Engine(ABC):
 def open_engine(graph: bytes, provider: str = "auto") -> Engine:
     """Load an ONNX graph.
 
-    provider: "cpu", "cuda", or "auto" for the fastest that is installed and starts.
+    provider: "cpu", "cuda", "openvino", or "auto" for a GPU where one is installed and starts, else the CPU.
     Raises DferError when the provider asked for is absent, or would silently have become another.
     """
     from .ort import OrtEngine
 
     return OrtEngine(graph, provider)
+
+
+def present_providers() -> list[str]:
+    """The providers installed here, GPUs first; whether one starts shows when it is opened."""
+    from .ort import present_providers
+
+    return present_providers()

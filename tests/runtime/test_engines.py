@@ -53,3 +53,23 @@ def test_what_is_no_graph_is_refused() -> None:
         open_engine(b"nonsense", "cpu")
     with pytest.raises(DferError, match="unknown"):
         open_engine(b"nonsense", "abacus")
+
+
+def test_openvino_runs_all_of_the_graph_in_the_precision_it_is_written_in(bundle: Path) -> None:
+    pytest.importorskip("onnxruntime_ep_openvino")
+    opened = Bundle.open(bundle)
+    size = opened.manifest.preprocessing.size
+    crops = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    graph = opened.read("encoder.fp32.onnx")
+    with open_engine(graph, "openvino") as engine, open_engine(graph, "cpu") as reference:
+        assert engine.provider == "openvino"
+        found, wanted = (one.run({"frames": crops})["features"] for one in (engine, reference))
+    np.testing.assert_allclose(found, wanted, atol=1e-4)  # bfloat16 would be 1e-2 off
+
+
+def test_openvino_that_is_not_installed_is_an_error_that_says_what_to_install(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(DferError, match=r"dfer-edge\[openvino\]"):
+        open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino")

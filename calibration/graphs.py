@@ -1,0 +1,175 @@
+"""ONNX graphs as things to look into and to rebuild: their layers, their tensors, and what flows through them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ..runtime.engines import open_engine
+from ..runtime.errors import DferError
+
+Array = NDArray[Any]
+
+BATCH = 8
+"""Frames per run while measuring: enough to keep the cores busy, few enough for the memory of a large tower."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A MatMul, Gemm or Conv with constant weights: what INT8 is made of.
+
+    name: of the node. data: tensor it reads. weight: its initializer. output: tensor it gives.
+    axis: of the weight, along which its output channels lie. inner: axis along which `data`'s channels lie in it.
+    """
+
+    name: str
+    data: str
+    weight: str
+    output: str
+    axis: int
+    inner: int
+
+
+class Graph:
+    """An ONNX model with look-up by name. Edits go to `model`; call `fresh` to look again.
+
+    Raises DferError when the bytes are no ONNX model.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            self.model = onnx.load_model_from_string(data)
+        except Exception as error:  # protobuf's exceptions depend on its build
+            raise DferError(f"not an ONNX graph: {error}") from error
+        self.nodes = self.model.graph.node
+        self.constants: dict[str, TensorProto] = {tensor.name: tensor for tensor in self.model.graph.initializer}
+        self.input: str = self.model.graph.input[0].name
+        self.output: str = self.model.graph.output[0].name
+
+    def bytes(self) -> bytes:
+        data: bytes = self.model.SerializeToString()
+        return data
+
+    def fresh(self) -> Graph:
+        """A copy to edit."""
+        return Graph(self.bytes())
+
+    def constant(self, name: str) -> Array:
+        """The values of an initializer."""
+        values: Array = numpy_helper.to_array(self.constants[name])
+        return values
+
+    def add_constant(self, name: str, values: Array) -> str:
+        """Add an initializer, or replace the one of that name."""
+        tensor = numpy_helper.from_array(np.asarray(values), name)
+        if name in self.constants:
+            self.constants[name].CopyFrom(tensor)
+        else:
+            self.model.graph.initializer.append(tensor)
+            self.constants[name] = self.model.graph.initializer[-1]
+        return name
+
+    def rebuild(self, nodes: Iterable[Any]) -> None:
+        """Put `nodes` in place of the graph's, and drop initializers that none of them reads."""
+        kept = list(nodes)
+        used = {name for node in kept for name in node.input} | {self.output}
+        weights = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
+        graph = helper.make_graph(kept, self.model.graph.name, self.model.graph.input, self.model.graph.output, weights)
+        self.model.graph.CopyFrom(graph)  # types of tensors between nodes are left out: they may have changed
+        self.nodes = self.model.graph.node
+        self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    def readers(self) -> dict[str, list[Any]]:
+        """The nodes that read each tensor."""
+        found: dict[str, list[Any]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                found.setdefault(name, []).append(node)
+        return found
+
+    def layers(self) -> list[Layer]:
+        """The MatMul, Gemm and Conv nodes whose weights are constant matrices or kernels, in the graph's order."""
+        found = []
+        for node in self.nodes:
+            if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self.constants:
+                continue
+            dims, attributes = self.constants[node.input[1]].dims, attributes_of(node)
+            if node.input[0] in self.constants or attributes.get("transA", 0) or len(dims) < 2:
+                continue
+            if node.op_type == "MatMul" and len(dims) != 2:
+                continue
+            transposed = node.op_type == "Conv" or bool(attributes.get("transB", 0))
+            axis, inner = (0, 1) if transposed else (1, 0)
+            found.append(Layer(node.name, node.input[0], node.input[1], node.output[0], axis, inner))
+        return found
+
+    def float_tensors(self) -> list[str]:
+        """The float32 tensors that nodes give, in order. Raises DferError where types cannot be inferred."""
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self._without_weights(), strict_mode=True)
+        except Exception as error:  # several kinds, by onnx version
+            raise DferError(f"the graph's types cannot be inferred: {str(error).splitlines()[0]}") from error
+        infos = [*inferred.graph.value_info, *inferred.graph.output]
+        types = {info.name: info.type.tensor_type.elem_type for info in infos}
+        return [name for node in self.nodes for name in node.output if types.get(name) == TensorProto.FLOAT]
+
+    def _without_weights(self) -> Any:
+        """The model with its large initializers as inputs: what shape inference needs, without their megabytes."""
+        graph = self.model.graph
+        small = [tensor for tensor in graph.initializer if np.prod(tensor.dims) <= 64]
+        large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > 64]
+        inputs = [helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in large]
+        light = helper.make_graph(self.nodes, graph.name, [*graph.input, *inputs], graph.output, small)
+        return helper.make_model(light, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """A node's attributes as plain values."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def observe(
+    graph: bytes, frames: Array, tensors: Iterable[str], heard: Callable[[int], object] = lambda _: None
+) -> Iterator[dict[str, Array]]:
+    """Run frames through the graph on the CPU, batch by batch, and hand over the named float tensors of each.
+
+    `heard` is told how many frames each batch had. Raises DferError when the graph does not run.
+    """
+    tapped = Graph(graph)
+    extra = [name for name in dict.fromkeys(tensors) if name != tapped.output]
+    tapped.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
+    with open_engine(tapped.bytes(), "cpu") as engine:
+        for part in batches(frames):
+            yield engine.run({tapped.input: part})
+            heard(len(part))
+
+
+def batches(frames: Array, size: int = BATCH) -> Iterator[Array]:
+    """`frames` in parts of `size`, the last one shorter."""
+    for start in range(0, len(frames), size):
+        yield frames[start : start + size]
+
+
+def largest(graph: bytes, frames: Array) -> dict[str, float]:
+    """The largest absolute value that each float tensor of the graph takes over the frames.
+
+    The graph reduces them itself, so that the memory does not grow with the number of tensors.
+    """
+    watched = Graph(graph)
+    names = watched.float_tensors()
+    nodes = list(watched.nodes)
+    for name in names:
+        nodes.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
+        nodes.append(helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0))
+    watched.rebuild(nodes)
+    found = dict.fromkeys(names, 0.0)
+    for values in observe(watched.bytes(), frames, [f"{name}.largest" for name in names]):
+        for name in names:
+            found[name] = max(found[name], float(values[f"{name}.largest"]))
+    return found

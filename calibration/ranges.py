@@ -1,0 +1,136 @@
+"""How large activations get: the maximum, a percentile, and the range that loses least information."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graphs import Array, observe
+
+KINDS = ("max", "percentile", "entropy")
+PERCENTILE = 99.99
+BINS = 2048
+LEVELS = 128
+"""Magnitudes that symmetric INT8 tells apart."""
+SAMPLE = 1 << 16
+"""Values per tensor and batch that enter its histogram; maxima see all of them."""
+
+
+class Histogram:
+    """Counts of |x| in bins of equal width, which doubles whenever something larger comes."""
+
+    def __init__(self) -> None:
+        self.limit, self.largest = 0.0, 0.0
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+
+    def add(self, values: Array) -> None:
+        """Count the values of an array."""
+        magnitudes = np.abs(values).ravel()
+        top = float(magnitudes.max(initial=0.0))
+        self.largest = max(self.largest, top)
+        self.limit = self.limit or top
+        while self.limit and self.limit < top:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
+            self.limit *= 2
+        if self.limit:
+            sample = magnitudes[:: -(-magnitudes.size // SAMPLE)]
+            bins = np.minimum(sample * np.float32(BINS / self.limit), BINS - 1).astype(np.int64)
+            self.counts += np.bincount(bins, minlength=BINS)
+
+    def range(self, kind: str) -> float:
+        """The largest |x| to represent, by one of `KINDS`."""
+        if kind == "max" or not self.limit:
+            return self.largest
+        if kind == "percentile":
+            share = np.cumsum(self.counts) / self.counts.sum()
+            edge = int(np.searchsorted(share, PERCENTILE / 100)) + 1
+        else:
+            edge = self._least_divergent()
+        return min(edge * self.limit / BINS, self.largest)
+
+    def _least_divergent(self) -> int:
+        """Bins to keep so that the clipped and quantised distribution diverges least (Kullback-Leibler) from this."""
+        counts = self.counts.astype(np.float64)
+        last = int(np.flatnonzero(counts)[-1]) + 1
+        candidates = range(LEVELS, last + 1, max(1, LEVELS // 8))
+        divergences = {edge: _divergence(counts, edge) for edge in candidates}
+        return min(divergences, key=divergences.__getitem__, default=last)
+
+
+def _divergence(counts: NDArray[np.float64], edge: int) -> float:
+    """KL of the histogram clipped at `edge` against the same in `LEVELS` steps, each spread over its non-empty bins."""
+    wanted = counts[:edge].copy()
+    wanted[-1] += counts[edge:].sum()
+    steps = np.arange(edge) * LEVELS // edge
+    filled = wanted > 0
+    sums = np.bincount(steps, weights=counts[:edge], minlength=LEVELS)
+    sizes = np.maximum(np.bincount(steps, weights=filled, minlength=LEVELS), 1)
+    found = np.where(filled, np.maximum((sums / sizes)[steps], 1e-9), 0.0)
+    wanted, found = wanted[filled] / wanted.sum(), found[filled] / found.sum()
+    return float((wanted * np.log(wanted / found)).sum())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """key: hash of what was measured, and on what. kinds: by kind of range and tensor, the largest |x| to hold."""
+
+    key: str
+    kinds: Mapping[str, Mapping[str, float]]
+
+
+def measure_ranges(
+    graph: bytes,
+    frames: NDArray[np.uint8],
+    tensors: Sequence[str],
+    cache: Path | None = None,
+    heard: Callable[[int], object] = lambda _: None,
+) -> Measured:
+    """Ranges of tensors of a graph over crops uint8 [N,H,W,3].
+
+    cache: file that remembers them together with the hash of graph, frames and tensors; it is read where it fits and
+        written where not. heard: told how many frames each batch had.
+    """
+    digest = hashlib.sha256(graph)
+    digest.update(np.ascontiguousarray(frames).tobytes())
+    digest.update(json.dumps([list(tensors), PERCENTILE, BINS, SAMPLE]).encode())
+    key = digest.hexdigest()
+    known = _read(cache, key) if cache else None
+    if known is not None:
+        return known
+    histograms = {name: Histogram() for name in tensors}
+    for values in observe(graph, frames, tensors, heard):
+        for name, histogram in histograms.items():
+            histogram.add(values[name])
+    kinds = {kind: {name: histogram.range(kind) for name, histogram in histograms.items()} for kind in KINDS}
+    measured = Measured(key, kinds)
+    if cache:
+        partial = cache.with_name(f".{cache.name}.part")
+        partial.write_text(json.dumps(asdict(measured)), encoding="utf-8")
+        partial.replace(cache)
+    return measured
+
+
+def measure_channels(graph: bytes, frames: NDArray[np.uint8], tensors: Sequence[str]) -> dict[str, Array]:
+    """The largest |x| of every channel (last axis) of tensors of a graph."""
+    widest: dict[str, Array] = {}
+    for values in observe(graph, frames, tensors):
+        for name in tensors:
+            found = np.abs(values[name]).reshape(-1, values[name].shape[-1]).max(axis=0)
+            widest[name] = np.maximum(widest.get(name, found), found)
+    return widest
+
+
+def _read(cache: Path, key: str) -> Measured | None:
+    """What the file remembers, if it is about this key; a file that cannot be read is measured anew."""
+    try:
+        content = json.loads(cache.read_text(encoding="utf-8"))
+        measured = Measured(content["key"], content["kinds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return measured if measured.key == key and set(measured.kinds) == set(KINDS) else None

@@ -1,0 +1,148 @@
+"""What INT8 costs, layer by layer: one graph with a switch on every layer answers all questions in one session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from ..runtime.engines import open_engine
+from .graphs import Graph, batches
+from .quantization import TINY, quantize_weight
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What some INT8 layers do to features and, through the head, to class probabilities.
+
+    layer: the one in INT8, or "all" for several. cosine: lowest with the float features. delta: largest |Δp|.
+    top1: share of frames whose most probable class stays.
+    """
+
+    layer: str
+    cosine: float
+    delta: float
+    top1: float
+
+
+class Switchboard:
+    """The encoder with every layer either float or INT8, as each run asks. Use as a context manager.
+
+    graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] on which damage is measured.
+    INT8 is computed in float here (quantise, dequantise, multiply): integer kernels differ by rounding only.
+    """
+
+    def __init__(self, graph: bytes, head: bytes, window: int, frames: NDArray[np.uint8]) -> None:
+        source = Graph(graph)
+        self.layers = source.layers()
+        self._frames, self._window, self._input = frames, window, source.input
+        self._engine = open_engine(_with_switches(source, [layer.name for layer in self.layers]), "cpu")
+        self._head = open_engine(head, "cpu")
+        self._wanted = self._run({}, ())
+        self._wanted_p = self._classify(self._wanted)
+
+    def damage(self, ranges: Mapping[str, float], names: Collection[str]) -> Damage:
+        """What the named layers do in INT8, with these ranges of the tensors they read."""
+        found = self._run(ranges, names)
+        cosines = (found * self._wanted).sum(axis=1) / np.maximum(
+            np.linalg.norm(found, axis=1) * np.linalg.norm(self._wanted, axis=1), 1e-12
+        )
+        found_p = self._classify(found)
+        return Damage(
+            layer=next(iter(names)) if len(names) == 1 else "all",
+            cosine=float(np.nan_to_num(cosines.min(), nan=-1.0)),
+            delta=float(np.abs(found_p - self._wanted_p).max()),
+            top1=float((found_p.argmax(axis=1) == self._wanted_p.argmax(axis=1)).mean()),
+        )
+
+    def rank(
+        self, ranges: Mapping[str, float], names: Collection[str], heard: Callable[[int], object] = lambda _: None
+    ) -> list[Damage]:
+        """Each of the layers alone, the most damaging first. `heard` is told of each."""
+        found = []
+        for layer in self.layers:
+            if layer.name in names:
+                found.append(self.damage(ranges, [layer.name]))
+                heard(1)
+        return sorted(found, key=lambda damage: damage.cosine)
+
+    def _run(self, ranges: Mapping[str, float], names: Collection[str]) -> NDArray[np.float32]:
+        """Features [N,D] with the named layers in INT8."""
+        scales = [max(ranges[layer.data], TINY) / 127 if layer.name in names else -1.0 for layer in self.layers]
+        switches = np.array(scales, np.float32)
+        parts = [self._engine.run({self._input: part, "switches": switches}) for part in batches(self._frames, 16)]
+        features: NDArray[np.float32] = np.concatenate([next(iter(part.values())) for part in parts])
+        return features
+
+    def _classify(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        windows = np.repeat(features[:, None], self._window, axis=1)
+        return next(iter(self._head.run({"features": windows}).values()))
+
+    def close(self) -> None:
+        self._engine.close()
+        self._head.close()
+
+    def __enter__(self) -> Switchboard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _with_switches(graph: Graph, names: list[str]) -> bytes:
+    """The graph with one more input, "switches" float32 [layers]: a layer's activation scale, or negative for float."""
+    places = {name: place for place, name in enumerate(names)}
+    layers = {layer.name: layer for layer in graph.layers()}
+    zero = graph.add_constant("switch.zero", np.array(0, np.int8))
+    off = graph.add_constant("switch.off", np.array(0, np.float32))
+    nodes: list[Any] = []
+    for node in graph.nodes:
+        if node.name in places:
+            place, layer = places[node.name], layers[node.name]
+            own = f"switch.{place}"
+            values, scales = quantize_weight(graph.constant(layer.weight), layer.axis)
+            weight = [
+                graph.add_constant(f"{own}.weight", values),
+                graph.add_constant(f"{own}.scales", scales),
+                graph.add_constant(f"{own}.zeros", np.zeros(len(scales), np.int8)),
+            ]
+            index = graph.add_constant(f"{own}.index", np.array(place, np.int64))
+            nodes += [
+                helper.make_node("Gather", ["switches", index], [f"{own}.value"]),
+                helper.make_node("Greater", [f"{own}.value", off], [f"{own}.on"]),
+                helper.make_node("Abs", [f"{own}.value"], [f"{own}.scale"]),
+                helper.make_node("QuantizeLinear", [layer.data, f"{own}.scale", zero], [f"{own}.int8"]),
+                helper.make_node("DequantizeLinear", [f"{own}.int8", f"{own}.scale", zero], [f"{own}.rounded"]),
+                helper.make_node("Where", [f"{own}.on", f"{own}.rounded", layer.data], [f"{own}.data"]),
+                helper.make_node("DequantizeLinear", weight, [f"{own}.rounded_weight"], axis=layer.axis),
+                helper.make_node("Where", [f"{own}.on", f"{own}.rounded_weight", layer.weight], [f"{own}.used"]),
+            ]
+            node.input[0], node.input[1] = f"{own}.data", f"{own}.used"
+        nodes.append(node)
+    graph.model.graph.input.append(helper.make_tensor_value_info("switches", TensorProto.FLOAT, [len(names)]))
+    graph.rebuild(nodes)
+    return graph.bytes()
+
+
+def plot_damage(ranking: list[Damage], floating: Collection[str], path: Path) -> None:
+    """Draw each layer's damage alone, worst on top, to the PNG `path`; layers left float are marked."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.5 + 0.2 * len(ranking)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    names = [damage.layer for damage in ranking]
+    colours = ["tab:red" if name in floating else "tab:blue" for name in names]
+    axes.barh(range(len(names)), [max(1 - damage.cosine, 1e-8) for damage in ranking], color=colours)
+    axes.set_yticks(range(len(names)), names, fontsize="xx-small")
+    axes.invert_yaxis()
+    axes.set(xscale="log", xlabel="1 − cosine of features with this layer alone in INT8 (red: left float)")
+    partial = path.with_name(f".{path.name}.part.png")
+    figure.savefig(partial, dpi=120)
+    partial.replace(path)

@@ -1,0 +1,105 @@
+"""FP16 by conversion of the graph: the heavy work in half precision, what half precision breaks in single."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper
+
+from ..calibration.graphs import Graph, largest
+from ..runtime.errors import DferError
+
+COMFORTABLE = 1e4
+"""Largest |x| that may enter or leave a node in half precision: a sixth of what the type holds, for other frames."""
+
+_HALVED = (
+    "Add AveragePool BatchNormalization Concat Conv Gather Gelu Gemm GlobalAveragePool Identity LeakyRelu MatMul "
+    "MaxPool Mul Neg Relu Reshape Sigmoid Slice Split Squeeze Sub Tanh Transpose Unsqueeze"
+)
+HALVED = frozenset(_HALVED.split())
+"""What may run in half precision; LayerNorm, Softmax, reductions, norms, divisions and the like never do."""
+
+_SUFFIX = {TensorProto.FLOAT16: "half", TensorProto.FLOAT: "single"}
+
+
+def to_half(graph: bytes, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """The encoder with its weights and most of its arithmetic in FP16; inputs and outputs keep their types.
+
+    frames: uint8 [N,H,W,3] of real faces, on which the guard measures what each tensor holds: a node that reads or
+    gives more than `COMFORTABLE` stays in FP32, as do the pixels' normalisation and everything after the first L2-norm.
+    Raises DferError when the graph cannot be read or run.
+    """
+    source = Graph(graph)
+    ranges = largest(graph, frames)
+    kinds = dict.fromkeys(ranges, TensorProto.FLOAT)  # every float tensor, by the type it is to have
+    halved = {node.name for node in _halvable(source, ranges)}
+    if not halved:
+        raise DferError("fp16: no part of this encoder can run in half precision")
+    casts: dict[tuple[str, int], str] = {}
+    nodes: list[Any] = []
+    for node in source.nodes:
+        kind = TensorProto.FLOAT16 if node.name in halved else TensorProto.FLOAT
+        for place, name in enumerate(node.input):
+            if name in source.constants and source.constants[name].data_type == TensorProto.FLOAT:
+                if kind == TensorProto.FLOAT16:
+                    node.input[place] = _half_constant(source, name)
+            elif name in kinds and kinds[name] != kind:
+                node.input[place] = _cast(nodes, casts, name, kind)
+        for name in node.output:
+            if name in kinds:
+                kinds[name] = kind
+        nodes.append(node)
+    if kinds[source.output] != TensorProto.FLOAT:
+        raise DferError("fp16: the encoder's last node may not be in half precision")
+    source.rebuild(nodes)
+    return source.bytes()
+
+
+def _halvable(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
+    """The nodes to halve, from the first layer with weights up to the L2-norm."""
+    weighted = {layer.name for layer in graph.layers()}
+    reached: set[str] = set()  # tensors that weights have touched
+    finished: set[str] = set()  # tensors behind the L2-norm
+    for node in graph.nodes:
+        if node.op_type == "ReduceL2" or finished.intersection(node.input):
+            finished.update(node.output)
+        elif node.name in weighted or reached.intersection(node.input):
+            reached.update(node.output)
+            if (
+                node.op_type in HALVED
+                and not _scales(graph, node)
+                and node.output[0] in ranges
+                and graph.output not in node.output
+                and all(_comfortable(graph, name, ranges) for name in (*node.input, *node.output))
+            ):
+                yield node
+
+
+def _scales(graph: Graph, node: Any) -> bool:
+    """Multiplies by one constant number, as attention does. (In half precision, ONNX Runtime 1.31 crashes on it.)"""
+    constants = [graph.constants[name] for name in node.input if name in graph.constants]
+    return node.op_type == "Mul" and any(np.prod(tensor.dims) == 1 for tensor in constants)
+
+
+def _comfortable(graph: Graph, name: str, ranges: Mapping[str, float]) -> bool:
+    if name in graph.constants:
+        constant = graph.constants[name]
+        return constant.data_type != TensorProto.FLOAT or not np.any(np.abs(graph.constant(name)) > COMFORTABLE)
+    return ranges.get(name, 0.0) <= COMFORTABLE  # written so that NaN is not
+
+
+def _half_constant(graph: Graph, name: str) -> str:
+    half = f"{name}.half"
+    if half not in graph.constants:
+        graph.add_constant(half, graph.constant(name).astype(np.float16))
+    return half
+
+
+def _cast(nodes: list[Any], casts: dict[tuple[str, int], str], name: str, kind: int) -> str:
+    """The tensor in another type; one Cast serves all its readers."""
+    if (name, kind) not in casts:
+        casts[name, kind] = f"{name}.{_SUFFIX[kind]}"
+        nodes.append(helper.make_node("Cast", [name], [casts[name, kind]], name=f"{name}/to_{_SUFFIX[kind]}", to=kind))
+    return casts[name, kind]

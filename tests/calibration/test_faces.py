@@ -1,0 +1,63 @@
+"""Calibration faces: from crops, lists and videos; too few are refused; judging faces are kept apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from networks import random_crops, write_crops
+
+from dfer.calibration.faces import load_faces
+from dfer.runtime import DferError
+
+
+def test_every_fifth_crop_is_kept_apart_and_none_is_in_both(tmp_path: Path) -> None:
+    folder = write_crops(tmp_path / "crops", random_crops(20))
+    measured, kept = load_faces(folder, 24, minimum=20)
+    assert measured.frames.shape == (16, 24, 24, 3)
+    assert kept.frames.shape == (4, 24, 24, 3)
+    seen = {crop.tobytes() for crop in measured.frames}
+    assert not seen & {crop.tobytes() for crop in kept.frames}
+    assert kept.windows(3).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [3, 3, 3]]
+
+
+def test_few_faces_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    folder = write_crops(tmp_path / "crops", random_crops(20))
+    with pytest.raises(DferError, match=r"20 frames with a face, 500 are needed.*--calib-min"):
+        load_faces(folder, 32)
+    load_faces(folder, 32, minimum=20)
+
+
+def test_a_list_says_which_rows_judge_and_what_they_show(tmp_path: Path) -> None:
+    write_crops(tmp_path / "images", random_crops(6))
+    rows = [f"{index:04}.png,{'anger' if index % 2 else ''},{'val' if index > 3 else 'train'}" for index in range(6)]
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["image,label,split", *rows]))
+    measured, kept = load_faces(table, 32, minimum=6)
+    assert (len(measured.frames), kept.labels) == (4, (None, "anger"))
+    np.testing.assert_array_equal(kept.frames, random_crops(6)[4:])
+
+
+@pytest.mark.parametrize("text", ["picture\nx.png", "image\nabsent.png"])
+def test_a_bad_list_is_refused(tmp_path: Path, text: str) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text(text)
+    with pytest.raises(DferError, match="--calib"):
+        load_faces(table, 32, minimum=1)
+    with pytest.raises(DferError, match="no such folder or CSV"):
+        load_faces(tmp_path / "absent", 32)
+
+
+def test_faces_of_videos_are_found_and_aligned(face_video: Path) -> None:
+    measured, kept = load_faces(face_video.parent, 64, minimum=10)
+    assert measured.frames.shape[1:] == (64, 64, 3)
+    assert sum(measured.lengths) + sum(kept.lengths) == 24  # three seconds, eight frames each
+    assert measured.windows(16).max() == len(measured.frames) - 1
+
+
+def test_pictures_of_scenes_are_not_taken_for_crops(tmp_path: Path) -> None:
+    wide = np.concatenate([random_crops(4), random_crops(4)], axis=2)
+    folder = write_crops(tmp_path / "scenes", wide)
+    with pytest.raises(DferError, match="64×32, not a square face crop"):
+        load_faces(folder, 32, minimum=2)

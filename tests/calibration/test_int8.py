@@ -1,0 +1,143 @@
+"""INT8: ranges, smoothing, and as many quantised layers as accuracy lets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from networks import add_outliers, random_crops, small_vit
+
+from dfer.calibration.faces import FaceClips
+from dfer.calibration.graphs import Graph, largest, observe
+from dfer.calibration.int8 import Int8, quantizations
+from dfer.calibration.quantization import quantize_static
+from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
+from dfer.calibration.sensitivity import plot_damage
+from dfer.calibration.smoothing import find_joints, smooth
+from dfer.export.graphs import trace_encoder, trace_head
+
+CROPS = random_crops(48)
+FACES = FaceClips(CROPS, (1,) * len(CROPS), (None,) * len(CROPS))
+
+
+@pytest.fixture(scope="module")
+def graphs() -> tuple[bytes, bytes]:
+    """Encoder and head of the small ViT with outlier channels."""
+    method = small_vit()
+    add_outliers(method)
+    with torch.inference_mode():
+        matrix = method.class_matrix().clone()
+    return trace_encoder(method), trace_head(method, matrix)
+
+
+@pytest.fixture(scope="module")
+def made(graphs: tuple[bytes, bytes]) -> Int8:
+    return next(quantizations(*graphs, 16, FACES, 0.995))
+
+
+def features(graph: bytes, frames: np.ndarray) -> np.ndarray:
+    source = Graph(graph)
+    return np.concatenate([values[source.output] for values in observe(graph, frames, [source.output])])
+
+
+def cosine(graph: bytes, other: bytes) -> float:
+    """The lowest of unit features on crops that nothing was measured on."""
+    unseen = random_crops(24, seed=1)
+    return float((features(graph, unseen) * features(other, unseen)).sum(axis=1).min())
+
+
+def test_outliers_break_naive_int8_and_not_ours(graphs: tuple[bytes, bytes], made: Int8) -> None:
+    encoder, _ = graphs
+    naive = quantize_static(encoder, largest(encoder, CROPS), [layer.name for layer in Graph(encoder).layers()])
+    assert cosine(encoder, naive) < 0.97
+    assert made.floating == ()  # and that without leaving a layer float
+    assert cosine(encoder, made.graphs["default"]) >= 0.995
+    assert cosine(encoder, made.graphs["cpu"]) >= 0.995
+
+
+def test_outliers_change_no_feature(graphs: tuple[bytes, bytes]) -> None:
+    assert cosine(graphs[0], trace_encoder(small_vit())) > 0.9999
+
+
+def test_smoothing_changes_no_feature_and_evens_the_channels(graphs: tuple[bytes, bytes]) -> None:
+    encoder, _ = graphs
+    joints = [joint.output for joint in find_joints(Graph(encoder))]
+    assert len(joints) == 7  # two per block, and the one before the projection
+    before = measure_channels(encoder, CROPS, joints)
+    smoothed = smooth(encoder, before)
+    assert cosine(encoder, smoothed) > 0.9999
+    after = measure_channels(smoothed, CROPS, joints[:1])[joints[0]]
+    outlying = before[joints[0]]
+    assert after.max() / np.median(after) < 0.3 * outlying.max() / np.median(outlying)
+
+
+def test_the_static_graph_is_plain_onnx_that_tensorrt_takes(made: Int8) -> None:
+    model = onnx.load_model_from_string(made.graphs["default"])
+    onnx.checker.check_model(model, full_check=True)
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    pairs = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert pairs
+    for node in pairs:
+        zero = constants[node.input[2]]
+        assert zero.dtype == np.int8
+        assert not zero.any()  # symmetric
+    assert sum(constants[node.input[1]].ndim == 1 for node in pairs) == made.total  # weights per channel
+    assert not any(value.dtype == np.int32 for value in constants.values())  # no integer bias
+    read = {
+        name for node in model.graph.node if node.op_type in ("LayerNormalization", "Softmax") for name in node.input
+    }
+    assert not any(name.endswith(".dequantized") for name in read)
+
+
+def test_layers_are_left_float_until_accuracy_is_reached(graphs: tuple[bytes, bytes]) -> None:
+    tried = list(quantizations(*graphs, 16, FACES, 0.99995))
+    counts = [len(one.floating) for one in tried]
+    assert counts == sorted(counts)
+    assert all(one.floating == tuple(damage.layer for damage in one.ranking[: len(one.floating)]) for one in tried)
+    easy = next(quantizations(*graphs, 16, FACES, 0.5))
+    assert easy.floating == ()
+    assert list(quantizations(*graphs, 16, FACES, 1.1)) == []
+
+
+def test_the_ranking_is_from_the_most_damaging_layer_and_can_be_drawn(made: Int8, tmp_path: Path) -> None:
+    cosines = [damage.cosine for damage in made.ranking]
+    assert len(cosines) == made.total == 14
+    assert cosines == sorted(cosines)
+    plot_damage(list(made.ranking), {made.ranking[0].layer}, tmp_path / "plot.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["plot.png"]
+
+
+def test_ranges_ignore_a_stray_value_more_the_less_of_it_there_is() -> None:
+    histogram = Histogram()
+    rng = np.random.default_rng(0)
+    histogram.add(rng.normal(size=60_000).astype(np.float32))
+    histogram.add(np.array([100.0], np.float32))
+    assert histogram.range("max") == 100.0
+    assert 3 < histogram.range("percentile") < 6
+    assert 2 < histogram.range("entropy") < 10
+
+
+def test_what_is_always_zero_has_a_range() -> None:
+    histogram = Histogram()
+    histogram.add(np.zeros(10, np.float32))
+    assert [histogram.range(kind) for kind in ("max", "percentile", "entropy")] == [0, 0, 0]
+
+
+def test_ranges_are_remembered_for_the_same_graph_and_faces(graphs: tuple[bytes, bytes], tmp_path: Path) -> None:
+    encoder, cache = graphs[0], tmp_path / "ranges.json"
+    heard: list[int] = []
+    first = measure_ranges(encoder, CROPS, [Graph(encoder).layers()[0].data], cache, heard.append)
+    assert sum(heard) == len(CROPS)
+    assert json.loads(cache.read_text())["key"] == first.key
+    again = measure_ranges(encoder, CROPS, [Graph(encoder).layers()[0].data], cache, heard.append)
+    assert again == first
+    assert sum(heard) == len(CROPS)
+    measure_ranges(encoder, CROPS[:8], [Graph(encoder).layers()[0].data], cache, heard.append)
+    assert sum(heard) == len(CROPS) + 8
+    cache.write_text("{")
+    assert measure_ranges(encoder, CROPS[:8], [Graph(encoder).layers()[0].data], cache) is not None
