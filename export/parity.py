@@ -44,14 +44,15 @@ class Parity:
 
     cosine: the lowest cosine similarity of any frame's two features.
     max_delta: the largest difference of any class probability, both graphs in line.
-    top1: share of windows whose most probable class is the same, or tied with it in PyTorch (see `TIE`).
-    frames: how many were compared.
+    top1: share of windows whose most probable class is the same, or tied with it in PyTorch (see `TIE`); this is gated.
+    exact_top1: share whose most probable class is exactly the same. frames: how many were compared.
     war, uar: weighted and unweighted average recall of the graphs, 0..1, where labelled clips were given.
     """
 
     cosine: float
     max_delta: float
     top1: float
+    exact_top1: float
     frames: int
     war: float | None = None
     uar: float | None = None
@@ -79,7 +80,8 @@ class Parity:
         gate = GATES[strictness][precision]
         return (
             f"feature cosine {self.cosine:.6f}, must be ≥ {gate.min_cosine}; max |Δp| {self.max_delta:.2g}, "
-            f"must be ≤ {gate.max_delta:g}; same top-1 {self.top1:.1%}, must be ≥ {gate.min_top1:.1%}"
+            f"must be ≤ {gate.max_delta:g}; same top-1 {self.top1:.1%} (ties aside {self.exact_top1:.1%}), "
+            f"must be ≥ {gate.min_top1:.1%}"
         )
 
     def worse(self, other: Parity) -> Parity:
@@ -90,6 +92,7 @@ class Parity:
             cosine=float(np.minimum(self.cosine, other.cosine)),
             max_delta=float(np.maximum(self.max_delta, other.max_delta)),
             top1=min(self.top1, other.top1),
+            exact_top1=min(self.exact_top1, other.exact_top1),
             frames=self.frames + other.frames,
         )
 
@@ -124,6 +127,7 @@ class Trial:
             cosine=float(cosines.min()),
             max_delta=float(np.abs(self.probabilities - found_p).max()),
             top1=float((top - said <= TIE).mean()),
+            exact_top1=float((self.probabilities.argmax(axis=1) == found_p.argmax(axis=1)).mean()),
             frames=len(self.frames),
             war=scores.war if scores else None,
             uar=scores.uar() if scores else None,

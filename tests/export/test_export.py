@@ -80,7 +80,7 @@ def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(
 @pytest.mark.parametrize(("cosine", "delta"), [(0.9998, 0.0), (1.0, 0.002), (float("nan"), 0.0), (1.0, float("nan"))])
 def test_the_gate_refuses_what_is_off_or_not_a_number(cosine: float, delta: float) -> None:
     with pytest.raises(DferError, match="refused"):
-        Parity(cosine, delta, 1.0, 1).check("fp32")
+        Parity(cosine, delta, 1.0, 1.0, 1).check("fp32")
 
 
 def test_clip_vit_b_32_exports_at_full_size() -> None:

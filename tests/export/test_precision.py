@@ -197,7 +197,7 @@ def test_int8_without_faces_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_the_fastest_that_passes_is_recommended() -> None:
-    good, bad = Parity(1.0, 0.0, 1.0, 1), Parity(0.5, 0.0, 1.0, 1)
+    good, bad = Parity(1.0, 0.0, 1.0, 1.0, 1), Parity(0.5, 0.0, 1.0, 1.0, 1)
     slow, fast = {1: 9.0, 8: 9.0}, {1: 3.0, 8: 3.0}
     found = {
         "cpu": {"fp32": Measurement(good, slow), "int8": Measurement(good, fast)},
