@@ -107,7 +107,7 @@ def _import(backend: str) -> Any:
                 module = importlib.util.module_from_spec(spec)
                 sys.modules[name] = module
                 try:
-                    spec.loader.exec_module(module)  # type: ignore[union-attr]  # found by PathFinder: has a loader
+                    spec.loader.exec_module(module)
                 except BaseException:
                     del sys.modules[name]
                     raise
@@ -134,7 +134,7 @@ def _numbers(version: str) -> tuple[int, int]:
 
 
 def _logger(module: Any, said: deque[str]) -> Any:
-    class ErrorsKept(module.ILogger):
+    class ErrorsKept(module.ILogger):  # type: ignore[misc]  # a class of the module at hand
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
