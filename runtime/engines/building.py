@@ -78,6 +78,7 @@ def build_engine(
     target: one of TARGETS for TensorRT-RTX; None for TensorRT, which builds for the GPU of this machine.
     timings: of an earlier build by the same version for the same GPU.
     progress: may raise, KeyboardInterrupt too; the build then ends and the exception comes out of here.
+    FP32 products may be computed in TF32, as ONNX Runtime's CUDA provider does too.
     Raises DferError when the graph cannot be read or built.
     """
     trt = library.module

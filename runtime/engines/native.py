@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..bundle import Bundle
+from ..errors import DferError
 from .building import Built, Progress, build_engine, check_target
 from .cuda import Cuda, open_cuda
 from .store import EngineKey, EngineStore
@@ -51,6 +52,8 @@ def stored_engine(
 
     target: one of TARGETS with TensorRT-RTX, which needs no GPU for it; with TensorRT the name of the GPU here.
     """
+    if graph not in bundle.digests:
+        raise DferError(f"bundle {bundle.path}: the manifest lists no {graph}")
     key = EngineKey(graph, bundle.digests[graph], library.backend, library.version, target)
     ahead = library.backend == "tensorrt-rtx"
 
