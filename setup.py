@@ -25,6 +25,9 @@ TRAIN = [
     "tensorboard>=2.16",
 ]
 EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
+# The runner needs CUDA's Python bindings beside either; pycuda, where a device has that, serves as well.
+TENSORRT = ["tensorrt>=10.3,<12", "cuda-bindings>=12.6"]
+TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1.2,<2", "cuda-bindings>=12.6"]
 TEST = [*EXPORT, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
 
 setup(
@@ -48,7 +51,14 @@ setup(
         "rich>=13",
         "matplotlib>=3.8",
     ],
-    extras_require={"train": TRAIN, "export": EXPORT, "openvino": ["onnxruntime-ep-openvino>=1.8"], "test": TEST},
+    extras_require={
+        "train": TRAIN,
+        "export": EXPORT,
+        "openvino": ["onnxruntime-ep-openvino>=1.8"],
+        "tensorrt": TENSORRT,
+        "tensorrt-rtx": TENSORRT_RTX,
+        "test": TEST,
+    },
     entry_points={
         "console_scripts": [
             "dfer-run = dfer.runtime.command:main",

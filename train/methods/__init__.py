@@ -17,7 +17,7 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
 
 def normalise_pixels(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [N,H,W,3] → float32 [N,3,S,S], scaled, grey if asked, normalised and at the encoder's size."""
-    pixels = frames.permute(0, 3, 1, 2).to(torch.float32) / 255
+    pixels = frames.to(torch.float32).permute(0, 3, 1, 2) / 255  # cast first: TensorRT's uint8 can only be cast
     if preprocessing.grey:
         luma = torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)
         pixels = (pixels * luma).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)

@@ -1,0 +1,90 @@
+"""Engines built at export: for the GPU of this machine, or with TensorRT-RTX for others, with no GPU at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..runtime.bundle import Bundle
+from ..runtime.engines.building import Progress, check_target
+from ..runtime.engines.cuda import open_cuda
+from ..runtime.engines.native import Report, gpu_target, stored_engine
+from ..runtime.engines.trt_library import BACKENDS, TrtLibrary, is_installed, load_trt
+from ..runtime.errors import DferError
+
+CHOICES = ("auto", *BACKENDS, "none")
+"""What `--engine` can be asked for."""
+
+
+@dataclass(frozen=True)
+class EngineBuild:
+    """One engine of a bundle: what it was built from and for, its size in bytes, and the seconds building took.
+
+    seconds: None when the bundle had it already. refused: why there is none, where "auto" went on without.
+    """
+
+    graph: str
+    backend: str
+    version: str
+    target: str
+    size: int = 0
+    seconds: float | None = None
+    refused: str = ""
+
+
+def build_engines(
+    bundle: Bundle,
+    graphs: Sequence[str],
+    engine: str = "auto",
+    targets: Sequence[str] = (),
+    report: Report = lambda _: None,
+    progress: Progress = lambda *_: None,
+) -> list[EngineBuild]:
+    """Build `graphs`, ONNX files of the bundle that TensorRT reads, into its engines/; returns a row for each.
+
+    engine: one of CHOICES. A backend by name must be there and build every graph, else DferError; "auto" takes those
+    installed and says in the row what one does not build; "none" does nothing.
+    targets: compute capabilities for TensorRT-RTX ("sm86"), no GPU needed; empty for the GPU of this machine.
+    """
+    if engine not in CHOICES:
+        raise DferError(f"--engine {engine}: unknown; one of {', '.join(CHOICES)}")
+    wanted = [check_target(target) for target in targets]
+    if engine == "none" or engine == "tensorrt":
+        if wanted:
+            raise DferError(f"--targets is for TensorRT-RTX; --engine {engine} builds none of them")
+        if engine == "none":
+            return []
+    backends = [backend for backend in BACKENDS if is_installed(backend)] if engine == "auto" else [engine]
+    if wanted:  # only TensorRT-RTX builds for what is not here
+        backends = ["tensorrt-rtx"]
+    rows = []
+    for backend in backends:
+        library = load_trt(backend)
+        try:
+            places = wanted or [_target_here(library)]
+        except DferError as error:
+            if engine != "auto":
+                raise
+            report(f"no engines for {library.title}: {error}")
+            continue
+        for target in places:
+            for graph in graphs:
+                row = EngineBuild(graph, backend, library.version, target)
+                try:
+                    data, seconds = stored_engine(bundle, graph, library, target, report, progress)
+                    row = EngineBuild(graph, backend, library.version, target, len(data), seconds)
+                except DferError as error:
+                    if engine != "auto":
+                        raise
+                    row = EngineBuild(graph, backend, library.version, target, refused=str(error))
+                rows.append(row)
+    return rows
+
+
+def _target_here(library: TrtLibrary) -> str:
+    cuda = open_cuda()
+    with cuda.active():
+        try:
+            return gpu_target(library, cuda)
+        finally:
+            cuda.close()

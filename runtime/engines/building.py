@@ -1,0 +1,146 @@
+"""ONNX → engine: one builder for TensorRT and TensorRT-RTX. Bytes in, bytes out; files are `store.py`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from ..errors import DferError
+from .trt_library import TrtLibrary
+
+TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
+"""Compute capabilities that TensorRT-RTX builds for, with or without a GPU at hand. No sm90, no Jetson."""
+
+Progress = Callable[[str, int, int], object]
+"""Told (what is being done, steps done, steps in all); phases nest, so the count starts anew with each."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batch sizes an engine takes: from one to `largest`, fastest at `typical`."""
+
+    typical: int = 4
+    largest: int = 16
+
+
+@dataclass(frozen=True)
+class Built:
+    """A serialised engine, the builder's timings to start the next build from (None on TensorRT-RTX), and seconds."""
+
+    engine: bytes
+    timings: bytes | None
+    seconds: float
+
+
+def check_target(target: str) -> str:
+    """`target` in lower case; DferError when TensorRT-RTX does not build for it."""
+    if target.lower() not in TARGETS:
+        raise DferError(f"TensorRT-RTX does not build for {target}; it does for {', '.join(TARGETS)}")
+    return target.lower()
+
+
+def parse_network(library: TrtLibrary, graph: bytes, name: str) -> tuple[Any, Any]:
+    """Builder and strongly typed network of an ONNX graph; needs no GPU on TensorRT-RTX.
+
+    The precision of each layer is what the graph says: there are no flags that could do nothing.
+    Raises DferError with the parser's first complaint and the graph's `name`.
+    """
+    trt = library.module
+    library.said.clear()
+    builder = trt.Builder(library.logger)
+    if builder is None:
+        raise DferError(f"{library.title} does not start: {library.first_complaint()}")
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only way from TensorRT 11 on
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, library.logger)
+    if not parser.parse(graph):
+        reason = parser.get_error(0).desc() if parser.num_errors else library.first_complaint()
+        library.said.clear()
+        raise DferError(
+            f"{library.title} cannot read {name}: {' '.join(reason.split())[:300]}; export the bundle again"
+        )
+    return builder, network
+
+
+def build_engine(
+    library: TrtLibrary,
+    graph: bytes,
+    name: str,
+    target: str | None = None,
+    timings: bytes = b"",
+    batches: Batches = Batches(),
+    progress: Progress = lambda *_: None,
+) -> Built:
+    """Build `graph`, an ONNX file whose first axes are the batch; `name` is for messages.
+
+    target: one of TARGETS for TensorRT-RTX; None for TensorRT, which builds for the GPU of this machine.
+    timings: of an earlier build by the same version for the same GPU.
+    progress: may raise, KeyboardInterrupt too; the build then ends and the exception comes out of here.
+    FP32 products may be computed in TF32, as ONNX Runtime's CUDA provider does too.
+    Raises DferError when the graph cannot be read or built.
+    """
+    trt = library.module
+    builder, network = parse_network(library, graph, name)
+    config = builder.create_builder_config()
+    config.add_optimization_profile(_profile(builder, network, batches))
+    if library.backend == "tensorrt-rtx":
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, check_target(target or "no target").upper()), 0)
+    elif target is not None:
+        raise DferError(f"{library.title} builds only for the GPU it runs on; leave the target {target} out")
+    keeps_timings = library.backend == "tensorrt"  # TensorRT-RTX measures nothing while it builds
+    if keeps_timings:
+        config.set_timing_cache(config.create_timing_cache(timings), False)
+    monitor = _monitor(trt, progress)
+    config.progress_monitor = monitor
+    start = perf_counter()
+    engine = builder.build_serialized_network(network, config)
+    if monitor.raised is not None:
+        raise monitor.raised
+    if engine is None:
+        where = f" for {target}" if target else ""
+        raise DferError(f"{library.title} cannot build {name}{where}: {library.first_complaint()}")
+    seconds = perf_counter() - start
+    measured = bytes(config.get_timing_cache().serialize()) if keeps_timings else None
+    return Built(bytes(engine), measured, seconds)
+
+
+def _profile(builder: Any, network: Any, batches: Batches) -> Any:
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        row = tuple(tensor.shape)[1:]
+        profile.set_shape(tensor.name, (1, *row), (batches.typical, *row), (batches.largest, *row))
+    return profile
+
+
+def _monitor(trt: Any, progress: Progress) -> Any:
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class of the module at hand
+        """Passes progress on. What `progress` raises is kept: it must not travel through the builder's C++ frames."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.raised: BaseException | None = None
+            self.totals: dict[str, int] = {}
+
+        def tell(self, phase: str, done: int) -> bool:
+            if self.raised is None:
+                try:
+                    progress(phase, done, self.totals.get(phase, done))
+                except BaseException as error:  # re-raised by build_engine
+                    self.raised = error
+            return self.raised is None
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self.totals[phase_name] = num_steps
+            self.tell(phase_name, 0)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return self.tell(phase_name, step + 1)
+
+        def phase_finish(self, phase_name: str) -> None:
+            self.totals.pop(phase_name, None)
+
+    return Monitor()

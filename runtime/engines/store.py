@@ -1,0 +1,199 @@
+"""Engines of a bundle on disk: BUNDLE/engines/, and which of them may be loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..bundle import MANIFEST, Bundle
+from ..errors import DferError
+from .building import Built
+
+FOLDER = "engines"
+INDEX = "index.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """What an engine holds for: it is used for exactly this and for nothing near it.
+
+    graph: name of the ONNX file in the bundle ("encoder.fp16.onnx": part and precision). graph_sha256: its content.
+    backend, version: the TensorRT that built it. target: "sm86" with TensorRT-RTX, else the GPU's name.
+    """
+
+    graph: str
+    graph_sha256: str
+    backend: str
+    version: str
+    target: str
+
+    @property
+    def file(self) -> str:
+        """Plain file name, the same for the same key; nothing in it can lead out of the folder."""
+        return f"{_plain(self.graph.removesuffix('.onnx'))}.{self.machine}.engine"
+
+    @property
+    def machine(self) -> str:
+        """Backend, version and target as a file name's part; timings of builds are shared by what has it in common."""
+        return ".".join(map(_plain, (self.backend, self.version, self.target)))
+
+
+class EngineStore:
+    """The engines built for one bundle.
+
+    An engine is native code, so a file in engines/ is loaded only if engines/index.json, written here, records its
+    sha256 for the key asked for, and if the index was written for this bundle: it carries the sha256 of the
+    manifest, and each key that of the graph. Both are checked before TensorRT sees a byte.
+
+    The records are not in the manifest because that is sealed at export, and names the same files on every machine,
+    while engines come and go with GPUs and versions on each. This tells a replaced, damaged or stale engine; it cannot
+    tell who wrote the folder. A bundle from somebody else: delete its engines/, they are built anew.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.folder = bundle.path / FOLDER
+        self._seal = _manifest_digest(bundle)
+
+    def find(self, key: EngineKey) -> bytes | None:
+        """The engine's verified bytes; None when none was built for this key.
+
+        Raises DferError when the file is not the one that was built.
+        """
+        record = self._records().get(key.file)
+        if not isinstance(record, dict) or record.get("key") != asdict(key):
+            return None
+        data = self._read(key.file)
+        if data is None:
+            return None
+        if len(data) != record.get("size") or hashlib.sha256(data).hexdigest() != record.get("sha256"):
+            raise DferError(
+                f"{self.folder / key.file} is not the engine that was built for this bundle (sha256 differs) and was "
+                "not loaded; delete it to have it built again"
+            )
+        return data
+
+    def find_or_build(
+        self, key: EngineKey, build: Callable[[bytes], Built], waiting: Callable[[], object] = lambda: None
+    ) -> tuple[bytes, float | None]:
+        """The engine for `key`, and how many seconds building took, None if it was there.
+
+        build: called with the timings of earlier builds, at most once however many processes ask at the same time.
+        waiting: called when another process is building and this one has to wait for it.
+        An exception in `build` leaves the folder as it was. Raises DferError like `find`, and when the folder cannot
+        be written.
+        """
+        if (found := self.find(key)) is not None:
+            return found, None
+        try:
+            self.folder.mkdir(exist_ok=True)
+            with _locked(self.folder / ".lock", waiting):
+                for left_over in self.folder.glob(".*.part"):  # of a builder that was killed: we have the lock
+                    left_over.unlink()
+                if (found := self.find(key)) is not None:
+                    return found, None
+                built = build(self._timings(key))
+                self._add(key, built)
+        except OSError as error:
+            raise DferError(
+                f"cannot write engines to {self.folder}: {error.strerror or error}; copy the bundle to a folder that "
+                "you may write to"
+            ) from error
+        return built.engine, built.seconds
+
+    def _add(self, key: EngineKey, built: Built) -> None:
+        if _manifest_digest(self.bundle) != self._seal:
+            raise DferError(f"bundle {self.bundle.path} was replaced while its engine was being built; start again")
+        records = self._records()
+        self._write(key.file, built.engine)
+        records[key.file] = {"key": asdict(key), **_digest(built.engine), "seconds": round(built.seconds, 2)}
+        if built.timings is not None:
+            self._write(f"{key.machine}.timings", built.timings)
+            records[f"{key.machine}.timings"] = _digest(built.timings)
+        index = {"schema": SCHEMA, "manifest_sha256": self._seal, "files": records}
+        self._write(INDEX, (json.dumps(index, indent=2) + "\n").encode())  # last: what it names is there
+
+    def _records(self) -> dict[str, Any]:
+        """What the index says, by file name; nothing when it is absent, damaged or of another bundle."""
+        try:
+            index = json.loads(self._read(INDEX) or b"{}")
+        except (ValueError, RecursionError):
+            return {}
+        if not isinstance(index, dict) or (index.get("schema"), index.get("manifest_sha256")) != (SCHEMA, self._seal):
+            return {}
+        files = index.get("files")
+        return files if isinstance(files, dict) else {}
+
+    def _timings(self, key: EngineKey) -> bytes:
+        """Verified timings of earlier builds; empty where there are none, for they only save time."""
+        name = f"{key.machine}.timings"
+        data = self._read(name) or b""
+        return data if self._records().get(name) == _digest(data) else b""
+
+    def _read(self, name: str) -> bytes | None:
+        file = self.folder / name
+        if self.folder.is_symlink() or file.is_symlink():
+            raise DferError(
+                f"{file} is, or lies behind, a link and was not read; engines are kept in the bundle itself"
+            )
+        try:
+            return file.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise DferError(f"{file} cannot be read: {error.strerror or error}") from error
+
+    def _write(self, name: str, data: bytes) -> None:
+        part = self.folder / f".{name}.part"
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.folder / name)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")
+
+
+def _digest(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _manifest_digest(bundle: Bundle) -> str:
+    """sha256 of the manifest that lies there now."""
+    try:
+        return hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
+    except OSError as error:
+        raise DferError(f"bundle {bundle.path}: {MANIFEST} cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def _locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Hold an exclusive lock on the file `path`, among processes and threads.
+
+    flock, because the system gives it back however the holder ends: a lock that is a file outlives a killed builder.
+    """
+    if sys.platform == "win32":
+        raise DferError("building engines on Windows is not supported yet; run with ONNX Runtime (--provider cuda)")
+    import fcntl
+
+    with path.open("a") as file:  # never truncates what it may be a link to
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,238 @@
+"""Engines on disk: loaded only when they are what was built for this bundle, built once, whole or absent."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines.building import Built
+from dfer.runtime.engines.store import EngineKey, EngineStore
+from dfer.runtime.errors import DferError
+from helpers import edit_manifest
+
+GRAPH = "head.fp32.onnx"
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """A copy of the demo bundle."""
+    return Path(shutil.copytree(DEMO, tmp_path / "demo.dfer", ignore=shutil.ignore_patterns("engines")))
+
+
+@pytest.fixture
+def store(demo: Path) -> EngineStore:
+    return EngineStore(Bundle.open(demo))
+
+
+def key_of(store: EngineStore, **changes: str) -> EngineKey:
+    key = EngineKey(GRAPH, store.bundle.digests[GRAPH], "tensorrt", "10.3.0", "NVIDIA GeForce RTX 3060")
+    return replace(key, **changes)
+
+
+def built(timings: bytes = b"") -> Built:
+    return Built(b"an engine", timings + b"t", 1.5)
+
+
+def never(timings: bytes) -> Built:
+    raise AssertionError("was built again")
+
+
+def files(store: EngineStore) -> set[str]:
+    return {path.name for path in store.folder.iterdir()} - {".lock"}
+
+
+def test_an_engine_is_built_once_and_found_by_later_processes(store: EngineStore) -> None:
+    key = key_of(store)
+    assert store.find(key) is None
+    assert store.find_or_build(key, built) == (b"an engine", 1.5)
+    again = EngineStore(Bundle.open(store.bundle.path))
+    assert again.find_or_build(key, never) == (b"an engine", None)
+    assert key.file == "head.fp32.tensorrt.10.3.0.nvidia-geforce-rtx-3060.engine"
+    assert files(store) == {key.file, f"{key.machine}.timings", "index.json"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "10.4.0"},
+        {"target": "NVIDIA GeForce RTX 4060"},
+        {"backend": "tensorrt-rtx"},
+        {"graph": "encoder.fp32.onnx"},
+        {"graph_sha256": "0" * 64},
+    ],
+)
+def test_any_other_key_is_built_for_itself(store: EngineStore, changes: dict[str, str]) -> None:
+    store.find_or_build(key_of(store), built)
+    assert store.find(key_of(store, **changes)) is None
+
+
+def test_a_replaced_engine_of_the_right_size_is_refused(store: EngineStore) -> None:
+    key = key_of(store)
+    store.find_or_build(key, built)
+    (store.folder / key.file).write_bytes(b"AN ENGINE")
+    with pytest.raises(DferError, match=r"was not loaded; delete it") as caught:
+        store.find_or_build(key, never)
+    assert "\n" not in str(caught.value)
+    (store.folder / key.file).unlink()
+    assert store.find_or_build(key, built)[0] == b"an engine"
+
+
+def test_an_engine_without_a_record_is_not_loaded(store: EngineStore) -> None:
+    key = key_of(store)
+    store.folder.mkdir()
+    (store.folder / key.file).write_bytes(b"from somewhere")
+    assert store.find(key) is None
+    assert store.find_or_build(key, built)[0] == b"an engine"
+
+
+def test_engines_of_another_bundle_are_not_loaded(store: EngineStore) -> None:
+    key = key_of(store)
+    store.find_or_build(key, built)
+    edit_manifest(store.bundle.path, provenance={"checkpoint": "another.pt"})
+    assert EngineStore(Bundle.open(store.bundle.path)).find(key) is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 1}', '{"files": 3}', "[" * 100_000])
+def test_a_damaged_index_knows_nothing(store: EngineStore, content: str) -> None:
+    key = key_of(store)
+    store.find_or_build(key, built)
+    (store.folder / "index.json").write_text(content)
+    assert store.find(key) is None
+
+
+@pytest.mark.parametrize("record", [None, [], {}, {"key": {}}])
+def test_a_damaged_record_knows_nothing(store: EngineStore, record: object) -> None:
+    key = key_of(store)
+    store.find_or_build(key, built)
+    index = json.loads((store.folder / "index.json").read_text())
+    index["files"][key.file] = record
+    (store.folder / "index.json").write_text(json.dumps(index))
+    assert store.find(key) is None
+
+
+@pytest.mark.parametrize("hostile", ["../../etc/passwd", "..", "/etc/passwd", "a\\..\\b", "a\0b", "…", ""])
+def test_no_name_leads_out_of_the_folder(store: EngineStore, hostile: str) -> None:
+    for key in (key_of(store, target=hostile), key_of(store, version=hostile), key_of(store, graph=hostile)):
+        assert Path(key.file).name == key.file
+        store.find_or_build(key, built)
+    assert {path.name for path in store.bundle.path.parent.iterdir()} == {store.bundle.path.name}
+
+
+def test_links_are_not_followed(store: EngineStore, tmp_path: Path) -> None:
+    key = key_of(store)
+    store.find_or_build(key, built)
+    engine = store.folder / key.file
+    outside = engine.rename(tmp_path / "outside.engine")
+    engine.symlink_to(outside)
+    with pytest.raises(DferError, match="link"):
+        store.find(key)
+    elsewhere = store.folder.rename(tmp_path / "elsewhere")
+    store.folder.symlink_to(elsewhere)
+    with pytest.raises(DferError, match="link"):
+        store.find_or_build(key, never)
+
+
+def test_an_interrupted_build_leaves_nothing(store: EngineStore) -> None:
+    def interrupted(timings: bytes) -> Built:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.find_or_build(key_of(store), interrupted)
+    assert files(store) == set()
+    assert store.find_or_build(key_of(store), built)[1] == 1.5
+
+
+def build_and_hang(path: Path) -> None:
+    store = EngineStore(Bundle.open(path))
+
+    def hang(timings: bytes) -> Built:
+        (store.folder / ".half.engine.part").write_bytes(b"half")
+        (path / "hanging").touch()
+        time.sleep(60)
+        return built()
+
+    store.find_or_build(key_of(store), hang)
+
+
+def test_a_killed_builder_holds_no_lock_and_its_half_is_swept_up(store: EngineStore) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=build_and_hang, args=(store.bundle.path,))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not (store.bundle.path / "hanging").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert files(store) == {".half.engine.part"}
+    key = key_of(store)
+    assert store.find_or_build(key, built, waiting=lambda: pytest.fail("waited for the dead"))[0] == b"an engine"
+    assert files(store) == {key.file, f"{key.machine}.timings", "index.json"}
+
+
+def test_of_many_builders_one_builds_and_the_others_wait(store: EngineStore) -> None:
+    calls: list[str] = []
+
+    def slow(timings: bytes) -> Built:
+        calls.append("build")
+        time.sleep(0.2)
+        return built()
+
+    def ask(_: int) -> bytes:
+        mine = EngineStore(store.bundle)  # flock tells open files apart, threads as well as processes
+        return mine.find_or_build(key_of(mine), slow, waiting=lambda: calls.append("wait"))[0]
+
+    with ThreadPoolExecutor(6) as threads:
+        assert set(threads.map(ask, range(6))) == {b"an engine"}
+    assert calls.count("build") == 1 and "wait" in calls
+
+
+def test_timings_are_handed_to_the_next_build_unless_they_were_changed(store: EngineStore) -> None:
+    seen: list[bytes] = []
+
+    def build(timings: bytes) -> Built:
+        seen.append(timings)
+        return built(timings)
+
+    graphs = ("a.onnx", "b.onnx", "c.onnx")
+    for graph in graphs[:2]:
+        store.find_or_build(key_of(store, graph=graph), build)
+    (store.folder / f"{key_of(store).machine}.timings").write_bytes(b"xx")
+    store.find_or_build(key_of(store, graph=graphs[2]), build)
+    store.find_or_build(key_of(store, graph="d.onnx", version="11.0"), build)
+    assert seen == [b"", b"t", b"", b""]
+
+
+def test_a_bundle_replaced_meanwhile_gets_no_engine_of_the_old(store: EngineStore) -> None:
+    def replaced(timings: bytes) -> Built:
+        edit_manifest(store.bundle.path, provenance={})
+        return built()
+
+    with pytest.raises(DferError, match="was replaced"):
+        store.find_or_build(key_of(store), replaced)
+    assert files(store) == set()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_bundle_that_cannot_be_written_says_so(store: EngineStore) -> None:
+    store.bundle.path.chmod(0o500)
+    try:
+        with pytest.raises(DferError, match="copy the bundle"):
+            store.find_or_build(key_of(store), built)
+    finally:
+        store.bundle.path.chmod(0o700)
+
+
+def test_a_file_in_the_place_of_the_folder_says_so(store: EngineStore) -> None:
+    store.folder.write_text("in the way")
+    with pytest.raises(DferError, match="engines"):
+        store.find_or_build(key_of(store), built)

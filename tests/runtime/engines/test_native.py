@@ -1,0 +1,82 @@
+"""From a bundle's graph to a running engine, on a fake GPU: built once on the device, found afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines import native
+from dfer.runtime.engines.building import Built
+from dfer.runtime.errors import DferError
+from fake_gpu import FRAME, FakeCuda, fake_library, features_of
+
+GRAPH = "encoder.fp32.onnx"
+
+
+class Device:
+    """A machine with a fake GPU and TensorRT; remembers the targets that were built for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+        self.cuda = FakeCuda()
+        self.library, self.faults = fake_library(self.cuda, backend)
+        self.built: list[str | None] = []
+        monkeypatch.setattr(native, "load_trt", lambda _: self.library)
+        monkeypatch.setattr(native, "open_cuda", lambda: self.cuda)
+        monkeypatch.setattr(native, "build_engine", self.build)
+
+    def build(self, library: object, graph: bytes, name: str, target: str | None, *_: object, **__: object) -> Built:
+        self.built.append(target)
+        return Built(b"engine", None, 2.0)
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Bundle:
+    path = shutil.copytree(DEMO, tmp_path / "demo.dfer", ignore=shutil.ignore_patterns("engines"))
+    return Bundle.open(path)
+
+
+@pytest.mark.parametrize(
+    ("backend", "target", "file"),
+    [
+        ("tensorrt", None, "encoder.fp32.tensorrt.10.3.0.fake-gpu-3000.engine"),
+        ("tensorrt-rtx", "sm86", "encoder.fp32.tensorrt-rtx.10.3.0.sm86.engine"),
+    ],
+)
+def test_an_engine_is_built_for_this_gpu_when_none_fits_and_only_then(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch, backend: str, target: str | None, file: str
+) -> None:
+    device = Device(monkeypatch, backend)
+    crops = np.full((3, *FRAME), 7, np.uint8)
+    said: list[str] = []
+    for _ in range(2):
+        with native.open_native(demo, GRAPH, report=said.append) as engine:
+            np.testing.assert_array_equal(engine.run({"frames": crops})["features"], features_of(crops))
+            assert engine.provider == backend
+    assert device.built == [target]
+    assert "done once" in said[0] and said[1:] == [f"built {GRAPH} in 2.0 s"]
+    assert (demo.path / "engines" / file).is_file()
+    device.cuda.capability = (8, 9)
+    device.cuda.name = "Fake GPU 4000"
+    native.open_native(demo, GRAPH).close()
+    assert len(device.built) == 2
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_know_is_refused_and_let_go(
+    demo: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = Device(monkeypatch, "tensorrt-rtx")
+    device.cuda.capability = (9, 0)
+    with pytest.raises(DferError, match="does not build for sm90"):
+        native.open_native(demo, GRAPH)
+    assert device.cuda.closed and device.built == []
+
+
+def test_a_graph_that_the_bundle_does_not_list_is_refused(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, "tensorrt")
+    with pytest.raises(DferError, match=r"lists no \.\./other.onnx"):
+        native.open_native(demo, "../other.onnx")
+    assert device.cuda.closed
