@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from ..runtime.bundle import Bundle
     from .exporting import Exported
 
 EPILOG = """\b
@@ -20,6 +21,7 @@ Examples:
   dfer-export --ckpt align.pt                       # writes align.dfer/
   dfer-export --ckpt align.pt --out models/a.dfer
   dfer-export --ckpt align.pt --fp16 --int8 --calib FACES   # a folder of videos or face crops, or a CSV of crops
+  dfer-export --ckpt align.pt --fp16 --engine tensorrt-rtx --targets sm86,sm89
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-run clip.mp4 --bundle align.dfer
 """
@@ -59,6 +61,14 @@ Examples:
     show_default=True,
     help="How closely every precision must agree with PyTorch.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "none"]),
+    default="auto",
+    show_default=True,
+    help="Also build engines: auto for the GPU here, with what is installed.",
+)
+@click.option("--targets", default="", metavar="SM86,…", help="Build TensorRT-RTX engines for these; no GPU needed.")
 @reports_errors
 def main(
     ckpt: Path,
@@ -69,6 +79,8 @@ def main(
     calib: Path | None,
     calib_min: int,
     gate: str,
+    engine: str,
+    targets: str,
 ) -> None:
     """Export a checkpoint: the class matrix, the encoder and the head as ONNX, compared with PyTorch.
 
@@ -92,6 +104,29 @@ def main(
     with console.status("exporting") as status:
         exported = export_checkpoint(ckpt, out, status.update, official=method is not None, wish=wish)
     _print(console, exported, gate)
+    _build_engines(console, exported.bundle, engine, [target for target in targets.split(",") if target])
+
+
+def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[str]) -> None:
+    """Engines of every graph that TensorRT reads, and a table of them."""
+    from rich.table import Table
+
+    from .engine import build_engines
+
+    graphs = sorted(
+        {name for precision in bundle.manifest.precisions for name in bundle.manifest.graphs(precision, "")}
+    )
+    with console.status("building engines") as status:
+        rows = build_engines(bundle, graphs, engine, targets, status.update)
+    if not rows:
+        return
+    table = Table(title=f"engines in {bundle.path}/engines")
+    for heading in ("graph", "backend", "target", "size", "seconds"):
+        table.add_column(heading)
+    for row in rows:
+        took = row.refused or ("was there" if row.seconds is None else f"{row.seconds:.1f}")
+        table.add_row(row.graph, f"{row.backend} {row.version}", row.target, f"{row.size / 1e6:.1f} MB", took)
+    console.print(table)
 
 
 def _print(console: Console, exported: Exported, gate: str) -> None:

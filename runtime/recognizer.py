@@ -47,7 +47,7 @@ class Recognizer:
     """Expressions from video with the engines of a bundle. Use as a context manager.
 
     bundle: folder of an exported model; None takes the demo bundle that ships with the package.
-    provider: "auto", "cpu", "cuda" or "openvino".
+    provider: one of `engines.PROVIDERS`; "auto" takes a GPU that ONNX Runtime can start, else the CPU.
     window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded.
     max_faces: how many faces are read, largest first; None for all.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
@@ -122,14 +122,23 @@ class Recognizer:
         manifest = self.bundle.manifest
         fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
         _, shared = manifest.graphs(fallback, provider)
-        head = open_engine(self.bundle.read(shared), provider)
+        head = self._open_engine(shared, provider)
+        if provider == "auto":
+            provider = head.provider
         if precision == "auto":
-            precision = manifest.recommended.get(head.provider, fallback)
-        encoder_file, head_file = manifest.graphs(precision, head.provider)
+            precision = manifest.recommended.get(provider, fallback)
+        encoder_file, head_file = manifest.graphs(precision, provider)
         if head_file != shared:
             head.close()
-            head = open_engine(self.bundle.read(head_file), head.provider)
-        return precision, open_engine(self.bundle.read(encoder_file), head.provider), head
+            head = self._open_engine(head_file, provider)
+        return precision, self._open_engine(encoder_file, provider), head
+
+    def _open_engine(self, graph: str, provider: str) -> Engine:
+        if provider.startswith("native-"):
+            from .engines.native import open_native
+
+            return open_native(self.bundle, graph, provider.removeprefix("native-"), self.warn)
+        return open_engine(self.bundle.read(graph), provider)
 
     def _try_engines(self) -> None:
         """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""

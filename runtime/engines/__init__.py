@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32] | NDArray[np.uint8]
 
-PROVIDERS = ("auto", "cpu", "cuda", "openvino")
-"""What `open_engine` can be asked for."""
+PROVIDERS = ("auto", "cpu", "cuda", "openvino", "native-tensorrt", "native-tensorrt-rtx")
+"""What the runtime can be asked for; the native ones build engines into the bundle (see `native.py`)."""
 
 
 class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
 
-    provider: what really runs: "cpu", "cuda" or "openvino".
+    provider: what really runs: "cpu", "cuda", "openvino", "tensorrt" or "tensorrt-rtx".
     """
 
     provider: str
