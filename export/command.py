@@ -171,7 +171,8 @@ def _parity_table(exported: Exported, gate: str) -> Table:
             str(parity.frames),
             f"{parity.cosine:.6f}" + (f" (≥ {limits.min_cosine})" if limits else ""),
             f"{parity.max_delta:.2g}" + (f" (≤ {limits.max_delta:g})" if limits and limits.max_delta < 1 else ""),
-            f"{parity.exact_top1:.1%}, ties forgiven {parity.top1:.1%}"
+            f"{parity.exact_top1:.1%}"
+            + (f", ties forgiven {parity.top1:.1%}" if parity.top1 != parity.exact_top1 else "")
             + (f" (≥ {limits.min_top1:.1%})" if limits and limits.min_top1 else ""),
         ]
         if parity.war is not None and parity.uar is not None:

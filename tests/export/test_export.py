@@ -30,7 +30,7 @@ def test_the_bundle_says_where_it_came_from_and_what_was_measured(pipeline: Pipe
     assert parity["cosine"] >= 0.9999
     assert parity["max_delta"] <= 1e-3
     assert parity["frames"] == 64
-    assert manifest.provenance["training"]["plan"]["epochs"] == (20, 20, 20)
+    assert manifest.provenance["training"]["plan"]["epochs"] == [20, 20, 20]
     assert "wrote" in pipeline.printed
 
 

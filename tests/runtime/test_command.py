@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dfer.runtime.command import main
+from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.sources import VideoFile
 from helpers import Pipeline, edit_manifest, write_video
@@ -186,6 +187,15 @@ def test_the_demo_says_what_is_in_its_way(tmp_path: Path, monkeypatch: pytest.Mo
 def test_wrong_options_are_usage_errors(face_video: Path) -> None:
     for arguments in ((), (face_video, "--demo"), (face_video, "--provider", "abacus"), (face_video, "--camera", -1)):
         assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.skipif(is_installed("tensorrt"), reason="TensorRT is installed")
+def test_a_native_provider_that_is_absent_is_an_error_that_says_what_to_install(
+    pipeline: Pipeline, face_video: Path
+) -> None:
+    result = run(face_video, "--bundle", pipeline.bundle, "--provider", "native-tensorrt")
+    assert result.exit_code == 1
+    assert "dfer-edge[tensorrt]" in " ".join(result.output.split())
 
 
 def test_help_has_examples() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ class ILogger:
 
 
 @pytest.fixture(autouse=True)
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A machine without any TensorRT, and the folder that JetPack would put one below."""
     trt_library._load.cache_clear()
     monkeypatch.setattr(trt_library, "JETPACK", tmp_path)
@@ -29,7 +30,8 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     found = trt_library.importlib.util.find_spec
     hidden = lambda name, *rest: None if name in names else found(name, *rest)  # noqa: E731
     monkeypatch.setattr(trt_library.importlib.util, "find_spec", hidden)
-    return tmp_path
+    yield tmp_path
+    trt_library._load.cache_clear()
 
 
 def jetpack(root: Path, text: str, python: str = "python3") -> None:
