@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,18 @@ def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> Non
         method.state_dict().items(), load_checkpoint(pipeline.checkpoint)[0].state_dict().values(), strict=True
     ):
         assert torch.equal(last, kept), name
+
+
+def test_five_folds_are_averaged(pipeline: Pipeline, tmp_path: Path) -> None:
+    for fold in range(1, 6):
+        shutil.copy(pipeline.checkpoint, tmp_path / f"f{fold}.pt")
+    out = tmp_path / "folds.json"
+    call = [tmp_path / "f{fold}.pt", "--identities", 2, "--workers", 1, "--json", out]
+    result = CliRunner().invoke(evaluate, [str(argument) for argument in call], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    wars = [fold["war"] for fold in json.loads(out.read_text())]
+    assert len(wars) == 5
+    assert f"mean of 5 folds   WAR {sum(wars) / 5:.4f}" in result.output
 
 
 def test_the_confusion_matrix_is_drawn(
