@@ -161,7 +161,6 @@ class _Run:
         task = self._progress.add_task("training", total=sum(phase.epochs for phase in phases), note="")
         writes = fabric.global_rank == 0
         journal = Journal(out.with_suffix(".jsonl"), options.tensorboard, append=resume) if writes else None
-        best: list[Epoch] = []
 
         def on_epoch(epoch: Epoch) -> None:
             if journal is not None:
@@ -172,9 +171,8 @@ class _Run:
             self._progress.update(task, completed=before + epoch.number, note=note)
 
         def on_step(epoch: Epoch) -> None:
-            best.append(epoch)
             if writes:
-                training = {**record, "name": self._choice.name, "scores": [one.to_json() for one in best]}
+                training = {**record, "name": self._choice.name, "scores": [one.to_json() for one in trainer.results]}
                 save_checkpoint(method, out.with_suffix(f".step-{epoch.step}.pt"), training)
                 if epoch.step == phases[-1].step:
                     save_checkpoint(method, out, training)
@@ -187,7 +185,7 @@ class _Run:
         if journal is not None:
             journal.close()
             state.unlink(missing_ok=True)
-        return best
+        return trainer.results
 
     def _open_data(self) -> tuple[list[_Source], ClipSet | None]:
         """The training clips, photographs last; and the test clips, where epochs are chosen on them."""

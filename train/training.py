@@ -65,6 +65,8 @@ class Trainer:
     phases: as the method made them. training, validation: what to train on and choose epochs by.
     state: file that holds everything needed to go on after an interruption, written after every epoch.
     identity: plain values that a state must agree with to be gone on from (settings, data, method).
+
+    results: the best epoch of every step that is over.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Trainer:
         self._optimizer: Any = None
         self._average = _Average(method, 0.0)
         self._best: tuple[float, dict[str, Tensor], Epoch] | None = None
+        self.results: list[Epoch] = []
 
     def run(
         self,
@@ -113,6 +116,7 @@ class Trainer:
             if self._ends_step(index):
                 assert self._best is not None  # the step's last phase has had its epochs
                 self._load(self._best[1])
+                self.results.append(self._best[2])
                 on_step(self._best[2])
                 self._best = None
         self._method.eval()
@@ -135,6 +139,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             self._average.load(*state["average"])
             self._best = _unpack(state["best"])
+            self.results = [Epoch(**result) for result in state["results"]]
         same_step = [other.epochs for other in self._phases if other.step == phase.step]
         before = sum(other.epochs for other in self._phases[:index] if other.step == phase.step)
         for epoch in range(begin, phase.epochs):
@@ -241,6 +246,7 @@ class Trainer:
             "weights": self._weights(),
             "optimizer": self._optimizer.state_dict(),
             "average": [self._average.updates, self._average.values],
+            "results": [result.to_json() for result in self.results],
             "best": self._best and [self._best[0], self._best[1], self._best[2].to_json()],
         }
         partial = self._state_path.with_name(self._state_path.name + ".part")
