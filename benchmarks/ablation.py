@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
-    common = ["--pretrained", options.weights, "--identities", options.identities]
+    common = ["--pretrained", options.weights, "--identities", options.identities, "--precision", "bf16"]
     models: dict[str, list[Path]] = {name: [] for name in VARIANTS}
     for seed in range(options.seeds):
         for number, (name, flags) in enumerate(VARIANTS.items()):

@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 from ..runtime.errors import DferError, require
-from .precision import native_bfloat16
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -17,7 +16,8 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 def start_fabric(precision: str) -> Fabric:
     """Fabric on the GPU if there is one, else the CPU; over all processes when started by torchrun.
 
-    precision: "fp32", "bf16", "fp16", or "auto" for what this device computes natively.
+    precision: "fp32", "bf16", "fp16", or "auto": half on a GPU, fp32 on a CPU, where the small text and temporal parts
+    take 1.5 times as long to train in bf16 (measured).
     Raises DferError for fp16 on a CPU, which has no use for it.
     """
     require("lightning_fabric", "train")
@@ -30,8 +30,6 @@ def start_fabric(precision: str) -> Fabric:
     gpu = torch.cuda.is_available()
     if precision == "auto":
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
-        if not gpu and native_bfloat16():
-            precision = "bf16"
     if precision == "fp16" and not gpu:
         raise DferError("--precision fp16 needs a GPU; use bf16 or fp32 here")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

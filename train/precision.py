@@ -12,9 +12,5 @@ def mixed_precision(device: str = "cpu") -> torch.autocast:
     """
     if device == "cuda":
         return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
-    return torch.autocast(device, torch.bfloat16, enabled=native_bfloat16())
-
-
-def native_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices itself."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast(device, torch.bfloat16, enabled=native)

@@ -13,7 +13,7 @@ mkdir -p "$work"
 dfer-pretrain "$work/faces.pt" --clip dfer-small --grey --stills "$stills" --stills-share 0.72 --identities 240 \
     --steps 7000 --balance 0.65
 dfer-train "$work/demo.pt" --clip dfer-small --pretrained "$work/faces.pt" --stills "$stills" --stills-most 1500 \
-    --views 3 --epochs 24,20,20 --depth 1,2,2 --ema 0.99
+    --views 3 --epochs 24,20,20 --depth 1,2,2 --ema 0.99 --precision bf16
 dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer"
 
 # The figures of the model card.
