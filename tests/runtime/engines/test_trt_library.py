@@ -32,6 +32,8 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     monkeypatch.setattr(trt_library.importlib.util, "find_spec", hidden)
     yield tmp_path
     trt_library._load.cache_clear()
+    for name in names:
+        sys.modules.pop(name, None)  # stand-ins, which later tests would take for the real thing
 
 
 def jetpack(root: Path, text: str, python: str = "python3") -> None:
