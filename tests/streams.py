@@ -23,12 +23,17 @@ class StreamServer:
     silent: while set, connections stay open and nothing comes.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self) -> None:
         self.silent = threading.Event()
-        self.clients: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self.port = 0
+        self.open()
+
+    def open(self) -> None:
+        """Listen; after `close`, at the same address."""
+        self._clients: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._accept, daemon=True).start()
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def serve(self, client: socket.socket) -> None:
         raise NotImplementedError
@@ -41,30 +46,23 @@ class StreamServer:
             yield number
             time.sleep(PERIOD)
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with suppress(OSError):  # closed
             while True:
-                client, _ = self._listener.accept()
-                self.clients.append(client)
+                client, _ = listener.accept()
+                self._clients.append(client)
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with client, suppress(OSError):  # the client went, or `cut` was called
+        with client, suppress(OSError):  # the client went, or we close
             self.serve(client)
 
-    def cut(self) -> None:
-        """Break all connections off."""
-        for client in self.clients:
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-        self.clients.clear()
-
     def close(self) -> None:
-        try:
-            self._listener.shutdown(socket.SHUT_RDWR)
-        finally:
-            self._listener.close()
-            self.cut()
+        """Stop listening and break all connections off."""
+        for end in (self._listener, *self._clients):
+            with suppress(OSError):  # gone by itself
+                end.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
 
     def __enter__(self) -> StreamServer:
         return self
@@ -76,9 +74,9 @@ class StreamServer:
 class MjpegServer(StreamServer):
     """Motion JPEG over HTTP, as cheap network cameras send it. damaged: numbers of pictures sent as garbage."""
 
-    def __init__(self, port: int = 0, damaged: frozenset[int] = frozenset()) -> None:
+    def __init__(self, damaged: frozenset[int] = frozenset()) -> None:
         self.damaged = damaged
-        super().__init__(port)
+        super().__init__()
 
     @property
     def url(self) -> str:
@@ -100,9 +98,9 @@ class RtspServer(StreamServer):
     """RTSP as far as a player needs it (RFC 2326): an MPEG transport stream in RTP packets (RFC 2250) on the same
     connection. It plays the file `transport`, whose 188-byte packets are sent seven at a time, over and over."""
 
-    def __init__(self, transport: Path, port: int = 0) -> None:
+    def __init__(self, transport: Path) -> None:
         self._transport = transport.read_bytes()
-        super().__init__(port)
+        super().__init__()
 
     @property
     def url(self) -> str:

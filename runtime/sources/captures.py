@@ -21,6 +21,8 @@ from ..errors import DferError
 
 T = TypeVar("T")
 
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it when it first uses FFmpeg; see `_Quiet`
+
 OPEN_TIMEOUT, READ_TIMEOUT = 10.0, 10.0
 """Seconds after which a network stream that does not answer, or falls silent, counts as lost."""
 _LONGEST_STUMBLE = 1.0
@@ -204,7 +206,6 @@ def _open(
     parameters: Sequence[int] = (),
     wishes: Sequence[tuple[int, float]] = (),
 ) -> Capture | None:
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # read when FFmpeg is first used
     _Quiet.begin()
     try:
         opened = cv2.VideoCapture(place, backend, parameters)

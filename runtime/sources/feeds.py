@@ -67,10 +67,12 @@ class Feed:
                         break
                     ready.notify()
             state = "ended"
-        except DferError as error:
-            self.fault, self.error = error, str(error)
         except Exception as error:  # raised where the frames are taken
-            self.fault, self.error = error, f"{self.name}: reading failed: {error}"
+            if self._closing:
+                state = "ended"
+            else:
+                self.fault = error
+                self.error = str(error) if isinstance(error, DferError) else f"{self.name}: reading failed: {error}"
         finally:
             self.source.close()
             with ready:
