@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,29 +17,22 @@ from .bundle import DEMO, Bundle
 from .engines import Engine, open_engine
 from .errors import DferError
 from .faces import FaceDetector
+from .pacing import Pacer
 from .predictions import Prediction
-from .sources import Frame, Source, open_source
+from .sources import Feed, Feeds, Frame, Source, open_source
 from .stages import Stopwatch
-from .tracks import Box, Track, Tracker
+from .views import View, VisibleFace, Waiting
 from .windows import FeatureWindow
 
-_LONGEST_BLIND = 0.2
-"""Seconds after which faces are looked for even where no frame is sampled, so that slow sampling keeps ids stable."""
-
-
-@dataclass(frozen=True)
-class VisibleFace:
-    """A face in a frame: its track, where it is by now, and what was last read from it."""
-
-    track_id: int
-    box: Box
-    prediction: Prediction | None
+_LARGEST_BATCH = 16
+"""Faces in one call of the encoder: more are no faster per face, and take memory."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of the source, the predictions made at it (none unless it was sampled), and all faces in view."""
+    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view."""
 
+    source: str
     frame: Frame
     predictions: tuple[Prediction, ...]
     faces: tuple[VisibleFace, ...]
@@ -49,7 +44,10 @@ class Recognizer:
     bundle: folder of an exported model; None takes the demo bundle that ships with the package.
     provider: one of `engines.PROVIDERS`; "auto" takes a GPU that ONNX Runtime can start, else the CPU.
     window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded.
-    max_faces: how many faces are read, largest first; None for all.
+    max_faces: how many faces of a source are read, largest first; None for all.
+    min_face: side in pixels of the smallest face that is read; the larger, the faster faces are found.
+    detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
+    threads: for the engines on a CPU; None for the physical cores.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
     warn: told, in one line, about trouble that is not an error.
 
@@ -64,6 +62,9 @@ class Recognizer:
         window: float = 2.0,
         fps: float = 8.0,
         max_faces: int | None = None,
+        min_face: int = 32,
+        detect_every: int = 3,
+        threads: int | None = None,
         precision: str = "auto",
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
@@ -76,8 +77,9 @@ class Recognizer:
             held = ", ".join(self.bundle.manifest.precisions)
             raise DferError(f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
+        self.min_face, self.detect_every = min_face, detect_every
         self.stopwatch = Stopwatch()
-        self.detector = FaceDetector()
+        self.pacer = Pacer(1 / fps)
         self.precision, self.encoder, self.head = self._open_engines(provider, precision)
         self._try_engines()
 
@@ -91,31 +93,86 @@ class Recognizer:
         """What really runs the encoder."""
         return self.encoder.provider
 
-    def stream(self, place: str | int | Path) -> Iterator[Prediction]:
-        """Predictions for a camera number, file, folder or URL, as they are made."""
-        with open_source(place, image_rate=self.fps, warn=self.warn) as source:
-            for step in self.steps(source):
+    def stream(self, *places: str | int | Path) -> Iterator[Prediction]:
+        """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side."""
+        with ExitStack() as stack:
+            sources = [stack.enter_context(open_source(place, image_rate=self.fps, warn=self.warn)) for place in places]
+            for step in self.steps(*sources):
                 yield from step.predictions
 
-    def steps(self, source: Source) -> Iterator[Step]:
-        """Every frame of an open source with what was seen in it; memory does not grow with its length."""
+    def steps(self, *sources: Source) -> Iterator[Step]:
+        """Every frame of open sources with what was seen in it; memory does not grow with their length."""
+        with Feeds(sources) as feeds:
+            yield from self.follow(feeds)
+
+    def follow(self, feeds: Feeds) -> Iterator[Step]:
+        """Every frame that is taken of sources being read, with what was seen in it."""
+        views = [self._view(feed) for feed in feeds.feeds]
+        for tick in feeds.ticks():
+            waiting: list[Waiting] = []
+            for feed, frame in tick:
+                self.stopwatch.add("decode", frame.decode)
+                waiting.extend(views[feed.number].look(frame))
+            made = self._predict(self.pacer.choose(waiting))
+            for feed, frame in tick:
+                view = views[feed.number]
+                predictions = tuple(made.pop(view, ()))
+                yield Step(feed.name, frame, predictions, view.visible(frame.time))
+                if predictions:
+                    self.stopwatch.add("total", monotonic() - frame.arrived)
+
+    def _view(self, feed: Feed) -> View:
         fps = self.fps
-        if source.rate is not None and source.rate < fps:
-            fps = source.rate
-            self.warn(f"{source.name}: has {fps:g} frames per second; --fps {self.fps:g} is lowered to that")
+        if feed.rate is not None and feed.rate < fps:
+            fps = feed.rate
+            self.warn(f"{feed.name}: has {fps:g} frames per second; --fps {self.fps:g} is lowered to that")
             if self.window * fps < 2:
                 raise DferError(
-                    f"{source.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
+                    f"{feed.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
                 )
-        view = _View(self, source.name, 1 / fps)
-        frames = iter(source)
-        while True:
-            start = perf_counter()
-            frame = next(frames, None)
-            if frame is None:
-                return
-            self.stopwatch.add("decode", perf_counter() - start)
-            yield view.advance(frame)
+        detector = FaceDetector(min_face=self.min_face)  # one per source: changing sizes costs time
+        return View(
+            feed.name,
+            feed.live,
+            1 / fps,
+            find=lambda frame: detector.detect(frame.image),
+            detect_every=self.detect_every,
+            max_faces=self.max_faces,
+            open_window=partial(FeatureWindow, self.bundle.manifest.window, self.window, 1 / fps),
+            pacer=self.pacer,
+            watch=self.stopwatch,
+        )
+
+    def _predict(self, chosen: list[Waiting]) -> dict[View, list[Prediction]]:
+        """Encode faces of any sources, each once; read all windows that now end with them."""
+        made: dict[View, list[Prediction]] = {}
+        size = self.bundle.manifest.preprocessing.size
+        for start in range(0, len(chosen), _LARGEST_BATCH):
+            batch = chosen[start : start + _LARGEST_BATCH]
+            with self.stopwatch.time("align"):
+                crops = np.stack([align(one.frame.image, one.track.face.landmarks, size) for one in batch])
+            begun = perf_counter()
+            features = self.encode(crops)
+            spent = perf_counter() - begun
+            self.stopwatch.add("encode", spent)
+            self.pacer.learn(spent, len(batch))
+            with self.stopwatch.time("head"):
+                windows = [one.view.push(one, feature) for one, feature in zip(batch, features, strict=True)]
+                rows = self.classify(np.stack([window.stack() for window in windows]))
+            for one, window, row in zip(batch, windows, rows, strict=True):
+                prediction = Prediction(
+                    source=one.view.source,
+                    frame=one.frame.index,
+                    time=one.frame.time,
+                    track_id=one.track.id,
+                    box=one.track.face.box,
+                    probabilities=row,
+                    classes=self.classes,
+                    state="warming" if window.warming else "steady",
+                )
+                one.subject.prediction = prediction
+                made.setdefault(one.view, []).append(prediction)
+        return made
 
     def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:
         """The precision that runs, and both engines. The head goes first: it tells what "auto" comes to."""
@@ -171,78 +228,3 @@ class Recognizer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class _View:
-    """What is remembered about one source: tracks, their feature windows and latest predictions."""
-
-    def __init__(self, recognizer: Recognizer, source: str, step: float) -> None:
-        self._recognizer, self._source, self._step = recognizer, source, step
-        self._tracker = Tracker(patience=max(1.0, 2.25 * step))
-        self._windows: dict[int, FeatureWindow] = {}
-        self._latest: dict[int, Prediction] = {}
-        self._sampled = -1  # number of the last sampling period that got its frame
-        self._looked = -1.0  # time of the last detection
-
-    def advance(self, frame: Frame) -> Step:
-        period = int((frame.time + 1e-3) / self._step)  # time stamps may be rounded to milliseconds
-        sampled = period > self._sampled
-        predictions: tuple[Prediction, ...] = ()
-        if sampled or frame.time - self._looked >= _LONGEST_BLIND:
-            tracks = self._find(frame)
-            self._looked = frame.time
-            if sampled:
-                self._sampled = period
-                predictions = self._predict(frame, tracks)
-        return Step(frame, predictions, self._visible(frame.time))
-
-    def _find(self, frame: Frame) -> list[Track]:
-        recognizer = self._recognizer
-        with recognizer.stopwatch.time("detect"):
-            faces = recognizer.detector.detect(frame.image)
-        with recognizer.stopwatch.time("track"):
-            tracks = self._tracker.update(faces, frame.time)
-            alive = {track.id for track in self._tracker.tracks}
-            for ended in self._windows.keys() - alive:
-                del self._windows[ended]
-                del self._latest[ended]
-        return tracks[: recognizer.max_faces]  # largest first; cut here, for a face left out keeps its id
-
-    def _predict(self, frame: Frame, tracks: list[Track]) -> tuple[Prediction, ...]:
-        """Encode each face of this frame, once and in one batch; read all windows that now end here."""
-        if not tracks:
-            return ()
-        recognizer = self._recognizer
-        manifest = recognizer.bundle.manifest
-        with recognizer.stopwatch.time("align"):
-            size = manifest.preprocessing.size
-            crops = np.stack([align(frame.image, track.face.landmarks, size) for track in tracks])
-        with recognizer.stopwatch.time("encode"):
-            features = recognizer.encode(crops)
-        with recognizer.stopwatch.time("head"):
-            for track, feature in zip(tracks, features, strict=True):
-                if track.id not in self._windows:
-                    self._windows[track.id] = FeatureWindow(manifest.window, recognizer.window, self._step)
-                self._windows[track.id].push(frame.time, feature)
-            windows = [self._windows[track.id] for track in tracks]
-            probabilities = recognizer.classify(np.stack([window.stack() for window in windows]))
-        for track, window, row in zip(tracks, windows, probabilities, strict=True):
-            self._latest[track.id] = Prediction(
-                source=self._source,
-                frame=frame.index,
-                time=frame.time,
-                track_id=track.id,
-                box=track.face.box,
-                probabilities=row,
-                classes=recognizer.classes,
-                state="warming" if window.warming else "steady",
-            )
-        return tuple(self._latest[track.id] for track in tracks)
-
-    def _visible(self, time: float) -> tuple[VisibleFace, ...]:
-        """The tracks seen at the last detection, carried along to `time`."""
-        return tuple(
-            VisibleFace(track.id, track.box_at(time), self._latest.get(track.id))
-            for track in self._tracker.tracks
-            if track.time >= self._looked
-        )

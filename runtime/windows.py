@@ -13,16 +13,18 @@ class FeatureWindow:
 
     length: T, features that the head reads. seconds: time they cover. step: seconds between sampled frames.
 
-    One missing sample is bridged by its neighbour; after a longer gap the window starts anew.
+    One missing sample is bridged by its neighbour; after a longer gap the window starts anew. Samples that were left
+    out although the face was there (`missed`) are bridged as well, up to half the window.
     """
 
     def __init__(self, length: int, seconds: float, step: float) -> None:
         self._length, self._seconds, self._step = length, seconds, step
         self._ring: deque[tuple[float, NDArray[np.float32]]] = deque(maxlen=int(seconds / step) + 2)
 
-    def push(self, time: float, feature: NDArray[np.float32]) -> None:
+    def push(self, time: float, feature: NDArray[np.float32], missed: int = 0) -> None:
         """Add the feature [D] of the frame at `time` (seconds, rising)."""
-        if self._ring and time - self._ring[-1][0] > 2.25 * self._step:
+        longest = max(2.25 * self._step, min((2.25 + missed) * self._step, self._seconds / 2))
+        if self._ring and time - self._ring[-1][0] > longest:
             self._ring.clear()
         self._ring.append((time, feature))
 

@@ -45,6 +45,13 @@ def test_one_missing_sample_is_bridged_and_more_reset(gap: float, kept: bool) ->
     assert bool(window.stack()[0, 0] < times[-1]) is kept
 
 
+def test_samples_left_out_under_load_are_bridged_up_to_half_the_window() -> None:
+    for missed, gap, kept in ((3, 0.5, True), (7, 1.0, True), (12, 1.5, False), (3, 0.9, False)):
+        window = filled([index * 0.125 for index in range(16)])
+        window.push(1.875 + gap, np.zeros(1, np.float32), missed)
+        assert bool(window.stack()[0, 0]) is kept
+
+
 def test_slow_sampling_repeats_the_nearest_feature() -> None:
     window = filled([0.0, 0.5, 1.0, 1.5, 2.0], step=0.5)
     assert not window.warming

@@ -1,0 +1,56 @@
+"""Which faces are encoded now: all of a file's, and of live ones as many as this machine can do in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Protocol, TypeVar
+
+
+class Candidate(Protocol):
+    """A face that waits for the encoder. live: whether its source moves on meanwhile. turn: number that
+    its last encoding had among all."""
+
+    @property
+    def live(self) -> bool: ...
+
+    @property
+    def turn(self) -> int: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class Pacer:
+    """Bounds the work of one tick, so that under load predictions become rarer, evenly, and never older.
+
+    Faces of live sources get as much of the encoder as fits into one sampling step (`step`, seconds), at least one
+    face; those whose last turn is longest ago go first, the others wait for the next tick's newest frame. Faces of
+    files are all encoded: files wait. What one face costs is measured as it goes.
+
+    encoded, shed: samples of live faces that were encoded, and that were left out for lack of time.
+    turns: numbers the encodings.
+    """
+
+    def __init__(self, step: float) -> None:
+        self._step = step
+        self._cost = 0.0  # seconds per face, a running mean
+        self.encoded = self.shed = 0
+        self.turns = count()
+
+    @property
+    def shed_share(self) -> float:
+        """Share of the live samples that were left out, 0..1."""
+        return self.shed / max(1, self.shed + self.encoded)
+
+    def choose(self, waiting: Sequence[C]) -> list[C]:
+        """The faces to encode in this tick: those of files as given, then live ones, longest waiting first."""
+        room = max(1, int(self._step / self._cost)) if self._cost > 0 else len(waiting)
+        live = sorted((one for one in waiting if one.live), key=lambda one: one.turn)[:room]
+        self.encoded += len(live)
+        return [*(one for one in waiting if not one.live), *live]
+
+    def learn(self, seconds: float, faces: int) -> None:
+        """Take note of how long `faces` took, which may not be 0."""
+        cost = seconds / faces
+        self._cost = 0.8 * self._cost + 0.2 * cost if self._cost > 0 else cost

@@ -1,0 +1,155 @@
+"""What is remembered about one source: its tracks, their feature windows and what was last read from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .faces import Face
+from .pacing import Pacer
+from .predictions import Prediction
+from .sources import Frame
+from .stages import Stopwatch
+from .tracks import Box, Track, Tracker
+from .windows import FeatureWindow
+
+_LONGEST_BLIND = 0.2
+"""Seconds after which faces are looked for even where no frame is sampled, so that slow sampling keeps ids stable."""
+
+
+@dataclass(frozen=True)
+class VisibleFace:
+    """A face in a frame: its track, where it is by now, and what was last read from it."""
+
+    track_id: int
+    box: Box
+    prediction: Prediction | None
+
+
+@dataclass
+class Subject:
+    """A track that is read. turn: number of its last encoding. missed: samples of it left out since."""
+
+    window: FeatureWindow
+    turn: int = -1
+    missed: int = 0
+    prediction: Prediction | None = None
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A face of a sampled frame that is to be encoded."""
+
+    view: View
+    frame: Frame
+    track: Track
+    subject: Subject
+
+    @property
+    def live(self) -> bool:
+        return self.view.live
+
+    @property
+    def turn(self) -> int:
+        return self.subject.turn
+
+
+class View:
+    """One source as the loop sees it.
+
+    live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
+    find: gives the faces in a frame, largest first. detect_every: frames from one search for faces to the next; in
+    sampled frames between them, faces are carried along by their motion. max_faces: how many are read, None for all.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        live: bool,
+        step: float,
+        find: Callable[[Frame], list[Face]],
+        detect_every: int,
+        max_faces: int | None,
+        open_window: Callable[[], FeatureWindow],
+        pacer: Pacer,
+        watch: Stopwatch,
+    ) -> None:
+        self.source, self.live = source, live
+        self._step, self._find, self._detect_every, self._max_faces = step, find, detect_every, max_faces
+        self._open_window, self._pacer, self._watch = open_window, pacer, watch
+        self._tracker = Tracker(patience=max(1.5, 2.25 * step))
+        self._subjects: dict[int, Subject] = {}
+        self._waiting: set[int] = set()  # tracks whose sample of this period is not encoded yet
+        self._period = -1  # number of the sampling period
+        self._index = -1  # of the last frame
+        self._looked: tuple[int, float] | None = None  # index and time of the frame in which faces were looked for
+
+    def look(self, frame: Frame) -> list[Waiting]:
+        """Follow the faces into `frame`; returns those to be encoded: all of a sampled frame, else those left out."""
+        period = int((frame.time + 1e-3) / self._step)  # time stamps may be rounded to milliseconds
+        fresh = period > self._period
+        if fresh:
+            self._begin(period, frame)
+        self._index = frame.index
+        wanted = fresh or bool(self._waiting)
+        tracks = self._follow(frame, wanted)
+        if fresh:
+            self._waiting = {track.id for track in tracks}
+        return [Waiting(self, frame, track, self._subjects[track.id]) for track in tracks if track.id in self._waiting]
+
+    def _begin(self, period: int, frame: Frame) -> None:
+        """Samples that were never encoded are lost now; so are those of whole periods that the loop slept through."""
+        slept = 0
+        if self.live and self._index >= 0 and frame.index > self._index + 1:
+            slept = period - self._period - 1
+        for number, subject in self._subjects.items():
+            lost = slept + (number in self._waiting)
+            subject.missed += lost
+            self._pacer.shed += lost
+        self._period = period
+
+    def _follow(self, frame: Frame, wanted: bool) -> list[Track]:
+        index, time = self._looked or (-self._detect_every, -_LONGEST_BLIND)
+        if frame.time - time >= _LONGEST_BLIND or (wanted and frame.index - index >= self._detect_every):
+            with self._watch.time("detect"):
+                faces = self._find(frame)
+            with self._watch.time("track"):
+                tracks = self._tracker.update(faces, frame.time, frame.image)
+                self._forget()
+            self._looked = frame.index, frame.time
+        elif wanted:
+            with self._watch.time("track"):
+                tracks = self._tracker.carry(frame.image, frame.time)
+        else:
+            return []
+        tracks = tracks[: self._max_faces]  # largest first; cut here, for a face left out keeps its id
+        for track in tracks:
+            self._subjects.setdefault(track.id, Subject(self._open_window()))
+        return [track for track in tracks if track.face.frontal]
+
+    def _forget(self) -> None:
+        alive = {track.id for track in self._tracker.tracks}
+        for ended in self._subjects.keys() - alive:
+            del self._subjects[ended]
+
+    def push(self, waiting: Waiting, feature: NDArray[np.float32]) -> FeatureWindow:
+        """Add the feature [D] of a face that waited; returns its window, to be read."""
+        subject = waiting.subject
+        subject.window.push(waiting.frame.time, feature, subject.missed)
+        subject.turn, subject.missed = next(self._pacer.turns), 0
+        self._waiting.discard(waiting.track.id)
+        return subject.window
+
+    def visible(self, time: float) -> tuple[VisibleFace, ...]:
+        """The tracks seen where faces were last looked for, carried along to `time`."""
+        if self._looked is None:
+            return ()
+        seen = [track for track in self._tracker.tracks if track.time >= self._looked[1]]
+        return tuple(VisibleFace(track.id, track.box_at(time), self._latest(track.id)) for track in seen)
+
+    def _latest(self, number: int) -> Prediction | None:
+        subject = self._subjects.get(number)
+        return None if subject is None else subject.prediction
