@@ -63,6 +63,8 @@ setup(
     entry_points={
         "console_scripts": [
             "dfer-run = dfer.runtime.command:main",
+            "dfer-profile = dfer.runtime.profile_command:main",
+            "dfer-doctor = dfer.runtime.doctor_command:main",
             "dfer-prepare = dfer.train.prepare_command:main",
             "dfer-pretrain = dfer.train.pretrain_command:main",
             "dfer-train = dfer.train.train_command:main",

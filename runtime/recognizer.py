@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +13,14 @@ from numpy.typing import NDArray
 
 from .alignment import align
 from .bundle import DEMO, Bundle
-from .engines import Engine, open_engine
+from .engines import Engine, open_graph
+from .engines.choice import choose, precision_for
 from .errors import DferError
 from .faces import FaceDetector
+from .machine import default_threads
 from .pacing import Pacer
 from .predictions import Prediction
-from .sources import Feed, Feeds, Frame, Source, open_source
+from .sources import Feed, Feeds, Frame, Source, open_sources
 from .stages import Stopwatch
 from .views import View, VisibleFace, Waiting
 from .windows import FeatureWindow
@@ -42,13 +43,13 @@ class Recognizer:
     """Expressions from video with the engines of a bundle. Use as a context manager.
 
     bundle: folder of an exported model; None takes the demo bundle that ships with the package.
-    provider: one of `engines.PROVIDERS`; "auto" takes a GPU that ONNX Runtime can start, else the CPU.
+    provider: one of `engines.PROVIDERS`; "auto" takes what is fastest here (see `engines.choice.choose`).
     window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded.
     max_faces: how many faces of a source are read, largest first; None for all.
     min_face: side in pixels of the smallest face that is read; the larger, the faster faces are found.
     detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
-    threads: for the engines on a CPU; None for the physical cores.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
+    threads: of the CPU for one run of an engine; None for all physical cores this process may use.
     warn: told, in one line, about trouble that is not an error.
 
     Raises DferError for a bad bundle, an absent provider or impossible settings.
@@ -64,8 +65,8 @@ class Recognizer:
         max_faces: int | None = None,
         min_face: int = 32,
         detect_every: int = 3,
-        threads: int | None = None,
         precision: str = "auto",
+        threads: int | None = None,
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
         if not (0 < window <= 60 and 0 < fps <= 240 and window * fps >= 2):
@@ -78,6 +79,7 @@ class Recognizer:
             raise DferError(f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
         self.min_face, self.detect_every = min_face, detect_every
+        self.threads = default_threads(0) if threads is None else threads
         self.stopwatch = Stopwatch()
         self.pacer = Pacer(1 / fps)
         self.precision, self.encoder, self.head = self._open_engines(provider, precision)
@@ -95,10 +97,8 @@ class Recognizer:
 
     def stream(self, *places: str | int | Path) -> Iterator[Prediction]:
         """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side."""
-        with ExitStack() as stack:
-            sources = [stack.enter_context(open_source(place, image_rate=self.fps, warn=self.warn)) for place in places]
-            for step in self.steps(*sources):
-                yield from step.predictions
+        for step in self.steps(*open_sources(places, self.fps, self.warn)):
+            yield from step.predictions
 
     def steps(self, *sources: Source) -> Iterator[Step]:
         """Every frame of open sources with what was seen in it; memory does not grow with their length."""
@@ -175,27 +175,16 @@ class Recognizer:
         return made
 
     def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:
-        """The precision that runs, and both engines. The head goes first: it tells what "auto" comes to."""
-        manifest = self.bundle.manifest
-        fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
-        _, shared = manifest.graphs(fallback, provider)
-        head = self._open_engine(shared, provider)
+        """The precision that runs, and both engines."""
         if provider == "auto":
-            provider = head.provider
+            provider, recommended = choose(self.bundle, self.threads, self.warn)
+        else:
+            recommended = precision_for(self.bundle, provider)
         if precision == "auto":
-            precision = manifest.recommended.get(provider, fallback)
-        encoder_file, head_file = manifest.graphs(precision, provider)
-        if head_file != shared:
-            head.close()
-            head = self._open_engine(head_file, provider)
-        return precision, self._open_engine(encoder_file, provider), head
-
-    def _open_engine(self, graph: str, provider: str) -> Engine:
-        if provider.startswith("native-"):
-            from .engines.native import open_native
-
-            return open_native(self.bundle, graph, provider.removeprefix("native-"), self.warn)
-        return open_engine(self.bundle.read(graph), provider)
+            precision = recommended
+        encoder, head = self.bundle.manifest.graphs(precision, provider)
+        opened = open_graph(self.bundle, head, provider, self.threads, self.warn)
+        return precision, open_graph(self.bundle, encoder, provider, self.threads, self.warn), opened
 
     def _try_engines(self) -> None:
         """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-STAGES = ("decode", "detect", "track", "align", "encode", "head", "draw", "write")
+STAGES = ("decode", "detect", "track", "align", "encode", "head", "draw", "write", "total")
+"""In the order in which a frame meets them. "total" is no stage of its own: from the arrival of a frame that was
+predicted on to its outputs written, waits included."""
 
 _FLOOR = 1e-6  # seconds; what is shorter counts as this in percentiles
 _GROWTH = 1.01  # width of a histogram bin
@@ -24,6 +26,7 @@ class StageTimes:
     mean: float
     p50: float
     p90: float
+    p95: float
     p99: float
     max: float
 
@@ -55,8 +58,9 @@ class Stopwatch:
         for stage in STAGES:
             n = sum(self._bins[stage])
             if n:
-                p50, p90, p99 = (1000 * self._percentile(stage, share, n) for share in (0.5, 0.9, 0.99))
-                rows.append(StageTimes(stage, n, 1000 * self._sum[stage] / n, p50, p90, p99, 1000 * self._max[stage]))
+                p50, p90, p95, p99 = (1000 * self._percentile(stage, share, n) for share in (0.5, 0.9, 0.95, 0.99))
+                mean, longest = 1000 * self._sum[stage] / n, 1000 * self._max[stage]
+                rows.append(StageTimes(stage, n, mean, p50, p90, p95, p99, longest))
         return rows
 
     def _percentile(self, stage: str, share: float, n: int) -> float:

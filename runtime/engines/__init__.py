@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..bundle import Bundle
+
     Array = NDArray[np.float32] | NDArray[np.uint8]
 
-PROVIDERS = ("auto", "cpu", "cuda", "openvino", "native-tensorrt", "native-tensorrt-rtx")
-"""What the runtime can be asked for; the native ones build engines into the bundle (see `native.py`)."""
+PROVIDERS = (
+    "auto",
+    "cpu",
+    "openvino",
+    "cuda",
+    "tensorrt",
+    "tensorrt-rtx",
+    "native-tensorrt",
+    "native-tensorrt-rtx",
+)
+"""What the runtime can be asked for. "auto": the fastest of those present (see `choice.py`); the native ones build
+engines into the bundle (see `native.py`); the others run on ONNX Runtime."""
 
 
 class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
 
-    provider: what really runs: "cpu", "cuda", "openvino", "tensorrt" or "tensorrt-rtx".
+    provider: what really runs: one of PROVIDERS without "auto" and "native-".
     """
 
     provider: str
@@ -39,19 +51,38 @@ class Engine(ABC):
         self.close()
 
 
-def open_engine(graph: bytes, provider: str = "auto") -> Engine:
-    """Load an ONNX graph.
+def open_engine(graph: bytes, provider: str = "auto", threads: int | None = None) -> Engine:
+    """Load an ONNX graph on ONNX Runtime.
 
-    provider: "cpu", "cuda", "openvino", or "auto" for a GPU where one is installed and starts, else the CPU.
+    provider: one of PROVIDERS that is not native, or "auto" for a GPU where one is installed and starts, else the CPU.
+    threads: of the CPU that one run may use, None for what ONNX Runtime thinks best; no matter to GPUs.
     Raises DferError when the provider asked for is absent, or would silently have become another.
     """
     from .ort import OrtEngine
 
-    return OrtEngine(graph, provider)
+    return OrtEngine(graph, provider, threads)
+
+
+def open_graph(
+    bundle: Bundle,
+    graph: str,
+    provider: str,
+    threads: int | None = None,
+    report: Callable[[str], object] = lambda _: None,
+) -> Engine:
+    """Load the graph `graph` ("head.fp32.onnx") of a bundle on any of PROVIDERS. See `open_engine`.
+
+    report: told one line about what takes time, which is building engines.
+    """
+    if provider.startswith("native-"):
+        from .native import open_native
+
+        return open_native(bundle, graph, provider.removeprefix("native-"), report)
+    return open_engine(bundle.read(graph), provider, threads)
 
 
 def present_providers() -> list[str]:
-    """The providers installed here, GPUs first; whether one starts shows when it is opened."""
+    """ONNX Runtime's providers installed here, GPUs first; whether one starts shows when it is opened."""
     from .ort import present_providers
 
     return present_providers()

@@ -8,8 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from dfer.runtime.bundle import Bundle
-from dfer.runtime.engines import open_engine
+from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines import open_engine, ort, present_providers
 from dfer.runtime.errors import DferError
 
 
@@ -73,3 +73,39 @@ def test_openvino_that_is_not_installed_is_an_error_that_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(DferError, match=r"dfer-edge\[openvino\]"):
         open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino")
+
+
+@pytest.mark.parametrize("provider", ["tensorrt", "tensorrt-rtx"])
+def test_tensorrt_that_is_not_installed_is_an_error_that_says_what_to_install(provider: str) -> None:
+    if provider in present_providers():
+        pytest.skip(f"{provider} is installed")
+    with pytest.raises(DferError, match=f"no .*Provider; pip .*native-{provider}"):
+        open_engine(b"", provider)
+
+
+@pytest.mark.parametrize("provider", [name for name in ("cpu", "openvino") if name in present_providers()])
+def test_one_thread_and_two_read_the_same(provider: str) -> None:
+    graph = Bundle.open(DEMO).read("encoder.fp32.onnx")
+    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
+    found = []
+    for threads in (1, 2):
+        with open_engine(graph, provider, threads) as engine:
+            found.append(engine.run({"frames": crops})["features"])
+    np.testing.assert_allclose(*found, atol=1e-4)
+
+
+def test_tensorrt_is_told_the_batches_of_every_input() -> None:
+    shapes = ort._shapes(onnxruntime, Bundle.open(DEMO).read("encoder.fp32.onnx"), "trt_profile")
+    assert shapes == {
+        "trt_profile_min_shapes": "frames:1x112x112x3",
+        "trt_profile_opt_shapes": "frames:4x112x112x3",
+        "trt_profile_max_shapes": "frames:16x112x112x3",
+    }
+
+
+def test_batches_beyond_tensorrt_s_largest_are_run_in_parts() -> None:
+    crops = np.random.default_rng(0).integers(0, 256, (35, 112, 112, 3), dtype=np.uint8)
+    with open_engine(Bundle.open(DEMO).read("encoder.fp32.onnx"), "cpu") as engine:
+        whole = engine.run({"frames": crops})["features"]
+        engine.provider = "tensorrt"
+        np.testing.assert_allclose(engine.run({"frames": crops})["features"], whole, atol=1e-5)

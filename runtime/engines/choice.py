@@ -1,0 +1,152 @@
+"""`--provider auto`: which of the providers present here runs a bundle fastest, found in a trial and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ..bundle import MANIFEST, Bundle
+from ..errors import DferError
+from ..machine import cache_folder, cpu_model, gpus, versions
+from . import Engine, open_graph, present_providers
+from .cuda import open_cuda
+from .trt_library import BACKENDS, is_installed
+
+Warn = Callable[[str], object]
+
+_SECONDS = 2.0  # of the trial, all candidates together, loading and warming up not counted
+_WARM_UP, _ROUNDS = 3, 5  # runs of each: before the trial, and at least in it
+_KEPT = 64  # choices; the oldest go
+
+
+def choose(bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: None) -> tuple[str, str]:
+    """The provider that runs the bundle's encoder fastest on this machine at batch 1, and the precision it does it in.
+
+    Where several providers are present each runs what the bundle recommends for it, in turns for two seconds, and
+    the choice is kept in `cache_folder()`/choices.json until the bundle, the machine, a version or `threads` changes.
+    Building TensorRT engines, where that is present, comes on top once; `warn` is told, and of providers that fail.
+
+    Raises DferError when none works.
+    """
+    candidates = candidate_providers()
+    if len(candidates) == 1:
+        return candidates[0], precision_for(bundle, candidates[0])
+    key = _key(bundle, candidates, threads)
+    known = _read_choices()
+    remembered = known.pop(key, {}).get("provider")
+    if remembered in candidates:
+        return remembered, precision_for(bundle, remembered)
+    timings = compare_providers(bundle, candidates, threads, warn)
+    provider = min(timings, key=lambda name: timings[name])
+    entry = {"provider": provider, "milliseconds": {name: round(time, 3) for name, time in timings.items()}}
+    try:
+        _write_choices(dict([*known.items(), (key, entry)][-_KEPT:]))
+    except OSError as error:
+        warn(f"the choice of {provider} cannot be kept, so each start will try all providers again: {error}")
+    return provider, precision_for(bundle, provider)
+
+
+def candidate_providers() -> list[str]:
+    """What is present here; native TensorRT where both its library and a GPU that answers are."""
+    native = [f"native-{backend}" for backend in BACKENDS if is_installed(backend)]
+    if native:
+        try:
+            cuda = open_cuda()
+        except DferError:
+            native = []
+        else:
+            with cuda.active():
+                cuda.close()
+    return [*native, *present_providers()]
+
+
+def precision_for(bundle: Bundle, provider: str) -> str:
+    """What the bundle recommends for a provider, else FP32, else the first it holds."""
+    manifest = bundle.manifest
+    fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
+    return manifest.recommended.get(provider, fallback)
+
+
+def compare_providers(
+    bundle: Bundle, candidates: list[str], threads: int | None = None, warn: Warn = lambda _: None
+) -> dict[str, float]:
+    """Median milliseconds of one encoder run at batch 1, by provider; those that do not work are told and left out.
+
+    Runs take turns, so that whatever else the machine does hits all alike. Raises DferError when none works.
+    """
+    size = bundle.manifest.preprocessing.size
+    crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    failures: dict[str, DferError] = {}
+    times: dict[str, list[float]] = {}
+    with ExitStack() as stack:
+        engines: dict[str, Engine] = {}
+        for provider in candidates:
+            try:
+                engine = stack.enter_context(_open(bundle, provider, threads, warn))
+                for _ in range(_WARM_UP):
+                    engine.run({"frames": crop})
+            except DferError as error:
+                failures[provider] = error
+                continue
+            engines[provider], times[provider] = engine, []
+        begun = perf_counter()
+        while engines and (perf_counter() - begun < _SECONDS or len(next(iter(times.values()))) < _ROUNDS):
+            for provider, engine in engines.items():
+                start = perf_counter()
+                engine.run({"frames": crop})
+                times[provider].append(1000 * (perf_counter() - start))
+    if not times:
+        raise DferError(f"no provider runs bundle {bundle.path}; the CPU says: {failures['cpu']}")
+    for provider, failure in failures.items():
+        warn(f"--provider auto leaves out {provider}: {failure}")
+    return {provider: median(spent) for provider, spent in times.items()}
+
+
+def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn) -> Engine:
+    """The encoder, after the head has run once: a provider has to take both."""
+    manifest = bundle.manifest
+    encoder, head = manifest.graphs(precision_for(bundle, provider), provider)
+    with open_graph(bundle, head, provider, threads, warn) as engine:
+        engine.run({"features": np.zeros((1, manifest.window, manifest.width), np.float32)})
+    return open_graph(bundle, encoder, provider, threads, warn)
+
+
+def _key(bundle: Bundle, candidates: list[str], threads: int | None) -> str:
+    """Digest of everything that the choice depends on; the manifest seals what the bundle holds."""
+    manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
+    parts = [manifest, candidates, threads, cpu_model(), gpus(), versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _read_choices() -> dict[str, Any]:
+    """Choices by key, oldest first; none where the file is absent or is not one that this module wrote."""
+    try:
+        content = json.loads((cache_folder() / "choices.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    choices = content.get("choices") if isinstance(content, dict) else None
+    entries = choices.items() if isinstance(choices, dict) else ()
+    return {key: entry for key, entry in entries if isinstance(entry, dict) and isinstance(entry.get("provider"), str)}
+
+
+def _write_choices(choices: dict[str, Any]) -> None:
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".choices.", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump({"choices": choices}, file, indent=2)
+        Path(name).replace(folder / "choices.json")
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

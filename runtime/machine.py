@@ -1,0 +1,252 @@
+"""What this machine is: cores, clocks, instruction sets, memory, GPUs, power mode, versions.
+
+Everything is read from files that Linux may or may not have; what cannot be read is None or empty, never an error.
+`root` is the folder that holds /proc and /sys, so that descriptions of other machines can be read, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+ROOT = Path("/")
+
+PACKAGES = (
+    "dfer-edge",
+    "numpy",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-ep-openvino",
+    "opencv-python-headless",
+    "opencv-python",
+    "tensorrt",
+    "tensorrt-rtx-cu13-libs",
+    "cuda-bindings",
+)
+"""Distributions whose version says something about speed or results."""
+
+_INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "VNNI",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "BF16",
+    "amx_int8": "AMX",
+    "asimd": "NEON",
+    "asimddp": "dot product",
+    "i8mm": "I8MM",
+    "bf16": "BF16",
+    "sve": "SVE",
+}
+"""By the kernel's name of a flag, ours; those that change how fast an encoder runs."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """system: kernel and architecture. board: of a Jetson or the like. cores: physical, that this process may use.
+
+    threads: logical processors it may use. clock: MHz now, their mean. memory: bytes. l4t: NVIDIA's Linux for Tegra.
+    """
+
+    system: str
+    board: str | None
+    cpu: str
+    cores: int
+    threads: int
+    clock: float | None
+    governor: str | None
+    instructions: tuple[str, ...]
+    memory: int | None
+    gpus: tuple[str, ...]
+    l4t: str | None
+    power_mode: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def describe_machine(root: Path = ROOT) -> Machine:
+    """The machine as it is now."""
+    memory = next((line.split()[1] for line in _lines(root / "proc/meminfo") if line.startswith("MemTotal:")), "")
+    return Machine(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        board=board(root),
+        cpu=cpu_model(root),
+        cores=physical_cores(root),
+        threads=len(_usable()),
+        clock=_clock(root),
+        governor=read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        instructions=_instructions(root),
+        memory=1024 * int(memory) if memory.isdecimal() else None,
+        gpus=gpus(root),
+        l4t=next(iter(_lines(root / "etc/nv_tegra_release")), "").lstrip("# ") or None,
+        power_mode=_power_mode(),
+    )
+
+
+def default_threads(live: int, root: Path = ROOT) -> int:
+    """Threads for an engine beside `live` sources that are read at the same time.
+
+    The physical cores without one for every two readers, but never less than half of them.
+    """
+    cores = physical_cores(root)
+    return max(cores - live // 2, (cores + 1) // 2)
+
+
+def physical_cores(root: Path = ROOT) -> int:
+    """Cores that this process may use: of its affinity mask, a core's hyper-threads once, within the cgroup's quota."""
+    cores = set()
+    for number in _usable():
+        topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
+        core, package = read_text(topology / "core_id"), read_text(topology / "physical_package_id")
+        cores.add((package, core) if core is not None else number)
+    quota = _quota(root)
+    return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
+
+
+def cpu_model(root: Path = ROOT) -> str:
+    """The processor's name as it calls itself; on boards that do not tell, the architecture."""
+    fields = _cpuinfo(root)
+    return fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine()
+
+
+def board(root: Path = ROOT) -> str | None:
+    """The model of a board that has a device tree: "NVIDIA Jetson Orin Nano Developer Kit"."""
+    return read_text(root / "proc/device-tree/model")
+
+
+def gpus(root: Path = ROOT) -> tuple[str, ...]:
+    """Names of NVIDIA's GPUs; a Jetson's is the board's own."""
+    files = find_files(root / "proc/driver/nvidia/gpus", "*/information")
+    found = [line.partition(":")[2].strip() for file in files for line in _lines(file) if line.startswith("Model:")]
+    if not found and root == ROOT:
+        found = (run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()
+    if not found and "Jetson" in (board(root) or ""):
+        found = [f"{board(root)} (integrated)"]
+    return tuple(found)
+
+
+def versions() -> dict[str, str]:
+    """Python's version and those of the packages of `PACKAGES` that are installed."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cache_folder() -> Path:
+    """Where what is worth keeping between runs lies: $XDG_CACHE_HOME/dfer-edge, else ~/.cache/dfer-edge.
+
+    It need not exist. Raises OSError when this user has no home.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        base = named if named.is_absolute() else Path("~/.cache").expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(errno.ENOENT, "no home folder for a cache; set XDG_CACHE_HOME", "~") from error
+    return base / "dfer-edge"
+
+
+def run_tool(name: str, *arguments: str) -> str | None:
+    """What a program prints, stripped; None when it is not here, fails, or takes more than ten seconds."""
+    if shutil.which(name) is None:
+        return None
+    try:
+        done = subprocess.run([name, *arguments], capture_output=True, text=True, errors="replace", timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def _usable() -> list[int]:
+    """Logical processors this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _quota(root: Path) -> float | None:
+    """Processors' worth of time that this process's cgroups, version 2 or 1, grant it; None for no limit."""
+    found = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, place = [*line.split(":", 2), "", ""][:3]
+        mount = root / "sys/fs/cgroup"
+        if controllers:
+            if "cpu" not in controllers.split(","):
+                continue
+            mount = mount / "cpu"
+        folder = mount / place.lstrip("/")
+        for group in (folder, *folder.parents):
+            limit = read_text(group / "cpu.max") or (
+                f"{read_text(group / 'cpu.cfs_quota_us')} {read_text(group / 'cpu.cfs_period_us')}"
+            )
+            quota, _, period = limit.partition(" ")
+            if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+                found.append(int(quota) / int(period))
+            if group == mount:
+                break
+    return min(found, default=None)
+
+
+def _clock(root: Path) -> float | None:
+    files = [root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq" for number in _usable()]
+    told = [text for text in map(read_text, files) if text is not None and text.isdecimal()]
+    if told:
+        return round(sum(map(int, told)) / len(told) / 1000, 1)
+    try:
+        return float(_cpuinfo(root).get("cpu mhz", ""))
+    except ValueError:
+        return None
+
+
+def _instructions(root: Path) -> tuple[str, ...]:
+    fields = _cpuinfo(root)
+    flags = set((fields.get("flags") or fields.get("features") or "").split())
+    return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """The first processor's fields, names in lower case."""
+    fields: dict[str, str] = {}
+    for line in _lines(root / "proc/cpuinfo"):
+        name, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(name.strip().lower(), value.strip())
+    return fields
+
+
+def _power_mode() -> str | None:
+    """A Jetson's power mode: "15W"."""
+    told = run_tool("nvpmodel", "-q") or ""
+    return next((line.partition(":")[2].strip() for line in told.splitlines() if "Power Mode:" in line), None)
+
+
+def _lines(path: Path) -> Iterator[str]:
+    yield from (read_text(path) or "").splitlines()
+
+
+def read_text(path: Path) -> str | None:
+    """A small text file, stripped of blanks and zero bytes; None where there is nothing to read."""
+    try:
+        return path.read_bytes().decode(errors="replace").strip(" \n\t\0") or None
+    except (OSError, ValueError):
+        return None
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError:
+        return []

@@ -1,0 +1,139 @@
+"""--provider auto takes the fastest that works, once per machine and bundle; slow and broken ones are made here."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from time import sleep
+
+import numpy as np
+import pytest
+
+from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines import Engine, choice, open_engine
+from dfer.runtime.errors import DferError
+from helpers import edit_manifest
+
+
+class SlowEngine(Engine):
+    """The CPU, `seconds` later, under another name."""
+
+    def __init__(self, graph: bytes, provider: str, seconds: float) -> None:
+        self._engine, self.provider, self._seconds = open_engine(graph, "cpu"), provider, seconds
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sleep(self._seconds)
+        return self._engine.run(inputs)
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+class Here:
+    """Providers of a machine that is not here: seconds each run takes longer than the CPU's, None where it fails."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cache: Path, **delays: float | None) -> None:
+        self.opened: list[tuple[str, str]] = []
+        self.delays, self.said = delays, list[str]()
+        monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+        monkeypatch.setattr(choice, "_SECONDS", 0.05)
+        monkeypatch.setattr(choice, "candidate_providers", lambda: list(self.delays))
+        monkeypatch.setattr(choice, "open_graph", self._open)
+
+    def _open(self, bundle: Bundle, graph: str, provider: str, threads: object, report: object) -> Engine:
+        self.opened.append((provider, graph))
+        delay = self.delays[provider]
+        if delay is None:
+            raise DferError(f"{provider} does not start")
+        return SlowEngine(bundle.read(graph), provider, delay)
+
+    def choose(self, bundle: Path = DEMO, threads: int | None = 2) -> tuple[str, str]:
+        return choice.choose(Bundle.open(bundle), threads, self.said.append)
+
+    def trials(self) -> int:
+        found = sum(graph.startswith("encoder") for _, graph in self.opened)
+        self.opened.clear()
+        return found
+
+
+def test_the_fastest_is_taken_and_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, openvino=0.03, cpu=0.0, cuda=0.04)
+    assert here.choose() == ("cpu", "fp32")
+    assert here.trials() == 3
+    assert here.choose() == ("cpu", "fp32")
+    assert here.trials() == 0
+    here.choose(threads=1)
+    assert here.trials() == 3
+    (record, _) = json.loads((tmp_path / "dfer-edge" / "choices.json").read_text())["choices"].values()
+    assert record["milliseconds"]["cuda"] > record["milliseconds"]["cpu"]
+    assert not here.said
+
+
+def test_the_only_provider_needs_no_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, cpu=0.0)
+    assert here.choose() == ("cpu", "fp32")
+    assert (here.trials(), list(tmp_path.iterdir())) == (0, [])
+
+
+def test_a_provider_that_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, cuda=None, cpu=0.0)
+    assert here.choose() == ("cpu", "fp32")
+    (said,) = here.said
+    assert "leaves out cuda" in said
+    here.delays["cpu"] = None
+    with pytest.raises(DferError, match="no provider runs"):
+        here.choose(threads=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b'{"choices": {"a": 3}}', b'{"choices": []}'])
+def test_a_damaged_record_is_written_anew(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, openvino=0.02, cpu=0.0)
+    (tmp_path / "dfer-edge").mkdir()
+    (tmp_path / "dfer-edge" / "choices.json").write_bytes(content)
+    assert here.choose() == ("cpu", "fp32")
+    here.trials()
+    assert here.choose() == ("cpu", "fp32")
+    assert here.trials() == 0
+
+
+def test_a_remembered_provider_that_is_gone_is_not_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, openvino=0.0, cpu=0.03)
+    assert here.choose()[0] == "openvino"
+    record = tmp_path / "dfer-edge" / "choices.json"
+    record.write_text(record.read_text().replace('"openvino",', '"abacus",'))
+    assert here.choose()[0] == "openvino"
+    here.delays = {"cuda": 0.02, "cpu": 0.0}
+    assert here.choose()[0] == "cpu"
+
+
+def test_a_cache_that_cannot_be_written_costs_the_trial_each_time_and_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    here = Here(monkeypatch, tmp_path, openvino=0.02, cpu=0.0)
+    (tmp_path / "dfer-edge").write_text("a file where the folder should be")
+    for _ in range(2):
+        assert here.choose() == ("cpu", "fp32")
+        assert here.trials() == 2
+    assert "cannot be kept" in here.said[0]
+
+
+def test_each_provider_runs_what_the_bundle_recommends_for_it(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(DEMO, tmp_path / "copy.dfer"))
+    graph = "encoder.fp32.onnx"
+    entry = {"files": {"encoder": {"default": graph}, "head": "head.fp32.onnx"}}
+    edit_manifest(bundle, precisions={"fp32": entry, "int8": entry}, recommended={"openvino": "int8"})
+    opened = Bundle.open(bundle)
+    assert choice.precision_for(opened, "openvino") == "int8"
+    assert choice.precision_for(opened, "cpu") == "fp32"
+
+
+def test_what_is_present_here_really_competes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(choice, "_SECONDS", 0.05)
+    candidates = choice.candidate_providers()
+    assert "cpu" in candidates
+    timings = choice.compare_providers(Bundle.open(DEMO), ["cpu"])
+    assert timings["cpu"] > 0
+    assert choice.choose(Bundle.open(DEMO))[0] in candidates
