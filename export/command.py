@@ -41,6 +41,7 @@ Examples:
     help="CKPT is an official checkpoint of this method: only its tensors are read, nothing in it can run.",
 )
 @click.option("--fp16", is_flag=True, help="Also write an encoder in half precision.")
+@click.option("--bf16", is_flag=True, help="Also compare and time the fp32 encoder in BF16, which OpenVINO can compute.")
 @click.option("--int8", is_flag=True, help="Also write an encoder in INT8; needs --calib.")
 @click.option(
     "--calib",
@@ -75,6 +76,7 @@ def main(
     out: Path | None,
     method: str | None,
     fp16: bool,
+    bf16: bool,
     int8: bool,
     calib: Path | None,
     calib_min: int,
@@ -100,7 +102,7 @@ def main(
     from .exporting import Wish, export_checkpoint
 
     console = Console()
-    wish = Wish(fp16=fp16, int8=int8, faces=calib, minimum=calib_min, gate=gate)
+    wish = Wish(fp16=fp16, bf16=bf16, int8=int8, faces=calib, minimum=calib_min, gate=gate)
     with console.status("exporting") as status:
         exported = export_checkpoint(ckpt, out, status.update, official=method is not None, wish=wish)
     _print(console, exported, gate)
@@ -114,7 +116,12 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     from .engine import build_engines
 
     graphs = sorted(
-        {name for precision in bundle.manifest.precisions for name in bundle.manifest.graphs(precision, "")}
+        {
+            name
+            for precision in bundle.manifest.precisions
+            if precision != "bf16"  # a way to run the FP32 graph
+            for name in bundle.manifest.graphs(precision, "")
+        }
     )
     with console.status("building engines") as status:
         rows = build_engines(bundle, graphs, engine, targets, status.update)
@@ -152,6 +159,7 @@ def _print(console: Console, exported: Exported, gate: str) -> None:
 def _parity_table(exported: Exported, gate: str) -> Table:
     from rich.table import Table
 
+    from .exporting import ENCODERS
     from .parity import GATES
 
     bundle = exported.bundle
@@ -164,7 +172,7 @@ def _parity_table(exported: Exported, gate: str) -> Table:
         table.add_column("UAR")
     for precision, parity in exported.parity.items():
         limits = GATES.get(gate, {}).get(precision)
-        file = bundle.path / bundle.manifest.graphs(precision, "default")[0]
+        file = bundle.path / ENCODERS[precision]
         row = [
             precision,
             f"{file.stat().st_size / 1e6:.1f} MB",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .alignment import align
 from .bundle import DEMO, Bundle
-from .engines import Engine, open_engine
+from .engines import Engine, computes_bf16, open_engine
 from .errors import DferError
 from .faces import FaceDetector
 from .predictions import Prediction
@@ -127,18 +127,21 @@ class Recognizer:
             provider = head.provider
         if precision == "auto":
             precision = manifest.recommended.get(provider, fallback)
+            if precision == "bf16" and not computes_bf16(provider):
+                self.warn(f"this CPU has no BF16, which the bundle recommends for {provider}; {fallback} is run")
+                precision = fallback
         encoder_file, head_file = manifest.graphs(precision, provider)
         if head_file != shared:
             head.close()
             head = self._open_engine(head_file, provider)
-        return precision, self._open_engine(encoder_file, provider), head
+        return precision, self._open_engine(encoder_file, provider, bf16=precision == "bf16"), head
 
-    def _open_engine(self, graph: str, provider: str) -> Engine:
+    def _open_engine(self, graph: str, provider: str, bf16: bool = False) -> Engine:
         if provider.startswith("native-"):
             from .engines.native import open_native
 
             return open_native(self.bundle, graph, provider.removeprefix("native-"), self.warn)
-        return open_engine(self.bundle.read(graph), provider)
+        return open_engine(self.bundle.read(graph), provider, bf16)
 
     def _try_engines(self) -> None:
         """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""

@@ -39,15 +39,16 @@ class Engine(ABC):
         self.close()
 
 
-def open_engine(graph: bytes, provider: str = "auto") -> Engine:
+def open_engine(graph: bytes, provider: str = "auto", bf16: bool = False) -> Engine:
     """Load an ONNX graph.
 
     provider: "cpu", "cuda", "openvino", or "auto" for a GPU where one is installed and starts, else the CPU.
-    Raises DferError when the provider asked for is absent, or would silently have become another.
+    bf16: compute an FP32 graph in BF16, where the provider can (see `computes_bf16`).
+    Raises DferError when the provider asked for is absent, or would silently have become another, or cannot do BF16.
     """
     from .ort import OrtEngine
 
-    return OrtEngine(graph, provider)
+    return OrtEngine(graph, provider, bf16)
 
 
 def present_providers() -> list[str]:
@@ -55,3 +56,10 @@ def present_providers() -> list[str]:
     from .ort import present_providers
 
     return present_providers()
+
+
+def computes_bf16(provider: str) -> bool:
+    """Whether a provider can compute FP32 graphs in BF16 on this machine: OpenVINO, where the CPU has instructions."""
+    from .ort import computes_bf16
+
+    return computes_bf16(provider)

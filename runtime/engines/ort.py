@@ -28,8 +28,8 @@ _INSTALL = {
 }
 _OPENVINO = "onnxruntime_ep_openvino"
 """Carries the provider as a plug-in, which works beside plain onnxruntime."""
-_OPENVINO_CONFIG = '{"CPU": {"INFERENCE_PRECISION_HINT": "f32"}}'
-"""Left to itself, OpenVINO computes FP32 graphs in BF16, which nobody asked for and export did not compare."""
+_OPENVINO_CONFIG = '{{"CPU": {{"INFERENCE_PRECISION_HINT": "{}"}}}}'
+"""Left to itself, OpenVINO computes FP32 graphs in BF16 on CPUs that can: it is to do so only where that was asked for."""
 
 
 def present_providers() -> list[str]:
@@ -40,10 +40,19 @@ def present_providers() -> list[str]:
     return [*present, *(["openvino"] if importlib.util.find_spec(_OPENVINO) else [])]
 
 
+def computes_bf16(provider: str) -> bool:
+    """See `dfer.runtime.engines.computes_bf16`."""
+    import onnxruntime as ort
+
+    if provider != "openvino" or provider not in present_providers():
+        return False
+    return "BF16" in _openvino_device(ort).ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+
+
 class OrtEngine(Engine):
     """An ONNX Runtime session. See `open_engine`."""
 
-    def __init__(self, graph: bytes, provider: str) -> None:
+    def __init__(self, graph: bytes, provider: str, bf16: bool = False) -> None:
         import onnxruntime as ort
 
         present = present_providers()
@@ -58,9 +67,14 @@ class OrtEngine(Engine):
             )
         else:
             raise DferError(f"--provider {provider}: unknown; one of {', '.join(PROVIDERS)}")
+        if bf16 and not computes_bf16(provider):
+            raise DferError(
+                f"bf16: --provider {provider} does not compute it here; openvino does, on a CPU with BF16 instructions "
+                "(avx512_bf16, amx_bf16); ask for another precision"
+            )
         for name in wanted:
             try:
-                session = _session(ort, graph, name)
+                session = _session(ort, graph, name, bf16)
             except DferError:
                 if name == wanted[-1]:
                     raise
@@ -89,14 +103,15 @@ class OrtEngine(Engine):
         self._session = None
 
 
-def _session(ort: Any, graph: bytes, provider: str) -> Any:
+def _session(ort: Any, graph: bytes, provider: str, bf16: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what matters is raised; the rest is noise on the user's terminal
     # Busy-waiting worker threads would take the cores that decode the next frame.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         if provider == "openvino":
-            options.add_provider_for_devices([_openvino_device(ort)], {"load_config": _OPENVINO_CONFIG})
+            config = _OPENVINO_CONFIG.format("bf16" if bf16 else "f32")
+            options.add_provider_for_devices([_openvino_device(ort)], {"load_config": config})
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of the graph, or an error
             return ort.InferenceSession(graph, options)
         return ort.InferenceSession(graph, options, providers=[_ORT_NAMES[provider]])
