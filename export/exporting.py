@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..calibration.faces import MINIMUM, FaceClips, load_faces
+from ..calibration.faces import MINIMUM, FaceClips
 from ..calibration.int8 import Int8, quantizations
 from ..calibration.sensitivity import plot_damage
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import Engine, computes_bf16, open_engine, present_providers
 from ..runtime.errors import DferError
 from ..train.checkpoint import FORMAT, load_checkpoint
+from ..train.data.choice import DataChoice
 from ..train.methods import Method
 from ..train.official import load_official
+from .clips import read_faces
 from .deviations import describe_deviations
 from .fp16 import to_half
 from .graphs import trace_encoder, trace_head
@@ -48,14 +50,14 @@ class Wish:
     """What to export beside FP32, and how strictly.
 
     bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
-    faces: videos or crops for INT8's ranges, as `load_faces` reads them; they also judge the other precisions.
+    faces: videos, crops or a data set for INT8's ranges, as `read_faces` reads them; they also judge the others.
     minimum: frames below which `faces` are refused. gate: "default", "strict" or "off".
     """
 
     fp16: bool = False
     bf16: bool = False
     int8: bool = False
-    faces: Path | None = None
+    faces: Path | DataChoice | None = None
     minimum: int = MINIMUM
     gate: str = "default"
 
@@ -64,7 +66,8 @@ class Wish:
 class Exported:
     """A bundle that was written, and what was measured on the way.
 
-    parity: by precision, on the CPU (BF16: by OpenVINO). measurements: by provider and precision; empty when there is FP32 alone.
+    parity: by precision, on the CPU (BF16: by OpenVINO).
+    measurements: by provider and precision; empty when there is FP32 alone.
     int8: how the INT8 encoder was made.
     """
 
@@ -112,13 +115,13 @@ def export_method(
         raise DferError("INT8 needs faces to measure ranges on; name videos or crops with --calib")
     if wish.bf16 and not computes_bf16(BF16_PROVIDER):
         raise DferError(
-            "--bf16 cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a CPU "
-            "with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without --bf16"
+            "--bf16 cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a "
+            "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without --bf16"
         )
     method.eval()
     measured, kept = None, None
     if wish.faces is not None:
-        measured, kept = load_faces(wish.faces, method.preprocessing.size, wish.minimum, report)
+        measured, kept = read_faces(wish.faces, method.preprocessing.size, wish.minimum, report)
     report("class matrix")
     with torch.inference_mode():
         class_matrix = method.class_matrix().clone()

@@ -101,7 +101,7 @@ def _plain_attention() -> Iterator[None]:
         return _attend(self, query), None
 
     torch.backends.mha.set_fastpath_enabled(False)
-    nn.MultiheadAttention.forward = forward  # type: ignore[method-assign]
+    nn.MultiheadAttention.forward = forward  # type: ignore[assignment, method-assign]
     try:
         yield
     finally:

@@ -48,7 +48,7 @@ class Manifest:
     recommended: Mapping[str, str] = field(default_factory=dict)
 
     def graphs(self, precision: str, provider: str) -> tuple[str, str]:
-        """Names of the encoder's and the head's file for a precision on a provider; DferError where it is not for it."""
+        """Names of the encoder's and the head's file for a precision on a provider; DferError if not for it."""
         files = self.precisions[precision].get("files", {})
         encoders = files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
         encoder = encoders.get(provider) or encoders.get("default")

@@ -29,7 +29,7 @@ _INSTALL = {
 _OPENVINO = "onnxruntime_ep_openvino"
 """Carries the provider as a plug-in, which works beside plain onnxruntime."""
 _OPENVINO_CONFIG = '{{"CPU": {{"INFERENCE_PRECISION_HINT": "{}"}}}}'
-"""Left to itself, OpenVINO computes FP32 graphs in BF16 on CPUs that can: it is to do so only where that was asked for."""
+"""Left to itself, OpenVINO computes FP32 graphs in BF16 where it can: it is to do so where that was asked for."""
 
 
 def present_providers() -> list[str]:
