@@ -89,15 +89,19 @@ def load_faces(
         items = _listed_items(place)
     else:
         raise DferError(f"--calib {place}: no such folder or CSV; name videos, face crops, or a list of crops")
-    total = sum(item.length for item in items)
-    if total < max(minimum, 2):
-        raise DferError(
-            f"--calib {place}: {total} frames with a face, {max(minimum, 2)} are needed; INT8 ranges measured on few "
-            "faces fail on others. Give more (or fewer knowingly, with --calib-min)"
-        )
+    check_enough(place, sum(item.length for item in items), minimum)
     measured, kept = _apart(items)
     heard(f"reading faces of {place}")
     return _load(_spread(measured), size), _load(_spread(kept), size)
+
+
+def check_enough(place: object, count: int, minimum: int) -> None:
+    """Raise DferError when a place gives fewer frames with a face than the minimum, which is at least 2."""
+    if count < max(minimum, 2):
+        raise DferError(
+            f"--calib {place}: {count} frames with a face, {max(minimum, 2)} are needed; INT8 ranges measured on few "
+            "faces fail on others. Give more (or fewer knowingly, with --calib-min)"
+        )
 
 
 def _listed_items(table: Path) -> list[_Item]:

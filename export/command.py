@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..runtime.bundle import Bundle
+    from ..train.data.choice import DataChoice
     from .exporting import Exported
+
+DATA_SETS = ("dfew", "ferv39k", "mafw")
 
 EPILOG = """\b
 Examples:
   dfer-export --ckpt align.pt                       # writes align.dfer/
   dfer-export --ckpt align.pt --out models/a.dfer
   dfer-export --ckpt align.pt --fp16 --int8 --calib FACES   # a folder of videos or face crops, or a CSV of crops
+  dfer-export --ckpt align.pt --int8 --calib dfew --root DFEW --fold 1
   dfer-export --ckpt align.pt --fp16 --engine tensorrt-rtx --targets sm86,sm89
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-run clip.mp4 --bundle align.dfer
@@ -41,12 +45,19 @@ Examples:
     help="CKPT is an official checkpoint of this method: only its tensors are read, nothing in it can run.",
 )
 @click.option("--fp16", is_flag=True, help="Also write an encoder in half precision.")
+@click.option(
+    "--bf16", is_flag=True, help="Also compare and time the fp32 encoder in BF16, which OpenVINO can compute."
+)
 @click.option("--int8", is_flag=True, help="Also write an encoder in INT8; needs --calib.")
 @click.option(
     "--calib",
-    type=click.Path(path_type=Path),
-    help="Faces to measure INT8 on and judge by: videos, crops, or a CSV of image[,label[,split]].",
+    metavar="FACES",
+    help="Faces to measure INT8 on and judge by: a folder of videos or of crops, a CSV of image[,label[,split]], or "
+    f"one of the data sets {', '.join(DATA_SETS)}, found in --root.",
 )
+@click.option("--root", type=click.Path(path_type=Path), help="Folder of --calib's data set.")
+@click.option("--fold", type=click.IntRange(min=1), default=1, show_default=True, help="Of --calib's data set.")
+@click.option("--lists", type=click.Path(path_type=Path), help="Its annotation lists, when not in --root.")
 @click.option(
     "--calib-min",
     type=click.IntRange(min=2),
@@ -75,8 +86,12 @@ def main(
     out: Path | None,
     method: str | None,
     fp16: bool,
+    bf16: bool,
     int8: bool,
-    calib: Path | None,
+    calib: str | None,
+    root: Path | None,
+    fold: int,
+    lists: Path | None,
     calib_min: int,
     gate: str,
     engine: str,
@@ -91,8 +106,9 @@ def main(
     out = out or ckpt.with_suffix(".dfer")
     if not out.parent.is_dir():
         raise DferError(f"folder {out.parent} does not exist")
-    if int8 and calib is None:
+    if int8 and not calib:
         raise DferError("--int8 needs --calib: videos or face crops to measure ranges on")
+    faces = _faces(calib, root, fold, lists)
     for module in ("torch", "open_clip", "onnx", "onnxscript"):
         require(module, "export")
     from rich.console import Console
@@ -100,11 +116,24 @@ def main(
     from .exporting import Wish, export_checkpoint
 
     console = Console()
-    wish = Wish(fp16=fp16, int8=int8, faces=calib, minimum=calib_min, gate=gate)
+    wish = Wish(fp16=fp16, bf16=bf16, int8=int8, faces=faces, minimum=calib_min, gate=gate)
     with console.status("exporting") as status:
         exported = export_checkpoint(ckpt, out, status.update, official=method is not None, wish=wish)
     _print(console, exported, gate)
     _build_engines(console, exported.bundle, engine, [target for target in targets.split(",") if target])
+
+
+def _faces(calib: str | None, root: Path | None, fold: int, lists: Path | None) -> Path | DataChoice | None:
+    """What --calib and the options beside it mean. A folder that has a data set's name is written ./dfew."""
+    if calib in DATA_SETS:
+        if root is None:
+            raise DferError(f"--calib {calib} needs --root, the folder of its clips")
+        from ..train.data.choice import DataChoice
+
+        return DataChoice(calib, root, fold, lists, max_missing=0.01, identities=0, workers=1)
+    if root is not None or lists is not None or fold != 1:
+        raise DferError(f"--root, --fold and --lists are for --calib {', '.join(DATA_SETS)}")
+    return Path(calib) if calib else None
 
 
 def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[str]) -> None:
@@ -114,7 +143,12 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     from .engine import build_engines
 
     graphs = sorted(
-        {name for precision in bundle.manifest.precisions for name in bundle.manifest.graphs(precision, "")}
+        {
+            name
+            for precision in bundle.manifest.precisions
+            if precision != "bf16"  # a way to run the FP32 graph
+            for name in bundle.manifest.graphs(precision, "")
+        }
     )
     with console.status("building engines") as status:
         rows = build_engines(bundle, graphs, engine, targets, status.update)
@@ -152,6 +186,7 @@ def _print(console: Console, exported: Exported, gate: str) -> None:
 def _parity_table(exported: Exported, gate: str) -> Table:
     from rich.table import Table
 
+    from .exporting import ENCODERS
     from .parity import GATES
 
     bundle = exported.bundle
@@ -164,7 +199,7 @@ def _parity_table(exported: Exported, gate: str) -> Table:
         table.add_column("UAR")
     for precision, parity in exported.parity.items():
         limits = GATES.get(gate, {}).get(precision)
-        file = bundle.path / bundle.manifest.graphs(precision, "default")[0]
+        file = bundle.path / ENCODERS[precision]
         row = [
             precision,
             f"{file.stat().st_size / 1e6:.1f} MB",

@@ -13,15 +13,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..calibration.faces import MINIMUM, FaceClips, load_faces
+from ..calibration.faces import MINIMUM, FaceClips
 from ..calibration.int8 import Int8, quantizations
 from ..calibration.sensitivity import plot_damage
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
-from ..runtime.engines import open_engine, present_providers
+from ..runtime.engines import Engine, computes_bf16, open_engine, present_providers
 from ..runtime.errors import DferError
 from ..train.checkpoint import FORMAT, load_checkpoint
+from ..train.data.choice import DataChoice
 from ..train.methods import Method
 from ..train.official import load_official
+from .clips import read_faces
 from .deviations import describe_deviations
 from .fp16 import to_half
 from .graphs import trace_encoder, trace_head
@@ -30,7 +32,15 @@ from .parity import GATES, Parity, Trial, faces_trial, standard_trial
 
 Report = Callable[[str], object]
 
-ENCODERS = {"fp32": "encoder.fp32.onnx", "fp16": "encoder.fp16.onnx", "int8": "encoder.int8.onnx"}
+ENCODERS = {
+    "fp32": "encoder.fp32.onnx",
+    "fp16": "encoder.fp16.onnx",
+    "bf16": "encoder.fp32.onnx",
+    "int8": "encoder.int8.onnx",
+}
+BF16_PROVIDER = "openvino"
+"""The one that computes an FP32 graph in BF16. (TensorRT would need a graph of BF16 casts, which nothing on a CPU runs
+to compare it; on every GPU that has BF16, FP16 is as fast and three bits finer.)"""
 CPU_INT8 = "encoder.int8.cpu.onnx"
 HEAD = "head.fp32.onnx"
 
@@ -39,13 +49,15 @@ HEAD = "head.fp32.onnx"
 class Wish:
     """What to export beside FP32, and how strictly.
 
-    faces: videos or crops for INT8's ranges, as `load_faces` reads them; they also judge the other precisions.
+    bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
+    faces: videos, crops or a data set for INT8's ranges, as `read_faces` reads them; they also judge the others.
     minimum: frames below which `faces` are refused. gate: "default", "strict" or "off".
     """
 
     fp16: bool = False
+    bf16: bool = False
     int8: bool = False
-    faces: Path | None = None
+    faces: Path | DataChoice | None = None
     minimum: int = MINIMUM
     gate: str = "default"
 
@@ -54,7 +66,8 @@ class Wish:
 class Exported:
     """A bundle that was written, and what was measured on the way.
 
-    parity: by precision, on the CPU. measurements: by provider and precision; empty when there is FP32 alone.
+    parity: by precision, on the CPU (BF16: by OpenVINO).
+    measurements: by provider and precision; empty when there is FP32 alone.
     int8: how the INT8 encoder was made.
     """
 
@@ -100,10 +113,15 @@ def export_method(
     wish = wish or Wish()
     if wish.int8 and wish.faces is None:
         raise DferError("INT8 needs faces to measure ranges on; name videos or crops with --calib")
+    if wish.bf16 and not computes_bf16(BF16_PROVIDER):
+        raise DferError(
+            "--bf16 cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a "
+            "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without --bf16"
+        )
     method.eval()
     measured, kept = None, None
     if wish.faces is not None:
-        measured, kept = load_faces(wish.faces, method.preprocessing.size, wish.minimum, report)
+        measured, kept = read_faces(wish.faces, method.preprocessing.size, wish.minimum, report)
     report("class matrix")
     with torch.inference_mode():
         class_matrix = method.class_matrix().clone()
@@ -123,6 +141,10 @@ def export_method(
         report("comparing fp16 with PyTorch")
         judge.admit("fp16", half)
         encoders["fp16"] = {"default": half}
+    if wish.bf16:
+        report("comparing bf16 with PyTorch")
+        judge.admit("bf16", encoder)
+        encoders["bf16"] = {BF16_PROVIDER: encoder}
     int8 = None
     if wish.int8 and measured is not None:
         int8 = _quantize(judge, encoder, head, method.window, measured, out, report)
@@ -131,7 +153,8 @@ def export_method(
     if len(encoders) > 1:
         for provider in present_providers():
             report(f"measuring on {provider}")
-            graphs = {name: files.get(provider, files["default"]) for name, files in encoders.items()}
+            found = {name: files.get(provider) or files.get("default") for name, files in encoders.items()}
+            graphs = {name: graph for name, graph in found.items() if graph is not None}
             measurements[provider] = measure_provider(provider, graphs, head, trials[-1])
     manifest = Manifest(
         method=method.name,
@@ -161,7 +184,7 @@ def export_method(
 
 
 class _Judge:
-    """Holds graphs against what PyTorch said, on the CPU. parity: of what was admitted."""
+    """Holds graphs against what PyTorch said, on the CPU, BF16 by OpenVINO. parity: of what was admitted."""
 
     def __init__(self, method: Method, head: bytes, trials: list[Trial], gate: str) -> None:
         self._method, self._head, self._trials, self.gate = method, head, trials, gate
@@ -170,7 +193,7 @@ class _Judge:
     def measure(self, precision: str, encoder: bytes) -> Parity:
         """INT8 is judged on faces alone, of which its ranges were measured; the others on noise and drawn faces too."""
         trials = self._trials[-1:] if precision == "int8" else self._trials
-        with open_engine(encoder, "cpu") as encoding, open_engine(self._head, "cpu") as classifying:
+        with _open(precision, encoder) as encoding, open_engine(self._head, "cpu") as classifying:
             found = [trial.compare(encoding, classifying) for trial in trials]
         return found[0] if len(found) == 1 else found[0].worse(found[1])
 
@@ -184,6 +207,8 @@ class _Judge:
     def _blame(self, precision: str, encoder: bytes, parity: Parity) -> str:
         if parity.cosine >= GATES[self.gate][precision].min_cosine and precision == "fp32":
             return "; the features agree, so it is the head"
+        if precision == "bf16":  # no graph of its own to look into: the FP32 one agrees
+            return "; this encoder needs more than BF16's 8 bits"
         return describe_deviations(self._method, encoder, self._trials[-1].frames)
 
 
@@ -209,9 +234,13 @@ def _quantize(
     return Int8({"default": found.graphs["default"]}, found.floating, found.ranking, found.kind, found.total)
 
 
+def _open(precision: str, encoder: bytes) -> Engine:
+    return open_engine(encoder, BF16_PROVIDER, bf16=True) if precision == "bf16" else open_engine(encoder, "cpu")
+
+
 def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
     """The file of each family of a precision's encoder."""
-    return {family: ENCODERS[precision] if family == "default" else CPU_INT8 for family in families}
+    return {family: CPU_INT8 if family == "cpu" else ENCODERS[precision] for family in families}
 
 
 def _describe(

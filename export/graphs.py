@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..train.methods import Method
 
@@ -59,24 +62,18 @@ def trace_head(method: Method, class_matrix: Tensor) -> bytes:
 
 
 def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[bytes, Any]:
-    # nn.MultiheadAttention's fused inference path has no ONNX form.
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            program: Any = torch.onnx.export(
-                graph.eval(),
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[input_name],
-                output_names=[output_name],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                verbose=False,
-            )
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
+    with _plain_attention(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program: Any = torch.onnx.export(
+            graph.eval(),
+            (example,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[input_name],
+            output_names=[output_name],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
     model = program.model_proto
     del model.metadata_props[:]
     names: Counter[str] = Counter()
@@ -86,6 +83,39 @@ def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str)
         node.doc_string = ""
     data: bytes = model.SerializeToString()
     return data, program.exported_program
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """While tracing, `nn.MultiheadAttention` is the dozen operators that it comes to.
+
+    Its own path moves the batch behind the tokens and back, copying five times per layer, and finds out shapes as it
+    runs; its fused path has no ONNX form at all.
+    """
+    published, fastpath = nn.MultiheadAttention.forward, torch.backends.mha.get_fastpath_enabled()
+
+    def forward(self: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+        masked = options.get("attn_mask") is not None or options.get("key_padding_mask") is not None
+        if masked or not (query is key is value and self.batch_first and self._qkv_same_embed_dim):
+            return published(self, query, key, value, **options)
+        return _attend(self, query), None
+
+    torch.backends.mha.set_fastpath_enabled(False)
+    nn.MultiheadAttention.forward = forward  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        nn.MultiheadAttention.forward = published  # type: ignore[method-assign]
+        torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _attend(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
+    """Self-attention over tokens [N,L,D]."""
+    mixed = functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+    parts = (part.unflatten(-1, (attention.num_heads, -1)) for part in mixed.chunk(3, dim=-1))
+    queries, keys, values = (part.transpose(1, 2) for part in parts)  # each [N,heads,L,head width]
+    seen = (queries @ keys.transpose(2, 3) * attention.head_dim**-0.5).softmax(dim=-1) @ values
+    return attention.out_proj(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 def _readable_name(node: Any, names: Counter[str]) -> str:

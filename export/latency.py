@@ -10,15 +10,16 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..runtime.engines import Engine, open_engine
 from ..runtime.errors import DferError
 from .parity import Parity, Trial
 
 BATCHES = (1, 8)
-ROUNDS = 30
-ENOUGH = 6.0
-"""Seconds after which no further round is begun, from the third on."""
+TURNS, BURST = 8, 5
+ENOUGH, LONGEST = 6.0, 0.5
+"""Seconds after which no further turn is begun, from the second on; and no further run of a burst."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Measurement:
 def measure_provider(provider: str, graphs: Mapping[str, bytes], head: bytes, trial: Trial) -> dict[str, Measurement]:
     """Each precision's encoder on one provider; those that do not load or run there are left out.
 
-    Runs of different precisions take turns, so that whatever else the machine does hits all alike.
+    "bf16" is the graph it is given, computed in BF16.
     """
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -47,7 +48,7 @@ def measure_provider(provider: str, graphs: Mapping[str, bytes], head: bytes, tr
             return {}  # installed, but it does not start on this machine
         for precision, graph in graphs.items():
             try:
-                engine = stack.enter_context(open_engine(graph, provider))
+                engine = stack.enter_context(open_engine(graph, provider, bf16=precision == "bf16"))
                 parities[precision] = trial.compare(engine, classifying)
             except DferError:
                 continue
@@ -57,22 +58,35 @@ def measure_provider(provider: str, graphs: Mapping[str, bytes], head: bytes, tr
 
 
 def measure_latency(engines: Mapping[str, Engine], size: int) -> dict[str, dict[int, float]]:
-    """Median milliseconds of encoder runs on crops of `size` pixels, by engine and batch size, warm and interleaved."""
+    """Median milliseconds of encoder runs on crops of `size` pixels, by engine and batch size, warm and interleaved.
+
+    The engines take turns of some runs in a row, so that drift hits all alike, yet each finds its own weights in the
+    caches, as it does where it runs alone.
+    """
     found: dict[str, dict[int, float]] = {name: {} for name in engines}
     for batch in BATCHES:
         crops = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
         times: dict[str, list[float]] = {name: [] for name in engines}
         begun = perf_counter()
-        for done in range(1 + ROUNDS):
+        for turn in range(TURNS):
             for name, engine in engines.items():
-                start = perf_counter()
-                engine.run({"frames": crops})
-                times[name].append(1000 * (perf_counter() - start))
-            if done >= 3 and perf_counter() - begun > ENOUGH:
+                times[name] += _burst(engine, crops)
+            if turn >= 1 and perf_counter() - begun > ENOUGH:
                 break
         for name, values in times.items():
-            found[name][batch] = median(values[1:])  # the first run warms up
+            found[name][batch] = median(values)
     return found
+
+
+def _burst(engine: Engine, crops: NDArray[np.uint8]) -> list[float]:
+    """Milliseconds of runs in a row; one more before them warms up."""
+    times: list[float] = []
+    begun = perf_counter()
+    while len(times) < 2 or (len(times) <= BURST and perf_counter() - begun < LONGEST):
+        start = perf_counter()
+        engine.run({"frames": crops})
+        times.append(1000 * (perf_counter() - start))
+    return times[1:]
 
 
 def recommend(measurements: Mapping[str, Mapping[str, Measurement]], strictness: str) -> dict[str, str]:

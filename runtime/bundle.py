@@ -30,8 +30,9 @@ class Manifest:
 
     method: name of the model family. classes: C names in the order of the probabilities.
     window: T, features per prediction. width: D of a feature. scale: 1/τ.
-    precisions: per precision ("fp32"), its `files` ("encoder": file by provider, "default" for the others; "head") and
-        its figures: `parity` with the PyTorch model, the `gate` that it passed ("off": none), the same by provider.
+    precisions: per precision ("fp32"), its `files` ("encoder": file by provider, "default" for the others, without
+        which there are no others; "head") and its figures: `parity` with the PyTorch model, the `gate` that it passed
+        ("off": none), the same by provider. "bf16" is the FP32 file, computed so where a provider can.
     recommended: per provider, the fastest precision that passes its gate there, as measured at export.
     provenance: where it came from (checkpoint's sha256, versions, date).
     """
@@ -47,10 +48,12 @@ class Manifest:
     recommended: Mapping[str, str] = field(default_factory=dict)
 
     def graphs(self, precision: str, provider: str) -> tuple[str, str]:
-        """Names of the encoder's and the head's file for a precision on a provider."""
+        """Names of the encoder's and the head's file for a precision on a provider; DferError if not for it."""
         files = self.precisions[precision].get("files", {})
-        encoders = files.get("encoder", {})
-        encoder = encoders.get(provider) or encoders.get("default") or f"encoder.{precision}.onnx"
+        encoders = files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
+        encoder = encoders.get(provider) or encoders.get("default")
+        if encoder is None:
+            raise DferError(f"{precision} is for --provider {' or '.join(encoders)}, not for {provider}")
         return encoder, files.get("head", "head.fp32.onnx")
 
 
@@ -216,7 +219,7 @@ def _precisions(value: Any) -> dict[str, Mapping[str, Any]]:
 def _named_graphs(manifest: Manifest) -> Iterator[str]:
     """Every graph that some precision needs on some provider."""
     for precision, entry in manifest.precisions.items():
-        for provider in ("default", *entry.get("files", {}).get("encoder", {})):
+        for provider in entry.get("files", {}).get("encoder", {}) or ("default",):
             yield from manifest.graphs(precision, provider)
 
 

@@ -60,7 +60,7 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
 )
 @click.option(
     "--precision",
-    type=click.Choice(("auto", "fp32", "fp16", "int8")),
+    type=click.Choice(("auto", "fp32", "fp16", "bf16", "int8")),
     default="auto",
     show_default=True,
     help="Of the bundle's graphs; auto: what it recommends for the provider.",

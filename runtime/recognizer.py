@@ -179,12 +179,16 @@ class Recognizer:
         if provider == "auto":
             provider, recommended = choose(self.bundle, self.threads, self.warn)
         else:
-            recommended = precision_for(self.bundle, provider)
+            recommended = precision_for(self.bundle, provider, self.warn)
         if precision == "auto":
             precision = recommended
         encoder, head = self.bundle.manifest.graphs(precision, provider)
         opened = open_graph(self.bundle, head, provider, self.threads, self.warn)
-        return precision, open_graph(self.bundle, encoder, provider, self.threads, self.warn), opened
+        return (
+            precision,
+            open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision == "bf16"),
+            opened,
+        )
 
     def _try_engines(self) -> None:
         """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""

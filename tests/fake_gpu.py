@@ -152,6 +152,37 @@ class _Context:
         return True
 
 
+class _RuntimeConfig:
+    """TensorRT-RTX's: it makes a cache of the kernels that a GPU's runs compile."""
+
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda, self.cuda_graph_strategy, self.cache = cuda, "", None
+
+    def create_runtime_cache(self) -> _RuntimeCache:
+        return _RuntimeCache(self.cuda)
+
+    def set_runtime_cache(self, cache: Any) -> bool:
+        self.cache = cache
+        return True
+
+
+class _RuntimeCache:
+    def __init__(self, cuda: FakeCuda) -> None:
+        self.cuda, self.kernels = cuda, ""
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.cuda.count("deserialize_kernels")
+        fits = blob.decode().startswith(self.cuda.name)
+        self.kernels = blob.decode() if fits else ""
+        return fits
+
+    def serialize(self) -> bytes:
+        self.cuda.count("serialize_kernels")
+        if not self.kernels and self.cuda.calls["execute"]:
+            self.kernels = f"{self.cuda.name}: kernels"
+        return self.kernels.encode()
+
+
 def fake_library(cuda: FakeCuda, backend: str = "tensorrt") -> tuple[TrtLibrary, set[str]]:
     """A TensorRT whose every engine is `features_of` for batches up to LARGEST, and the set of calls that shall fail.
 
@@ -160,7 +191,7 @@ def fake_library(cuda: FakeCuda, backend: str = "tensorrt") -> tuple[TrtLibrary,
     faults: set[str] = set()
     said: deque[str] = deque()
     shapes = {"frames": (-1, *FRAME), "features": (-1, 4)}
-    config = SimpleNamespace(cuda_graph_strategy=None)
+    config = _RuntimeConfig(cuda)
     engine = SimpleNamespace(
         num_io_tensors=2,
         get_tensor_name=lambda index: list(shapes)[index],

@@ -51,16 +51,17 @@ class Engine(ABC):
         self.close()
 
 
-def open_engine(graph: bytes, provider: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(graph: bytes, provider: str = "auto", threads: int | None = None, bf16: bool = False) -> Engine:
     """Load an ONNX graph on ONNX Runtime.
 
     provider: one of PROVIDERS that is not native, or "auto" for a GPU where one is installed and starts, else the CPU.
     threads: of the CPU that one run may use, None for what ONNX Runtime thinks best; no matter to GPUs.
-    Raises DferError when the provider asked for is absent, or would silently have become another.
+    bf16: compute an FP32 graph in BF16, where the provider can (see `computes_bf16`).
+    Raises DferError when the provider asked for is absent, or would silently have become another, or cannot do BF16.
     """
     from .ort import OrtEngine
 
-    return OrtEngine(graph, provider, threads)
+    return OrtEngine(graph, provider, threads, bf16)
 
 
 def open_graph(
@@ -69,6 +70,7 @@ def open_graph(
     provider: str,
     threads: int | None = None,
     report: Callable[[str], object] = lambda _: None,
+    bf16: bool = False,
 ) -> Engine:
     """Load the graph `graph` ("head.fp32.onnx") of a bundle on any of PROVIDERS. See `open_engine`.
 
@@ -78,7 +80,7 @@ def open_graph(
         from .native import open_native
 
         return open_native(bundle, graph, provider.removeprefix("native-"), report)
-    return open_engine(bundle.read(graph), provider, threads)
+    return open_engine(bundle.read(graph), provider, threads, bf16)
 
 
 def present_providers() -> list[str]:
@@ -86,3 +88,10 @@ def present_providers() -> list[str]:
     from .ort import present_providers
 
     return present_providers()
+
+
+def computes_bf16(provider: str) -> bool:
+    """Whether a provider can compute FP32 graphs in BF16 on this machine: OpenVINO, where the CPU has instructions."""
+    from .ort import computes_bf16
+
+    return computes_bf16(provider)

@@ -18,7 +18,7 @@ import numpy as np
 from ..bundle import MANIFEST, Bundle
 from ..errors import DferError
 from ..machine import cache_folder, cpu_model, gpus, versions
-from . import Engine, open_graph, present_providers
+from . import Engine, computes_bf16, open_graph, present_providers
 from .cuda import open_cuda
 from .trt_library import BACKENDS, is_installed
 
@@ -70,11 +70,15 @@ def candidate_providers() -> list[str]:
     return [*native, *present_providers()]
 
 
-def precision_for(bundle: Bundle, provider: str) -> str:
-    """What the bundle recommends for a provider, else FP32, else the first it holds."""
+def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) -> str:
+    """What the bundle recommends for a provider, where this CPU can do that, else FP32, else the first it holds."""
     manifest = bundle.manifest
     fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
-    return manifest.recommended.get(provider, fallback)
+    recommended = manifest.recommended.get(provider, fallback)
+    if recommended == "bf16" and not computes_bf16(provider):
+        warn(f"this CPU has no BF16, which the bundle recommends for {provider}; {fallback} is run")
+        return fallback
+    return recommended
 
 
 def compare_providers(
@@ -115,10 +119,11 @@ def compare_providers(
 def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn) -> Engine:
     """The encoder, after the head has run once: a provider has to take both."""
     manifest = bundle.manifest
-    encoder, head = manifest.graphs(precision_for(bundle, provider), provider)
+    precision = precision_for(bundle, provider, warn)
+    encoder, head = manifest.graphs(precision, provider)
     with open_graph(bundle, head, provider, threads, warn) as engine:
         engine.run({"features": np.zeros((1, manifest.window, manifest.width), np.float32)})
-    return open_graph(bundle, encoder, provider, threads, warn)
+    return open_graph(bundle, encoder, provider, threads, warn, precision == "bf16")
 
 
 def _key(bundle: Bundle, candidates: list[str], threads: int | None) -> str:

@@ -31,13 +31,24 @@ def open_native(
     library = load_trt(backend)
     cuda = open_cuda()
     try:
+        store = EngineStore(bundle)
         with cuda.active():
-            data, _ = stored_engine(bundle, graph, library, gpu_target(library, cuda), report, progress)
+            target = gpu_target(library, cuda)
+            data, _ = stored_engine(bundle, graph, library, target, report, progress)
+        key = _key(bundle, graph, library, target)
+        kernels = store.kernels(key)
     except BaseException:
         with cuda.active():
             cuda.close()
         raise
-    return TensorRTEngine(library, cuda, data)
+
+    def keep(compiled: bytes) -> None:
+        try:
+            store.keep_kernels(key, compiled)
+        except DferError as error:  # it ran; only the next start pays
+            report(f"what {library.title} compiled is not kept, and will be compiled again: {error}")
+
+    return TensorRTEngine(library, cuda, data, kernels, keep)
 
 
 def stored_engine(
@@ -52,9 +63,7 @@ def stored_engine(
 
     target: one of TARGETS with TensorRT-RTX, which needs no GPU for it; with TensorRT the name of the GPU here.
     """
-    if graph not in bundle.digests:
-        raise DferError(f"bundle {bundle.path}: the manifest lists no {graph}")
-    key = EngineKey(graph, bundle.digests[graph], library.backend, library.version, target)
+    key = _key(bundle, graph, library, target)
     ahead = library.backend == "tensorrt-rtx"
 
     def build(timings: bytes) -> Built:
@@ -70,6 +79,12 @@ def stored_engine(
     if seconds is not None:
         report(f"built {graph} in {seconds:.1f} s")
     return data, seconds
+
+
+def _key(bundle: Bundle, graph: str, library: TrtLibrary, target: str) -> EngineKey:
+    if graph not in bundle.digests:
+        raise DferError(f"bundle {bundle.path}: the manifest lists no {graph}")
+    return EngineKey(graph, bundle.digests[graph], library.backend, library.version, target)
 
 
 def gpu_target(library: TrtLibrary, cuda: Cuda) -> str:

@@ -39,8 +39,6 @@ _NOT_STARTED = {
     "tensorrt": "check the driver, and that TensorRT's and CUDA's libraries are found",
     "cuda": "check the driver and the CUDA libraries",
 }
-_OPENVINO_PRECISION = {"INFERENCE_PRECISION_HINT": "f32"}
-"""Left to itself, OpenVINO computes FP32 graphs in BF16, which nobody asked for and export did not compare."""
 _LARGEST_BATCH = 16
 """What TensorRT's engines are built for; larger batches are run in parts."""
 
@@ -54,10 +52,19 @@ def present_providers() -> list[str]:
     return [name for name in ("tensorrt", "tensorrt-rtx", "cuda", "cpu", "openvino") if name in built_in | plugged_in]
 
 
+def computes_bf16(provider: str) -> bool:
+    """See `dfer.runtime.engines.computes_bf16`."""
+    import onnxruntime as ort
+
+    if provider != "openvino" or provider not in present_providers():
+        return False
+    return "BF16" in _plugged_in_device(ort, provider).ep_metadata.get("OPTIMIZATION_CAPABILITIES", "").split()
+
+
 class OrtEngine(Engine):
     """An ONNX Runtime session. See `open_engine`."""
 
-    def __init__(self, graph: bytes, provider: str, threads: int | None = None) -> None:
+    def __init__(self, graph: bytes, provider: str, threads: int | None = None, bf16: bool = False) -> None:
         import onnxruntime as ort
 
         present = present_providers()
@@ -72,9 +79,14 @@ class OrtEngine(Engine):
             )
         else:
             raise DferError(f"--provider {provider}: unknown; one of {', '.join(PROVIDERS)}")
+        if bf16 and not computes_bf16(provider):
+            raise DferError(
+                f"bf16: --provider {provider} does not compute it here; openvino does, on a CPU with BF16 instructions "
+                "(avx512_bf16, amx_bf16); ask for another precision"
+            )
         for name in wanted:
             try:
-                session = _session(ort, graph, name, threads)
+                session = _session(ort, graph, name, threads, bf16)
             except DferError:
                 if name == wanted[-1]:
                     raise
@@ -115,7 +127,7 @@ class OrtEngine(Engine):
         self._session = None
 
 
-def _session(ort: Any, graph: bytes, provider: str, threads: int | None) -> Any:
+def _session(ort: Any, graph: bytes, provider: str, threads: int | None, bf16: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what matters is raised; the rest is noise on the user's terminal
     # Busy-waiting worker threads would take the cores that decode the next frame.
@@ -125,7 +137,7 @@ def _session(ort: Any, graph: bytes, provider: str, threads: int | None) -> Any:
     try:
         if provider in _PLUGINS:
             device = _plugged_in_device(ort, provider)
-            options.add_provider_for_devices([device], _plugin_options(ort, graph, provider, threads))
+            options.add_provider_for_devices([device], _plugin_options(ort, graph, provider, threads, bf16))
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of the graph, or an error
             return ort.InferenceSession(graph, options)
         if provider == "tensorrt":
@@ -156,10 +168,12 @@ def _tensorrt_options(ort: Any, graph: bytes) -> dict[str, str]:
     return kept | _shapes(ort, graph, "trt_profile")
 
 
-def _plugin_options(ort: Any, graph: bytes, provider: str, threads: int | None) -> dict[str, str]:
+def _plugin_options(ort: Any, graph: bytes, provider: str, threads: int | None, bf16: bool) -> dict[str, str]:
     if provider == "openvino":
+        # Left to itself it computes FP32 graphs in BF16 where it can: it is to do so where that was asked for.
+        precision = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32"}
         limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-        return {"load_config": json.dumps({"CPU": _OPENVINO_PRECISION | limit})}
+        return {"load_config": json.dumps({"CPU": precision | limit})}
     return _shapes(ort, graph, "nv_profile")
 
 

@@ -7,10 +7,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ..bundle import MANIFEST, Bundle
@@ -40,6 +41,11 @@ class EngineKey:
     def file(self) -> str:
         """Plain file name, the same for the same key; nothing in it can lead out of the folder."""
         return f"{_plain(self.graph.removesuffix('.onnx'))}.{self.machine}.engine"
+
+    @property
+    def kernels(self) -> str:
+        """File name of what TensorRT-RTX compiled for the engine."""
+        return f"{self.file.removesuffix('.engine')}.kernels"
 
     @property
     def machine(self) -> str:
@@ -94,31 +100,48 @@ class EngineStore:
         """
         if (found := self.find(key)) is not None:
             return found, None
+        with self._writing(waiting):
+            if (found := self.find(key)) is not None:
+                return found, None
+            built = build(self._verified(f"{key.machine}.timings"))
+            files = {key.file: built.engine}
+            if built.timings is not None:
+                files[f"{key.machine}.timings"] = built.timings
+            self._add(files, {key.file: {"key": asdict(key), "seconds": round(built.seconds, 2)}})
+        return built.engine, built.seconds
+
+    def kernels(self, key: EngineKey) -> bytes:
+        """What TensorRT-RTX compiled for the engine in earlier runs; empty where nothing is kept, or it was changed."""
+        return self._verified(key.kernels)
+
+    def keep_kernels(self, key: EngineKey, kernels: bytes) -> None:
+        """Keep what TensorRT-RTX compiled; as native as the engine, and recorded like it. DferError as above."""
+        with self._writing():
+            self._add({key.kernels: kernels})
+
+    @contextmanager
+    def _writing(self, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """The folder, with nobody else writing to it and nothing left over of who was killed while writing."""
         try:
             self.folder.mkdir(exist_ok=True)
             with _locked(self.folder / ".lock", waiting):
-                for left_over in self.folder.glob(".*.part"):  # of a builder that was killed: we have the lock
+                for left_over in self.folder.glob(".*.part"):
                     left_over.unlink()
-                if (found := self.find(key)) is not None:
-                    return found, None
-                built = build(self._timings(key))
-                self._add(key, built)
+                yield
         except OSError as error:
             raise DferError(
                 f"cannot write engines to {self.folder}: {error.strerror or error}; copy the bundle to a folder that "
                 "you may write to"
             ) from error
-        return built.engine, built.seconds
 
-    def _add(self, key: EngineKey, built: Built) -> None:
+    def _add(self, files: Mapping[str, bytes], notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
+        """Write files, and what the index says of them: their digests, and `notes` by name."""
         if _manifest_digest(self.bundle) != self._seal:
             raise DferError(f"bundle {self.bundle.path} was replaced while its engine was being built; start again")
         records = self._records()
-        self._write(key.file, built.engine)
-        records[key.file] = {"key": asdict(key), **_digest(built.engine), "seconds": round(built.seconds, 2)}
-        if built.timings is not None:
-            self._write(f"{key.machine}.timings", built.timings)
-            records[f"{key.machine}.timings"] = _digest(built.timings)
+        for name, data in files.items():
+            self._write(name, data)
+            records[name] = {**notes.get(name, {}), **_digest(data)}
         index = {"schema": SCHEMA, "manifest_sha256": self._seal, "files": records}
         self._write(INDEX, (json.dumps(index, indent=2) + "\n").encode())  # last: what it names is there
 
@@ -133,9 +156,8 @@ class EngineStore:
         files = index.get("files")
         return files if isinstance(files, dict) else {}
 
-    def _timings(self, key: EngineKey) -> bytes:
-        """Verified timings of earlier builds; empty where there are none, for they only save time."""
-        name = f"{key.machine}.timings"
+    def _verified(self, name: str) -> bytes:
+        """A file that only saves time, if it is what was written here; else nothing."""
         data = self._read(name) or b""
         return data if self._records().get(name) == _digest(data) else b""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ class TensorRTEngine(Engine):
     """A deserialised engine on the first GPU. Any thread may run it, one at a time.
 
     data: a serialised engine that is known to be ours (see `EngineStore`), for it is native code.
+    kernels: what TensorRT-RTX compiled for this engine when it ran before, as trusted as `data`; it takes seconds to
+        do so. keep: given that again at `close`, if there is more of it by then. TensorRT compiles nothing at run time.
     largest: rows of the largest batch; larger inputs are run in parts.
 
     At an unchanged batch the second run is captured as a CUDA graph, copies included, and later runs replay it;
@@ -46,13 +48,22 @@ class TensorRTEngine(Engine):
     Takes over `cuda` and closes it. Raises DferError when the engine does not load on this GPU or with this version.
     """
 
-    def __init__(self, library: TrtLibrary, cuda: Cuda, data: bytes) -> None:
+    def __init__(
+        self,
+        library: TrtLibrary,
+        cuda: Cuda,
+        data: bytes,
+        kernels: bytes = b"",
+        keep: Callable[[bytes], object] = lambda _: None,
+    ) -> None:
         self.provider = library.backend
         self._library, self._cuda = library, cuda
         self._captures = cuda.captures and library.backend == "tensorrt"
         self._lock = Lock()
         self._engine: Any = None
         self._context: Any = None
+        self._compiled: Any = None  # TensorRT-RTX's run-time cache
+        self._kernels, self._keep = kernels, keep
         self._inputs: list[_Tensor] = []
         self._outputs: list[_Tensor] = []
         self._batch = 0  # rows that shapes are set for; 0: none
@@ -80,6 +91,11 @@ class TensorRTEngine(Engine):
         if self._library.backend == "tensorrt-rtx":
             config = self._engine.create_runtime_config()
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            compiled = config.create_runtime_cache()
+            if self._kernels:
+                compiled.deserialize(self._kernels)  # what another GPU or driver compiled is refused, and made anew
+            if config.set_runtime_cache(compiled):
+                self._compiled = compiled
             self._context = self._engine.create_execution_context(config)
         else:
             self._context = self._engine.create_execution_context()
@@ -176,7 +192,12 @@ class TensorRTEngine(Engine):
             self._open = False
             with self._cuda.active():
                 self._reset()
+                if self._compiled is not None:
+                    compiled = self._compiled.serialize()
+                    if compiled is not None and bytes(compiled) != self._kernels:
+                        self._keep(bytes(compiled))
                 self._context = None
+                self._compiled = None
                 self._engine = None
                 for tensor in (*self._inputs, *self._outputs):
                     self._cuda.free(tensor.address)

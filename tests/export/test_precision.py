@@ -15,17 +15,20 @@ from click.testing import CliRunner
 from networks import add_outliers, random_crops, small_vit, write_crops
 from onnx import TensorProto, numpy_helper
 
+from dfer.calibration.graphs import Graph
 from dfer.export import exporting
 from dfer.export.command import main as export
 from dfer.export.exporting import Wish, export_method
 from dfer.export.fp16 import COMFORTABLE, to_half
 from dfer.export.graphs import trace_encoder
 from dfer.export.latency import Measurement, recommend
-from dfer.export.parity import Parity, measure_parity
+from dfer.export.parity import Parity, Trial, measure_parity
 from dfer.runtime import Bundle, DferError, Recognizer
-from dfer.runtime.engines import open_engine
+from dfer.runtime.engines import Engine, computes_bf16, open_engine
 from dfer.train.checkpoint import save_checkpoint
 from dfer.train.methods.align_dfer import AlignDfer
+
+bf16 = pytest.mark.skipif(not computes_bf16("openvino"), reason="no OpenVINO, or this CPU has no BF16 instructions")
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,7 @@ def test_half_precision_is_half_the_size_and_spares_what_it_would_break(encoder:
     for node in model.graph.node:
         if node.op_type in singles:
             assert kinds[node.output[0]] == TensorProto.FLOAT
-    assert {kinds[node.output[0]] for node in model.graph.node if node.op_type == "Gemm"} == {TensorProto.FLOAT16}
+    assert {kinds[layer.output] for layer in Graph(half).layers()[1:-1]} == {TensorProto.FLOAT16}
 
 
 def test_what_is_too_large_for_half_precision_stays_in_single() -> None:
@@ -194,6 +197,88 @@ def test_int8_without_faces_is_refused_at_once(tmp_path: Path) -> None:
     result = CliRunner().invoke(export, ["--ckpt", str(tmp_path / "x.pt"), "--int8"])
     assert result.exit_code == 1
     assert "--int8 needs --calib" in result.output
+
+
+@bf16
+def test_bf16_is_compared_timed_and_run_where_it_is_asked_for(method: AlignDfer, tmp_path: Path) -> None:
+    bundle = export_method(method, tmp_path / "x.dfer", {}, wish=Wish(bf16=True)).bundle
+    entry: Any = bundle.manifest.precisions["bf16"]
+    assert entry["files"]["encoder"] == {"openvino": "encoder.fp32.onnx"}  # no file of its own
+    assert list(entry["providers"]) == ["openvino"] and set(entry["providers"]["openvino"]["latency_ms"]) == {"1", "8"}
+    assert 0.999 <= entry["parity"]["cosine"] < 0.999999
+    frames = random_crops(4, seed=5)
+    with (
+        Recognizer(bundle.path, provider="openvino", precision="fp32") as single,
+        Recognizer(bundle.path, provider="openvino", precision="bf16") as half,
+    ):
+        assert half.precision == "bf16"
+        found, wanted = half.encode(frames), single.encode(frames)
+    assert 1e-4 < np.abs(found - wanted).max() < 0.05  # it really is computed in fewer bits
+    with pytest.raises(DferError, match="bf16 is for --provider openvino, not for cpu"):
+        Recognizer(bundle.path, provider="cpu", precision="bf16")
+
+
+@bf16
+def test_a_recommendation_of_bf16_is_not_followed_where_the_cpu_has_none(
+    method: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from helpers import edit_manifest
+
+    export_method(method, tmp_path / "x.dfer", {}, wish=Wish(bf16=True))
+    edit_manifest(tmp_path / "x.dfer", recommended={"openvino": "bf16"})
+    with Recognizer(tmp_path / "x.dfer", provider="openvino") as recognizer:
+        assert recognizer.precision == "bf16"
+    monkeypatch.setattr("dfer.runtime.engines.ort.computes_bf16", lambda _: False)
+    said: list[str] = []
+    with Recognizer(tmp_path / "x.dfer", provider="openvino", warn=said.append) as recognizer:
+        assert recognizer.precision == "fp32"
+    assert "no BF16" in said[0]
+    with pytest.raises(DferError, match="bf16: --provider openvino does not compute it here"):
+        Recognizer(tmp_path / "x.dfer", provider="openvino", precision="bf16")
+    with pytest.raises(DferError, match="--bf16 cannot be compared with PyTorch here"):
+        export_method(method, tmp_path / "y.dfer", {}, wish=Wish(bf16=True))
+
+
+def test_bf16_on_a_provider_that_does_not_offer_it_is_refused(encoder: bytes) -> None:
+    with pytest.raises(DferError, match="bf16: --provider cpu does not compute it"):
+        open_engine(encoder, "cpu", bf16=True)
+
+
+def test_bf16_may_move_probabilities_eight_times_as_far_as_fp16_but_not_the_class() -> None:
+    assert Parity(0.9995, 0.05, 1.0, 1.0, 64).passes("bf16")
+    assert not Parity(0.9995, 0.05, 1.0, 1.0, 64).passes("fp16")
+    for bad in (Parity(0.998, 0.0, 1.0, 1.0, 64), Parity(1.0, 0.09, 1.0, 1.0, 64), Parity(1.0, 0.0, 0.98, 0.9, 64)):
+        with pytest.raises(DferError, match="bf16 export refused"):
+            bad.check("bf16")
+
+
+def test_ties_are_forgiven_and_the_exact_figure_is_told_beside(method: AlignDfer) -> None:
+    frames = random_crops(3)
+    sure, torn = [0.9, 0.1], [0.51, 0.49]
+    probabilities = np.array([torn, sure, sure], np.float32)
+
+    class Says(Engine):
+        """An engine that answers what it is told to, for the comparison under test."""
+
+        provider = "cpu"
+
+        def __init__(self, name: str, answer: np.ndarray) -> None:
+            self.answer = {name: answer.astype(np.float32)}
+
+        def run(self, inputs: object) -> dict[str, np.ndarray]:
+            return self.answer
+
+        def close(self) -> None: ...
+
+    trial = Trial(
+        frames, np.arange(3)[:, None], np.eye(3, dtype=np.float32), probabilities, np.full(3, -1), ("sad", "glad")
+    )
+    features = Says("features", np.eye(3))
+    tie = trial.compare(features, Says("probabilities", np.array([torn[::-1], sure, sure])))
+    assert (tie.top1, round(tie.exact_top1, 3)) == (1.0, 0.667)
+    assert tie.to_json()["exact_top1"] < tie.to_json()["top1"]
+    wrong = trial.compare(features, Says("probabilities", np.array([torn, sure[::-1], sure])))
+    assert wrong.top1 == wrong.exact_top1 < 0.99
 
 
 def test_the_fastest_that_passes_is_recommended() -> None:

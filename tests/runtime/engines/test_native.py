@@ -13,6 +13,7 @@ from dfer.runtime.engines import native
 from dfer.runtime.engines.building import Built
 from dfer.runtime.errors import DferError
 from fake_gpu import FRAME, FakeCuda, fake_library, features_of
+from helpers import edit_manifest
 
 GRAPH = "encoder.fp32.onnx"
 
@@ -80,3 +81,44 @@ def test_a_graph_that_the_bundle_does_not_list_is_refused(demo: Bundle, monkeypa
     with pytest.raises(DferError, match=r"lists no \.\./other.onnx"):
         native.open_native(demo, "../other.onnx")
     assert device.cuda.closed
+
+
+def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, "tensorrt-rtx")
+    crops, calls = np.zeros((2, *FRAME), np.uint8), device.cuda.calls
+    kept = demo.path / "engines" / "encoder.fp32.tensorrt-rtx.10.3.0.sm86.kernels"
+    for start in range(3):
+        with native.open_native(demo, GRAPH) as engine:
+            engine.run({"frames": crops})
+        assert kept.read_bytes() == b"Fake GPU 3000: kernels"
+        assert calls["deserialize_kernels"] == start
+    written = kept.stat().st_mtime_ns
+    native.open_native(demo, GRAPH).close()
+    assert kept.stat().st_mtime_ns == written  # nothing new was compiled
+    kept.write_bytes(b"Fake GPU 3000: KERNELS")  # native code that is not ours is not handed over
+    native.open_native(demo, GRAPH).close()
+    assert calls["deserialize_kernels"] == 3
+    with native.open_native(demo, GRAPH) as engine:
+        engine.run({"frames": crops})
+    device.cuda.name = "Fake GPU 3090"  # the same target: the engine fits, what was compiled does not
+    with native.open_native(demo, GRAPH) as engine:
+        np.testing.assert_array_equal(engine.run({"frames": crops})["features"], features_of(crops))
+    assert kept.read_bytes() == b"Fake GPU 3090: kernels"
+    assert len(device.built) == 1
+
+
+def test_kernels_that_cannot_be_kept_are_said_and_the_run_stands(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch, "tensorrt-rtx")
+    said: list[str] = []
+    with native.open_native(demo, GRAPH, report=said.append) as engine:
+        engine.run({"frames": np.zeros((2, *FRAME), np.uint8)})
+        edit_manifest(demo.path, provenance={"exported": "again"})
+    assert "compiled again" in said[-1] and "was replaced" in said[-1]
+    assert (device.cuda.device, device.cuda.pinned, device.cuda.closed) == ({}, {}, True)
+
+
+def test_tensorrt_compiles_nothing_at_run_time(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    Device(monkeypatch, "tensorrt")
+    with native.open_native(demo, GRAPH) as engine:
+        engine.run({"frames": np.zeros((2, *FRAME), np.uint8)})
+    assert not list((demo.path / "engines").glob("*.kernels"))

@@ -1,0 +1,80 @@
+"""Calibration faces from a training data set: its training clips are measured, its test clips judge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from networks import random_crops, small_vit
+
+from dfer.export.clips import FRAMES, read_faces
+from dfer.export.command import main as export
+from dfer.export.exporting import Wish, export_method
+from dfer.runtime.errors import DferError
+from dfer.train.data.choice import DataChoice
+
+TRAIN, TEST = 12, 5
+
+
+@pytest.fixture(scope="module")
+def dfew(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """DFEW as its authors release it, fold 2, of blurred noise."""
+    root = tmp_path_factory.mktemp("dfew") / "DFEW"
+    crops = iter(random_crops(10 * (TRAIN + TEST)))
+    for split, numbers in (("train", range(TRAIN)), ("test", range(TRAIN, TRAIN + TEST))):
+        folder = root / "EmoLabel_DataSplit" / f"{split}(single-labeled)"
+        folder.mkdir(parents=True)
+        lines = [f"{number},{1 + number % 7}" for number in numbers]
+        (folder / "set_2.csv").write_text("\n".join(["video_name,label", *lines]))
+        for number in numbers:
+            clip = root / "Clip/clip_224x224" / f"{number:05}"
+            clip.mkdir(parents=True)
+            for frame in range(10):
+                cv2.imwrite(str(clip / f"{frame}.png"), next(crops))
+    return root
+
+
+def chosen(root: Path, fold: int = 2) -> DataChoice:
+    return DataChoice("dfew", root, fold, None, max_missing=0.01, identities=0, workers=1)
+
+
+def test_training_clips_are_measured_and_test_clips_judge(dfew: Path) -> None:
+    measured, kept = read_faces(chosen(dfew), 24, 40, lambda _: None)
+    assert measured.frames.shape == (TRAIN * FRAMES, 24, 24, 3) and measured.frames.dtype == np.uint8
+    assert kept.lengths == (FRAMES,) * TEST
+    assert kept.labels[:2] == ("disgust", "fear")  # numbers 6 and 7 of DFEW's own order
+    assert kept.windows(16).shape == (TEST, 16)
+
+
+def test_the_export_tells_recalls_of_every_precision(dfew: Path, tmp_path: Path) -> None:
+    exported = export_method(
+        small_vit(), tmp_path / "x.dfer", {}, wish=Wish(int8=True, faces=chosen(dfew), minimum=40, gate="off")
+    )
+    for parity in exported.parity.values():
+        assert parity.war is not None and parity.uar is not None
+
+
+def test_few_clips_and_a_wrong_place_are_refused(dfew: Path, tmp_path: Path) -> None:
+    with pytest.raises(DferError, match=r"dfew, fold 2 in .*: 68 frames with a face, 500 are needed"):
+        read_faces(chosen(dfew), 24, 500, lambda _: None)
+    with pytest.raises(DferError, match="no annotations"):
+        read_faces(chosen(dfew, fold=1), 24, 40, lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--calib", "mafw"], "--calib mafw needs --root"),
+        (["--calib", "faces/", "--root", "MAFW"], "--root, --fold and --lists are for --calib dfew, ferv39k, mafw"),
+        (["--fold", "2"], "--root, --fold and --lists are for --calib"),
+        (["--int8"], "--int8 needs --calib"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(tmp_path: Path, options: list[str], words: str) -> None:
+    (tmp_path / "x.pt").write_bytes(b"")
+    result = CliRunner().invoke(export, ["--ckpt", str(tmp_path / "x.pt"), *options])
+    assert result.exit_code == 1
+    assert words in " ".join(result.output.split())
