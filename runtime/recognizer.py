@@ -36,8 +36,9 @@ class VisibleFace:
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of the source, the predictions made at it (none unless it was sampled), and all faces in view."""
+    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view."""
 
+    source: str
     frame: Frame
     predictions: tuple[Prediction, ...]
     faces: tuple[VisibleFace, ...]
@@ -194,7 +195,7 @@ class _View:
             if sampled:
                 self._sampled = period
                 predictions = self._predict(frame, tracks)
-        return Step(frame, predictions, self._visible(frame.time))
+        return Step(self._source, frame, predictions, self._visible(frame.time))
 
     def _find(self, frame: Frame) -> list[Track]:
         recognizer = self._recognizer
