@@ -93,6 +93,11 @@ class Bundle:
                 raise DferError(f"bundle {folder}: the manifest lists no {name}")
         return cls(folder, manifest, digests)
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the manifest, which holds those of all other files: the bundle's identity."""
+        return _sha256(self.path / MANIFEST)
+
     def read(self, name: str) -> bytes:
         """The bytes of a listed file, checked once more so that what was verified is what is loaded."""
         data = (self.path / name).read_bytes()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
     from .outputs import OutputPaths
     from .recognizer import Recognizer
+    from .smoothing import Smoother
     from .sources import Source
+    from .summary import Summary
 
 DEMO_FOLDER = Path("demo-output")
 DEMO_CLIP = "clip.mp4"
@@ -47,9 +51,33 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write predictions as CSV.")
 @click.option("--jsonl", "jsonl_path", type=click.Path(path_type=Path), help="Write predictions as JSON lines.")
 @click.option("--save-video", "video_path", type=click.Path(path_type=Path), help="Write the annotated video (MP4).")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the timeline (.png, .svg, .pdf).")
+@click.option(
+    "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the timeline (.png, .svg, .pdf, .html)."
+)
+@click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Esc ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
+@click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
 @click.option("--window", default=2.0, show_default=True, help="Seconds of video behind each prediction.")
 @click.option("--fps", default=8.0, show_default=True, help="Frames sampled per second; images per second.")
+@click.option(
+    "--smooth",
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Smooth probabilities over so many seconds, and change the label only for a clear or lasting lead.",
+)
+@click.option(
+    "--classes",
+    "classes_path",
+    type=click.Path(path_type=Path),
+    help='JSON file that renames, joins or leaves out classes: {"happiness": "positive", "neutral": null}.',
+)
+@click.option(
+    "--neutral-prior",
+    type=float,
+    metavar="P",
+    help='Correct for a model trained with the share P of "neutral", as if all classes had been equally frequent.',
+)
 @click.option("--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only.")
 @click.option(
     "--provider",
@@ -75,8 +103,14 @@ def main(
     jsonl_path: Path | None,
     video_path: Path | None,
     plot_path: Path | None,
+    show: bool,
+    as_json: bool,
+    quiet: bool,
     window: float,
     fps: float,
+    smooth: float,
+    classes_path: Path | None,
+    neutral_prior: float | None,
     max_faces: int | None,
     provider: str,
     precision: str,
@@ -89,7 +123,9 @@ def main(
         raise click.UsageError("name one SOURCE, or --camera N, or --demo")
     from rich.console import Console
 
+    from .classes import ClassMap
     from .outputs import OutputPaths
+    from .smoothing import Smoother
 
     if demo:
         csv_path = csv_path or DEMO_FOLDER / "predictions.csv"
@@ -100,17 +136,24 @@ def main(
         except FileExistsError as error:
             raise DferError(f"{DEMO_FOLDER} is a file, and the demo writes a folder of that name; move it") from error
     paths = OutputPaths(csv_path, jsonl_path, video_path, plot_path)
-    paths.check(DEMO_FOLDER / DEMO_CLIP if demo else Path(source) if source else None)
-    console = Console(stderr=True, highlight=False)
+    paths.check([DEMO_FOLDER / DEMO_CLIP if demo else Path(source) if source else None])
+    console = Console(stderr=True, highlight=False, quiet=quiet)
     with _open_recognizer(console, bundle, provider, precision, window, fps, max_faces) as recognizer:
         from .sources import open_source
 
         place = _film_demo(console) if demo else camera if camera is not None else source
         assert place is not None  # one of the three was given
+        smoother = Smoother(
+            recognizer.classes,
+            seconds=smooth,
+            gap=max(1.0, 2.25 / fps),
+            neutral_prior=neutral_prior,
+            names=None if classes_path is None else ClassMap.read(classes_path, recognizer.classes),
+        )
         with open_source(place, fps, recognizer.warn) as opened:
-            _run(console, recognizer, opened, paths, demo)
-    for path in paths.wanted():
-        console.print(f"wrote {path}", soft_wrap=True, markup=False)
+            summary = _run(console, recognizer, smoother, opened, paths, show, demo)
+    if as_json:
+        click.echo(json.dumps(summary.to_json(), ensure_ascii=False, indent=2))
 
 
 def _open_recognizer(
@@ -160,16 +203,25 @@ def _film_demo(console: Console) -> Path:
     return path
 
 
-def _run(console: Console, recognizer: Recognizer, source: Source, paths: OutputPaths, show_predictions: bool) -> None:
+def _run(
+    console: Console,
+    recognizer: Recognizer,
+    smoother: Smoother,
+    source: Source,
+    paths: OutputPaths,
+    show: bool,
+    show_predictions: bool,
+) -> Summary:
     """Read the source to its end or Ctrl-C, write the outputs and print what was found."""
     from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from .outputs import Outputs
     from .predictions import Prediction
+    from .rows import run_header
     from .summary import Summary, predictions_table, stages_table
 
-    summary = Summary()
+    summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / recognizer.fps))
     shown: list[Prediction] = []
     columns = (
         TextColumn("{task.description}"),
@@ -178,12 +230,29 @@ def _run(console: Console, recognizer: Recognizer, source: Source, paths: Output
         TimeRemainingColumn(),
         TextColumn("{task.fields[now]}"),
     )
-    outputs = Outputs(paths, recognizer.classes, source.rate or 25.0, recognizer.stopwatch)
-    with outputs, Progress(*columns, console=console) as progress:
+    with ExitStack() as stack:
+        window = None
+        if show:
+            from .display import Window
+
+            window = stack.enter_context(Window([source.name]))
+        outputs = stack.enter_context(
+            Outputs(
+                paths,
+                smoother.classes,
+                {source.name: source.rate},
+                recognizer.stopwatch,
+                header=run_header(recognizer, smoother.classes, [source.name]),
+                window=window,
+            )
+        )
+        progress = stack.enter_context(Progress(*columns, console=console))
         task = progress.add_task(f"reading {escape(source.name.rsplit('/', 1)[-1])}", total=source.count, now="")
         try:
-            for step in recognizer.steps(source):
+            for step in map(smoother.refine_step, recognizer.steps(source)):
                 outputs.write(step)
+                if window is not None and window.closed:
+                    break
                 for prediction in step.predictions:
                     summary.add(prediction)
                 if step.predictions:
@@ -198,3 +267,6 @@ def _run(console: Console, recognizer: Recognizer, source: Source, paths: Output
         console.print(predictions_table(shown, every=1.0))
     console.print(summary.table() if summary.predictions else "no face was found")
     console.print(stages_table(recognizer.stopwatch))
+    for line in outputs.written():
+        console.print(f"wrote {line}", soft_wrap=True, markup=False)
+    return summary

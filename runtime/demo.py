@@ -15,7 +15,7 @@ import numpy as np
 
 from .expressions import Course
 from .procedural import ActionUnits, Colour, Identity, Image, Pose, draw_face
-from .sinks import VideoSink
+from .video import VideoSink
 
 SIZE = (640, 360)
 """Width and height of the picture, pixels."""
@@ -91,7 +91,8 @@ def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) 
     """
     actors = [_Actor(role) for role in reversed(ROLES)]
     room, total = _room(), round(SECONDS * RATE)
-    with VideoSink(path, RATE, SIZE) as video:
+    partial = path.with_name(f".{path.name}.part.mp4")
+    with VideoSink(partial, RATE, SIZE) as video:
         for index in range(total):
             frame = room.copy()
             for actor in actors:
@@ -99,6 +100,7 @@ def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) 
             video.write(frame, index / RATE)
             if progress is not None:
                 progress(index + 1, total)
+    partial.replace(path)
 
 
 class _Actor:

@@ -19,6 +19,7 @@ class Prediction:
     track_id: which face, per source. box: x, y, width, height in pixels of the source.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
     state: "warming" while the window is not filled and its beginning is padded, then "steady".
+    label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while).
     """
 
     source: str
@@ -29,13 +30,19 @@ class Prediction:
     probabilities: NDArray[np.float32]
     classes: tuple[str, ...]
     state: State
+    label: str = ""
 
-    @property
-    def label(self) -> str:
-        """The most probable class."""
-        return self.classes[int(self.probabilities.argmax())]
+    def __post_init__(self) -> None:
+        if not self.label:
+            object.__setattr__(self, "label", self.classes[int(self.probabilities.argmax())])
 
     @property
     def confidence(self) -> float:
-        """Its probability, 0..1."""
-        return float(self.probabilities.max())
+        """The label's probability, 0..1."""
+        return float(self.probabilities[self.classes.index(self.label)])
+
+    @property
+    def entropy(self) -> float:
+        """How undecided the probabilities are, in nats: 0 for one certain class, ln C when all are equal."""
+        certain = self.probabilities[self.probabilities > 0].astype(np.float64)
+        return max(0.0, float(-(certain * np.log(certain)).sum()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from pathlib import Path
 
@@ -17,7 +18,21 @@ from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.sources import VideoFile
 from helpers import Pipeline, edit_manifest, write_video
 
-COLUMNS = ["source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", *EXPRESSIONS, "state"]
+COLUMNS = [
+    "source",
+    "frame",
+    "time_s",
+    "track",
+    "x",
+    "y",
+    "w",
+    "h",
+    "label",
+    "confidence",
+    "entropy",
+    *EXPRESSIONS,
+    "state",
+]
 
 
 def run(*arguments: object, **environment: str) -> Result:
@@ -40,8 +55,10 @@ def test_a_file_gives_all_outputs_and_they_agree(pipeline: Pipeline, face_video:
     assert list(rows[0]) == COLUMNS
     assert len(rows) == 24
     assert sum(float(rows[0][name]) for name in EXPRESSIONS) == pytest.approx(1, abs=2e-3)
-    objects = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert list(objects[0]) == COLUMNS
+    header, *objects = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert (header["schema"], header["provider"], header["sources"]) == (1, "cpu", [str(face_video)])
+    assert header["bundle"] == hashlib.sha256((pipeline.bundle / "manifest.json").read_bytes()).hexdigest()
+    assert header["classes"] == list(EXPRESSIONS)
     for row, entry in zip(rows, objects, strict=True):
         assert {name: str(value) for name, value in entry.items() if name in ("frame", "label", "state", "track")} == {
             name: row[name] for name in ("frame", "track", "label", "state")

@@ -42,7 +42,7 @@ class Here:
         monkeypatch.setattr(choice, "candidate_providers", lambda: list(self.delays))
         monkeypatch.setattr(choice, "open_graph", self._open)
 
-    def _open(self, bundle: Bundle, graph: str, provider: str, threads: object, report: object) -> Engine:
+    def _open(self, bundle: Bundle, graph: str, provider: str, *_: object) -> Engine:
         self.opened.append((provider, graph))
         delay = self.delays[provider]
         if delay is None:
