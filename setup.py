@@ -8,6 +8,7 @@ PARTS = [
     "runtime",
     "runtime.engines",
     "runtime.procedural",
+    "runtime.web",
     "train",
     "train.data",
     "train.methods",
@@ -28,7 +29,9 @@ EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
 # The runner needs CUDA's Python bindings beside either; pycuda, where a device has that, serves as well.
 TENSORRT = ["tensorrt>=10.3,<12", "cuda-bindings>=12.6"]
 TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1.2,<2", "cuda-bindings>=12.6"]
-TEST = [*EXPORT, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
+# uvicorn >= 0.35 speaks WebSocket through websockets' sans-I/O layer, which holds a slow viewer's writer back.
+WEB = ["starlette>=0.46", "uvicorn>=0.35", "websockets>=14"]
+TEST = [*EXPORT, *WEB, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
 
 setup(
     name="dfer-edge",
@@ -41,7 +44,11 @@ setup(
     # The top level of the repository is the list of parts; each installs into the `dfer` namespace.
     packages=[f"dfer.{part}" for part in PARTS],
     package_dir={f"dfer.{part}": part.replace(".", "/") for part in PARTS},
-    package_data={"dfer.runtime": ["assets/demo.dfer/*", "py.typed"], "dfer.train": ["configs/*.json"]},
+    package_data={
+        "dfer.runtime": ["assets/demo.dfer/*", "py.typed"],
+        "dfer.runtime.web": ["static/*"],
+        "dfer.train": ["configs/*.json"],
+    },
     install_requires=[
         "numpy>=1.26",
         "onnxruntime>=1.19",
@@ -57,6 +64,7 @@ setup(
         "openvino": ["onnxruntime-ep-openvino>=1.8"],
         "tensorrt": TENSORRT,
         "tensorrt-rtx": TENSORRT_RTX,
+        "web": WEB,
         "test": TEST,
     },
     entry_points={

@@ -41,6 +41,7 @@ class Step:
     frame: Frame
     predictions: tuple[Prediction, ...]
     faces: tuple[VisibleFace, ...]
+    source: str = ""
 
 
 class Recognizer:
@@ -194,7 +195,7 @@ class _View:
             if sampled:
                 self._sampled = period
                 predictions = self._predict(frame, tracks)
-        return Step(frame, predictions, self._visible(frame.time))
+        return Step(frame, predictions, self._visible(frame.time), self._source)
 
     def _find(self, frame: Frame) -> list[Track]:
         recognizer = self._recognizer
