@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ class _Channel:
     def __init__(self, address: str) -> None:
         from websockets.sync.client import connect
 
-        self._socket = connect(address, max_size=None)
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(connect(address, max_size=None))
         self._count = 0
         self.errors: list[str] = []
 
@@ -48,7 +49,7 @@ class _Channel:
             self.errors.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
 
     def close(self) -> None:
-        self._socket.close()
+        self._open.close()
 
 
 class Tab(_Channel):
@@ -115,6 +116,7 @@ def start_chromium(folder: Path) -> Iterator[Chromium]:
         browser = Chromium(int(lines[0]), lines[1])
         yield browser
         browser.call("Browser.close")
+        browser.close()
         process.wait(timeout=10)
     finally:
         process.kill()

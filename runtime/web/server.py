@@ -49,7 +49,7 @@ class PageServer:
 
     def __init__(self, listener: socket.socket, board: Board, classes: Sequence[str], token: str | None) -> None:
         self._board, self._greeting, self._listener = board, greeting(classes), listener
-        self._round = Round(0, [], {}, ())
+        self._round, self._made = Round(0, [], {}, ()), 0.0
         self._viewers = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         app: ASGIApp = Starlette(
@@ -101,13 +101,12 @@ class PageServer:
             group.cancel_scope.cancel()
 
     async def _make_rounds(self) -> None:
-        made = 0.0
         while True:
             await self._hunger.wait()
             start = monotonic()
             views, stages, last = self._board.look(), self._board.stages, self._round
-            if views != last.views or stages is not last.stages or start - made >= _HEARTBEAT:
-                made = start
+            if views != last.views or stages is not last.stages or start - self._made >= _HEARTBEAT:
+                self._made = start
                 pictures = await anyio.to_thread.run_sync(self._encode, views)
                 self._round = Round(last.number + 1, views, pictures, stages)
                 self._hunger, told, self._told = anyio.Event(), self._told, anyio.Event()
@@ -128,7 +127,7 @@ class PageServer:
     async def _watch(self, connection: WebSocket) -> None:
         await connection.accept()
         if not self._viewers:
-            self._round = Round(0, [], {}, ())  # what the last viewers saw may be long ago
+            self._round, self._made = Round(0, [], {}, ()), monotonic()  # what the last viewers saw may be long ago
         viewer = _Viewer()
         self._viewers += 1
         try:
