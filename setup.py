@@ -29,8 +29,8 @@ EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
 # The runner needs CUDA's Python bindings beside either; pycuda, where a device has that, serves as well.
 TENSORRT = ["tensorrt>=10.3,<12", "cuda-bindings>=12.6"]
 TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1.2,<2", "cuda-bindings>=12.6"]
-# uvicorn >= 0.35 speaks WebSocket through websockets' sans-I/O layer, which holds a slow viewer's writer back.
-WEB = ["starlette>=0.46", "uvicorn>=0.35", "websockets>=14"]
+# uvicorn >= 0.54: before, its refusal of a WebSocket (no token) was a malformed answer.
+WEB = ["starlette>=0.46", "uvicorn>=0.54", "websockets>=14"]
 TEST = [*EXPORT, *WEB, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
 
 setup(
