@@ -9,6 +9,7 @@ PARTS = [
     "runtime.engines",
     "runtime.procedural",
     "runtime.sources",
+    "runtime.web",
     "train",
     "train.data",
     "train.methods",
@@ -30,7 +31,9 @@ EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
 TENSORRT = ["tensorrt>=10.3,<12", "cuda-bindings>=12.6"]
 TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1.2,<2", "cuda-bindings>=12.6"]
 VIDEO = ["imageio-ffmpeg>=0.5"]  # a ready ffmpeg, for annotated videos in H.264 where the system has none
-TEST = [*EXPORT, *VIDEO, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
+# uvicorn >= 0.54: before, its refusal of a WebSocket (no token) was a malformed answer.
+WEB = ["starlette>=0.46", "uvicorn>=0.54", "websockets>=14"]
+TEST = [*EXPORT, *VIDEO, *WEB, "pytest>=8", "hypothesis>=6", "psutil>=6", "ruff==0.17.5", "mypy==2.4.1"]
 
 setup(
     name="dfer-edge",
@@ -45,6 +48,7 @@ setup(
     package_dir={f"dfer.{part}": part.replace(".", "/") for part in PARTS},
     package_data={
         "dfer.runtime": ["assets/demo.dfer/*", "assets/*.html", "py.typed"],
+        "dfer.runtime.web": ["static/*"],
         "dfer.train": ["configs/*.json"],
     },
     install_requires=[
@@ -63,6 +67,7 @@ setup(
         "tensorrt": TENSORRT,
         "tensorrt-rtx": TENSORRT_RTX,
         "video": VIDEO,
+        "web": WEB,
         "test": TEST,
     },
     entry_points={

@@ -37,6 +37,7 @@ class Step:
     frame: Frame
     predictions: tuple[Prediction, ...]
     faces: tuple[VisibleFace, ...]
+    source: str = ""
 
 
 class Recognizer:

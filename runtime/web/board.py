@@ -1,0 +1,103 @@
+"""The newest of everything that viewers may see: the run puts in, the server takes out, nothing grows."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..predictions import Prediction
+from ..recognizer import Step
+from ..stages import StageTimes
+
+SPAN = 30.0
+"""Seconds of media time that the charts show; a viewer who comes later sees them too."""
+
+_MOST_POINTS = 6000  # per source, however many faces and samples there are in SPAN
+
+
+class SourceState(Protocol):
+    """How a source is: a `Feed`, or anything that tells as much. Read again whenever viewers are told."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def error(self) -> str | None: ...
+
+
+@dataclass(frozen=True)
+class View:
+    """One source at one moment. frames: how many were shown so far, which also numbers the newest, `step`."""
+
+    name: str
+    state: str
+    dropped: int
+    error: str | None
+    frames: int
+    step: Step | None = field(compare=False, repr=False)
+
+
+@dataclass
+class _Shown:
+    step: Step | None = None
+    frames: int = 0
+    points: deque[tuple[int, Prediction]] = field(default_factory=lambda: deque(maxlen=_MOST_POINTS))
+
+
+class Board:
+    """Per source the newest step and the predictions of the last `SPAN` seconds; the states; the stages' times.
+
+    For two threads: one that puts and one that looks.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._shown: dict[str, _Shown] = {}
+        self._states: Sequence[SourceState] = ()
+        self._count = 0  # of predictions, which numbers them
+        self.stages: Sequence[StageTimes] = ()
+
+    def put(self, step: Step, states: Sequence[SourceState]) -> None:
+        with self._lock:
+            self._states = states
+            shown = self._shown.setdefault(step.source, _Shown())
+            if shown.step is not None and step.frame.time < shown.step.frame.time:
+                shown.points.clear()  # the source began again
+            shown.step = step
+            shown.frames += 1
+            for prediction in step.predictions:
+                self._count += 1
+                shown.points.append((self._count, prediction))
+            while shown.points and shown.points[0][1].time < step.frame.time - SPAN:
+                shown.points.popleft()
+
+    def look(self) -> list[View]:
+        """All sources as they are now, in the order of the run."""
+        with self._lock:
+            states = {state.name: state for state in self._states}
+            views = []
+            for name in dict.fromkeys((*states, *self._shown)):
+                shown, state = self._shown.get(name, _Shown()), states.get(name)
+                told = ("running", 0, None) if state is None else (state.state, state.dropped, state.error)
+                views.append(View(name, *told, shown.frames, shown.step))
+            return views
+
+    def points(self, after: int) -> tuple[dict[str, list[Prediction]], int]:
+        """Per source the predictions numbered above `after`, oldest first, and the highest number given so far."""
+        with self._lock:
+            found: dict[str, list[Prediction]] = {}
+            for name, shown in self._shown.items():
+                new = []
+                for number, prediction in reversed(shown.points):
+                    if number <= after:
+                        break
+                    new.append(prediction)
+                if new:
+                    found[name] = new[::-1]
+            return found, self._count

@@ -1,0 +1,137 @@
+"""What the server says to a viewer: a greeting, then rounds of news with the pictures that belong to them.
+
+A round is one binary message, so that boxes and the picture they lie on arrive together:
+
+    length of the JSON, uint32 big-endian │ JSON, UTF-8 │ JPEG │ JPEG │ …
+
+    {"sources": [{"name", "state", "dropped", "error", "frames",
+                  "points": [{"track", "time", "label", "warming", "shares": [C]}, …],    those not told before
+                  "picture": null or {"bytes", "time", "width", "height",
+                                      "faces": [{"track", "box": [x, y, w, h], "label", "confidence", "warming"}, …]}}],
+     "stages": [{"stage", "n", "mean", "p50", "p90", "p99", "max"}, …]}
+
+The JPEGs lie in the order of the sources that have a picture, each as long as its "bytes" say. Boxes are in pixels of
+the source, "width" × "height", which the JPEG may be smaller than. label and confidence are null before the first
+prediction of a face. Times are media seconds, durations milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import cv2
+
+from ..palette import colour_of
+from ..predictions import Prediction
+from ..recognizer import Step, VisibleFace
+from ..sources import without_credentials
+from ..stages import StageTimes
+from .board import SPAN, View
+
+_LONGEST_SIDE = 960
+"""Pixels; larger pictures are shrunk, for phones and for SSH tunnels."""
+_QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A frame as viewers get it. number: of the frame among those shown of its source, from 1."""
+
+    number: int
+    about: dict[str, Any]
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Round:
+    """What there is to tell at one moment; each viewer is told the part that is new to them."""
+
+    number: int
+    views: list[View]
+    pictures: Mapping[str, Picture]
+    stages: Sequence[StageTimes]
+
+
+def greeting(classes: Sequence[str]) -> str:
+    """The first message, a text: classes with their colours, and the charts' span in seconds."""
+    colours = [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour_of(name))} for name in classes]
+    return json.dumps({"classes": colours, "span": SPAN})
+
+
+def picture_of(step: Step, number: int) -> Picture:
+    """Encode the step's frame, and tell what is seen in it."""
+    image = step.frame.image
+    height, width = image.shape[:2]
+    shrink = min(1.0, _LONGEST_SIDE / max(width, height))
+    if shrink < 1:
+        size = max(1, round(width * shrink)), max(1, round(height * shrink))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    else:
+        small = image
+    _, encoded = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    about = {
+        "time": round(step.frame.time, 4),
+        "width": width,
+        "height": height,
+        "faces": [_face(face) for face in step.faces],
+    }
+    return Picture(number, about, encoded.tobytes())
+
+
+def news(told: Round, seen: Mapping[str, int], points: Mapping[str, Sequence[Prediction]]) -> bytes:
+    """A round as a viewer gets it who has `seen` the pictures of these numbers, per source."""
+    sources, jpegs = [], []
+    for view in told.views:
+        picture = told.pictures.get(view.name)
+        if picture is not None and picture.number == seen.get(view.name):
+            picture = None
+        if picture is not None:
+            jpegs.append(picture.jpeg)
+        sources.append(
+            {
+                "name": _without_secrets(view.name),
+                "state": view.state,
+                "dropped": view.dropped,
+                "error": view.error and _without_secrets(view.error),
+                "frames": view.frames,
+                "points": [_point(prediction) for prediction in points.get(view.name, ())],
+                "picture": picture and {"bytes": len(picture.jpeg), **picture.about},
+            }
+        )
+    stages = [{key: _short(value) for key, value in asdict(stage).items()} for stage in told.stages]
+    text = json.dumps({"sources": sources, "stages": stages}, separators=(",", ":")).encode()
+    return b"".join((len(text).to_bytes(4, "big"), text, *jpegs))
+
+
+def _face(face: VisibleFace) -> dict[str, Any]:
+    read = face.prediction
+    return {
+        "track": face.track_id,
+        "box": [round(float(value), 1) for value in face.box],
+        "label": read and read.label,
+        "confidence": read and round(read.confidence, 3),
+        "warming": read is not None and read.state == "warming",
+    }
+
+
+def _point(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "track": prediction.track_id,
+        "time": round(prediction.time, 4),
+        "label": prediction.label,
+        "warming": prediction.state == "warming",
+        "shares": [round(float(share), 3) for share in prediction.probabilities],
+    }
+
+
+def _short(value: Any) -> Any:
+    return round(value, 3) if isinstance(value, float) else value
+
+
+def _without_secrets(text: str) -> str:
+    """Addresses in a text lose what may be secret. Names come without it; messages of libraries may not."""
+    return re.sub(r"\w+://\S+", lambda address: without_credentials(address.group()), text)

@@ -1,0 +1,101 @@
+"""The live page as the run sees it: show every step, forget the rest."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from time import monotonic
+from urllib.parse import quote
+
+from ..errors import DferError, require
+from ..recognizer import Step
+from ..stages import StageTimes
+from .board import Board, SourceState
+
+PORT = 8000
+"""Where the page is served unless another port is named."""
+
+_STAGES_EVERY = 1.0  # seconds
+
+
+class WebPage:
+    """Serves the page from when it is made until it is closed. Use as a context manager.
+
+    classes: names of the probabilities, in their order. port: 0 takes any that is free.
+    host: the address to serve at; anything but this machine itself needs a token. token: what viewers must know.
+
+    Raises DferError when the port is taken, the host is not of this machine or has no token, or `[web]` is missing.
+    """
+
+    def __init__(
+        self, classes: Sequence[str], port: int = PORT, host: str = "127.0.0.1", token: str | None = None
+    ) -> None:
+        for module in ("starlette", "uvicorn", "websockets"):
+            require(module, "web")
+        from .server import PageServer
+
+        if token == "":
+            raise DferError("--token is empty; give one that cannot be guessed")
+        listener = _listen(host, port, needs_loopback=token is None)
+        self.url = _url(host, listener.getsockname()[1], token)
+        """What a viewer opens, token included."""
+        self._board = Board()
+        self._asked = 0.0  # when the stages' times were
+        self._server = PageServer(listener, self._board, classes, token)
+
+    def show(self, step: Step, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> None:
+        """Show one step; costs some microseconds, for all work is done elsewhere and only while somebody watches.
+
+        stages: gives the stages' times; asked in this thread, once a second while somebody watches.
+        states: how the sources are (`Feeds.feeds`), in their order; kept, and read again between steps.
+        """
+        self._board.put(step, states)
+        if self._server.watched and (now := monotonic()) - self._asked >= _STAGES_EVERY:
+            self._asked = now
+            self._board.stages = tuple(stages())
+
+    def close(self) -> None:
+        """End the server, within a second; viewers are told and try to come back."""
+        self._server.close()
+
+    def __enter__(self) -> WebPage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _listen(host: str, port: int, needs_loopback: bool) -> socket.socket:
+    """A listening socket: bound now, so that a port that is taken is told before any work is done."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise DferError(f"--host {host} --web {port}: no such address ({error})") from error
+    family, kind, protocol, _, address = min(found)  # IPv4 first
+    if needs_loopback and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+        raise DferError(
+            f"--host {host} shows the pictures to the network; give a --token too, one that cannot be guessed "
+            '(python -c "import secrets; print(secrets.token_urlsafe())" makes one)'
+        )
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended just now is no hindrance
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise DferError(f"port {port} of {host} is taken; end what listens there or name another port") from error
+        if error.errno == errno.EACCES:
+            raise DferError(f"port {port} may not be used by this account; name one from 1024 up") from error
+        raise DferError(f"the web page cannot be served at {host}, port {port}: {error.strerror}") from error
+    return listener
+
+
+def _url(host: str, port: int, token: str | None) -> str:
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + ("" if token is None else f"?token={quote(token, safe='')}")

@@ -1,0 +1,187 @@
+"""The server behind the page: one thread, any number of viewers, none of whom can slow the run or another.
+
+Nothing is queued for a viewer. News are made in rounds, at most `_ROUNDS` a second and only while somebody waits for
+one; a viewer gets the newest round whenever fewer than `_AHEAD` of theirs are unacknowledged, so who is slow sees fewer
+pictures, none of them old, and who stops acknowledging is closed after `_STALL` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import monotonic
+
+import anyio
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from .board import Board, View
+from .guard import Guard
+from .messages import Picture, Round, greeting, news, picture_of
+
+_ROUNDS = 15  # a second
+_HEARTBEAT = 2.0  # seconds after which a round is told though nothing changed, so that viewers know that we live
+_AHEAD = 2  # rounds that may be unacknowledged
+_STALL = 8.0  # seconds
+_VIEWERS = 64  # connections at once
+_STATIC = Path(__file__).parent / "static"
+
+
+class _Viewer:
+    def __init__(self) -> None:
+        self.credit = anyio.Semaphore(_AHEAD, max_value=_AHEAD)
+        self.told = 0  # number of the last round
+        self.seen: dict[str, int] = {}  # number of the last picture, per source
+        self.mark = 0  # number of the last prediction
+
+
+class PageServer:
+    """Serves the page and the news of `board` on a listening socket, in a thread of its own, until `close`."""
+
+    def __init__(self, listener: socket.socket, board: Board, classes: Sequence[str], token: str | None) -> None:
+        self._board, self._greeting, self._listener = board, greeting(classes), listener
+        self._round, self._made = Round(0, [], {}, ()), 0.0
+        self._viewers = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        app: ASGIApp = Starlette(
+            routes=[
+                _file_route("/", "page.html", "text/html"),
+                _file_route("/page.css", "page.css", "text/css"),
+                _file_route("/page.js", "page.js", "text/javascript"),
+                WebSocketRoute("/watch", self._watch),
+            ]
+        )
+        settings = uvicorn.Config(
+            Guard(app, token, cookie=f"dfer-{listener.getsockname()[1]}"),
+            ws="websockets-sansio",
+            ws_max_size=1024,  # viewers have little to say
+            ws_ping_interval=None,  # acknowledgements tell more
+            ws_per_message_deflate=False,  # JPEG does not shrink
+            limit_concurrency=_VIEWERS,
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+            server_header=False,
+        )
+        self._uvicorn = uvicorn.Server(settings)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web page", daemon=True)
+        self._thread.start()
+
+    @property
+    def watched(self) -> bool:
+        return self._viewers > 0
+
+    def close(self) -> None:
+        """End within a second: viewers are told, those who do not take leave are cut off."""
+        self._uvicorn.should_exit = True
+        self._thread.join(timeout=0.5)
+        if self._thread.is_alive() and self._loop is not None:
+            with suppress(RuntimeError):  # it ended just now
+                self._loop.call_soon_threadsafe(self._cut_off, None)
+            self._thread.join(timeout=0.5)
+        self._listener.close()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._hunger = anyio.Event()  # set when a viewer waits for a round
+        self._told = anyio.Event()  # set when there is a new one
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._make_rounds)
+            await self._uvicorn.serve(sockets=[self._listener])
+            group.cancel_scope.cancel()
+
+    async def _make_rounds(self) -> None:
+        while True:
+            await self._hunger.wait()
+            start = monotonic()
+            views, stages, last = self._board.look(), self._board.stages, self._round
+            if views != last.views or stages is not last.stages or start - self._made >= _HEARTBEAT:
+                self._made = start
+                pictures = await anyio.to_thread.run_sync(self._encode, views)
+                self._round = Round(last.number + 1, views, pictures, stages)
+                self._hunger, told, self._told = anyio.Event(), self._told, anyio.Event()
+                told.set()
+            await anyio.sleep(max(0.0, 1 / _ROUNDS - (monotonic() - start)))
+
+    def _encode(self, views: list[View]) -> dict[str, Picture]:
+        """The newest picture of every source; those that did not change are not encoded again."""
+        pictures = {}
+        for view in views:
+            picture = self._round.pictures.get(view.name)
+            if view.step is not None and (picture is None or picture.number != view.frames):
+                picture = picture_of(view.step, view.frames)
+            if picture is not None:
+                pictures[view.name] = picture
+        return pictures
+
+    async def _watch(self, connection: WebSocket) -> None:
+        await connection.accept()
+        if not self._viewers:
+            self._round, self._made = Round(0, [], {}, ()), monotonic()  # what the last viewers saw may be long ago
+        viewer = _Viewer()
+        self._viewers += 1
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._hear, connection, viewer, group.cancel_scope)
+                await self._tell(connection, viewer)
+                group.cancel_scope.cancel()
+        finally:
+            self._viewers -= 1
+
+    async def _hear(self, connection: WebSocket, viewer: _Viewer, scope: anyio.CancelScope) -> None:
+        """Take acknowledgements (any message is one) until the viewer leaves."""
+        while (await connection.receive())["type"] != "websocket.disconnect":
+            if viewer.credit.value < _AHEAD:
+                viewer.credit.release()
+        scope.cancel()
+
+    async def _tell(self, connection: WebSocket, viewer: _Viewer) -> None:
+        """Tell round after round until the viewer leaves or stalls."""
+        try:
+            await connection.send_text(self._greeting)
+            while True:
+                with anyio.fail_after(_STALL):
+                    await viewer.credit.acquire()
+                told = await self._next_round(viewer)
+                points, viewer.mark = self._board.points(viewer.mark)
+                message = news(told, viewer.seen, points)
+                viewer.told = told.number
+                viewer.seen = {name: picture.number for name, picture in told.pictures.items()}
+                with anyio.fail_after(_STALL):
+                    await connection.send_bytes(message)
+        except TimeoutError:
+            self._cut_off(connection.client)
+        except WebSocketDisconnect:
+            pass  # they left
+
+    async def _next_round(self, viewer: _Viewer) -> Round:
+        while self._round.number <= viewer.told:
+            told = self._told
+            self._hunger.set()
+            await told.wait()
+        return self._round
+
+    def _cut_off(self, client: tuple[str, int] | None) -> None:
+        """Drop a connection (all, for None) with what still waits to be sent; closing politely would wait for that."""
+        for connection in list(self._uvicorn.server_state.connections):
+            if client is None or getattr(connection, "client", None) == client:
+                connection.transport.abort()
+
+
+def _file_route(path: str, name: str, kind: str) -> Route:
+    content = (_STATIC / name).read_bytes()
+
+    async def serve(_: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return Route(path, serve)

@@ -1,0 +1,221 @@
+"""The live page's server: what viewers are told, that they slow nobody, and how it starts and ends."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.palette import COLOURS
+from dfer.runtime.stages import StageTimes
+from dfer.runtime.web import WebPage
+from web_scene import BOX, Run, State, Viewer, make_step, stages
+
+
+@pytest.fixture
+def page() -> Iterator[WebPage]:
+    with WebPage(EXPRESSIONS, port=0) as page:
+        yield page
+
+
+def test_a_viewer_gets_the_picture_together_with_what_is_seen_in_it(page: WebPage) -> None:
+    step = make_step(1.5, "fear")
+    page.show(step, stages, [State(dropped=3)])
+    with Viewer(page) as viewer:
+        (source,) = viewer.round()["sources"]
+    assert (source["name"], source["state"], source["dropped"], source["error"]) == ("a.mp4", "running", 3, None)
+    picture = source["picture"]
+    assert (picture["time"], picture["width"], picture["height"]) == (1.5, 160, 120)
+    assert np.abs(picture["image"].astype(int) - step.frame.image).mean() < 4  # JPEG, and red is not blue
+    (face,) = picture["faces"]
+    assert face == {"track": 1, "box": list(BOX), "label": "fear", "confidence": 0.88, "warming": False}
+
+
+def test_classes_and_their_colours_come_from_the_palette(page: WebPage) -> None:
+    with Viewer(page) as viewer:
+        told = {entry["name"]: entry["colour"] for entry in viewer.greeting["classes"]}
+    assert told == {name: "#{:02x}{:02x}{:02x}".format(*COLOURS[name]) for name in EXPRESSIONS}
+
+
+def test_a_large_picture_is_shrunk_and_its_boxes_stay_in_the_source_s_pixels(page: WebPage) -> None:
+    page.show(make_step(0, size=(1920, 1080)), stages, [])
+    with Viewer(page) as viewer:
+        picture = viewer.round()["sources"][0]["picture"]
+    assert picture["image"].shape == (540, 960, 3)
+    assert (picture["width"], picture["height"], picture["faces"][0]["box"]) == (1920, 1080, list(BOX))
+
+
+def test_who_comes_late_sees_the_last_thirty_seconds(page: WebPage) -> None:
+    for second in range(100):
+        page.show(make_step(second), stages, [])
+    with Viewer(page) as viewer:
+        points = viewer.round()["sources"][0]["points"]
+    assert [point["time"] for point in points] == list(range(69, 100))
+    assert points[0]["shares"] == [0.88, 0.02, 0.02, 0.02, 0.02, 0.02, 0.02]
+
+
+def test_two_viewers_are_each_told_every_prediction_once(page: WebPage) -> None:
+    with Viewer(page) as one, Viewer(page) as two:
+        heard: list[list[float]] = [[], []]
+        for count in range(1, 13):
+            page.show(make_step(count), stages, [])
+            if count % 3 == 0:  # rounds are fewer than predictions
+                for viewer, times in zip((one, two), heard, strict=True):
+                    while not times or times[-1] < count:
+                        times += [point["time"] for source in viewer.round()["sources"] for point in source["points"]]
+        assert heard == [list(range(1, 13))] * 2
+
+
+def test_who_is_slow_gets_the_newest_picture_and_no_old_ones(page: WebPage) -> None:
+    with Viewer(page) as viewer:
+        for moment in (0, 1):
+            page.show(make_step(moment), stages, [])
+            assert viewer.round(acknowledge=False)["sources"][0]["picture"]["time"] == moment
+        for moment in (2, 3, 4):
+            page.show(make_step(moment), stages, [])
+            time.sleep(0.15)  # longer than a round
+        viewer.acknowledge()
+        (source,) = viewer.round()["sources"]
+        assert source["picture"]["time"] == 4
+        assert [point["time"] for point in source["points"]] == [2, 3, 4]
+
+
+def test_who_stalls_slows_nobody_and_is_closed(page: WebPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.web.server._STALL", 1.0)
+    with Run(page), Viewer(page) as stalled, Viewer(page) as lively:
+        moments = [lively.round()["sources"][0]["picture"]["time"] for _ in range(30)]
+        assert moments == sorted(set(moments))  # a new picture each time
+        sent = 0
+        with pytest.raises(ConnectionClosed):
+            while True:
+                stalled.socket.recv(timeout=10)
+                sent += 1
+        assert sent <= 2  # all that was ever waiting for the one who stalls
+        lively.round()
+
+
+def test_who_does_not_even_read_is_cut_off(page: WebPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.web.server._STALL", 0.5)
+    deaf = socket.create_connection(("127.0.0.1", int(page.url.split(":")[2].strip("/"))))
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.sendall(
+        b"GET /watch HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    page.show(make_step(0, size=(960, 720)), stages, [])
+    with Run(page), Viewer(page) as lively:
+        for _ in range(20):
+            lively.round()
+        deaf.settimeout(10)
+        with suppress(ConnectionResetError):  # or a plain end
+            while deaf.recv(1 << 20):
+                pass
+    deaf.close()
+
+
+def test_a_state_that_changes_between_pictures_is_told(page: WebPage) -> None:
+    state = State("door", "running")
+    page.show(make_step(0, source="door"), stages, [state])
+    with Viewer(page) as viewer:
+        assert viewer.round()["sources"][0]["state"] == "running"
+        state.state, state.error = "reconnecting", "no answer"
+        (source,) = viewer.round()["sources"]
+    assert (source["state"], source["error"], source["picture"]) == ("reconnecting", "no answer", None)
+
+
+def test_sources_are_told_in_the_order_of_the_run(page: WebPage) -> None:
+    states = [State("one", "opening"), State("two"), State("three", "failed", error="gone")]
+    page.show(make_step(0, source="two"), stages, states)
+    with Viewer(page) as viewer:
+        told = viewer.round()["sources"]
+    assert [(source["name"], source["picture"] is None) for source in told] == [
+        ("one", True),
+        ("two", False),
+        ("three", True),
+    ]
+
+
+def test_no_credentials_are_sent(page: WebPage) -> None:
+    place = "rtsp://admin:s3cret/x@10.0.0.7/live?token=abc"
+    state = State(place, "reconnecting", error=f"cannot open {place}; trying again")
+    page.show(make_step(0, source=place), stages, [state])
+    with Viewer(page) as viewer:
+        data = viewer.socket.recv(timeout=10)
+    assert isinstance(data, bytes)
+    assert b"10.0.0.7/live" in data
+    assert not any(secret in data for secret in (b"admin", b"s3cret", b"abc"))
+
+
+def test_stage_times_are_asked_for_only_while_somebody_watches(page: WebPage) -> None:
+    asked = []
+
+    def count() -> list[StageTimes]:
+        asked.append(1)
+        return stages()
+
+    page.show(make_step(0), count, [])
+    assert not asked
+    with Viewer(page) as viewer:
+        assert viewer.round()["stages"] == []
+        page.show(make_step(1), count, [])
+        page.show(make_step(2), count, [])
+        (stage,) = viewer.round()["stages"]
+    assert stage == {"stage": "encode", "n": 10, "mean": 5.0, "p50": 4.5, "p90": 6.0, "p99": 7.0, "max": 9.0}
+    assert len(asked) == 1  # at most once a second
+
+
+def test_a_source_that_begins_again_forgets_what_was(page: WebPage) -> None:
+    for moment in (50, 51, 0, 1):
+        page.show(make_step(moment), stages, [])
+    with Viewer(page) as viewer:
+        assert [point["time"] for point in viewer.round()["sources"][0]["points"]] == [0, 1]
+
+
+def test_a_port_that_is_taken_is_told_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(DferError, match=f"port {port} of 127.0.0.1 is taken"):
+            WebPage(EXPRESSIONS, port)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_the_network_is_served_only_with_a_token(host: str) -> None:
+    with pytest.raises(DferError, match="--token"):
+        WebPage(EXPRESSIONS, 0, host)
+    with pytest.raises(DferError, match="empty"):
+        WebPage(EXPRESSIONS, 0, host, token="")
+
+
+def test_a_host_that_is_not_ours_is_one_clear_error() -> None:
+    with pytest.raises(DferError, match="--host nowhere"):
+        WebPage(EXPRESSIONS, 0, "nowhere.invalid", "secret")
+    with pytest.raises(DferError, match="cannot be served at 192"):
+        WebPage(EXPRESSIONS, 0, "192.0.2.1", "secret")  # an address for documentation, nobody's
+
+
+def test_the_url_is_what_a_viewer_opens() -> None:
+    with WebPage(EXPRESSIONS, 0, token="a/b c") as page:
+        assert page.url.startswith("http://127.0.0.1:") and page.url.endswith("/?token=a%2Fb%20c")
+    with WebPage(EXPRESSIONS, 0, "0.0.0.0", token="x") as page:
+        assert socket.gethostname() in page.url
+
+
+def test_at_the_end_viewers_are_told_and_the_port_is_free(page: WebPage) -> None:
+    page.show(make_step(0), stages, [])
+    with Viewer(page) as viewer, Viewer(page) as stalled:
+        viewer.round()
+        page.close()
+        with pytest.raises(ConnectionClosed) as ended:
+            viewer.round()
+        assert ended.value.rcvd is not None and ended.value.rcvd.code == 1012  # "service restart"
+        port = int(page.url.split(":")[2].strip("/"))
+        with WebPage(EXPRESSIONS, port):
+            pass
+        del stalled
