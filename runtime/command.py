@@ -1,12 +1,14 @@
-"""`dfer-run`: expressions from a camera, a video, images or a stream."""
+"""`dfer-run`: expressions from cameras, videos, images and streams."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,43 +20,64 @@ if TYPE_CHECKING:
 
     from .outputs import OutputPaths
     from .recognizer import Recognizer
-    from .smoothing import Smoother
-    from .sources import Source
-    from .summary import Summary
+    from .sources import Place
 
 DEMO_FOLDER = Path("demo-output")
 DEMO_CLIP = "clip.mp4"
+WEB_PORT = 8000
 
 EPILOG = """\b
 Examples:
   dfer-run --demo                                      # makes a clip and reads it; writes demo-output/
-  dfer-run clip.mp4 --csv clip.csv --plot clip.png
+  dfer-run clip.mp4 --csv clip.csv --plot clip.html
   dfer-run clip.mp4 --bundle align.dfer --save-video annotated.mp4
+  dfer-run --camera 0 --web                            # look at http://127.0.0.1:8000; Ctrl-C ends
+  dfer-run --camera 0 --web --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+  dfer-run 'clips/*.mp4' --csv all.csv --smooth 0.5    # several at once, in one table
+  dfer-run rtsp://user:password@host/stream --camera 0 --jsonl live.jsonl
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
-  dfer-run --camera 0 --csv live.csv                   # Ctrl-C ends
-  dfer-run rtsp://user:password@host/stream --csv live.csv
+  dfer-run clip.mp4 --boxes boxes.csv                  # faces where you say: frame,x,y,w,h[,track]
+  dfer-run clip.mp4 --quiet --json | jq .faces
 
 \b
-Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
+Exit status: 0 done (also when ended by Ctrl-C or a signal to terminate), 1 an input or output cannot be used,
+2 wrong options, 3 some of several sources failed on the way and the others were read.
 """
 
 
+def _parse_size(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    width, _, height = value.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise click.BadParameter("must look like 1280x720")
+    return int(width), int(height)
+
+
+_PATH = click.Path(path_type=Path)
+
+
 @click.command(epilog=EPILOG)
-@click.argument("source", required=False)
-@click.option("--camera", type=click.IntRange(min=0), metavar="N", help="Read camera N.")
+@click.argument("sources", nargs=-1)
+@click.option("--camera", "cameras", type=click.IntRange(min=0), multiple=True, metavar="N", help="Read camera N.")
 @click.option("--demo", is_flag=True, help="Make a clip of drawn faces and read that.")
+@click.option("--bundle", type=_PATH, help="Model to run; default: $DFER_BUNDLE, else the demo bundle.")
+@click.option("--csv", "csv_path", type=_PATH, help="Write predictions as CSV.")
+@click.option("--jsonl", "jsonl_path", type=_PATH, help="Write predictions as JSON lines, after one about the run.")
 @click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
+    "--save-video", "video_path", type=_PATH, help="Write the annotated video (MP4); of several sources OUT-1.mp4, …"
 )
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write predictions as CSV.")
-@click.option("--jsonl", "jsonl_path", type=click.Path(path_type=Path), help="Write predictions as JSON lines.")
-@click.option("--save-video", "video_path", type=click.Path(path_type=Path), help="Write the annotated video (MP4).")
-@click.option(
-    "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the timeline (.png, .svg, .pdf, .html)."
-)
+@click.option("--plot", "plot_path", type=_PATH, help="Draw the timeline (.png, .svg, .pdf, .html).")
 @click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Esc ends.")
+@click.option(
+    "--web",
+    is_flag=False,
+    flag_value=str(WEB_PORT),
+    metavar="[PORT]",
+    help=f"Serve a live page in the browser, at port {WEB_PORT} unless named.",
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address of that page; others need --token.")
+@click.option("--token", help="What viewers of that page must know.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
 @click.option("--window", default=2.0, show_default=True, help="Seconds of video behind each prediction.")
@@ -69,7 +92,7 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
 @click.option(
     "--classes",
     "classes_path",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help='JSON file that renames, joins or leaves out classes: {"happiness": "positive", "neutral": null}.',
 )
 @click.option(
@@ -80,12 +103,34 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
 )
 @click.option("--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only.")
 @click.option(
-    "--provider",
-    type=click.Choice(PROVIDERS),
-    default="auto",
+    "--min-face",
+    type=click.IntRange(min=0),
+    default=32,
     show_default=True,
-    help="Where to run.",
+    metavar="PIXELS",
+    help="Side of the smallest face that is read; the larger, the faster.",
 )
+@click.option(
+    "--detect-every",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    metavar="FRAMES",
+    help="Look for faces so often; between, they are carried along by their motion.",
+)
+@click.option("--boxes", "boxes_path", type=_PATH, help="CSV of where the faces are, in place of the detector.")
+@click.option("--realtime", is_flag=True, help="Play files as if they were live, dropping what comes too soon.")
+@click.option("--size", callback=_parse_size, metavar="WxH", help="Ask cameras for this size.")
+@click.option("--camera-fps", type=float, metavar="N", help="Ask cameras for so many frames per second.")
+@click.option(
+    "--reconnect-tries",
+    type=click.IntRange(min=0),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Tries in a row to get a lost camera or stream back.",
+)
+@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where to run.")
 @click.option(
     "--precision",
     type=click.Choice(("auto", "fp32", "fp16", "bf16", "int8")),
@@ -93,102 +138,129 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
     show_default=True,
     help="Of the bundle's graphs; auto: what it recommends for the provider.",
 )
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the model; default: physical cores."
+)
 @reports_errors
-def main(
-    source: str | None,
-    camera: int | None,
-    demo: bool,
-    bundle: Path | None,
-    csv_path: Path | None,
-    jsonl_path: Path | None,
-    video_path: Path | None,
-    plot_path: Path | None,
-    show: bool,
-    as_json: bool,
-    quiet: bool,
-    window: float,
-    fps: float,
-    smooth: float,
-    classes_path: Path | None,
-    neutral_prior: float | None,
-    max_faces: int | None,
-    provider: str,
-    precision: str,
-) -> None:
-    """Read facial expressions from SOURCE: a video file, a folder of images, an image or a URL.
+def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **options: Any) -> None:
+    """Read facial expressions from SOURCES: video files, folders of images, images, patterns of either, or URLs.
 
     Files are read completely; cameras and streams until Ctrl-C, always at the newest frame.
     """
-    if sum((source is not None, camera is not None, demo)) != 1:
-        raise click.UsageError("name one SOURCE, or --camera N, or --demo")
+    web: str | None = options["web"]
+    if web is not None and not web.isdecimal():  # `--web clip.mp4`
+        sources, web = (web, *sources), str(WEB_PORT)
+    if demo == bool(sources or cameras):
+        raise click.UsageError("name SOURCES, or --camera N, or --demo")
+    if web is None and options["token"] is not None:
+        raise click.UsageError("--token is for the page of --web")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end cleanly
     from rich.console import Console
 
+    console = Console(stderr=True, highlight=False)
+    failed = _run(console, (*sources, *cameras), demo, None if web is None else int(web), options)
+    sys.exit(3 if failed else 0)
+
+
+def _run(console: Console, places: tuple[Place, ...], demo: bool, port: int | None, options: dict[str, Any]) -> bool:
+    """Open everything, read, report; whether some source failed on the way."""
+    from rich.console import Console as Plain
+
+    from .boxes import read_boxes
     from .classes import ClassMap
     from .outputs import OutputPaths
+    from .running import Run
     from .smoothing import Smoother
+    from .sources import Feeds, expand, open_sources
 
+    paths = OutputPaths(*(options[f"{kind}_path"] for kind in ("csv", "jsonl", "video", "plot")))
     if demo:
-        csv_path = csv_path or DEMO_FOLDER / "predictions.csv"
-        video_path = video_path or DEMO_FOLDER / "annotated.mp4"
-        plot_path = plot_path or DEMO_FOLDER / "timeline.png"
-        try:
-            DEMO_FOLDER.mkdir(exist_ok=True)
-        except FileExistsError as error:
-            raise DferError(f"{DEMO_FOLDER} is a file, and the demo writes a folder of that name; move it") from error
-    paths = OutputPaths(csv_path, jsonl_path, video_path, plot_path)
-    paths.check([DEMO_FOLDER / DEMO_CLIP if demo else Path(source) if source else None])
-    console = Console(stderr=True, highlight=False, quiet=quiet)
-    with _open_recognizer(console, bundle, provider, precision, window, fps, max_faces) as recognizer:
-        from .sources import open_source
-
-        place = _film_demo(console) if demo else camera if camera is not None else source
-        assert place is not None  # one of the three was given
+        paths = _demo_paths(paths)
+        places = (DEMO_FOLDER / DEMO_CLIP,)
+    places = tuple(expand(places))
+    paths.check(None if isinstance(place, int) else Path(place) for place in places)
+    told = Plain(stderr=True, highlight=False, quiet=options["quiet"])
+    with ExitStack() as stack:
+        live = sum(isinstance(place, int) or "://" in str(place) for place in places)
+        recognizer = stack.enter_context(_open_recognizer(console, told, live, options))
+        names = options["classes_path"]
         smoother = Smoother(
             recognizer.classes,
-            seconds=smooth,
-            gap=max(1.0, 2.25 / fps),
-            neutral_prior=neutral_prior,
-            names=None if classes_path is None else ClassMap.read(classes_path, recognizer.classes),
+            seconds=options["smooth"],
+            gap=max(1.0, 2.25 / recognizer.fps),
+            neutral_prior=options["neutral_prior"],
+            names=None if names is None else ClassMap.read(names, recognizer.classes),
         )
-        with open_source(place, fps, recognizer.warn) as opened:
-            summary = _run(console, recognizer, smoother, opened, paths, show, demo)
-    if as_json:
-        click.echo(json.dumps(summary.to_json(), ensure_ascii=False, indent=2))
+        page = None
+        if port is not None:
+            from .web import WebPage
+
+            page = stack.enter_context(WebPage(smoother.classes, port, options["host"], options["token"]))
+            console.print(f"live page: {page.url}", soft_wrap=True, markup=False)
+        if demo:
+            _film_demo(told)
+        opened = open_sources(
+            places,
+            recognizer.fps,
+            recognizer.warn,
+            size=options["size"],
+            fps=options["camera_fps"],
+            reconnect_tries=options["reconnect_tries"],
+        )
+        feeds = stack.enter_context(Feeds(opened, realtime=options["realtime"]))
+        boxes = options["boxes_path"] and read_boxes(options["boxes_path"], [feed.name for feed in feeds.feeds])
+        run = Run(recognizer, smoother, feeds, paths, told, boxes=boxes, show=options["show"], page=page, keep=demo)
+        run.report(run.read())
+        failures = run.failures()
+    for name, reason in failures.items():
+        console.print(f"error: {name}: {reason}", soft_wrap=True, markup=False)
+    if options["as_json"]:
+        click.echo(json.dumps({**run.summary.to_json(), "failed": failures}, ensure_ascii=False, indent=2))
+    return bool(failures)
 
 
-def _open_recognizer(
-    console: Console,
-    bundle: Path | None,
-    provider: str,
-    precision: str,
-    window: float,
-    fps: float,
-    max_faces: int | None,
-) -> Recognizer:
+def _open_recognizer(console: Console, told: Console, live: int, options: dict[str, Any]) -> Recognizer:
+    """The model; warnings go to `console`, what runs to `told`. live: how many sources are."""
     from rich.markup import escape
 
+    from .machine import default_threads
     from .recognizer import Recognizer
 
+    bundle: Path | None = options["bundle"]
     named = os.environ.get("DFER_BUNDLE") if bundle is None else bundle
+    chosen = ("provider", "precision", "window", "fps", "max_faces", "min_face", "detect_every")
     recognizer = Recognizer(
         named or None,
-        provider=provider,
-        precision=precision,
-        window=window,
-        fps=fps,
-        max_faces=max_faces,
+        threads=options["threads"] or default_threads(live),
         warn=lambda message: console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True),
+        **{name: options[name] for name in chosen},
     )
     if named:
         origin = f"bundle {named}" + ("" if bundle else " (from $DFER_BUNDLE)")
     else:
         origin = "the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
-    console.print(
+    told.print(
         f"model: {origin}; provider: {recognizer.provider}; precision: {recognizer.precision}",
         soft_wrap=True,
         markup=False,
     )
     return recognizer
+
+
+def _demo_paths(wanted: OutputPaths) -> OutputPaths:
+    """Where the demo writes what was not given another place; its folder is made."""
+    from .outputs import OutputPaths
+
+    try:
+        DEMO_FOLDER.mkdir(exist_ok=True)
+    except FileExistsError as error:
+        raise DferError(f"{DEMO_FOLDER} is a file, and the demo writes a folder of that name; move it") from error
+    return OutputPaths(
+        wanted.csv or DEMO_FOLDER / "predictions.csv",
+        wanted.jsonl,
+        wanted.video or DEMO_FOLDER / "annotated.mp4",
+        wanted.plot or DEMO_FOLDER / "timeline.png",
+    )
 
 
 def _film_demo(console: Console) -> Path:
@@ -201,72 +273,3 @@ def _film_demo(console: Console) -> Path:
         task = progress.add_task("drawing the demo clip", total=None)
         film_demo(path, lambda done, total: progress.update(task, completed=done, total=total))
     return path
-
-
-def _run(
-    console: Console,
-    recognizer: Recognizer,
-    smoother: Smoother,
-    source: Source,
-    paths: OutputPaths,
-    show: bool,
-    show_predictions: bool,
-) -> Summary:
-    """Read the source to its end or Ctrl-C, write the outputs and print what was found."""
-    from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from .outputs import Outputs
-    from .predictions import Prediction
-    from .rows import run_header
-    from .summary import Summary, predictions_table, stages_table
-
-    summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / recognizer.fps))
-    shown: list[Prediction] = []
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
-    )
-    with ExitStack() as stack:
-        window = None
-        if show:
-            from .display import Window
-
-            window = stack.enter_context(Window([source.name]))
-        outputs = stack.enter_context(
-            Outputs(
-                paths,
-                smoother.classes,
-                {source.name: source.rate},
-                recognizer.stopwatch,
-                header=run_header(recognizer, smoother.classes, [source.name]),
-                window=window,
-            )
-        )
-        progress = stack.enter_context(Progress(*columns, console=console))
-        task = progress.add_task(f"reading {escape(source.name.rsplit('/', 1)[-1])}", total=source.count, now="")
-        try:
-            for step in map(smoother.refine_step, recognizer.steps(source)):
-                outputs.write(step)
-                if window is not None and window.closed:
-                    break
-                for prediction in step.predictions:
-                    summary.add(prediction)
-                if step.predictions:
-                    now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
-                    progress.update(task, now=now)
-                if show_predictions:
-                    shown.extend(step.predictions)
-                progress.advance(task)
-        except KeyboardInterrupt:
-            console.print("stopped")
-    if shown:
-        console.print(predictions_table(shown, every=1.0))
-    console.print(summary.table() if summary.predictions else "no face was found")
-    console.print(stages_table(recognizer.stopwatch))
-    for line in outputs.written():
-        console.print(f"wrote {line}", soft_wrap=True, markup=False)
-    return summary
