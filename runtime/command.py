@@ -32,7 +32,7 @@ Examples:
   dfer-run clip.mp4 --csv clip.csv --plot clip.html
   dfer-run clip.mp4 --bundle align.dfer --save-video annotated.mp4
   dfer-run --camera 0 --web                            # look at http://127.0.0.1:8000; Ctrl-C ends
-  dfer-run --camera 0 --web --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+  DFER_TOKEN=$(openssl rand -hex 16) dfer-run --camera 0 --web --host 0.0.0.0
   dfer-run 'clips/*.mp4' --csv all.csv --smooth 0.5    # several at once, in one table
   dfer-run rtsp://user:password@host/stream --camera 0 --jsonl live.jsonl
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
@@ -77,7 +77,7 @@ _PATH = click.Path(path_type=Path)
     help=f"Serve a live page in the browser, at port {WEB_PORT} unless named.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of that page; others need --token.")
-@click.option("--token", help="What viewers of that page must know.")
+@click.option("--token", envvar="DFER_TOKEN", help="What viewers of that page must know; better in $DFER_TOKEN.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
 @click.option("--window", default=2.0, show_default=True, help="Seconds of video behind each prediction.")
@@ -152,8 +152,6 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
         sources, web = (web, *sources), str(WEB_PORT)
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
-    if web is None and options["token"] is not None:
-        raise click.UsageError("--token is for the page of --web")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end cleanly
     from rich.console import Console
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from .palette import colour_of
 from .predictions import Prediction
-from .recognizer import Step, VisibleFace
+from .recognizer import Step
+from .views import VisibleFace
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK, _LIGHT = (24, 26, 30), (245, 245, 245)

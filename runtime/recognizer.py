@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from .pacing import Pacer
 from .predictions import Prediction
 from .sources import Feed, Feeds, Frame, Source, open_sources
 from .stages import Stopwatch
-from .views import View, VisibleFace, Waiting
+from .views import Finder, Search, View, VisibleFace, Waiting
 from .windows import FeatureWindow
 
 _LARGEST_BATCH = 16
@@ -37,7 +37,6 @@ class Step:
     frame: Frame
     predictions: tuple[Prediction, ...]
     faces: tuple[VisibleFace, ...]
-    source: str = ""
 
 
 class Recognizer:
@@ -106,9 +105,13 @@ class Recognizer:
         with Feeds(sources) as feeds:
             yield from self.follow(feeds)
 
-    def follow(self, feeds: Feeds) -> Iterator[Step]:
-        """Every frame that is taken of sources being read, with what was seen in it."""
-        views = [self._view(feed) for feed in feeds.feeds]
+    def follow(self, feeds: Feeds, boxes: Sequence[Finder] | None = None) -> Iterator[Step]:
+        """Every frame that is taken of sources being read, with what was seen in it.
+
+        boxes: per source, what says where its faces are in place of the detector (`boxes.read_boxes`).
+        """
+        finders = boxes or [Search(FaceDetector(min_face=self.min_face), self.detect_every) for _ in feeds.feeds]
+        views = [self._view(feed, finder) for feed, finder in zip(feeds.feeds, finders, strict=True)]
         for tick in feeds.ticks():
             waiting: list[Waiting] = []
             for feed, frame in tick:
@@ -121,8 +124,10 @@ class Recognizer:
                 yield Step(feed.name, frame, predictions, view.visible(frame.time))
                 if predictions:
                     self.stopwatch.add("total", monotonic() - frame.arrived)
+        for view in views:
+            view.finish()
 
-    def _view(self, feed: Feed) -> View:
+    def _view(self, feed: Feed, finder: Finder) -> View:
         fps = self.fps
         if feed.rate is not None and feed.rate < fps:
             fps = feed.rate
@@ -131,13 +136,11 @@ class Recognizer:
                 raise DferError(
                     f"{feed.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
                 )
-        detector = FaceDetector(min_face=self.min_face)  # one per source: changing sizes costs time
         return View(
             feed.name,
             feed.live,
             1 / fps,
-            find=lambda frame: detector.detect(frame.image),
-            detect_every=self.detect_every,
+            finder=finder,
             max_faces=self.max_faces,
             open_window=partial(FeatureWindow, self.bundle.manifest.window, self.window, 1 / fps),
             pacer=self.pacer,

@@ -93,8 +93,8 @@ class Run:
                 console.print(f"{feed.name}: {feed.dropped} frames came too soon and were dropped", markup=False)
         if pacer.shed:
             console.print(
-                f"too much for this machine: {pacer.shed_share:.0%} of the live samples were left out, so the faces were "
-                "read less often; fewer --fps, --max-faces or a smaller model would fit"
+                f"too much for this machine: {pacer.shed_share:.0%} of the live samples were left out, so faces were "
+                "read less often; a lower --fps, --max-faces or a smaller model would fit"
             )
         for line in outputs.written():
             console.print(f"wrote {line}", soft_wrap=True, markup=False)

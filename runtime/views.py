@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .faces import Face
+from .faces import Face, FaceDetector
 from .pacing import Pacer
 from .predictions import Prediction
 from .sources import Frame
@@ -18,6 +19,38 @@ from .windows import FeatureWindow
 
 _LONGEST_BLIND = 0.2
 """Seconds after which faces are looked for even where no frame is sampled, so that slow sampling keeps ids stable."""
+
+
+class Finder(Protocol):
+    """Says where the faces are: the detector, now and then, or a file of boxes."""
+
+    def due(self, index: int, time: float, wanted: bool) -> bool:
+        """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded."""
+        ...
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]: ...
+
+    def finish(self) -> None:
+        """The source has ended."""
+        ...
+
+
+class Search:
+    """The detector, for a sampled frame that comes at least `every` frames after the last search, or after 0.2 s."""
+
+    def __init__(self, detector: FaceDetector, every: int) -> None:
+        self.detect = detector.detect
+        self._every = every
+        self._index, self._time = -every, -_LONGEST_BLIND
+
+    def due(self, index: int, time: float, wanted: bool) -> bool:
+        due = time - self._time >= _LONGEST_BLIND or (wanted and index - self._index >= self._every)
+        if due:
+            self._index, self._time = index, time
+        return due
+
+    def finish(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -61,8 +94,8 @@ class View:
     """One source as the loop sees it.
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
-    find: gives the faces in a frame, largest first. detect_every: frames from one search for faces to the next; in
-    sampled frames between them, faces are carried along by their motion. max_faces: how many are read, None for all.
+    finder: says where the faces are; in sampled frames for which it does not, they are carried along by their motion.
+    max_faces: how many are read, None for all.
     """
 
     def __init__(
@@ -70,22 +103,21 @@ class View:
         source: str,
         live: bool,
         step: float,
-        find: Callable[[Frame], list[Face]],
-        detect_every: int,
+        finder: Finder,
         max_faces: int | None,
         open_window: Callable[[], FeatureWindow],
         pacer: Pacer,
         watch: Stopwatch,
     ) -> None:
         self.source, self.live = source, live
-        self._step, self._find, self._detect_every, self._max_faces = step, find, detect_every, max_faces
+        self._step, self._finder, self._max_faces = step, finder, max_faces
         self._open_window, self._pacer, self._watch = open_window, pacer, watch
         self._tracker = Tracker(patience=max(1.5, 2.25 * step))
         self._subjects: dict[int, Subject] = {}
         self._waiting: set[int] = set()  # tracks whose sample of this period is not encoded yet
         self._period = -1  # number of the sampling period
         self._index = -1  # of the last frame
-        self._looked: tuple[int, float] | None = None  # index and time of the frame in which faces were looked for
+        self._looked = -1.0  # time of the frame in which the finder said where faces are
 
     def look(self, frame: Frame) -> list[Waiting]:
         """Follow the faces into `frame`; returns those to be encoded: all of a sampled frame, else those left out."""
@@ -112,14 +144,13 @@ class View:
         self._period = period
 
     def _follow(self, frame: Frame, wanted: bool) -> list[Track]:
-        index, time = self._looked or (-self._detect_every, -_LONGEST_BLIND)
-        if frame.time - time >= _LONGEST_BLIND or (wanted and frame.index - index >= self._detect_every):
+        if self._finder.due(frame.index, frame.time, wanted):
             with self._watch.time("detect"):
-                faces = self._find(frame)
+                faces = self._finder.detect(frame.image)
             with self._watch.time("track"):
                 tracks = self._tracker.update(faces, frame.time, frame.image)
                 self._forget()
-            self._looked = frame.index, frame.time
+            self._looked = frame.time
         elif wanted:
             with self._watch.time("track"):
                 tracks = self._tracker.carry(frame.image, frame.time)
@@ -143,11 +174,13 @@ class View:
         self._waiting.discard(waiting.track.id)
         return subject.window
 
+    def finish(self) -> None:
+        """The source has ended. Raises DferError when it fits nothing that was said of it."""
+        self._finder.finish()
+
     def visible(self, time: float) -> tuple[VisibleFace, ...]:
         """The tracks seen where faces were last looked for, carried along to `time`."""
-        if self._looked is None:
-            return ()
-        seen = [track for track in self._tracker.tracks if track.time >= self._looked[1]]
+        seen = [track for track in self._tracker.tracks if track.time >= self._looked]
         return tuple(VisibleFace(track.id, track.box_at(time), self._latest(track.id)) for track in seen)
 
     def _latest(self, number: int) -> Prediction | None:

@@ -27,7 +27,8 @@ import cv2
 
 from ..palette import colour_of
 from ..predictions import Prediction
-from ..recognizer import Step, VisibleFace
+from ..recognizer import Step
+from ..views import VisibleFace
 from ..sources import without_credentials
 from ..stages import StageTimes
 from .board import SPAN, View
