@@ -8,6 +8,7 @@ PARTS = [
     "runtime",
     "runtime.engines",
     "runtime.procedural",
+    "runtime.sources",
     "runtime.web",
     "train",
     "train.data",
