@@ -125,7 +125,8 @@ class Track {
     pen.font = "11px system-ui, sans-serif";
     pen.textBaseline = "middle";
     pen.textAlign = "center";
-    for (const run of this.runs((before, after) => before.label === after.label)) this.name(pen, run, x, y, width);
+    const same = (before, after) => before.label === after.label && before.warming === after.warming;
+    for (const run of this.runs(same)) this.name(pen, run, x, y, width);
     pen.fillStyle = "#9aa6b3";
     for (let mark = Math.ceil((head - span) / PERIOD) * PERIOD; mark <= head; mark += PERIOD) {
       if (mark < 0) continue;
@@ -140,7 +141,7 @@ class Track {
     const [left, right] = [Math.max(0, x(run[0].time)), Math.min(width, x(run[run.length - 1].time))];
     if (place < 0 || right - left < 18) return;
     const middle = (left + right) / 2;
-    const { sums, warming } = run.find(({ time }) => x(time) >= middle) ?? run[run.length - 1];
+    const { sums } = run.find(({ time }) => x(time) >= middle) ?? run[run.length - 1];
     const [top, bottom] = [y(sums[place + 1]), y(sums[place])];
     const length = pen.measureText(run[0].label).width + 12;
     const flat = right - left >= length && bottom - top >= 14;
@@ -148,7 +149,7 @@ class Track {
     pen.save();
     pen.translate(middle, (top + bottom) / 2);
     if (!flat) pen.rotate(-Math.PI / 2);
-    pen.fillStyle = warming ? LIGHT : classes[place].ink;
+    pen.fillStyle = run[0].warming ? LIGHT : classes[place].ink;
     pen.fillText(run[0].label, 0, 0);
     pen.restore();
   }
@@ -178,7 +179,7 @@ class Source {
     this.tracks = new Map(); // id → Track
     this.latest = 0; // media time up to which is known
     this.head = null; // media time at the charts' right edge; glides after `latest`
-    this.speed = 0; // media seconds per second, for that
+    this.speed = 1; // media seconds per second, for that
     this.card = make("article", "source");
     const header = make("header");
     const title = make("h2", "", name.split("/").filter(Boolean).pop() ?? name);
@@ -205,7 +206,7 @@ class Source {
 
   /** Take over the news of this source; `bitmap` is the decoded picture, if one came. */
   update(news, bitmap) {
-    this.chip.dataset.state = news.state;
+    this.chip.dataset.state = this.card.dataset.state = news.state;
     this.chip.textContent = news.state;
     this.error.hidden = !news.error;
     this.error.textContent = news.error ?? "";
@@ -251,7 +252,7 @@ class Source {
     const passed = (now - this.counted.at) / 1000;
     if (passed >= 1) {
       const rate = (frames - this.counted.frames) / passed;
-      this.speed = this.counted.latest === undefined ? 0 : (this.latest - this.counted.latest) / passed;
+      if (this.counted.latest !== undefined) this.speed = (this.latest - this.counted.latest) / passed;
       this.counted = { frames, at: now, rate: this.counted.frames ? rate : null, latest: this.latest };
     }
     const parts = [clock(this.latest)];
@@ -316,7 +317,7 @@ class Source {
     const before = this.head;
     // Half a second behind, so that there are always points to glide to; never ahead of what is known.
     const lag = Math.min(1, 0.5 * this.speed);
-    const pull = (this.latest - lag - this.head) * Math.min(1, 1.5 * passed);
+    const pull = (this.latest - lag - this.head) * Math.min(1, 2 * passed);
     this.head = stillness.matches ? this.latest : Math.min(this.latest, this.head + Math.max(0, this.speed * passed + pull));
     for (const track of this.tracks.values()) {
       if (this.head !== before || track.drawn !== track.last || track.width !== track.chart.clientWidth) {
