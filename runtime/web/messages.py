@@ -28,9 +28,9 @@ import cv2
 from ..palette import colour_of
 from ..predictions import Prediction
 from ..recognizer import Step
-from ..views import VisibleFace
 from ..sources import without_credentials
 from ..stages import StageTimes
+from ..views import VisibleFace
 from .board import SPAN, View
 
 _LONGEST_SIDE = 960
