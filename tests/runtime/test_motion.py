@@ -97,7 +97,9 @@ def test_a_filmed_face_stays_where_the_detector_finds_it(shared_data) -> None:  
         if index % 12 == 0:
             if carried and move:
                 (found, *_) = detector.detect(image)
-                errors.append(np.linalg.norm(move.face(carried).landmarks - found.landmarks, axis=1).mean() / found.size)
+                errors.append(
+                    np.linalg.norm(move.face(carried).landmarks - found.landmarks, axis=1).mean() / found.size
+                )
             carried = detector.detect(image)[0]
         elif carried and move:
             carried = move.face(carried)
