@@ -177,10 +177,8 @@ def test_one_filmed_person_is_one_track(shared_data: Path) -> None:
     for index in range(300):
         image = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
         time = index / 24
-        if index % 3 == 0:
-            tracks = tracker.update(detector.detect(image), time, image)
-        else:
-            tracks = tracker.carry(image, time)
+        detected = index % 3 == 0
+        tracks = tracker.update(detector.detect(image), time, image) if detected else tracker.carry(image, time)
         numbers.update(track.id for track in tracks)
         assert len(tracks) == 1
     assert numbers == {1}
