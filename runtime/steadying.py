@@ -19,7 +19,7 @@ _LONGEST_GAP = 0.5  # seconds without the face after which what was known of it 
 
 
 class SteadyFace:
-    """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012) over landmarks and box corners of one face.
+    """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012) over landmarks, centre and size of one face.
 
     Each point has its own cutoff, which rises with its speed. Speeds are in face sizes per second, so near and far
     faces are treated alike, and time is media time, so any sampling rate is. What is known to be motion (`carry`) moves
@@ -47,22 +47,23 @@ class SteadyFace:
         cutoffs = _STILL + _SPEED * np.linalg.norm(self._speeds, axis=1, keepdims=True)
         self._points += _share(cutoffs, elapsed) * (points - self._points)
         self._time = time
-        (left, top), (right, bottom) = self._points[5:].tolist()
-        box = face.box if isinstance(face, GivenFace) else (left, top, right - left, bottom - top)
+        (x, y), (width, height) = self._points[5:].tolist()
+        box = face.box if isinstance(face, GivenFace) else (x - width / 2, y - height / 2, width, height)
         self.face = replace(face, box=box, landmarks=self._points[:5].astype(np.float32))
         return self.face
 
     def carry(self, move: Move) -> Face:
         """Move along with what moved the face since the last picture."""
-        self._points = move.points(self._points)
+        self._points[:6] = move.points(self._points[:6])
+        self._points[6] *= move.scale
         self.face = move.face(self.face)
         return self.face
 
 
 def _points_of(face: Face) -> NDArray[np.float64]:
-    """Landmarks and the box's corners, [7,2]."""
+    """Landmarks, the box's centre, and its width and height: [7,2]."""
     x, y, width, height = face.box
-    return np.concatenate([face.landmarks.astype(np.float64), [(x, y), (x + width, y + height)]])
+    return np.concatenate([face.landmarks.astype(np.float64), [(x + width / 2, y + height / 2), (width, height)]])
 
 
 def _share(cutoff: NDArray[np.float64] | float, elapsed: float) -> NDArray[np.float64]:

@@ -17,7 +17,7 @@ from .steadying import SteadyFace
 _FARTHEST = 1.5  # face sizes between where a face was awaited and where it is found
 _LIKEST_SIZES = 2.5  # ratio of two boxes' areas that can still be one face
 _LIMIT = 2.6  # cost from which on two faces are two people
-_APPEARANCE = 5.0  # cost of no colour in common
+_APPEARANCE = 4.0  # cost of no colour in common
 _LEARNING = 0.1  # share of a new look in the remembered one
 _OVERLAP = 0.1  # share of the smaller box that another covers, from which on its look may be the other's
 _GLIDE = 0.5  # seconds in which the velocity of an unseen face fades to a third
