@@ -107,7 +107,7 @@ def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float
         with path.open("ab"):  # says in the system's words why there can be no file
             pass
     except OSError as error:
-        raise DferError(f"{path}: {error.strerror}") from error
+        raise DferError(f"{path}: the video cannot be written: {error.strerror}") from error
     program = find_ffmpeg()
     if program is not None:
         return rate, _Ffmpeg(program, path, rate, size)
