@@ -29,6 +29,7 @@ EPILOG = """\b
 Examples:
   dfer-run --demo                                      # makes a clip and reads it; writes demo-output/
   dfer-run clip.mp4 --csv clip.csv --plot clip.png
+  dfer-run clip.mp4 --smooth 0.5 --plot clip.html      # a page with time and probabilities under the pointer
   dfer-run clip.mp4 --bundle align.dfer --save-video annotated.mp4
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
   dfer-run --camera 0 --csv live.csv                   # Ctrl-C ends
@@ -49,8 +50,18 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options.
     help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
 )
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Write predictions as CSV.")
-@click.option("--jsonl", "jsonl_path", type=click.Path(path_type=Path), help="Write predictions as JSON lines.")
-@click.option("--save-video", "video_path", type=click.Path(path_type=Path), help="Write the annotated video (MP4).")
+@click.option(
+    "--jsonl",
+    "jsonl_path",
+    type=click.Path(path_type=Path),
+    help="Write predictions as JSON lines, after one about the run.",
+)
+@click.option(
+    "--save-video",
+    "video_path",
+    type=click.Path(path_type=Path),
+    help="Write the annotated video (.mp4); of several sources one each: out-1.mp4, out-2.mp4 …",
+)
 @click.option(
     "--plot", "plot_path", type=click.Path(path_type=Path), help="Draw the timeline (.png, .svg, .pdf, .html)."
 )

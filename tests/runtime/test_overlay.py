@@ -78,7 +78,7 @@ def test_real_faces_stay_visible(shared_data: Path) -> None:
 def test_a_face_that_fills_the_picture_still_has_its_label() -> None:
     image = np.full((360, 640, 3), 90, np.uint8)
     area = changed(image, [(-10.0, -10.0, 660.0, 380.0)])
-    assert area[300:, :200].mean() > 0.2
+    assert max(area[:25, :200].mean(), area[-25:, :200].mean()) > 0.3
 
 
 @settings(max_examples=60, deadline=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import cv2
@@ -122,6 +123,38 @@ def test_the_page_stands_alone_and_a_name_cannot_end_its_script(tmp_path: Path) 
     assert "http" not in text.replace("http://www.w3.org/", "")
     assert text.count("</script>") == 1
     assert content_of(page)["faces"][0]["name"] == f"{name} · face 1"
+
+
+def test_the_page_tells_the_probabilities_under_the_pointer_and_zooms(tmp_path: Path) -> None:
+    browsers = pytest.importorskip("playwright.sync_api", reason="no browser to open the page in")
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("no Chromium here")
+    timeline = Timeline(tmp_path / "o.html", CLASSES)
+    for index in range(80):
+        timeline.write(said(index / 8, (0.1, 0.85, 0.05) if index < 40 else (0.1, 0.05, 0.85)))
+    timeline.close()
+    with browsers.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        page = browser.new_page()
+        errors: list[object] = []
+        page.on("pageerror", errors.append)
+        page.goto((tmp_path / "o.html").as_uri())
+        box = page.locator("svg").bounding_box()
+        assert box is not None
+        place = [box["x"] + share * box["width"] for share in (0.25, 0.75)], box["y"] + 40
+        told = []
+        for x in place[0]:
+            page.mouse.move(x, place[1])
+            told.append(page.inner_text("#tip").split("\n")[1].split())
+        page.mouse.down()
+        page.mouse.move(place[0][0], place[1])
+        page.mouse.up()
+        ends = page.inner_text(".axis").split("\n")
+        browser.close()
+    assert told == [["neutral", "85.0", "%"], ["anger", "85.0", "%"]]
+    assert [float(end.removesuffix(" s")) for end in (ends[0], ends[-1])] == pytest.approx([2.5, 7.5], abs=0.1)
+    assert not errors
 
 
 def test_the_page_of_an_hour_is_small(tmp_path: Path) -> None:
