@@ -138,7 +138,7 @@ def test_the_page_tells_the_probabilities_under_the_pointer_and_zooms(tmp_path: 
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page()
         errors: list[object] = []
-        page.on("pageerror", errors.append)
+        page.on("pageerror", lambda error: errors.append(error))
         page.goto((tmp_path / "o.html").as_uri())
         box = page.locator("svg").bounding_box()
         assert box is not None
