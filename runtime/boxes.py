@@ -44,7 +44,7 @@ class GivenBoxes:
         self._used = False
         self._detector = FaceDetector(min_score=0.5)
 
-    def due(self, index: int, time: float) -> bool:
+    def due(self, index: int, time: float, wanted: bool = True) -> bool:
         """Whether the file has boxes for this frame. Ask once per frame, in order, then `detect` where it has."""
         now = index if self._by_frame else time + _TIME_SLACK
         self._due = []

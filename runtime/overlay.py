@@ -22,7 +22,7 @@ from .views import VisibleFace
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK, _LIGHT = (24, 26, 30), (245, 245, 245)
 _SMALLEST, _LARGEST = 0.5, 4.0  # text size relative to a picture of 720 lines; smaller cannot be read
-_ABBREVIATED = 3  # letters of a class name where the picture is small
+_LETTERS, _FEW_LETTERS, _FEW_BELOW = 16, 3, 300  # of a class name; few where the picture is smaller than so many pixels
 _COVERED = 0.01  # share of a panel that may lie on faces or on other panels
 
 Colour = tuple[int, int, int]
@@ -73,15 +73,19 @@ def annotate(step: Step) -> NDArray[np.uint8]:
 def _draw_tag(
     image: NDArray[np.uint8], box: _Rect, track: int, prediction: Prediction, unit: float, taken: list[_Rect]
 ) -> _Rect:
-    """Track, label and confidence above the box, or where there is more room; returns the place."""
-    text = f"{track}  {prediction.label} {prediction.confidence:.0%}" + " ..." * (prediction.state == "warming")
+    """Track, label and confidence above the box, or where there is more room; in short where there is none. Returns the
+    place."""
     scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
-    (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
-    width, height = text_width + 2 * pad, text_height + baseline + 2 * pad
-    left, right = box.x, box.x + box.w - width
-    above, below, inside = box.y - height, box.y + box.h, box.y + box.h - height
-    places = [(left, above), (right, above), (left, below), (right, below), (left, inside), (left, box.y)]
-    place = _place(image, places, width, height, taken)
+    full = f"{track}  {prediction.label} {prediction.confidence:.0%}" + " ..." * (prediction.state == "warming")
+    for text in (full, f"{track} {prediction.label[:_FEW_LETTERS]}", str(track)):
+        (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
+        width, height = text_width + 2 * pad, text_height + baseline + 2 * pad
+        left, right = box.x, box.x + box.w - width
+        above, below, inside = box.y - height, box.y + box.h, box.y + box.h - height
+        places = [(left, above), (right, above), (left, below), (right, below), (left, inside), (left, box.y)]
+        place = _place(image, places, width, height, taken)
+        if _cover(place, taken) <= place.overlap(box):  # its own face fills the picture, but no other's is hidden
+            break
     colour = colour_of(prediction.label)
     _shade(image, place, colour, 0.85)
     ink = _DARK if 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 130 else _LIGHT
@@ -94,7 +98,7 @@ def _find_panel(
 ) -> _Rect | None:
     """Where the bars of this face hide nothing; None where there is no such place."""
     line, pad = _line(unit), round(6 * unit)
-    width = _names(unit) + round(90 * unit) + 3 * pad
+    width = _name_width(_names(image, prediction), unit) + round(90 * unit) + 3 * pad
     height = line * len(prediction.classes) + 2 * pad
     right, left, bottom = box.x + box.w + pad, box.x - width - pad, box.y + box.h - height
     across, below, above = box.x + (box.w - width) // 2, box.y + box.h + pad, box.y - height - pad
@@ -108,14 +112,15 @@ def _find_panel(
 
 
 def _draw_panel(image: NDArray[np.uint8], panel: _Rect, prediction: Prediction, unit: float) -> None:
-    line, pad, names = _line(unit), round(6 * unit), _names(unit)
+    line, pad, names = _line(unit), round(6 * unit), _names(image, prediction)
+    scale, weight = _name_font(unit)
     _shade(image, panel, _DARK, 0.6)
-    start, longest = panel.x + names + 2 * pad, panel.w - names - 3 * pad
+    start = panel.x + _name_width(names, unit) + 2 * pad
+    longest = panel.x + panel.w - pad - start
     for row, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
         top = panel.y + pad + row * line
-        text = name[:_ABBREVIATED] if unit <= _SMALLEST else name
-        scale, weight = max(0.33, 0.5 * unit), max(1, round(unit))
-        cv2.putText(image, text, (panel.x + pad, top + round(0.72 * line)), _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
+        place = panel.x + pad, top + round(0.72 * line)
+        cv2.putText(image, names[row], place, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
         corner = (start + round(longest * float(share)), top + line - line // 5)
         cv2.rectangle(image, (start, top + line // 5), corner, colour_of(name), cv2.FILLED)
 
@@ -134,9 +139,18 @@ def _line(unit: float) -> int:
     return max(12, round(22 * unit))
 
 
-def _names(unit: float) -> int:
-    """Width of the class names."""
-    return 24 if unit <= _SMALLEST else round(116 * unit)
+def _names(image: NDArray[np.uint8], prediction: Prediction) -> list[str]:
+    letters = _FEW_LETTERS if min(image.shape[:2]) < _FEW_BELOW else _LETTERS
+    return [name[:letters] for name in prediction.classes]
+
+
+def _name_font(unit: float) -> tuple[float, int]:
+    """Scale and thickness of the class names."""
+    return max(0.33, 0.5 * unit), max(1, round(unit))
+
+
+def _name_width(names: list[str], unit: float) -> int:
+    return max(int(cv2.getTextSize(name, _FONT, *_name_font(unit))[0][0]) for name in names)
 
 
 def _place(

@@ -6,6 +6,7 @@ so that a reader finds everything it needs in what is there.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -107,7 +108,7 @@ def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float
         with path.open("ab"):  # says in the system's words why there can be no file
             pass
     except OSError as error:
-        raise DferError(f"{path}: {error.strerror}") from error
+        raise DferError(f"{path}: the video cannot be written: {error.strerror}") from error
     program = find_ffmpeg()
     if program is not None:
         return rate, _Ffmpeg(program, path, rate, size)
@@ -180,8 +181,9 @@ class _Ffmpeg:
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         self._errors.close()
         if status:
-            reason = next((line for line in said if "No space left" in line), said[0] if said else f"status {status}")
-            raise DferError(f"{self._path}: the video cannot be written: {reason.strip()}")
+            full = os.strerror(errno.ENOSPC)
+            reason = full if any(full in line for line in said) else said[0] if said else f"ffmpeg ended with {status}"
+            raise DferError(f"{self._path}: the video cannot be written: {reason}")
 
 
 def _open_opencv(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:

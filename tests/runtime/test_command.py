@@ -215,6 +215,53 @@ def test_a_native_provider_that_is_absent_is_an_error_that_says_what_to_install(
     assert "dfer-edge[tensorrt]" in " ".join(result.output.split())
 
 
+def test_classes_of_ones_own_are_in_every_output(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps({"happiness": "good", "surprise": "good", "neutral": None}))
+    result = run(
+        *(face_video, "--classes", tmp_path / "classes.json", "--smooth", 0.5, "--neutral-prior", 0.3),
+        *("--csv", tmp_path / "o.csv", "--plot", tmp_path / "o.html", "--json", "--quiet"),
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = rows_of(tmp_path / "o.csv")
+    names = ["good", "sadness", "anger", "disgust", "fear"]
+    assert list(rows[0])[11:] == [*names, "state"]
+    for row in rows:
+        assert sum(float(row[name]) for name in names) == pytest.approx(1, abs=1e-3)
+    summary = json.loads(result.stdout)
+    assert summary["predictions"] == len(rows) == 24
+    assert set(summary["faces"][0]["shares"]) <= set(names)
+    assert '"good"' in (tmp_path / "o.html").read_text()
+
+
+def test_smoothing_calms_the_probabilities(face_video: Path, tmp_path: Path) -> None:
+    moved = []
+    for seconds in (0, 2):
+        assert run(face_video, "--csv", tmp_path / "o.csv", "--smooth", seconds).exit_code == 0
+        values = np.array([[float(row[name]) for name in EXPRESSIONS] for row in rows_of(tmp_path / "o.csv")])
+        moved.append(np.abs(np.diff(values, axis=0)).sum())
+    assert moved[1] < 0.7 * moved[0]
+
+
+def test_settings_of_the_predictions_that_mean_nothing_are_errors(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"joy": "happiness"}')
+    for arguments, words in (
+        (("--classes", tmp_path / "classes.json"), 'no "joy"'),
+        (("--smooth", -1), "--smooth -1"),
+        (("--neutral-prior", 2), "--neutral-prior 2"),
+    ):
+        result = run(face_video, *arguments, "--csv", tmp_path / "o.csv")
+        assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+        assert words in result.output
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.skipif("NONE" not in cv2.getBuildInformation().split("GUI:")[1][:40], reason="this OpenCV has windows")
+def test_a_window_that_cannot_be_is_an_error_that_says_what_to_install(face_video: Path) -> None:
+    result = run(face_video, "--show")
+    assert result.exit_code == 1
+    assert "pip install opencv-python" in result.output.replace("\n", " ")
+
+
 def test_help_has_examples() -> None:
     result = run("--help")
     assert "dfer-run --camera 0" in result.output

@@ -80,7 +80,7 @@ def test_script_fits_the_video_and_shows_every_expression() -> None:
 
 
 def test_a_missing_folder_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(DferError, match="cannot write"):
+    with pytest.raises(DferError, match="cannot be written"):
         film_demo(tmp_path / "missing" / "demo.mp4")
     assert not list(tmp_path.iterdir())
 
