@@ -92,8 +92,8 @@ def main() -> None:
         [
             "    python benchmarks/overhead.py WORK --write",
             "Per frame of 640×360: decoding, detection, tracking, alignment, bookkeeping. The ViT encodes one face of "
-            "every frame, the demo model all faces of every third. Frames per second over the whole file, back to back; "
-            "ONNX Runtime's CPU provider; models in turns.",
+            "every frame, the demo model all faces of every third. Frames per second over the whole file, back to "
+            "back; ONNX Runtime's CPU provider; models in turns.",
             table(("", "outside, median ms", "mean ms", "encoder, ms", "outside / encoder", "frames/s"), rows),
         ],
         [

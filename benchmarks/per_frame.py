@@ -20,12 +20,14 @@ from windows import ours
 from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.machine import physical_cores
 from dfer.runtime.recognizer import Recognizer
+from dfer.train.clip import _open_clip
 
 SIDE = 224
 
 
 def efficientnet(folder: Path) -> Path:
     """EfficientNet-B0 for seven classes as an FP32 graph: float32 [N,3,224,224] → logits [N,7]."""
+    _open_clip()  # makes torchvision, which timm imports, load beside a CPU-only torch
     import timm
 
     path = folder / "efficientnet_b0.onnx"
