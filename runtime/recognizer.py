@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,13 +112,8 @@ class Recognizer:
                     f"{source.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
                 )
         view = _View(self, source.name, 1 / fps)
-        frames = iter(source)
-        while True:
-            start = perf_counter()
-            frame = next(frames, None)
-            if frame is None:
-                return
-            self.stopwatch.add("decode", perf_counter() - start)
+        for frame in source:
+            self.stopwatch.add("decode", frame.decode)
             yield view.advance(frame)
 
     def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:
