@@ -14,7 +14,7 @@ from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
-from .machine import ROOT, find_files, read_text
+from .machine import ROOT, find_files, gpus, read_text
 
 _PERIOD = 0.1  # seconds between two readings; RAPL's counters take at least tens of seconds to come round
 _WHOLE_MODULE = ("VDD_IN", "POM_5V_IN")
@@ -139,6 +139,8 @@ def _product(volts: Callable[[], float], amperes: Callable[[], float]) -> Callab
 
 def _nvml(reasons: list[str]) -> list[Sensor]:
     if importlib.util.find_spec("pynvml") is None:
+        if gpus():
+            reasons.append("NVML: for the GPU's energy run: pip install nvidia-ml-py")
         return []
     import pynvml
 

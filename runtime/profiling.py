@@ -18,8 +18,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path, PurePath
 from statistics import median
 from time import monotonic, perf_counter
@@ -33,7 +34,7 @@ from .machine import describe_machine, read_text, versions
 from .outputs import OutputPaths, Outputs
 from .recognizer import Recognizer, Step
 from .report import Batch, Leg, Report
-from .sources import Frame, Source, open_source
+from .sources import Feeds, Frame, Source, open_source
 from .stages import STAGES, Stopwatch
 
 Progress = Callable[[float, str], object]
@@ -52,77 +53,61 @@ _WARM_UP, _LONGEST_WARM_UP = 0.1, 3.0  # share of a turn, seconds
 
 
 class Recording(Stopwatch):
-    """A stopwatch that keeps every duration in order, in milliseconds: until `settle` in `warm_up`, then in `steady`.
-
-    waited: seconds that the next "decode" spent waiting for its time to come; no part of its duration.
-    """
+    """A stopwatch that keeps all durations in order, in milliseconds: until `settle` in `warm_up`, then in `steady`."""
 
     def __init__(self) -> None:
         super().__init__()
         self.warm_up: dict[str, list[float]] = {}
         self.steady: dict[str, list[float]] = {}
-        self.waited = 0.0
         self._current = self.warm_up
 
     def add(self, stage: str, seconds: float) -> None:
-        if stage == "decode":
-            seconds, self.waited = max(0.0, seconds - self.waited), 0.0
         self._current.setdefault(stage, []).append(1000 * seconds)
 
     def settle(self) -> None:
         self._current = self.steady
 
 
-class Replay(Source):
-    """A file over and over for some seconds: as fast as it is taken, or at its own rate and dropping what is late.
+class Loop(Source):
+    """A file over and over, index and time rising, until `seconds` have passed; a live source just as long."""
 
-    Index and time go on rising. A live source comes as it comes.
-    arrived: `monotonic()` at which the latest frame could first be processed. dropped: frames nobody took in time.
-    """
-
-    def __init__(self, place: str | Path, fps: float, seconds: float, paced: bool, watch: Recording) -> None:
-        self._first = open_source(place, fps)
-        self.name, self.rate, self.count = self._first.name, self._first.rate, None
-        self._place, self._fps, self._seconds, self._paced, self._watch = place, fps, seconds, paced, watch
-        self.arrived, self.dropped = 0.0, 0
+    def __init__(self, place: str | Path, image_rate: float, seconds: float) -> None:
+        self._open = partial(open_source, place, image_rate)
+        self._source, self._seconds, self._closed = self._open(), seconds, False
+        self.name, self.rate, self.count = self._source.name, self._source.rate, None
 
     def __iter__(self) -> Iterator[Frame]:
-        begun = monotonic()
-        step = 1 / (self.rate or 25.0)
-        for frame in self._endless(step):
-            now = monotonic()
-            if now - begun >= self._seconds:
-                return
-            self.arrived = now
-            if self._paced and not self._first.live:
-                self.arrived = begun + frame.time
-                if now > self.arrived + step:  # the next one is there already
-                    self.dropped += 1
-                    continue
-                if now < self.arrived:
-                    time.sleep(self.arrived - now)
-                    self._watch.waited += monotonic() - now
-            yield frame
-
-    def _endless(self, step: float) -> Iterator[Frame]:
-        source, index, offset = self._first, 0, 0.0
+        end = monotonic() + self._seconds
+        index, offset = 0, 0.0
         while True:
-            end = offset
+            begin, source = offset, self._source
             with source:
-                for frame in source:
-                    end = offset + frame.time + step
-                    yield Frame(frame.image, index, offset + frame.time)
-                    index += 1
-            if source.live or end == offset:
+                for frame in source.frames():
+                    if self._closed or monotonic() >= end:
+                        return
+                    yield replace(frame, index=index, time=begin + frame.time)
+                    index, offset = index + 1, begin + frame.time + 1 / (self.rate or 25.0)
+            if source.live or offset == begin:
                 return
-            offset = end
-            source = open_source(self._place, self._fps)
+            self._source = self._open()
 
     def close(self) -> None:
-        self._first.close()
+        self._closed = True
+        self._source.close()
 
-    def __enter__(self) -> Replay:
-        return self
+
+class _Fed(Source):
+    """What one feed gives, as a source."""
+
+    live = True
+
+    def __init__(self, feeds: Feeds) -> None:
+        (self._feed,), self._feeds = feeds.feeds, feeds
+        self.name, self.rate, self.count = self._feed.name, self._feed.rate, None
+
+    def __iter__(self) -> Iterator[Frame]:
+        for ((_, frame),) in self._feeds.ticks():
+            yield frame
 
 
 @dataclass
@@ -144,11 +129,11 @@ class Profiler:
         recognizer, machine = self.recognizer, describe_machine()
         load = os.getloadavg()[0]
         with open_source(self.source, recognizer.fps) as source:
-            name, rate = source.name, source.rate
+            name, rate, live = source.name, source.rate, source.live
         loaded = memory()
         batches = self.batches()
         best = max(batches, key=lambda batch: batch.faces_per_second).size
-        pipeline = self.pipeline()
+        pipeline = self.pipeline(live)
         queries = self.queries(scenario, best)
         told = [] if self.sensors else ["energy: not told by this machine"]
         if load > machine.cores / 2:
@@ -179,10 +164,9 @@ class Profiler:
             notes=[*told, *notes],
         )
 
-    def pipeline(self) -> list[Leg]:
+    def pipeline(self, live: bool) -> list[Leg]:
         """Every stage, outputs (an annotated video and a CSV) included; a live source at its own rate only."""
-        with open_source(self.source, self.recognizer.fps) as source:
-            paces = PACES[1:] if source.live else PACES
+        paces = PACES[1:] if live else PACES
         legs = {pace: Leg("pipeline", pace) for pace in paces}
         seconds = _SHARES["pipeline"] * self.seconds / len(paces) / _TURNS
         for turn in range(_TURNS):
@@ -227,27 +211,24 @@ class Profiler:
         """One turn of the pipeline, added to `leg`."""
         watch = Recording()
         self.recognizer.stopwatch = watch
-        paths = ("profile.csv", "profile.mp4")
-        with (
-            tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder,
-            Replay(self.source, self.recognizer.fps, seconds, leg.pace == PACES[1], watch) as replay,
-        ):
-            csv, video = (Path(folder) / name for name in paths)
-            wanted = OutputPaths(csv=csv, video=video)
+        with tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder:
+            paths = OutputPaths(csv=Path(folder) / "profile.csv", video=Path(folder) / "profile.mp4")
+            loop = Loop(self.source, self.recognizer.fps, seconds)
             with (
-                Outputs(wanted, self.recognizer.classes, replay.rate or 25.0, watch) as outputs,
+                Feeds([loop], realtime=leg.pace == PACES[1]) as feeds,
+                Outputs(paths, self.recognizer.classes, loop.rate or 25.0, watch) as outputs,
                 _measured(leg, watch, seconds, self.sensors) as settled,
             ):
-                for step, arrived in _steps(self.recognizer, replay):
+                for step in _steps(self.recognizer, feeds):
                     outputs.write(step)
                     if step.predictions:
-                        watch.add("total", monotonic() - arrived)
+                        watch.add("total", monotonic() - step.frame.arrived)
                     if settled():
                         leg.runs += 1
                         leg.predictions += len(step.predictions)
                     height, width = step.frame.image.shape[:2]
                     self.frame = width, height
-            leg.dropped += replay.dropped
+            leg.dropped += feeds.feeds[0].dropped
 
     def _ask(self, leg: Leg, size: int, seconds: float) -> None:
         """One turn of queries, added to `leg`."""
@@ -278,10 +259,9 @@ class Profiler:
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def _steps(recognizer: Recognizer, replay: Replay) -> Iterator[tuple[Step, float]]:
-    """What the recogniser makes of a replay, each with the moment its frame arrived."""
-    for step in recognizer.steps(replay):
-        yield step, replay.arrived
+def _steps(recognizer: Recognizer, feeds: Feeds) -> Iterator[Step]:
+    """What the recogniser makes of the one source that is fed."""
+    return recognizer.steps(_Fed(feeds))
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def present_providers() -> list[str]:
     """See `dfer.runtime.engines.present_providers`."""
     import onnxruntime as ort
 
-    built_in = {name for name, theirs in _ORT_NAMES.items() if theirs in ort.get_available_providers()}
+    listed = ort.get_available_providers()  # which names plug-ins, too, once they are registered
+    built_in = {name for name, theirs in _ORT_NAMES.items() if theirs in listed and name not in _PLUGINS}
     plugged_in = {name for name, module in _PLUGINS.items() if importlib.util.find_spec(module)}
     return [name for name in ("tensorrt", "tensorrt-rtx", "cuda", "cpu", "openvino") if name in built_in | plugged_in]
 

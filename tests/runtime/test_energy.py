@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
 from itertools import count
 from pathlib import Path
 from time import sleep
+from types import ModuleType
 
 import pytest
 
@@ -83,3 +86,35 @@ def test_a_sensor_that_stops_answering_is_dropped() -> None:
     with EnergyMeter([Sensor("gone", False, read), Sensor("there", False, lambda: 1.0)]) as meter:
         sleep(0.4)
     assert list(meter.joules) == ["there"]
+
+
+class Nvml(ModuleType):
+    """pynvml of a machine with a GPU that counts joules and one that only knows its power."""
+
+    NVMLError = type("NVMLError", (Exception,), {})
+
+    def __init__(self) -> None:
+        super().__init__("pynvml")
+        self.__spec__ = ModuleSpec("pynvml", None)
+
+    def nvmlInit(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+        if handle:
+            raise self.NVMLError("Not Supported")
+        return 7_000
+
+    def nvmlDeviceGetPowerUsage(self, handle: int) -> int:
+        return 30_000
+
+
+def test_nvml_gives_joules_where_the_gpu_counts_them_and_watts_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", Nvml())
+    found = {sensor.name: (sensor.counts, sensor.read()) for sensor in find_sensors()[0]}
+    assert (found["NVML GPU 0"], found["NVML GPU 1"]) == ((True, 7.0), (False, 30.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from dfer.runtime.demo import RATE
 from dfer.runtime.errors import DferError
 from dfer.runtime.profile_command import main
-from dfer.runtime.profiling import Recording, Replay
+from dfer.runtime.profiling import Loop
 from dfer.runtime.report import Report, read_report, stage_times
 
 
@@ -141,27 +141,15 @@ def test_other_scenarios_ask_for_more_faces_at_once(
     assert ("faces/s" if scenario == "offline" else "p99") in result.output
 
 
-def test_a_replay_at_its_own_rate_waits_and_drops_and_the_wait_is_no_decoding(face_video: Path) -> None:
-    watch = Recording()
-    watch.settle()
-    begun = monotonic()
-    with Replay(face_video, 8, 0.6, True, watch) as replay:
-        frames = iter(replay)
-        for frame in frames:
-            assert monotonic() - begun >= frame.time - 0.01
-            if frame.index == 3:
-                sleep(0.2)
-    assert replay.dropped >= 3
-    watch.waited = 0.4
-    watch.add("decode", 0.41)
-    assert watch.steady["decode"] == [pytest.approx(10.0)]
-
-
-def test_a_replay_goes_round_with_rising_times(face_video: Path) -> None:
-    with Replay(face_video, 8, 30, False, Recording()) as replay:
-        frames = [(frame.index, frame.time) for frame, _ in zip(replay, range(200), strict=False)]
+def test_a_loop_goes_round_with_rising_times_and_ends_in_time(face_video: Path) -> None:
+    loop = Loop(face_video, 8, 30)
+    frames = [(frame.index, frame.time) for frame, _ in zip(loop, range(200), strict=False)]
+    loop.close()
     assert [index for index, _ in frames] == list(range(200))
     assert np.diff([time for _, time in frames]).min() == pytest.approx(1 / RATE, abs=2e-3)
+    begun = monotonic()
+    assert list(Loop(face_video, 8, 0.2))
+    assert 0.2 <= monotonic() - begun < 10
 
 
 def test_bad_input_gives_one_line_before_anything_is_measured(face_video: Path, tmp_path: Path) -> None:

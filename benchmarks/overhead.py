@@ -1,0 +1,109 @@
+"""What everything but encoder and head costs, and how many frames the demo model reads.
+
+    python benchmarks/overhead.py WORK [--rounds 3] [--write]
+
+The demo clip (640×360, 24 frames per second, one or two faces) through a ViT-B/32 in INT8 that reads one face in every
+frame, and through the demo model as `dfer-run` does it, with CSV and annotated video. Models take turns.
+--write makes overhead.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+from pages import Check, publish, table
+from vit import vit_bundle
+
+from dfer.runtime.demo import film_demo
+from dfer.runtime.outputs import OutputPaths, Outputs
+from dfer.runtime.profiling import Recording
+from dfer.runtime.recognizer import Recognizer
+from dfer.runtime.sources import open_source
+
+OUTSIDE, SHARE, RATE = 6.0, 0.20, 150.0  # ms per frame, of the encoder's time, frames per second
+
+
+@dataclass
+class Found:
+    """outside: ms of each frame that were neither encoder nor head nor outputs. encode: ms of each run. rates: frames/s
+    of each round, outputs included."""
+
+    outside: list[float] = field(default_factory=list)
+    encode: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+
+def read(recognizer: Recognizer, clip: Path, paths: OutputPaths, found: Found) -> None:
+    """Once through the clip."""
+    watch = recognizer.stopwatch = Recording()
+    watch.settle()
+    networks = [watch.steady.setdefault(stage, []) for stage in ("encode", "head")]
+    frames, begun = 0, perf_counter()
+    with open_source(clip) as source, Outputs(paths, recognizer.classes, source.rate or 25.0, watch) as outputs:
+        steps = iter(recognizer.steps(source))
+        while True:
+            before, start = sum(map(sum, networks)), perf_counter()
+            step = next(steps, None)
+            if step is None:
+                break
+            spent = 1000 * (perf_counter() - start)
+            found.outside.append(spent - (sum(map(sum, networks)) - before))
+            outputs.write(step)
+            frames += 1
+    found.rates.append(frames / (perf_counter() - begun))
+    found.encode.extend(networks[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip; others are no figures for the page")
+    options = parser.parse_args()
+    bundle = vit_bundle(options.work, options.clip)
+    clip = options.work / "demo.mp4"
+    if not clip.exists():
+        film_demo(clip)
+    every = OutputPaths(csv=options.work / "overhead.csv", video=options.work / "overhead.mp4")
+    vit_name = f"{options.clip}, int8"
+    rounds = {
+        vit_name: (Recognizer(bundle, provider="cpu", precision="int8", fps=24, max_faces=1), OutputPaths(), Found()),
+        "demo model": (Recognizer(provider="cpu"), OutputPaths(), Found()),
+        "demo model, with CSV and annotated video": (Recognizer(provider="cpu"), every, Found()),
+    }
+    for _ in range(options.rounds):
+        for recognizer, paths, found in rounds.values():
+            read(recognizer, clip, paths, found)
+    rows = []
+    for name, (_, _, found) in rounds.items():
+        share = sum(found.outside) / sum(found.encode)
+        figures = median(found.outside), sum(found.outside) / len(found.outside), median(found.encode)
+        rows.append([name, *(f"{figure:.1f}" for figure in figures), f"{share:.0%}", f"{median(found.rates):.0f}"])
+    vit, demo = (rounds[name][2] for name in (vit_name, "demo model, with CSV and annotated video"))
+    outside, share, rate = median(vit.outside), sum(vit.outside) / sum(vit.encode), median(demo.rates)
+    publish(
+        "overhead.md",
+        "What is not encoder and head",
+        [
+            "    python benchmarks/overhead.py WORK --write",
+            "Per frame of 640×360: decoding, detection, tracking, alignment, bookkeeping. The ViT encodes one face of "
+            "every frame, the demo model all faces of every third. Frames per second over the whole file, back to "
+            "back; ONNX Runtime's CPU provider; models in turns.",
+            table(("", "outside, median ms", "mean ms", "encoder, ms", "outside / encoder", "frames/s"), rows),
+        ],
+        [
+            Check(f"outside encoder and head: at most {OUTSIDE:g} ms", f"{outside:.1f} ms", outside <= OUTSIDE),
+            Check(f"outside: at most {SHARE:.0%} of the encoder's time", f"{share:.0%}", share <= SHARE),
+            Check(f"demo model, all stages: at least {RATE:g} frames/s", f"{rate:.0f}", rate >= RATE),
+        ],
+        options.write,
+    )
+
+
+if __name__ == "__main__":
+    main()

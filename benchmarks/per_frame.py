@@ -1,0 +1,92 @@
+"""Ours against recognisers that look at one frame: EfficientNet-B0, the class of EmotiEffLib's and others' models.
+
+    python benchmarks/per_frame.py WORK [--seconds 40] [--write]
+
+All on ONNX Runtime with the same settings, random weights, one face of 224 pixels (the demo model: 112). WORK keeps
+what is exported. --write makes per_frame.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from pages import publish, table, take_turns
+from vit import vit_bundle
+from windows import ours
+
+from dfer.runtime.engines import open_engine, present_providers
+from dfer.runtime.machine import physical_cores
+from dfer.runtime.recognizer import Recognizer
+from dfer.train.clip import _open_clip
+
+SIDE = 224
+
+
+def efficientnet(folder: Path) -> Path:
+    """EfficientNet-B0 for seven classes as an FP32 graph: float32 [N,3,224,224] → logits [N,7]."""
+    _open_clip()  # makes torchvision, which timm imports, load beside a CPU-only torch
+    import timm
+
+    path = folder / "efficientnet_b0.onnx"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        network = timm.create_model("efficientnet_b0", num_classes=7).eval()
+        batch = torch.export.Dim("N", min=1, max=64)
+        torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, SIDE, SIDE),),
+            path,
+            input_names=["frames"],
+            output_names=["logits"],
+            dynamic_shapes=({0: batch},),
+            external_data=False,
+            dynamo=True,
+        )
+    return path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seconds", type=float, default=40.0)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip; others are no figures for the page")
+    options = parser.parse_args()
+    bundle = vit_bundle(options.work, options.clip)
+    graph = efficientnet(options.work).read_bytes()
+    crop = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE)).astype(np.float32)
+    works, sees = {}, {}
+    for provider in ("cpu", "openvino"):
+        if provider not in present_providers():
+            continue
+        engine = open_engine(graph, provider, physical_cores())
+        name = f"EfficientNet-B0, fp32, {provider}"
+        works[name], sees[name] = (lambda engine=engine: engine.run({"frames": crop})), "one frame"
+        for title, path in ((f"ours: {options.clip}", bundle), ("ours: demo model", None)):
+            for precision in ("fp32", "int8") if path else ("fp32",):
+                name = f"{title}, {precision}, {provider}"
+                works[name] = ours(Recognizer(path, provider=provider, precision=precision))
+                sees[name] = "16 frames, 2 s"
+    times = take_turns(works, options.seconds, dict.fromkeys(works, 12))
+    base = times["EfficientNet-B0, fp32, cpu"]
+    rows = [[name, f"{spent:.1f}", f"{spent / base:.2f}", sees[name]] for name, spent in times.items()]
+    publish(
+        "per_frame.md",
+        "Against recognisers that look at one frame",
+        [
+            "    python benchmarks/per_frame.py WORK --write",
+            "Median milliseconds per face and frame, crop to probabilities, taken in turns; random weights. What a "
+            "prediction sees is what differs: a per-frame recogniser cannot tell an onset from an offset.",
+            table(("", "ms", "against EfficientNet-B0 on CPU", "a prediction sees"), rows),
+        ],
+        [],
+        options.write,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""A bundle of DFER-CLIP on a ViT with random weights, in FP32 and INT8: what the benchmarks of speed run.
+
+How fast a graph is does not depend on what was learned. Faces for INT8's ranges are drawn. The bundle is kept in a work
+folder, since exporting a ViT-B/32 takes minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from precision import draw_crops
+
+from dfer.export.exporting import Wish, export_method
+from dfer.runtime.bundle import MANIFEST
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.clip import load_clip
+from dfer.train.descriptions import DESCRIPTIONS
+from dfer.train.methods.dfer_clip import DferClip
+from dfer.train.prompts import DescribedPrompts
+
+
+def random_dfer_clip(clip: str = "ViT-B-32") -> DferClip:
+    """The published model (crops of 224 pixels, eight contexts per class, windows of 16) with random weights."""
+    torch.manual_seed(0)
+    loaded = load_clip(clip, crop_size=224)
+    sentences = [DESCRIPTIONS[name][0] for name in EXPRESSIONS]
+    return DferClip(loaded, DescribedPrompts.from_sentences(loaded, sentences)).eval()
+
+
+def vit_bundle(folder: Path, clip: str = "ViT-B-32", int8: bool = True) -> Path:
+    """The bundle of `random_dfer_clip`, made on first use and then kept in `folder`."""
+    path = folder / f"{clip}{'.int8' if int8 else ''}.dfer"
+    if not (path / MANIFEST).is_file():
+        faces = folder / "faces"
+        faces.mkdir(parents=True, exist_ok=True)
+        if int8 and not any(faces.iterdir()):
+            draw_crops(faces, 224)
+        wish = Wish(int8=int8, faces=faces if int8 else None)
+        export_method(random_dfer_clip(clip), path, {}, lambda step: print(step, file=sys.stderr), wish)
+    return path

@@ -1,0 +1,104 @@
+"""A prediction per frame: ours against re-encoding every window in PyTorch, which is how DFER-CLIP's code predicts.
+
+    python benchmarks/windows.py WORK [--seconds 60] [--write]
+
+Theirs computes the text side and 16 frames for each prediction; ours encodes the one new frame, keeps the features of
+the other 15, and has the text side folded into the head at export. Same model (ViT-B/32, random weights), one face,
+crops in memory on both sides. WORK keeps the exported bundle. --write makes windows.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from pages import Check, publish, table, take_turns
+from vit import random_dfer_clip, vit_bundle
+
+from dfer.runtime.engines import present_providers
+from dfer.runtime.machine import physical_cores
+from dfer.runtime.recognizer import Recognizer
+from dfer.runtime.windows import FeatureWindow
+
+MUST = {"cpu": 45, "openvino": 60}
+THEIRS = "PyTorch: text side and 16 frames"
+
+
+def ours(recognizer: Recognizer) -> Callable[[], object]:
+    """One more frame of one face: encoder, window, head."""
+    manifest = recognizer.bundle.manifest
+    size = manifest.preprocessing.size
+    window = FeatureWindow(manifest.window, 2.0, 0.125)
+    crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    ticks = count()
+
+    def predict() -> object:
+        window.push(0.125 * next(ticks), recognizer.encode(crop)[0])
+        return recognizer.classify(window.stack()[None])
+
+    return predict
+
+
+def theirs(clip: str) -> dict[str, Callable[[], object]]:
+    """DFER-CLIP's forward, and what it would cost with less of it."""
+    method = random_dfer_clip(clip)
+    frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8))
+    with torch.inference_mode():
+        matrix, kept = method.class_matrix(), method.encode_frames(frames)
+
+    def predict(text: bool, new: int) -> object:
+        with torch.inference_mode():
+            features = torch.cat([kept[new:], method.encode_frames(frames[:new])])
+            return method.logits(features[None], None if text else matrix).softmax(dim=-1)
+
+    return {
+        THEIRS: lambda: predict(True, 16),
+        "PyTorch: 16 frames, text side kept": lambda: predict(False, 16),
+        "PyTorch: one frame, features kept, text side kept": lambda: predict(False, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip; others are no figures for the page")
+    options = parser.parse_args()
+    bundle = vit_bundle(options.work, options.clip)
+    torch.set_num_threads(physical_cores())
+    works = theirs(options.clip)
+    names = {}
+    for provider in MUST:
+        if provider in present_providers():
+            recognizer = Recognizer(bundle, provider=provider)
+            names[provider] = f"ours: {provider}, {recognizer.precision}"
+            works[names[provider]] = ours(recognizer)
+    times = take_turns(works, options.seconds, dict.fromkeys(names.values(), 12))
+    rows = [[name, f"{spent:.1f}", f"{times[THEIRS] / spent:.1f} ×"] for name, spent in times.items()]
+    checks = []
+    for provider, least in MUST.items():
+        if provider in names:
+            factor = times[THEIRS] / times[names[provider]]
+            checks.append(Check(f"{names[provider]}: at least {least} ×", f"{factor:.1f} ×", factor >= least))
+        else:
+            checks.append(Check(f"{provider}: at least {least} ×", "not installed here", False))
+    publish(
+        "windows.md",
+        "A prediction per frame against re-encoding every window",
+        [
+            "    python benchmarks/windows.py WORK --write",
+            f"{options.clip}, random weights, one face, a window of 16; median ms per prediction, taken in turns.",
+            table(("", "ms", "faster by"), rows),
+        ],
+        checks,
+        options.write,
+    )
+
+
+if __name__ == "__main__":
+    main()
