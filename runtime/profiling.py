@@ -96,20 +96,6 @@ class Loop(Source):
         self._source.close()
 
 
-class _Fed(Source):
-    """What one feed gives, as a source."""
-
-    live = True
-
-    def __init__(self, feeds: Feeds) -> None:
-        (self._feed,), self._feeds = feeds.feeds, feeds
-        self.name, self.rate, self.count = self._feed.name, self._feed.rate, None
-
-    def __iter__(self) -> Iterator[Frame]:
-        for ((_, frame),) in self._feeds.ticks():
-            yield frame
-
-
 @dataclass
 class Profiler:
     """Measures one recogniser on one source. sensors: of energy, as `find_sensors` gives them.
@@ -216,13 +202,11 @@ class Profiler:
             loop = Loop(self.source, self.recognizer.fps, seconds)
             with (
                 Feeds([loop], realtime=leg.pace == PACES[1]) as feeds,
-                Outputs(paths, self.recognizer.classes, loop.rate or 25.0, watch) as outputs,
+                Outputs(paths, self.recognizer.classes, {loop.name: loop.rate}, watch) as outputs,
                 _measured(leg, watch, seconds, self.sensors) as settled,
             ):
-                for step in _steps(self.recognizer, feeds):
+                for step in self.recognizer.follow(feeds):
                     outputs.write(step)
-                    if step.predictions:
-                        watch.add("total", monotonic() - step.frame.arrived)
                     if settled():
                         leg.runs += 1
                         leg.predictions += len(step.predictions)
@@ -257,11 +241,6 @@ class Profiler:
     def _crops(self, count: int) -> NDArray[np.uint8]:
         size = self.recognizer.bundle.manifest.preprocessing.size
         return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
-
-
-def _steps(recognizer: Recognizer, feeds: Feeds) -> Iterator[Step]:
-    """What the recogniser makes of the one source that is fed."""
-    return recognizer.steps(_Fed(feeds))
 
 
 @contextmanager
