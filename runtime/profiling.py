@@ -32,7 +32,7 @@ from .bundle import MANIFEST
 from .energy import EnergyMeter, Sensor
 from .machine import describe_machine, read_text, versions
 from .outputs import OutputPaths, Outputs
-from .recognizer import Recognizer, Step
+from .recognizer import Recognizer
 from .report import Batch, Leg, Report
 from .sources import Feeds, Frame, Source, open_source
 from .stages import STAGES, Stopwatch
