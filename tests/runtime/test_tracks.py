@@ -103,9 +103,9 @@ def person(seed: int, x: float, y: float = 180) -> np.ndarray:
     return image
 
 
-def test_another_person_in_the_same_place_is_somebody_new_and_the_first_is_known_again() -> None:
+def test_a_person_of_other_colours_in_the_same_place_is_somebody_new_and_the_first_is_known_again() -> None:
     detector, tracker, numbers = FaceDetector(), Tracker(), []
-    for index, seed in enumerate([4] * 6 + [5] * 6 + [4] * 6):
+    for index, seed in enumerate([4] * 6 + [6] * 6 + [4] * 6):
         image = person(seed, 300 + index)
         numbers.append([track.id for track in tracker.update(detector.detect(image), index / 8, image)])
     assert numbers == [[1]] * 6 + [[2]] * 6 + [[1]] * 6
