@@ -93,7 +93,7 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
 
 
 def test_the_command_prints_what_each_precision_is_worth(exported: tuple[Path, str]) -> None:
-    for words in ("fp16", "int8", "recommended", "resblocks", "MB", "batch 8"):
+    for words in ("fp16", "int8", "with ties", "recommended", "resblocks", "MB", "batch 8"):
         assert words in exported[1]
 
 
