@@ -1,10 +1,14 @@
-"""Export of a CLIP tower with random weights in every precision: agreement, size, latency, time and memory.
+"""Export in every precision: agreement, where each file loads and builds, size, latency, time and memory, as Markdown.
 
-    python benchmarks/precision.py                       # ViT-B-32; draws 512 faces
-    python benchmarks/precision.py --outliers            # the same function with outlier channels
+    python benchmarks/precision.py                        # ViT-B-32 with random weights; draws 640 faces
+    python benchmarks/precision.py --outliers             # the same function with outlier channels
     python benchmarks/precision.py --clip ViT-L-14 --calib FACES
+    python benchmarks/precision.py --ckpt demo.pt --calib labels.csv
+    python benchmarks/precision.py … --write benchmarks/precision.md    # puts the section there
 
-With random weights the figures say nothing about expressions; agreement and speed do not depend on what was learned.
+With random weights the figures say nothing about expressions; speed, size and what rounding does to features do not
+depend on what was learned. Latencies are medians, precisions taking turns; state the load of the machine beside them.
+Builds need `dfer-edge[tensorrt-rtx]`, BF16 and the OpenVINO rows `dfer-edge[openvino]`.
 """
 
 from __future__ import annotations
@@ -14,20 +18,47 @@ import os
 import resource
 import sys
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import cv2
+import numpy as np
 import torch
 
+from dfer.calibration.faces import load_faces
+from dfer.calibration.graphs import Graph, largest
+from dfer.calibration.quantization import quantize_static
+from dfer.export.engine import build_engines
 from dfer.export.exporting import Exported, Wish, export_method
+from dfer.export.parity import GATES, Parity, faces_trial
+from dfer.runtime.bundle import Bundle
+from dfer.runtime.engines import computes_bf16, open_engine, present_providers
+from dfer.runtime.engines.trt_library import is_installed
+from dfer.runtime.errors import DferError
 from dfer.train.augmentation import plain_view
+from dfer.train.checkpoint import load_checkpoint
 from dfer.train.clip import load_clip
 from dfer.train.data.procedural import ProceduralClips
+from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
 
-CROPS = 512
+CROPS = 640
+"""Of them, 512 to measure ranges on and 128 to judge."""
+TARGETS = ("sm86", "sm89", "sm120")
+HEAD = "head.fp32.onnx"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A figure, what it must be, and whether it is."""
+
+    what: str
+    must: str
+    measured: str
+    holds: bool
 
 
 def add_outliers(tower: Any, factor: float = 45.0, channels: int = 6) -> None:
@@ -53,37 +84,130 @@ def draw_crops(folder: Path, size: int) -> None:
         raise SystemExit(f"only {done} faces were drawn")
 
 
-def report(exported: Exported, seconds: float, memory: float) -> None:
-    """Print what was measured, as Markdown."""
-    bundle = exported.bundle
-    print("\n| precision | encoder, MB | feature cosine | max |Δp| | same top-1 |\n|---|---|---|---|---|")
-    for name, parity in exported.parity.items():
-        files = {bundle.manifest.graphs(name, provider)[0] for provider in ("default", "cpu")}
-        sizes = " / ".join(f"{(bundle.path / file).stat().st_size / 1e6:.1f}" for file in sorted(files))
-        print(f"| {name} | {sizes} | {parity.cosine:.6f} | {parity.max_delta:.2g} | {parity.top1:.1%} |")
-    print("\n| provider | precision | batch 1, ms | batch 8, ms | against CPU fp32 | |\n|---|---|---|---|---|---|")
-    slowest = exported.measurements["cpu"]["fp32"].latency[1]
+def naive_parity(method: Method, bundle: Bundle, faces: Path) -> Parity:
+    """What static INT8 of every layer with the largest value as range does: no smoothing, no fallback, no choice."""
+    measured, kept = load_faces(faces, method.preprocessing.size, 2)
+    encoder = bundle.read("encoder.fp32.onnx")
+    some = measured.frames[:: max(1, len(measured.frames) // 64)]
+    naive = quantize_static(encoder, largest(encoder, some), [layer.name for layer in Graph(encoder).layers()])
+    with open_engine(naive, "cpu") as encoding, open_engine(bundle.read(HEAD), "cpu") as classifying:
+        return faces_trial(method, kept).compare(encoding, classifying)
+
+
+def parity_lines(exported: Exported, naive: Parity) -> Iterator[str]:
+    labelled = exported.parity["fp32"].war is not None
+    more = (" WAR | UAR |", "---|---|") if labelled else ("", "")
+    yield f"| precision | feature cosine | max \\|Δp\\| | same top-1, exactly | with ties | gate |{more[0]}"
+    yield f"|---|---|---|---|---|---|{more[1]}"
+    rows = [*exported.parity.items(), ("naive static INT8", naive)]
+    for name, parity in rows:
+        gate = ("passed" if parity.passes(name) else "failed") if name in GATES["default"] else "not exported"
+        recalls = f" {parity.war:.1%} | {parity.uar:.1%} |" if labelled else ""
+        yield (
+            f"| {name} | {parity.cosine:.6f} | {parity.max_delta:.2g} | {parity.exact_top1:.1%} | {parity.top1:.1%} "
+            f"| {gate} |{recalls}"
+        )
+
+
+def file_lines(bundle: Bundle) -> Iterator[str]:
+    """Where each graph loads and runs, and where it builds."""
+    providers = present_providers()
+    builds = is_installed("tensorrt-rtx")
+    yield f"| file | MB | {' | '.join(providers)} | TensorRT-RTX for {', '.join(TARGETS)} |"
+    yield "|---" * (3 + len(providers)) + "|"
+    size = bundle.manifest.preprocessing.size
+    inputs = {
+        "frames": np.zeros((1, size, size, 3), np.uint8),
+        "features": np.zeros((1, bundle.manifest.window, bundle.manifest.width), np.float32),
+    }
+    for name in sorted(name for name in bundle.digests if name.endswith(".onnx")):
+        given = "features" if name == HEAD else "frames"
+        cells = [name, f"{(bundle.path / name).stat().st_size / 1e6:.1f}"]
+        for provider in providers:
+            try:
+                with open_engine(bundle.read(name), provider) as engine:
+                    engine.run({given: inputs[given]})
+                cells.append("runs")
+            except DferError as error:
+                cells.append(str(error))
+        if name.endswith(".cpu.onnx"):
+            cells.append("for ONNX Runtime's CPU provider only")
+        elif builds:
+            rows = build_engines(bundle, [name], "auto", TARGETS)
+            cells.append("; ".join(row.refused or f"{row.size / 1e6:.0f} MB in {row.seconds:.1f} s" for row in rows))
+        else:
+            cells.append("not installed")
+        yield f"| {' | '.join(cells)} |"
+
+
+def latency_lines(exported: Exported) -> Iterator[str]:
+    yield "| provider | precision | batch 1, ms | batch 8, ms | against ONNX Runtime's fp32 | |"
+    yield "|---|---|---|---|---|---|"
     for provider, by_precision in exported.measurements.items():
         for name, found in by_precision.items():
-            best = "recommended" if bundle.manifest.recommended.get(provider) == name else ""
-            ratio = f"{slowest / found.latency[1]:.2f}×"
-            print(f"| {provider} | {name} | {found.latency[1]:.1f} | {found.latency[8]:.1f} | {ratio} | {best} |")
-    made = exported.int8
-    assert made is not None
-    print(f"\nint8: {made.total - len(made.floating)} of {made.total} layers; ranges by {made.kind}")
-    print(f"export: {seconds:.0f} s, peak memory {memory:.2f} GB, load of the machine {os.getloadavg()[0]:.1f}")
+            best = "recommended" if exported.bundle.manifest.recommended.get(provider) == name else ""
+            ratio = f"{speedup(exported, provider, name):.2f} ×"
+            yield f"| {provider} | {name} | {found.latency[1]:.1f} | {found.latency[8]:.1f} | {ratio} | {best} |"
+
+
+def speedup(exported: Exported, provider: str, precision: str) -> float:
+    """How many times as fast as FP32 on ONNX Runtime's CPU provider, batch 1."""
+    slow, fast = (exported.measurements[place][name] for place, name in (("cpu", "fp32"), (provider, precision)))
+    return slow.latency[1] / fast.latency[1]
+
+
+def checks(exported: Exported, naive: Parity, outliers: bool, full: bool, seconds: float, memory: float) -> list[Check]:
+    """What must hold; sizes, speed, time and memory are held against limits for ViT-B-32 (`full`)."""
+    bundle, parity = exported.bundle, exported.parity
+    found = [Check(f"{name} passes its gate", "yes", "yes", True) for name in parity]  # or there were no bundle
+    if outliers:
+        found.append(Check("naive static INT8, feature cosine", "< 0.97", f"{naive.cosine:.4f}", naive.cosine < 0.97))
+        ours = parity["int8"].cosine
+        found.append(Check("our INT8, feature cosine", "≥ 0.995", f"{ours:.4f}", ours >= 0.995))
+    labelled = parity["fp32"].war is not None
+    for name, limit in (("war", 0.005), ("uar", 0.01)) if labelled else ():
+        lost = getattr(parity["fp32"], name) - getattr(parity["int8"], name)
+        found.append(Check(f"INT8 {name.upper()} below fp32", f"≤ {limit:.1%}", f"{lost:.2%}", lost <= limit))
+    if full:
+        for provider, limit in (("cpu", 2.8), ("openvino", 4.0)):
+            if provider in exported.measurements:
+                times = speedup(exported, provider, "int8")
+                found.append(Check(f"INT8 on {provider}", f"≥ {limit} ×", f"{times:.2f} ×", times >= limit))
+        for file, most in (("fp16", 180), ("int8", 95), ("int8.cpu", 95)):
+            size = (bundle.path / f"encoder.{file}.onnx").stat().st_size / 1e6
+            found.append(Check(f"encoder.{file}.onnx", f"≤ {most} MB", f"{size:.1f} MB", size <= most))
+        found.append(Check("the whole export", "≤ 360 s", f"{seconds:.0f} s", seconds <= 360))
+        found.append(Check("its peak memory", "≤ 6 GB", f"{memory:.2f} GB", memory <= 6))
+    return found
+
+
+def put(page: Path, title: str, text: str) -> None:
+    """Write a section of the page, in the place of the one with that title or at the end."""
+    kept = [part.rstrip("\n") for part in page.read_text(encoding="utf-8").split("\n## ")]
+    titles = [part.partition("\n")[0] for part in kept]
+    place = titles.index(title) if title in titles else len(kept)
+    kept[place : place + 1] = [f"{title}\n\n{text}"]
+    page.write_text("\n\n## ".join(kept) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip")
+    parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip, with random weights")
+    parser.add_argument("--ckpt", type=Path, help="a checkpoint of dfer-train instead")
     parser.add_argument("--outliers", action="store_true", help="give LayerNorms outlier channels")
     parser.add_argument("--calib", type=Path, help="faces, as dfer-export takes them; default: drawn ones")
+    parser.add_argument("--write", type=Path, help="page to put the section into")
     options = parser.parse_args()
     torch.manual_seed(0)
-    method = AlignDfer(load_clip(options.clip), tokens=4, video_layers=1)
+    method: Method
+    if options.ckpt:
+        method, _ = load_checkpoint(options.ckpt)
+    else:
+        method = AlignDfer(load_clip(options.clip), tokens=4, video_layers=1)
+    title = options.ckpt.name if options.ckpt else f"{options.clip}, random weights"
     if options.outliers:
         add_outliers(method.clip_model.visual)
+        title += ", outlier channels"
     with tempfile.TemporaryDirectory() as scratch:
         faces = options.calib or Path(scratch) / "faces"
         if options.calib is None:
@@ -94,10 +218,39 @@ def main() -> None:
         def told(step: str) -> None:
             print(f"{monotonic() - begun:6.1f} s  {step}", file=sys.stderr)
 
-        wish = Wish(fp16=True, int8=True, faces=faces)
+        wish = Wish(fp16=True, bf16=computes_bf16("openvino"), int8=True, faces=faces)
         exported = export_method(method, Path(scratch) / "model.dfer", {}, told, wish)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # KB on Linux
-        report(exported, monotonic() - begun, memory)
+        seconds, used = monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
+        memory = used.ru_maxrss / 1e6  # KB on Linux
+        told("naive INT8, for comparison")
+        naive = naive_parity(method, exported.bundle, faces)
+        made, full = exported.int8, not options.ckpt and options.clip == "ViT-B-32"
+        assert made is not None
+        told("loading and building every file")
+        lines = [
+            f"    python benchmarks/precision.py {' '.join(sys.argv[1:])}".rstrip(),
+            "",
+            f"{exported.parity['int8'].frames} faces judge INT8, noise and drawn faces in motion the others too; INT8 "
+            f"in {made.total - len(made.floating)} of {made.total} layers, ranges by {made.kind}. "
+            f"Load of the machine (1 minute): {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+            "",
+            *parity_lines(exported, naive),
+            "",
+            *file_lines(exported.bundle),
+            "",
+            *latency_lines(exported),
+            "",
+            f"The export took {seconds:.0f} s ({used.ru_utime + used.ru_stime:.0f} s of one core, imports and drawing "
+            f"included), and {memory:.2f} GB at its peak.",
+            "",
+            "| check | must be | measured | |\n|---|---|---|---|",
+        ]
+        found = checks(exported, naive, options.outliers, full, seconds, memory)
+    lines += [f"| {one.what} | {one.must} | {one.measured} | {'✓' if one.holds else '✗'} |" for one in found]
+    print("\n".join(lines))
+    if options.write:
+        put(options.write, title, "\n".join(lines))
+    sys.exit(not all(one.holds for one in found))
 
 
 if __name__ == "__main__":

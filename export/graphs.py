@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..train.methods import Method
 
@@ -62,7 +61,7 @@ def trace_head(method: Method, class_matrix: Tensor) -> bytes:
 
 
 def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[bytes, Any]:
-    with _plain_attention(), warnings.catch_warnings():
+    with _plain_attention(graph), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
             graph.eval(),
@@ -85,37 +84,61 @@ def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str)
     return data, program.exported_program
 
 
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """While tracing, `nn.MultiheadAttention` is the dozen operators that it comes to.
+class PlainAttention(nn.Module):
+    """`nn.MultiheadAttention` over one sequence [N,L,D] as the dozen operators that it comes to, on the same weights.
 
     Its own path moves the batch behind the tokens and back, copying five times per layer, and finds out shapes as it
-    runs; its fused path has no ONNX form at all.
+    runs; its fused path has no ONNX form at all. Queries, keys and values are three products: OpenVINO fuses no
+    scales into an INT8 product that is split afterwards.
     """
-    published, fastpath = nn.MultiheadAttention.forward, torch.backends.mha.get_fastpath_enabled()
 
-    def forward(self: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    def __init__(self, published: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.published, self.heads, self.scale = published, published.num_heads, published.head_dim**-0.5
+        parts = zip(published.in_proj_weight.chunk(3), published.in_proj_bias.chunk(3), strict=True)
+        self.queries, self.keys, self.values = (_linear(weight, bias) for weight, bias in parts)
+        self.out_proj = published.out_proj
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
         masked = options.get("attn_mask") is not None or options.get("key_padding_mask") is not None
-        if masked or not (query is key is value and self.batch_first and self._qkv_same_embed_dim):
-            return published(self, query, key, value, **options)
-        return _attend(self, query), None
+        if masked or not query is key is value:
+            return self.published(query, key, value, **options)
+        parts = (layer(query).unflatten(-1, (self.heads, -1)) for layer in (self.queries, self.keys, self.values))
+        queries, keys, values = (part.transpose(1, 2) for part in parts)  # each [N,heads,L,head width]
+        seen = (queries @ keys.transpose(2, 3) * self.scale).softmax(dim=-1) @ values
+        return self.out_proj(seen.transpose(1, 2).flatten(2)), None
 
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return layer
+
+
+@contextmanager
+def _plain_attention(graph: nn.Module) -> Iterator[None]:
+    """While tracing, attention is `PlainAttention` wherever that computes the same."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    places = [
+        (parent, name, child)
+        for parent in graph.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.MultiheadAttention)
+        and child.batch_first
+        and child.in_proj_weight is not None
+        and child.in_proj_bias is not None
+        and child.bias_k is None
+        and not child.add_zero_attn
+    ]
     torch.backends.mha.set_fastpath_enabled(False)
-    nn.MultiheadAttention.forward = forward  # type: ignore[assignment, method-assign]
     try:
+        for parent, name, child in places:
+            setattr(parent, name, PlainAttention(child).eval())
         yield
     finally:
-        nn.MultiheadAttention.forward = published  # type: ignore[method-assign]
+        for parent, name, child in places:
+            setattr(parent, name, child)
         torch.backends.mha.set_fastpath_enabled(fastpath)
-
-
-def _attend(attention: nn.MultiheadAttention, tokens: Tensor) -> Tensor:
-    """Self-attention over tokens [N,L,D]."""
-    mixed = functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
-    parts = (part.unflatten(-1, (attention.num_heads, -1)) for part in mixed.chunk(3, dim=-1))
-    queries, keys, values = (part.transpose(1, 2) for part in parts)  # each [N,heads,L,head width]
-    seen = (queries @ keys.transpose(2, 3) * attention.head_dim**-0.5).softmax(dim=-1) @ values
-    return attention.out_proj(seen.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 def _readable_name(node: Any, names: Counter[str]) -> str:

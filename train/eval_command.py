@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..runtime.engines import PROVIDERS
 from ..runtime.errors import DferError, reports_errors
 from .data.choice import DataChoice, data_options
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from .evaluation import Model
     from .metrics import Scores
 
 FOLDS = 5
@@ -25,6 +27,7 @@ Examples:
   dfer-eval align.pt                                 # held-out procedural people
   dfer-eval align.pt --shuffle-frames                # the same without time's order
   dfer-eval align.dfer --stills labels.csv           # the exported bundle on photographs, split val
+  dfer-eval align.dfer --precision int8 --provider openvino
   dfer-eval dfew-1.pt --data dfew --root DFEW --fold 1 --plot confusion.png
   dfer-eval 'dfew-{fold}.pt' --data dfew --root DFEW # five folds, and their mean
 """
@@ -35,6 +38,14 @@ Examples:
 @data_options(identities=40)
 @click.option("--stills", type=click.Path(path_type=Path), help="Test on a CSV of image,label,person,split instead.")
 @click.option("--split", help="Which part; default: test, for --stills val.")
+@click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="Where a bundle runs.")
+@click.option(
+    "--precision",
+    type=click.Choice(("auto", "fp32", "fp16", "bf16", "int8")),
+    default="auto",
+    show_default=True,
+    help="Of a bundle's graphs; auto: what it recommends for the provider.",
+)
 @click.option("--shuffle-frames", is_flag=True, help="Put each clip's frames in random order first.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write here.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Confusion matrix (.png).")
@@ -44,6 +55,8 @@ def main(
     choice: DataChoice,
     stills: Path | None,
     split: str | None,
+    provider: str,
+    precision: str,
     shuffle_frames: bool,
     json_path: Path | None,
     plot_path: Path | None,
@@ -60,13 +73,18 @@ def main(
     from rich.console import Console
     from rich.progress import Progress
 
+    from .evaluation import open_model
+
     console = Console()
+    suffix = "" if (provider, precision) == ("cpu", "auto") else f" ({precision} on {provider})"
     folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [choice.fold]
     results = []
     with Progress(console=console) as progress:
         for fold in folds:
             path = Path(str(model).replace("{fold}", str(fold)))
-            results.append(_score(path, replace(choice, fold=fold), stills, split, shuffle_frames, progress))
+            with open_model(path, provider, precision) as opened:
+                scored = _score(opened, replace(choice, fold=fold), stills, split, shuffle_frames, progress)
+            results.append((f"{path.name}{suffix} on {scored[0]}", scored[1]))
     for name, scores in results:
         _show(console, scores, name)
     if len(results) > 1:
@@ -84,27 +102,26 @@ def main(
 
 
 def _score(
-    model: Path, choice: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
+    model: Model, choice: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
 ) -> tuple[str, Scores]:
-    """A title, and the scores of one model on the clips asked for."""
+    """What the clips asked for are, in words, and a model's scores on them."""
     from .data import ClipSet
     from .data.stills import StillClips
-    from .evaluation import evaluate, open_model
+    from .evaluation import evaluate
 
-    with open_model(model) as opened:
-        clips: ClipSet
-        if stills is not None:
-            split = split or "val"
-            clips, name = StillClips(stills, split), f"{stills.name}, split {split}"
-        else:
-            split = split or "test"
-            drawing = progress.add_task("opening clips", total=choice.identities)
-            clips = choice.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
-            progress.update(drawing, completed=choice.identities)
-            name = f"{choice.name} not trained on" if choice.data == "procedural" else f"{choice.name}, split {split}"
-        testing = progress.add_task("testing", total=len(clips))
-        scores = evaluate(opened, clips, shuffle, lambda n: progress.advance(testing, n))
-    return f"{model.name} on {name}" + (", frames shuffled" if shuffle else ""), scores
+    clips: ClipSet
+    if stills is not None:
+        split = split or "val"
+        clips, name = StillClips(stills, split), f"{stills.name}, split {split}"
+    else:
+        split = split or "test"
+        drawing = progress.add_task("opening clips", total=choice.identities)
+        clips = choice.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
+        progress.update(drawing, completed=choice.identities)
+        name = f"{choice.name} not trained on" if choice.data == "procedural" else f"{choice.name}, split {split}"
+    testing = progress.add_task("testing", total=len(clips))
+    scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n))
+    return name + (", frames shuffled" if shuffle else ""), scores
 
 
 def _values(name: str, scores: Scores, shuffled: bool) -> dict[str, Any]:

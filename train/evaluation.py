@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import require
+from ..runtime.errors import DferError, require
 from ..runtime.recognizer import Recognizer
 from .augmentation import plain_view
 from .data import ClipSet, labels_of
@@ -40,10 +40,10 @@ class Model(ABC):
 
 
 class BundleModel(Model):
-    """What was exported, as the runtime runs it on the CPU."""
+    """What was exported, as the runtime runs it."""
 
-    def __init__(self, path: Path) -> None:
-        self._recognizer = Recognizer(path, provider="cpu")
+    def __init__(self, path: Path, provider: str, precision: str) -> None:
+        self._recognizer = Recognizer(path, provider=provider, precision=precision)
         self.size, self.classes = self._recognizer.bundle.manifest.preprocessing.size, self._recognizer.classes
 
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -78,9 +78,16 @@ class CheckpointModel(Model):
         return probabilities
 
 
-def open_model(path: Path) -> Model:
-    """A checkpoint (file) or bundle (folder). Raises DferError for what is neither."""
-    return BundleModel(path) if path.is_dir() else CheckpointModel(path)
+def open_model(path: Path, provider: str = "cpu", precision: str = "auto") -> Model:
+    """A checkpoint (file) or bundle (folder). Raises DferError for what is neither.
+
+    provider, precision: how a bundle is run; a checkpoint has neither.
+    """
+    if path.is_dir():
+        return BundleModel(path, provider, precision)
+    if (provider, precision) != ("cpu", "auto"):
+        raise DferError(f"{path}: --provider and --precision are for bundles; export the checkpoint first")
+    return CheckpointModel(path)
 
 
 def evaluate(

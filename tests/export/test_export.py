@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from networks import small_vit
 
-from dfer.export import exporting
+from dfer.export import exporting, graphs
 from dfer.export.command import main as export
 from dfer.export.exporting import export_checkpoint
 from dfer.export.graphs import trace_encoder, trace_head
 from dfer.export.parity import Parity, measure_parity
 from dfer.runtime import Bundle, DferError, Recognizer
+from dfer.runtime.engines import open_engine
 from dfer.train.checkpoint import load_checkpoint
 from dfer.train.clip import load_clip
 from dfer.train.methods.align_dfer import AlignDfer
@@ -56,6 +59,34 @@ def test_graphs_are_plain_onnx(pipeline: Pipeline, name: str) -> None:
     operators = [node.op_type for node in model.graph.node]
     assert operators.count("LayerNormalization") == (2 if name.startswith("head") else 0)
     assert b"/tests/" not in model.SerializeToString()  # no trace of the machine it was made on
+
+
+def test_attention_is_traced_as_few_plain_operators() -> None:
+    nodes = onnx.load_from_string(trace_encoder(small_vit(layers=2))).graph.node
+    inside = Counter(node.op_type for node in nodes if "resblocks.1.attn" in node.name)
+    assert inside["Transpose"] <= 4 and inside["Reshape"] <= 4 and not inside["Shape"] and not inside["Split"]
+
+
+def test_attention_that_is_masked_or_looks_elsewhere_is_traced_as_it_is() -> None:
+    class Masked(torch.nn.Module):
+        """Attention in which no token looks ahead, and attention to another sequence."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.own = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+            self.other = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            mask = torch.ones(4, 4, dtype=torch.bool).triu(1)
+            seen = self.own(tokens, tokens, tokens, need_weights=False, attn_mask=mask)[0]
+            return self.other(seen, tokens, tokens, need_weights=False)[0]  # type: ignore[no-any-return]
+
+    module, tokens = Masked().eval(), torch.randn(3, 4, 8)
+    graph, _ = graphs._trace(module, tokens, "tokens", "seen")
+    assert isinstance(module.own, torch.nn.MultiheadAttention)  # as it was
+    with torch.inference_mode(), open_engine(graph, "cpu") as engine:
+        np.testing.assert_allclose(engine.run({"tokens": tokens.numpy()})["seen"], module(tokens).numpy(), atol=1e-5)
 
 
 def test_a_graph_that_differs_is_refused_and_the_old_bundle_stays(

@@ -93,7 +93,7 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
 
 
 def test_the_command_prints_what_each_precision_is_worth(exported: tuple[Path, str]) -> None:
-    for words in ("fp16", "int8", "recommended", "resblocks", "MB", "batch 8"):
+    for words in ("fp16", "int8", "with ties", "recommended", "resblocks", "MB", "batch 8"):
         assert words in exported[1]
 
 
@@ -109,6 +109,18 @@ def test_the_runtime_runs_what_is_asked_for(exported: tuple[Path, str], method: 
         assert (found * wanted).sum(axis=1).min() >= 0.99
     with Recognizer(exported[0], provider="cpu") as recognizer:
         assert recognizer.precision == recognizer.bundle.manifest.recommended["cpu"]
+
+
+def test_every_precision_can_be_scored_and_a_checkpoint_has_none(exported: tuple[Path, str]) -> None:
+    from dfer.train.eval_command import main as evaluate
+
+    options = ["--identities", "1", "--workers", "1", "--precision", "int8"]
+    result = CliRunner().invoke(evaluate, [str(exported[0]), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "vit.dfer (int8 on cpu)" in " ".join(result.output.split()) and "clips 7" in result.output
+    result = CliRunner().invoke(evaluate, [str(exported[0].with_suffix(".pt")), *options])
+    assert result.exit_code == 1
+    assert "are for bundles" in " ".join(result.output.split())
 
 
 def test_a_precision_that_is_not_there_is_refused(exported: tuple[Path, str]) -> None:
