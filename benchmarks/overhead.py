@@ -43,7 +43,7 @@ def read(recognizer: Recognizer, clip: Path, paths: OutputPaths, found: Found) -
     watch.settle()
     networks = [watch.steady.setdefault(stage, []) for stage in ("encode", "head")]
     frames, begun = 0, perf_counter()
-    with open_source(clip) as source, Outputs(paths, recognizer.classes, source.rate or 25.0, watch) as outputs:
+    with open_source(clip) as source, Outputs(paths, recognizer.classes, {source.name: source.rate}, watch) as outputs:
         steps = iter(recognizer.steps(source))
         while True:
             before, start = sum(map(sum, networks)), perf_counter()

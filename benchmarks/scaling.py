@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -23,8 +22,8 @@ from dfer.runtime.expressions import Course
 from dfer.runtime.procedural import Identity, draw_background, draw_face
 from dfer.runtime.profiling import Recording
 from dfer.runtime.recognizer import Recognizer
-from dfer.runtime.sinks import VideoSink
-from dfer.runtime.sources import open_source
+from dfer.runtime.sources import open_sources
+from dfer.runtime.video import VideoSink
 
 WIDTH, HEIGHT, RATE = 640, 360, 24
 FRAMES = 192  # of a run, all sources together
@@ -62,24 +61,15 @@ def read(recognizer: Recognizer, clips: list[Path]) -> tuple[float, Counter[str]
     predictions: Counter[str] = Counter()
     progress: Counter[str] = Counter()
     uneven = 1.0
-    with ExitStack() as stack:
-        sources = [stack.enter_context(open_source(clip)) for clip in clips]
-        if len(sources) == 1:
-            opened = sources[0]
-        else:
-            from dfer.runtime.sources import Feeds
-
-            opened = stack.enter_context(Feeds(sources))
-        begun = perf_counter()
-        for step in recognizer.steps(opened):
-            name = step.source if len(sources) > 1 else sources[0].name
-            progress[name] += 1
-            predictions[name] += len(step.predictions)
-            if len(progress) == len(sources):
-                least, most = min(progress.values()), max(progress.values())
-                if least >= RATE and most < FRAMES // len(sources):
-                    uneven = max(uneven, most / least)
-        seconds = perf_counter() - begun
+    begun = perf_counter()
+    for step in recognizer.steps(*open_sources(clips)):
+        progress[step.source] += 1
+        predictions[step.source] += len(step.predictions)
+        if len(progress) == len(clips):
+            least, most = min(progress.values()), max(progress.values())
+            if least >= RATE and most < FRAMES // len(clips):
+                uneven = max(uneven, most / least)
+    seconds = perf_counter() - begun
     return seconds, predictions, median(watch.steady.get("encode", [0.0])), uneven
 
 

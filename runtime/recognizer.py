@@ -63,7 +63,7 @@ class Recognizer:
         window: float = 2.0,
         fps: float = 8.0,
         max_faces: int | None = None,
-        min_face: int = 32,
+        min_face: int = 24,
         detect_every: int = 3,
         precision: str = "auto",
         threads: int | None = None,
@@ -110,7 +110,7 @@ class Recognizer:
 
         boxes: per source, what says where its faces are in place of the detector (`boxes.read_boxes`).
         """
-        finders = boxes or [Search(FaceDetector(min_face=self.min_face), self.detect_every) for _ in feeds.feeds]
+        finders = boxes or [Search(self._detector(), self.detect_every) for _ in feeds.feeds]
         views = [self._view(feed, finder) for feed, finder in zip(feeds.feeds, finders, strict=True)]
         for tick in feeds.ticks():
             waiting: list[Waiting] = []
@@ -126,6 +126,9 @@ class Recognizer:
                     self.stopwatch.add("total", monotonic() - frame.arrived)
         for view in views:
             view.finish()
+
+    def _detector(self) -> FaceDetector:
+        return FaceDetector(min_score=0.4, min_face=self.min_face)  # weak ones keep tracks alive, but begin none
 
     def _view(self, feed: Feed, finder: Finder) -> View:
         fps = self.fps

@@ -179,9 +179,9 @@ def stages_table(watch: Stopwatch) -> Table:
 
     table = Table(title="latency per stage (ms)")
     table.add_column("stage")
-    for heading in ("n", "mean", "p50", "p90", "p99", "max"):
+    for heading in ("n", "mean", "p50", "p90", "p95", "p99", "max"):
         table.add_column(heading, justify="right")
     for row in watch.report():
-        figures = (row.mean, row.p50, row.p90, row.p99, row.max)
+        figures = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
         table.add_row(row.stage, str(row.n), *(f"{figure:.2f}" for figure in figures))
     return table

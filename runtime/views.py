@@ -112,7 +112,7 @@ class View:
         self.source, self.live = source, live
         self._step, self._finder, self._max_faces = step, finder, max_faces
         self._open_window, self._pacer, self._watch = open_window, pacer, watch
-        self._tracker = Tracker(patience=max(1.5, 2.25 * step))
+        self._tracker = Tracker(patience=max(2.0, 2.25 * step))
         self._subjects: dict[int, Subject] = {}
         self._waiting: set[int] = set()  # tracks whose sample of this period is not encoded yet
         self._period = -1  # number of the sampling period
