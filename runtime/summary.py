@@ -146,7 +146,9 @@ def _changes(track: TrackSummary) -> str:
 
 
 def _short(source: str) -> str:
-    return source if len(source) <= 32 else "…" + source[-31:]
+    """Its last part, or the end of that."""
+    name = source.rstrip("/").rpartition("/")[2]
+    return name if len(name) <= 32 else "…" + name[-31:]
 
 
 def predictions_table(predictions: list[Prediction], every: float) -> Table:

@@ -13,7 +13,7 @@ from dfer.runtime import DferError
 from dfer.runtime.boxes import read_boxes
 from dfer.runtime.faces import FaceDetector, GivenFace
 from dfer.runtime.predictions import Prediction
-from dfer.runtime.sinks import CsvSink
+from dfer.runtime.rows import CsvSink
 from dfer.runtime.tracks import Tracker
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dfer.runtime import DferError, Prediction, Recognizer
+from dfer.runtime import DferError, Prediction, Recognizer, open_source
 from dfer.runtime.engines import Engine
+from dfer.runtime.sources import Feeds
 from helpers import Pipeline, edit_manifest, write_video
 
 if TYPE_CHECKING:
@@ -79,6 +82,56 @@ def test_each_sampled_frame_is_encoded_once_per_face(
     assert sampled == 16
     assert {row.track_id for row in rows} == {1, 2}
     assert encoder.rows == len(rows) == sampled * 2
+
+
+def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    clips = [
+        write_video(tmp_path / "a.mp4", face_frames, 24),
+        write_video(tmp_path / "b.mp4", [frame[:, ::-1] for frame in face_frames[:48]], 24),
+    ]
+    with Recognizer(pipeline.bundle) as recognizer:
+        alone = {str(clip): list(recognizer.stream(clip)) for clip in clips}
+        encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
+        together = list(recognizer.stream(*clips))
+    assert {len(batch) for batch in encoder.seen} <= {1, 2}
+    for name, rows in alone.items():
+        same = [row for row in together if row.source == name]
+        assert [(row.frame, row.track_id, row.state) for row in same] == [
+            (row.frame, row.track_id, row.state) for row in rows
+        ]
+        np.testing.assert_allclose(
+            np.stack([row.probabilities for row in same]), np.stack([row.probabilities for row in rows]), atol=1e-4
+        )
+
+
+class SlowEngine(CountingEngine):
+    """One that needs 0.1 s for every row."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        sleep(0.1 * len(next(iter(inputs.values()))))
+        return super().run(inputs)
+
+
+def test_too_many_live_faces_are_read_less_often_by_turns_and_that_is_told(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    crowd = [np.hstack([frame, frame[:, ::-1], frame]) for frame in face_frames]
+    clip = write_video(tmp_path / "crowd.mp4", crowd, 24)
+    with Recognizer(pipeline.bundle) as recognizer:
+        recognizer.encoder = SlowEngine(recognizer.encoder)
+        with open_source(clip) as source, Feeds([source], realtime=True) as feeds:
+            rows = [row for step in recognizer.follow(feeds) for row in step.predictions]
+        assert recognizer.pacer.shed_share > 0.3
+        assert recognizer.pacer.encoded == len(rows)
+        per_face = Counter(row.track_id for row in rows)
+        assert len(per_face) == 3
+        assert max(per_face.values()) - min(per_face.values()) <= 3
+        assert max(len(batch) for batch in recognizer.encoder.seen[1:]) == 1
+        recognizer.pacer.shed = recognizer.pacer.encoded = 0
+        assert len(list(recognizer.stream(write_video(tmp_path / "short.mp4", crowd[:24], 24)))) == 24  # files wait
+        assert recognizer.pacer.shed == 0
 
 
 def test_only_the_largest_faces_are_read_when_asked(
