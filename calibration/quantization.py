@@ -32,7 +32,8 @@ def quantize_static(graph: bytes, ranges: Mapping[str, float], names: Collection
     """The graph with the named layers in INT8, by Q/DQ pairs on what they read.
 
     ranges: largest |x| to represent, for every tensor that a layer reads. What layers give, and their biases, stay
-    float: backends fuse the bias into the integer product, and TensorRT refuses integer ones.
+    float: backends fuse the bias into the integer product, and TensorRT refuses integer ones. ONNX Runtime's CPU
+    provider is not one to run this: it computes products that share what they read, as queries and keys do, in float.
     """
     source = Graph(graph)
     layers = {layer.name: layer for layer in source.layers() if layer.name in names}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from networks import add_outliers, random_crops, small_vit
@@ -92,6 +93,15 @@ def test_the_static_graph_is_plain_onnx_that_tensorrt_takes(made: Int8) -> None:
         name for node in model.graph.node if node.op_type in ("LayerNormalization", "Softmax") for name in node.input
     }
     assert not any(name.endswith(".dequantized") for name in read)
+
+
+def test_onnx_runtime_fuses_every_quantised_product_of_its_graph(made: Int8, tmp_path: Path) -> None:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    onnxruntime.InferenceSession(made.graphs["cpu"], options, providers=["CPUExecutionProvider"])
+    nodes = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    integer = nodes.count("DynamicQuantizeMatMul") + nodes.count("MatMulIntegerToFloat")
+    assert integer == made.total - 1  # and the convolution
 
 
 def test_layers_are_left_float_until_accuracy_is_reached(graphs: tuple[bytes, bytes]) -> None:
