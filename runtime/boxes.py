@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,9 +15,6 @@ from .alignment import TEMPLATE
 from .errors import DferError
 from .faces import Box, Face, FaceDetector, GivenFace
 
-_AROUND = 0.5  # of the box's longer side, shown to the detector on each side of it
-_SEEN = 160  # pixels of the square the detector is shown, in which the face is then about 80 wide
-_SAME = 0.3  # intersection over union from which on a face found there is the face that was meant
 _TIME_SLACK = 1e-3  # seconds; times in files are rounded
 
 
@@ -78,32 +74,9 @@ class GivenBoxes:
         if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
             size = f"{image.shape[1]}×{image.shape[0]}"
             raise DferError(f"{self._place}, line {row.line}: the box lies outside the picture, which is {size}")
-        found = self._look(image, row.box)
+        found = self._detector.look_into(image, row.box)
         landmarks = _average_landmarks(row.box) if found is None else found
         return GivenFace(row.box, landmarks, 1.0, row.id)
-
-    def _look(self, image: NDArray[np.uint8], box: Box) -> NDArray[np.float32] | None:
-        """The landmarks of the face that fills the box best, if one does."""
-        x, y, width, height = box
-        side = max(width, height) * (1 + 2 * _AROUND)
-        zoom = _SEEN / side
-        left, top = x + width / 2 - side / 2, y + height / 2 - side / 2
-        # Averaged, not sampled, where the face is larger than the view: first shrink what is cut out.
-        x0, y0 = max(0, math.floor(left)), max(0, math.floor(top))
-        x1, y1 = min(image.shape[1], math.ceil(left + side)), min(image.shape[0], math.ceil(top + side))
-        part = image[y0:y1, x0:x1]
-        size = max(1, round(part.shape[1] * zoom)), max(1, round(part.shape[0] * zoom))
-        part = np.asarray(
-            cv2.resize(part, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR), np.uint8
-        )
-        scale = np.array([(x1 - x0) / size[0], (y1 - y0) / size[1]])
-        best, overlap = None, _SAME
-        for face in self._detector.detect(part):
-            corner, extent = np.array(face.box).reshape(2, 2) * scale
-            shared = _overlap((corner[0] + x0, corner[1] + y0, extent[0], extent[1]), box)
-            if shared >= overlap:
-                best, overlap = (face.landmarks * scale + (x0, y0)).astype(np.float32), shared
-        return best
 
 
 def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
@@ -197,11 +170,3 @@ def _average_landmarks(box: Box) -> NDArray[np.float32]:
     size = math.sqrt(width * height)
     centre = np.array([x + width / 2, y + height / 2 + 0.065 * size])
     return np.asarray((TEMPLATE - TEMPLATE.mean(axis=0)) * (0.011 * size) + centre, np.float32)
-
-
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return float(shared / (a[2] * a[3] + b[2] * b[3] - shared))

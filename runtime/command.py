@@ -105,7 +105,7 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--min-face",
     type=click.IntRange(min=0),
-    default=24,
+    default=40,
     show_default=True,
     metavar="PIXELS",
     help="Side of the smallest face that is read; the larger, the faster.",

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .faces import Box, Face
 
 _WIDTH = 320  # of the pictures that are compared, pixels
-_SIDE = 5  # points along each side of the grid
+_SIDE = 4  # points along each side of the grid
 _REACH = 0.6  # share of the box that the grid spans: the face's inside, not what lies behind it
 _FEWEST = 6  # points that must agree
 _RETURN = 1.0  # pixels of the small picture by which a point may miss its start when followed back

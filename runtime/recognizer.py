@@ -63,7 +63,7 @@ class Recognizer:
         window: float = 2.0,
         fps: float = 8.0,
         max_faces: int | None = None,
-        min_face: int = 24,
+        min_face: int = 40,
         detect_every: int = 3,
         precision: str = "auto",
         threads: int | None = None,
