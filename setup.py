@@ -8,6 +8,7 @@ PARTS = [
     "runtime",
     "runtime.engines",
     "runtime.procedural",
+    "runtime.sources",
     "train",
     "train.data",
     "train.methods",

@@ -1,8 +1,9 @@
-"""Sources: every frame of a file with its time, only the newest of a stream, clear words for what is neither."""
+"""Sources that end: every frame of a file with its time; patterns; clear words for what is no source."""
 
 from __future__ import annotations
 
-import time
+import struct
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from dfer.runtime import sources
 from dfer.runtime.errors import DferError
-from dfer.runtime.sources import LiveSource, VideoFile, open_source, without_credentials
+from dfer.runtime.sources import VideoFile, expand, open_source, open_sources, without_credentials
+from dfer.runtime.sources.captures import Picture, built_with, open_file
 from helpers import write_video
 
 
@@ -88,83 +89,156 @@ def test_a_camera_that_does_not_open_says_so() -> None:
         open_source(63)
 
 
-class FakeCapture:
-    """A camera of 50 frames a second that ends, breaks, or never gives a picture, after `count` frames."""
-
-    def __init__(self, count: int, fault: Exception | None = None) -> None:
-        self.count, self.fault, self.released = count, fault, False
-
-    def isOpened(self) -> bool:
-        return True
-
-    def get(self, _: int) -> float:
-        return 50.0
-
-    def read(self) -> tuple[bool, np.ndarray | None]:
-        time.sleep(0.02)
-        self.count -= 1
-        if self.count < 0:
-            if self.fault is not None:
-                raise self.fault
-            return False, None
-        return True, np.zeros((4, 4, 3), np.uint8)
-
-    def release(self) -> None:
-        self.released = True
-
-
-def live(capture: FakeCapture, monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> LiveSource:
-    monkeypatch.setattr(sources, "_open_capture", lambda _: capture)
-    return LiveSource(0, "camera 0", "", warnings.append)
-
-
-def test_a_live_source_drops_what_is_not_taken_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames, warnings = [], list[str]()
-    with live(FakeCapture(60), monkeypatch, warnings) as source:
-        for frame in source:
-            frames.append(frame)
-            time.sleep(0.1)
-    indices = [frame.index for frame in frames]
-    assert indices == sorted(set(indices))
-    assert indices[-1] == 59  # the newest there is
-    assert len(indices) < 40
-    assert all(later.time > earlier.time for earlier, later in pairwise(frames))
-    assert warnings == ["camera 0: gives no more pictures"]
-
-
-def test_closing_a_live_source_ends_its_thread_and_frees_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    warnings: list[str] = []
-    capture = FakeCapture(1_000_000)
-    source = live(capture, monkeypatch, warnings)
-    next(iter(source))
-    source.close()
-    assert not source._thread.is_alive()
-    assert capture.released
-    assert list(source) == [] or warnings == []
-    assert not warnings
-
-
-def test_a_camera_without_pictures_and_one_that_breaks_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    capture = FakeCapture(0)
-    with pytest.raises(DferError, match="opens but gives no picture"):
-        live(capture, monkeypatch, [])
-    assert capture.released
-    source = live(FakeCapture(3, RuntimeError("USB went away")), monkeypatch, [])
-    with pytest.raises(DferError, match="camera 0: reading failed: USB went away"):
-        list(source)
-
-
 def test_time_rises_where_stamps_do_not(tmp_path: Path) -> None:
-    path = write_video(tmp_path / "v.mp4", counting_frames(6), 10)
-    source = VideoFile(str(path), "v", "", lambda _: None)
-    stamps = iter([0.0, 0.0, 0.1, 0.05, 0.9])
-    source._first = (source._first[0], 0.0)  # type: ignore[index]
-    read = source._read
-    source._read = lambda: (found[0], next(stamps)) if (found := read()) else None  # type: ignore[method-assign]
-    times = [frame.time for frame in source]
+    capture = open_file(str(write_video(tmp_path / "v.mp4", counting_frames(6), 10)))
+    assert capture is not None
+    stamps = iter([0.0, 0.0, 0.0, 0.1, 0.05, 0.9])
+    read = capture.read
+
+    def wrongly_stamped(tries: int = 1) -> Picture | None:
+        return (found := read(tries)) and replace(found, stamp=next(stamps))
+
+    capture.read = wrongly_stamped  # type: ignore[method-assign]
+    times = [frame.time for frame in VideoFile(capture, "v", lambda _: None)]
     assert len(times) == 6
     assert (np.diff(times) > 0).all()
     assert times[-1] == pytest.approx(0.9)
+
+
+def test_a_frame_tells_how_long_it_took_and_since_when_it_waits(tmp_path: Path) -> None:
+    with open_source(write_video(tmp_path / "v.mp4", counting_frames(6), 10)) as source:
+        frames = list(source)
+    assert all(0 < frame.decode < 1 for frame in frames)
+    assert all(early.arrived < late.arrived for early, late in pairwise(frames))
+
+
+@pytest.mark.parametrize(("angle", "corner"), [(90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+def test_a_film_turned_by_its_metadata_is_shown_upright(tmp_path: Path, angle: int, corner: tuple[int, int]) -> None:
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:16, :16] = 240  # top left as it is stored
+    video = bytearray(write_video(tmp_path / "v.mp4", [frame] * 5, 10).read_bytes())
+    # tkhd, version 0 (ISO 14496-12, 8.3.2): 36 bytes of matrix, 44 after the box's type.
+    matrix = video.index(b"tkhd") + 44
+    one = 1 << 16
+    cosine, sine = {90: (0, one), 180: (-one, 0), 270: (0, -one)}[angle]
+    video[matrix : matrix + 36] = struct.pack(">9i", cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 30)
+    (tmp_path / "turned.mp4").write_bytes(video)
+    with open_source(tmp_path / "turned.mp4") as source:
+        image = next(iter(source)).image
+    assert image.shape[:2] == ((64, 96) if angle == 180 else (96, 64))
+    bright = {(y, x): image[y * 8 :][:8, x * 8 :][:, :8].mean() > 200 for y in (0, -1) for x in (0, -1)}
+    assert [place for place, is_bright in bright.items() if is_bright] == [corner]
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+@pytest.mark.parametrize("kind", ["zeros", "noise"])
+def test_damage_in_the_middle_costs_the_damaged_frames_and_one_warning(tmp_path: Path, suffix: str, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    path = write_video(tmp_path / f"v.{suffix}", [np.roll(scene, shift, 1) for shift in range(60)], 25)
+    video = bytearray(path.read_bytes())
+    start, length = len(video) // 2, len(video) // 8
+    video[start : start + length] = bytes(length) if kind == "zeros" else rng.bytes(length)
+    path.write_bytes(video)
+    warnings: list[str] = []
+    with open_source(path, warn=warnings.append) as source:
+        frames = list(source)
+    assert 45 <= len(frames) < 60
+    assert frames[-1].time > 1.9  # of 2.4: it goes on behind the damage
+    assert [frame.index for frame in frames] == list(range(len(frames)))
+    assert all(early.time < late.time for early, late in pairwise(frames))
+    assert len(warnings) == 1
+    assert "damaged" in warnings[0]
+
+
+def test_a_damaged_mp4_is_told_with_the_number_of_its_damaged_frames(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (40, 120, 160, 3), dtype=np.uint8)
+    path = write_video(tmp_path / "v.mp4", list(noise), 20)
+    video = bytearray(path.read_bytes())
+    start, length = len(video) // 2, len(video) // 4
+    video[start : start + length] = bytes(length)
+    path.write_bytes(video)
+    warnings: list[str] = []
+    with open_source(path, warn=warnings.append) as source:
+        good = len(list(source))
+    assert warnings == [f"{path}: {40 - good} frames are damaged and left out, {good} are good"]
+
+
+def film(path: Path) -> Path:
+    return write_video(path, counting_frames(3), 10)
+
+
+def test_a_pattern_of_videos_is_several_sources_and_one_of_images_a_single_one(tmp_path: Path) -> None:
+    clips = [film(tmp_path / f"clip{number}.mp4") for number in (1, 2, 10)]
+    for number in (1, 2, 10):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    images = str(tmp_path / "*.png")
+    assert expand([str(tmp_path / "clip*.mp4"), images, 0, "rtsp://host/a?b=*"]) == [
+        *clips,
+        images,
+        0,
+        "rtsp://host/a?b=*",
+    ]
+    with open_source(images, image_rate=2) as source:
+        assert [int(frame.image[0, 0, 0]) for frame in source] == [1, 2, 10]
+        assert source.name == images
+    opened = open_sources([str(tmp_path / "clip*.mp4"), images])
+    assert [len(list(source)) for source in opened] == [3, 3, 3, 3]
+    with pytest.raises(DferError, match="as many sources"):
+        open_source(str(tmp_path / "clip*.mp4"))
+
+
+def test_a_numbered_sequence_takes_the_numbers_written_that_way_in_order(tmp_path: Path) -> None:
+    for name, level in {"f_0002": 2, "f_0010": 10, "f_0001": 1, "f_3": 30, "f_0004b": 40}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((8, 8, 3), level, np.uint8))
+    with open_source(tmp_path / "f_%04d.png") as source:
+        assert [int(frame.image[0, 0, 0]) for frame in source] == [1, 2, 10]
+    assert expand([tmp_path / "f_%04d.png"]) == [tmp_path / "f_%04d.png"]
+    film(tmp_path / "v_1.mp4")
+    film(tmp_path / "v_2.mp4")
+    assert expand([tmp_path / "v_%d.mp4"]) == [tmp_path / "v_1.mp4", tmp_path / "v_2.mp4"]
+
+
+def test_patterns_that_match_nothing_or_too_much_say_so_and_files_named_like_patterns_open(tmp_path: Path) -> None:
+    for pattern in ("*.mp4", "f_%04d.png", "gone/f_%04d.png"):
+        with pytest.raises(DferError, match="matches no file"):
+            open_source(tmp_path / pattern)
+    film(tmp_path / "a[1].mp4")
+    assert expand([tmp_path / "a[1].mp4"]) == [tmp_path / "a[1].mp4"]
+    with open_source(tmp_path / "a[1].mp4") as source:
+        assert len(list(source)) == 3
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DferError, match="images and other files"):
+        expand([tmp_path / "a*"])
+
+
+def test_of_several_sources_all_open_or_none(tmp_path: Path) -> None:
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("counts open files by /proc")
+
+    def open_films() -> int:
+        links = (link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink())
+        return sum(link.suffix == ".mp4" for link in links)
+
+    with pytest.raises(DferError, match=r"gone.mp4: no such file"):
+        open_sources([film(tmp_path / "a.mp4"), film(tmp_path / "b.mp4"), tmp_path / "gone.mp4"])
+    assert open_films() == 0
+
+
+@pytest.mark.skipif(built_with("GStreamer"), reason="this OpenCV has GStreamer")
+@pytest.mark.parametrize(
+    "place", ["rtspsrc location=rtsp://u:s3cret@h/x user-pw=s3cret ! decodebin ! appsink", "csi://0"]
+)
+def test_a_pipeline_without_gstreamer_says_what_to_install(place: str) -> None:
+    with pytest.raises(DferError, match=r"built without GStreamer.*in place of opencv-python-headless") as caught:
+        open_source(place)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_csi_camera_needs_a_sensor_number() -> None:
+    with pytest.raises(DferError, match="csi://front: a CSI camera is named by its sensor number"):
+        open_source("csi://front")
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3c/ret", "s3c#ret", "s3c?ret", "s3c@ret", "s3c:ret", "s3c[ret"])

@@ -1,0 +1,35 @@
+"""Where frames come from: cameras, video files, images, network streams, GStreamer pipelines; one or several at once.
+
+Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
+times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
+
+    with Feeds(open_sources(["a.mp4", "rtsp://host/stream", 0])) as feeds:
+        for tick in feeds.ticks():
+            for feed, frame in tick: ...
+"""
+
+from .feeds import Feed, Feeds, State
+from .files import VideoFile
+from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, natural_order
+from .images import ImageFolder
+from .live import LiveSource
+from .places import Place, expand, open_source, open_sources, without_credentials
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Feed",
+    "Feeds",
+    "Frame",
+    "ImageFolder",
+    "LiveSource",
+    "Place",
+    "Source",
+    "State",
+    "VideoFile",
+    "Warn",
+    "expand",
+    "natural_order",
+    "open_source",
+    "open_sources",
+    "without_credentials",
+]

@@ -1,0 +1,218 @@
+"""OpenCV's VideoCapture, made safe: any thread may release it, opening has a time limit, its log stays quiet."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout  # the built-in one only since Python 3.11
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError
+
+T = TypeVar("T")
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it when it first uses FFmpeg; see `_Quiet`
+
+OPEN_TIMEOUT, READ_TIMEOUT = 10.0, 10.0
+"""Seconds after which a network stream that does not answer, or falls silent, counts as lost."""
+_LONGEST_STUMBLE = 1.0
+"""Seconds of failed reads after which no more are tried: what is damaged fails at once, what is gone may be slow."""
+_USB2 = 24e6
+"""Bytes per second that a camera can send over USB 2 (isochronous: 3 × 1024 bytes in each of 8000 microframes)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """image: RGB uint8 [H,W,3]. stamp: seconds, by the container's clock. wait, decode: seconds until it came (which
+    for FFmpeg includes decoding), and from then until it was RGB."""
+
+    image: NDArray[np.uint8]
+    stamp: float
+    wait: float
+    decode: float
+
+
+class Capture:
+    """An open `cv2.VideoCapture`. rate: frames per second, or None; count: frames announced, or None; size: (width,
+    height), pixels; damaged: pictures that did not decode and were passed over."""
+
+    def __init__(self, opened: Any) -> None:
+        self._opened = opened
+        self._lock = threading.Lock()
+        self._released = False
+        _Quiet.begin()
+        rate, count = float(opened.get(cv2.CAP_PROP_FPS)), int(opened.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.rate = rate if 0 < rate < 1000 else None
+        self.count = count if count > 0 else None
+        self.size = int(opened.get(cv2.CAP_PROP_FRAME_WIDTH)), int(opened.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        self.damaged = 0
+
+    def read(self, tries: int = 1) -> Picture | None:
+        """The next picture, at most `tries` - 1 damaged ones passed over; None where there is none, or when released.
+
+        OpenCV does not tell a damaged picture from the end: either is a failed read.
+        """
+        try:
+            with self._lock:
+                start = perf_counter()
+                for failed in range(tries):
+                    if self._released:
+                        break
+                    if picture := self._read():
+                        self.damaged += failed
+                        return picture
+                    if perf_counter() - start > _LONGEST_STUMBLE:
+                        break
+                return None
+        finally:
+            if self._released:
+                self.release()
+
+    def _read(self) -> Picture | None:
+        start = perf_counter()
+        try:
+            if not self._opened.grab():
+                return None
+            came = perf_counter()
+            got, image = self._opened.retrieve()
+            if not got:
+                return None
+            stamp = float(self._opened.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+            rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+        except cv2.error:  # a picture that OpenCV rejects is as damaged as one that it cannot decode
+            return None
+        return Picture(rgb, stamp, came - start, perf_counter() - came)
+
+    def release(self) -> None:
+        """Let go of the device, now or, if another thread reads, when that read returns. Does not wait."""
+        self._released = True
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._opened is not None:
+                    self._opened.release()
+                    self._opened = None
+                    _Quiet.end()
+            finally:
+                self._lock.release()
+
+
+class _Quiet:
+    """OpenCV's log is silent while any capture is open: errors are ours to word, and its lines may hold addresses."""
+
+    _lock = threading.Lock()
+    _count, _previous = 0, 0
+
+    @classmethod
+    def begin(cls) -> None:
+        with cls._lock:
+            cls._count += 1
+            if cls._count == 1:
+                logging: Any = cv2.utils.logging
+                cls._previous = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+
+    @classmethod
+    def end(cls) -> None:
+        with cls._lock:
+            cls._count -= 1
+            if cls._count == 0:
+                cv2.utils.logging.setLogLevel(cls._previous)
+
+
+def open_file(path: str) -> Capture | None:
+    """A video file; None when OpenCV cannot read it. Rotation that its metadata ask for is applied."""
+    return _open(path)
+
+
+def open_stream(url: str) -> Capture | None:
+    """Anything behind a URL; None when it does not open in time."""
+    if not built_with("FFMPEG"):  # a Jetson's OpenCV may have GStreamer only, whose own limit is 30 s
+        return _open(url)
+    limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT), (cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT)
+    return _open(url, cv2.CAP_FFMPEG, [number for key, limit in limits for number in (key, round(1000 * limit))])
+
+
+def open_pipeline(pipeline: str) -> Capture | None:
+    """A GStreamer pipeline that ends in an appsink; None when it does not start.
+
+    Raises DferError where this OpenCV has no GStreamer.
+    """
+    if not built_with("GStreamer"):
+        raise DferError(
+            f"this OpenCV ({cv2.__version__}) is built without GStreamer, which this source needs; put one built with "
+            "it in place of opencv-python-headless (on a Jetson: JetPack's, or build with -D WITH_GSTREAMER=ON)"
+        )
+    return _open(pipeline, cv2.CAP_GSTREAMER)
+
+
+def open_camera(device: int | str, size: tuple[int, int] | None = None, fps: float | None = None) -> Capture | None:
+    """A camera by number or device file, asked for (width, height) and frames per second; None when it does not open.
+
+    MJPG is asked for where that much raw video (YUYV, 2 bytes a pixel) does not fit through USB 2.
+    """
+    # By name, for on a Jetson OpenCV would else reach cameras through GStreamer, which takes none of these requests.
+    backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
+    wishes: list[tuple[int, float]] = []
+    width, height = size or (640, 480)
+    if width * height * 2 * (fps or 30) > _USB2:
+        wishes.append((cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")))  # first: it opens up the sizes
+    if size:
+        wishes += [(cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)]
+    if fps:
+        wishes.append((cv2.CAP_PROP_FPS, fps))
+    return _open(device, backend, wishes=wishes)
+
+
+def within(seconds: float, call: Callable[[], T], discard: Callable[[T], object] = lambda _: None) -> T:
+    """`call()`, made in a thread of its own so that neither it nor Ctrl-C has to be waited for.
+
+    Raises TimeoutError after `seconds`; a result that comes after all goes to `discard`.
+    """
+    future: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # raised again where the result is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=work, name="opening", daemon=True).start()
+    try:
+        return future.result(seconds)
+    except BaseException as error:
+        future.add_done_callback(lambda late: late.exception() or discard(late.result()))
+        if isinstance(error, FutureTimeout):
+            raise TimeoutError from error
+        raise
+
+
+def built_with(library: str) -> bool:
+    """Whether this OpenCV has "FFMPEG" or "GStreamer"."""
+    return re.search(rf"\b{library}:\s+YES", cv2.getBuildInformation()) is not None
+
+
+def _open(
+    place: int | str,
+    backend: int = cv2.CAP_ANY,
+    parameters: Sequence[int] = (),
+    wishes: Sequence[tuple[int, float]] = (),
+) -> Capture | None:
+    _Quiet.begin()
+    try:
+        opened = cv2.VideoCapture(place, backend, parameters)
+        if not opened.isOpened():
+            return None
+        for key, value in wishes:
+            opened.set(key, value)
+        return Capture(opened)
+    finally:
+        _Quiet.end()

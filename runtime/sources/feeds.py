@@ -1,0 +1,186 @@
+"""Several sources at once: one reader thread each, and the frames that are ready, as they get ready."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from time import monotonic
+from typing import Literal
+
+from ..errors import DferError
+from .frames import Frame, Source
+
+State = Literal["opening", "running", "reconnecting", "ended", "failed"]
+
+_AHEAD = 2
+"""Frames of a file that are read ahead, so that one can be taken while the next is decoded."""
+_PATIENCE = 2.0
+"""Seconds to wait, on closing, for readers; one that hangs in a driver is left behind and ends when that returns."""
+
+
+class Feed:
+    """A source with the thread that reads it. Made by `Feeds`.
+
+    number: place among the sources of this run, from 0. name, rate, count: the source's.
+    live: whether frames that are not taken in time are dropped (live sources; every source with `realtime`).
+    dropped: how many were. error: one line, where the state is "failed"; fault: the exception behind it.
+    """
+
+    def __init__(self, source: Source, number: int, realtime: bool, lock: threading.Lock) -> None:
+        self.source, self.number = source, number
+        self.live = source.live or realtime
+        self.dropped = 0
+        self.error: str | None = None
+        self.fault: Exception | None = None
+        self._state: State = "opening"
+        self._begin: float | None = None  # by the clock, when a file that plays as if live was at time 0
+        self._waiting: deque[Frame] = deque()
+        self._closing = False
+        self._room = threading.Condition(lock)  # notified of frames taken and of closing
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def rate(self) -> float | None:
+        return self.source.rate
+
+    @property
+    def count(self) -> int | None:
+        return self.source.count
+
+    @property
+    def state(self) -> State:
+        """ "opening" until the first frame."""
+        return "reconnecting" if self._state == "running" and self.source.reconnecting else self._state
+
+    def _read(self, ready: threading.Condition, alone: bool) -> None:
+        """The reader thread; `ready` is notified of frames and of the end. alone: an error is not warned of."""
+        state: State = "failed"
+        try:
+            for frame in self.source.frames():
+                with ready:
+                    if not self._offer(frame):
+                        break
+                    ready.notify()
+            state = "ended"
+        except Exception as error:  # raised where the frames are taken
+            if self._closing:
+                state = "ended"
+            else:
+                self.fault = error
+                self.error = str(error) if isinstance(error, DferError) else f"{self.name}: reading failed: {error}"
+        finally:
+            self.source.close()
+            with ready:
+                self._state = state
+                ready.notify()
+            if self.error is not None and not alone:
+                self.source.warn(self.error)
+
+    def _offer(self, frame: Frame) -> bool:
+        """Put a frame where it can be taken, once it is time and there is room; False when closing."""
+        if self.live and not self.source.live:
+            if self._begin is None:
+                self._begin = monotonic() - frame.time
+            self._room.wait_for(lambda: self._closing, self._begin + frame.time - monotonic())
+            frame = replace(frame, arrived=monotonic())
+        if self.live:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+        else:
+            self._room.wait_for(lambda: self._closing or len(self._waiting) < _AHEAD)
+        if self._closing:
+            return False
+        self._waiting.append(frame)
+        self._state = "running"
+        return True
+
+    def _take(self) -> Frame:
+        frame = self._waiting.popleft()
+        self._room.notify()
+        return frame if self.live else replace(frame, arrived=monotonic())
+
+
+class Feeds:
+    """Reads all of `sources` at once, from now on, and closes them. Use as a context manager.
+
+    realtime: play files as if live: frames come at their media times, and those not taken by the next are dropped.
+    Of sources with the same name the later ones get a number, so that results can be told apart.
+    """
+
+    def __init__(self, sources: Sequence[Source], *, realtime: bool = False) -> None:
+        _tell_apart(sources)
+        lock = threading.Lock()  # one for all; each reader has a condition of its own to sleep through others' affairs
+        self._ready = threading.Condition(lock)
+        self._closing = False
+        self.feeds = tuple(Feed(source, number, realtime, lock) for number, source in enumerate(sources))
+        self._readers = [
+            threading.Thread(
+                target=feed._read, args=(self._ready, len(sources) == 1), name=f"reader of {feed.name}", daemon=True
+            )
+            for feed in self.feeds
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def ticks(self) -> Iterator[list[tuple[Feed, Frame]]]:
+        """The frames that are ready, in the order of the sources, at most one of each; waits until there is one.
+
+        Of several sources one may fail: it is warned of, its feed keeps the error, the others go on. Of a single one
+        the error is raised here, a DferError, after its last frame. Ends when all have ended, and after `close`.
+        """
+        while True:
+            with self._ready:
+                self._ready.wait_for(self._has_news)
+                if self._closing:
+                    return
+                tick = [(feed, feed._take()) for feed in self.feeds if feed._waiting]
+            if not tick:
+                break
+            yield tick
+        if len(self.feeds) == 1 and self.feeds[0].fault is not None:
+            raise DferError(self.feeds[0].error) from self.feeds[0].fault
+
+    def _has_news(self) -> bool:
+        return (
+            self._closing
+            or any(feed._waiting for feed in self.feeds)
+            or all(feed._state in ("ended", "failed") for feed in self.feeds)
+        )
+
+    def close(self) -> None:
+        """End all readers and let go of their devices. May be called from another thread than takes the frames."""
+        with self._ready:
+            self._closing = True
+            self._ready.notify()
+            for feed in self.feeds:
+                feed._closing = True
+                feed._room.notify()
+        for feed in self.feeds:
+            feed.source.close()
+        patience = monotonic() + _PATIENCE
+        for reader in self._readers:
+            reader.join(max(0.0, patience - monotonic()))
+
+    def __enter__(self) -> Feeds:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _tell_apart(sources: Sequence[Source]) -> None:
+    taken = {source.name for source in sources}
+    seen: set[str] = set()
+    for source in sources:
+        name, number = source.name, 2
+        while source.name in seen:
+            while f"{name} #{number}" in taken:
+                number += 1
+            source.name = f"{name} #{number}"
+            taken.add(source.name)
+        seen.add(source.name)

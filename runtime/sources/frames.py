@@ -1,0 +1,72 @@
+"""What every source is and gives."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+Warn = Callable[[str], object]
+"""Told, in one line, about trouble that is not an error; by whichever thread meets it."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a source.
+
+    image: RGB uint8 [H,W,3]. index: in the source, from 0. time: media seconds since the first frame, always rising.
+    decode: seconds that reading and decoding took; for live sources without the wait for the picture to come (a
+    network stream is decoded while waiting, so there it is the conversion only).
+    arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
+    """
+
+    image: NDArray[np.uint8]
+    index: int
+    time: float
+    decode: float = 0.0
+    arrived: float = 0.0
+
+
+class Source(ABC):
+    """Frames in order, once. Use as a context manager.
+
+    name: for people and result files; holds no credentials.
+    rate: frames per second where the source tells, else None. count: frames announced, else None.
+    live: whether frames that are not taken in time are dropped. reconnecting: lost, and being looked for again.
+    """
+
+    name: str
+    rate: float | None
+    count: int | None
+    live: ClassVar[bool] = False
+    reconnecting: bool = False
+    warn: Warn = staticmethod(lambda _: None)
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Frame]:
+        """The frames; of a live source the newest each time one is asked for."""
+
+    def frames(self) -> Iterator[Frame]:
+        """Every frame, read by the thread that asks; what a `Feed` reads."""
+        return iter(self)
+
+    def close(self) -> None:  # noqa: B027 (images hold nothing open)
+        """Let go of the file or device. Any thread may call it, at any time, and it does not wait."""
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def natural_order(name: str) -> list[tuple[int, str]]:
+    """Sorting key that puts "2.jpg" before "10.jpg"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,110 @@
+"""Cameras and network streams: the newest picture, and again after the connection was lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from time import monotonic
+
+from ..errors import DferError
+from .captures import Capture, Picture, within
+from .feeds import Feeds
+from .frames import Frame, Source, Warn
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds before the first try to reconnect, and at most; each pause is twice the one before."""
+_FIRST_PICTURE = 15.0
+"""Seconds that a camera or stream that opened may take to its first picture."""
+_STUMBLES = 10
+"""Failed reads in a row that may be damaged pictures; so many mean that the connection is lost."""
+
+
+class LiveSource(Source):
+    """A camera or stream. Iterating gives the newest picture each time, so nothing ever lags.
+
+    capture: the open connection. connect: opens it again; None when that fails.
+    tries: attempts in a row to reconnect after the connection was lost, the pauses between them growing; 0 for none.
+    Time goes on from the first picture, through every reconnection.
+    Raises DferError when there is no first picture; iterating does when reconnecting has failed.
+    """
+
+    live = True
+
+    def __init__(
+        self, capture: Capture, connect: Callable[[], Capture | None], name: str, warn: Warn, tries: int = 0
+    ) -> None:
+        self.name, self.rate, self.count = name, capture.rate, None
+        self.warn = warn
+        self._capture, self._connect, self._tries = capture, connect, tries
+        self._closing = threading.Event()
+        self._index, self._start, self._time = 0, 0.0, -1.0
+        first = None
+        try:
+            first = within(_FIRST_PICTURE, lambda: capture.read(_STUMBLES))
+        except TimeoutError:
+            pass
+        finally:
+            if first is None:
+                self.close()
+        if first is None:
+            raise DferError(f"{name} opens but gives no picture; is it in use elsewhere, is the stream up?")
+        self._first: Frame | None = self._stamp(first)
+
+    def __iter__(self) -> Iterator[Frame]:
+        with Feeds([self]) as feeds:
+            for tick in feeds.ticks():
+                for _, frame in tick:
+                    yield frame
+
+    def frames(self) -> Iterator[Frame]:
+        """Every picture that arrives, waiting and reconnecting in the thread that asks."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            yield first
+        while (picture := self._capture.read(_STUMBLES) or self._reconnect()) is not None:
+            yield self._stamp(picture)
+
+    def _stamp(self, picture: Picture) -> Frame:
+        now = monotonic()
+        if self._index == 0:
+            self._start = now
+        # Coarse clocks tick less often than bursts of pictures come.
+        self._time = max(now - self._start, self._time + 1e-6) if self._index else 0.0
+        frame = Frame(picture.image, self._index, self._time, picture.decode, now)
+        self._index += 1
+        return frame
+
+    def _reconnect(self) -> Picture | None:
+        """The first picture of a new connection; None when closed, or when none is to be tried for."""
+        self._capture.release()
+        if self._closing.is_set():
+            return None
+        if self._tries == 0:
+            self.warn(f"{self.name}: gives no more pictures")
+            return None
+        self.reconnecting = True
+        self.warn(f"{self.name}: lost; reconnecting")
+        lost, pause = monotonic(), FIRST_PAUSE
+        for _ in range(self._tries):
+            if self._closing.wait(pause):
+                return None
+            pause = min(2 * pause, LONGEST_PAUSE)
+            capture = self._connect()
+            if capture is None:
+                continue
+            self._capture = capture
+            if self._closing.is_set():  # close() may have released the capture before this one
+                capture.release()
+                return None
+            if picture := capture.read(_STUMBLES):
+                self.reconnecting = False
+                self.warn(f"{self.name}: back after {monotonic() - lost:.1f} s")
+                return picture
+            capture.release()
+        if self._closing.is_set():
+            return None
+        raise DferError(f"{self.name}: lost, and not back after {self._tries} tries to reconnect")
+
+    def close(self) -> None:
+        self._closing.set()
+        self._capture.release()
