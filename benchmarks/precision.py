@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("--calib", type=Path, help="faces, as dfer-export takes them; default: drawn ones")
     parser.add_argument("--write", type=Path, help="page to put the section into")
     options = parser.parse_args()
+    asked = [word for word in sys.argv[1:] if word not in ("--write", str(options.write))]
     torch.manual_seed(0)
     method: Method
     if options.ckpt:
@@ -254,7 +255,7 @@ def main() -> None:
         assert made is not None
         told("loading and building every file")
         lines = [
-            f"    python benchmarks/precision.py {' '.join(sys.argv[1:])}".rstrip(),
+            f"    python benchmarks/precision.py {' '.join(asked)}".rstrip(),
             "",
             f"{exported.parity['int8'].frames} faces judge INT8, noise and drawn faces in motion the others too; INT8 "
             f"in {made.total - len(made.floating)} of {made.total} layers, ranges by {made.kind}. "
