@@ -85,7 +85,8 @@ def main() -> None:
         figures = median(found.outside), sum(found.outside) / len(found.outside), median(found.encode)
         rows.append([name, *(f"{figure:.1f}" for figure in figures), f"{share:.0%}", f"{median(found.rates):.0f}"])
     vit, demo = (rounds[name][2] for name in (vit_name, "demo model, with CSV and annotated video"))
-    outside, share, rate = median(vit.outside), sum(vit.outside) / sum(vit.encode), median(demo.rates)
+    outside, rate = median(vit.outside), median(demo.rates)
+    share = outside / median(vit.encode)
     publish(
         "overhead.md",
         "What is not encoder and head",
@@ -94,11 +95,11 @@ def main() -> None:
             "Per frame of 640×360: decoding, detection, tracking, alignment, bookkeeping. The ViT encodes one face of "
             "every frame, the demo model all faces of every third. Frames per second over the whole file, back to "
             "back; ONNX Runtime's CPU provider; models in turns.",
-            table(("", "outside, median ms", "mean ms", "encoder, ms", "outside / encoder", "frames/s"), rows),
+            table(("", "outside, median ms", "mean ms", "encoder, ms", "outside / encoder, means", "frames/s"), rows),
         ],
         [
             Check(f"outside encoder and head: at most {OUTSIDE:g} ms", f"{outside:.1f} ms", outside <= OUTSIDE),
-            Check(f"outside: at most {SHARE:.0%} of the encoder's time", f"{share:.0%}", share <= SHARE),
+            Check(f"its median: at most {SHARE:.0%} of the encoder's", f"{share:.0%}", share <= SHARE),
             Check(f"demo model, all stages: at least {RATE:g} frames/s", f"{rate:.0f}", rate >= RATE),
         ],
         options.write,

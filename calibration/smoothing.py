@@ -36,22 +36,32 @@ def find_joints(graph: Graph) -> list[Joint]:
             and attributes_of(node).get("axis", -1) == -1
             and all(name in graph.constants for name in node.input[1:])
         ):
-            ends = list(_ends(node.output[0], readers))
+            ends = list(_ends(graph, node.output[0], readers))
             if ends and all(end in layers and layers[end].axis != layers[end].inner for end in ends):
                 joints.append(Joint(node.output[0], tuple(layers[end] for end in ends)))
     return joints
 
 
-def _ends(tensor: str, readers: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Names of the nodes that read a tensor, seen through those that only move its rows about."""
+def _ends(graph: Graph, tensor: str, readers: Mapping[str, list[Any]]) -> Iterator[str]:
+    """Names of the nodes that read a tensor, seen through those that only choose rows or move them about."""
     for node in readers.get(tensor, []):
-        attributes = attributes_of(node)
-        perm = attributes.get("perm", [0])
-        moves = node.op_type == "Transpose" and perm[-1] == len(perm) - 1 and len(perm) > 1
-        if moves or (node.op_type == "Gather" and node.input[0] == tensor and attributes.get("axis", 0) in (0, 1)):
-            yield from _ends(node.output[0], readers)
+        if node.input[0] == tensor and _keeps_channels(graph, node):
+            yield from _ends(graph, node.output[0], readers)
         else:
             yield node.name if node.input[0] == tensor else ""
+
+
+def _keeps_channels(graph: Graph, node: Any) -> bool:
+    """Whether a node leaves the last axis of a tensor of three or more as it is."""
+    attributes = attributes_of(node)
+    if node.op_type == "Transpose":
+        perm = attributes.get("perm", [0])
+        return len(perm) > 1 and perm[-1] == len(perm) - 1
+    if node.op_type == "Gather":
+        return attributes.get("axis", 0) in (0, 1)
+    if node.op_type == "Slice" and len(node.input) > 3 and node.input[3] in graph.constants:
+        return bool(np.isin(graph.constant(node.input[3]), (0, 1)).all())
+    return False
 
 
 def smooth(data: bytes, channels: Mapping[str, Array]) -> bytes:

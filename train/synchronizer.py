@@ -45,9 +45,11 @@ class TemporalLayer(nn.Module):
                 nn.init.zeros_(parameter)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, wanted: int | None = None) -> Tensor:
+        """[N,L,D] → [N,L,D], or [N,wanted,D]: the first states only, which costs less."""
         mixed = self.to_queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = mixed.permute(2, 0, 3, 1, 4)  # each [N,heads,L,head width]
+        x, queries = x[:, :wanted], queries[:, :, :wanted]
         attention = (queries @ keys.transpose(-1, -2)) * queries.shape[-1] ** -0.5
         seen = (attention.softmax(dim=-1) @ values).transpose(1, 2).flatten(2)
         x = x + self.dropout(self.from_heads(seen))

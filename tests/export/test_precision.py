@@ -183,6 +183,23 @@ def test_a_bad_head_is_called_the_head(method: AlignDfer, tmp_path: Path, monkey
     assert not (tmp_path / "x.dfer").exists()
 
 
+def test_the_last_block_works_on_the_class_token_alone(method: AlignDfer, encoder: bytes) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(encoder))
+    types = {value.name: value.type.tensor_type for value in model.graph.value_info}
+    tokens = {
+        node.name.split("/")[0].split("resblocks.")[1]: types[node.output[0]].shape.dim[1].dim_value
+        for node in model.graph.node
+        if node.name.endswith("mlp.c_fc/MatMul")
+    }
+    *whole, last = (tokens[name] for name in sorted(tokens))
+    assert last == 1 < min(whole)
+    frames = random_crops(5)
+    with torch.inference_mode(), open_engine(encoder, "cpu") as engine:
+        expected = method.encode_frames(torch.from_numpy(frames)).numpy()
+        np.testing.assert_allclose(engine.run({"frames": frames})["features"], expected, atol=1e-5)
+    assert type(method.clip_model.visual.transformer.resblocks[-1]).__name__ == "ResidualAttentionBlock"  # put back
+
+
 def test_a_bad_half_is_refused_and_an_open_gate_is_written_down(
     method: AlignDfer, encoder: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
