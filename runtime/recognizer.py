@@ -198,7 +198,8 @@ class Recognizer:
         )
 
     def _try_engines(self) -> None:
-        """Run both graphs once, which also warms them up; raises DferError when they are not what the manifest says."""
+        """Run both graphs, which warms them up and tells what a face costs; raises DferError when they are not what the
+        manifest says."""
         manifest = self.bundle.manifest
         size, window, width, classes = manifest.preprocessing.size, manifest.window, manifest.width, len(self.classes)
         features = self.encode(np.zeros((2, size, size, 3), np.uint8))
@@ -208,6 +209,9 @@ class Recognizer:
                 f"bundle {self.bundle.path}: the graphs give {features.shape[1:]} and {probabilities.shape[1:]} per "
                 f"row, the manifest says ({width},) and ({classes},); export it again"
             )
+        begun = perf_counter()
+        self.encode(np.zeros((1, size, size, 3), np.uint8))
+        self.pacer.learn(perf_counter() - begun, 1)
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
