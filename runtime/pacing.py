@@ -53,4 +53,4 @@ class Pacer:
     def learn(self, seconds: float, faces: int) -> None:
         """Take note of how long `faces` took, which may not be 0."""
         cost = seconds / faces
-        self._cost = 0.8 * self._cost + 0.2 * cost if self._cost > 0 else cost
+        self._cost = (self._cost + cost) / 2 if self._cost > 0 else cost

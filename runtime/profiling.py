@@ -59,13 +59,16 @@ class Recording(Stopwatch):
         super().__init__()
         self.warm_up: dict[str, list[float]] = {}
         self.steady: dict[str, list[float]] = {}
+        self._settled = False
         self._current = self.warm_up
 
     def add(self, stage: str, seconds: float) -> None:
+        if self._settled and stage != "total":  # which still belongs to the frame before
+            self._current = self.steady
         self._current.setdefault(stage, []).append(1000 * seconds)
 
     def settle(self) -> None:
-        self._current = self.steady
+        self._settled = True
 
 
 class Loop(Source):

@@ -69,7 +69,7 @@ def make_step(
 
 
 def stages() -> list[StageTimes]:
-    return [StageTimes("encode", n=10, mean=5.0, p50=4.5, p90=6.0, p99=7.0, max=9.0)]
+    return [StageTimes("encode", n=10, mean=5.0, p50=4.5, p90=6.0, p95=6.5, p99=7.0, max=9.0)]
 
 
 @dataclass
