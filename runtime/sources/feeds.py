@@ -16,7 +16,7 @@ State = Literal["opening", "running", "reconnecting", "ended", "failed"]
 
 _AHEAD = 2
 """Frames of a file that are read ahead, so that one can be taken while the next is decoded."""
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 """Seconds to wait, on closing, for readers; one that hangs in a driver is left behind and ends when that returns."""
 
 

@@ -45,7 +45,7 @@ def open_source(
     Raises DferError when there is nothing to read at `place`.
     """
     text = str(place)
-    if isinstance(place, int) or text.startswith("/dev/"):
+    if isinstance(place, int) or text.startswith(("/dev/video", "/dev/v4l/")):
         name = f"camera {place}" if isinstance(place, int) else text
         connect = partial(open_camera, place if isinstance(place, int) else text, size, fps)
         capture = _in_time(connect, f"{name} does not open; is it plugged in and free?")

@@ -12,6 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.sources import Feeds, Frame, Source, open_source, open_sources
@@ -175,6 +177,16 @@ def test_sources_of_one_name_are_told_apart() -> None:
         names = [feed.name for feed in feeds.feeds]
     assert names == ["a", "b", "a #3", "a #2", "a #4"]
     assert [source.name for source in sources] == names
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(["a", "a #2", "a #3", "b", "a #2 #2"]), max_size=8))
+def test_however_sources_are_named_no_two_share_a_name(names: list[str]) -> None:
+    with Feeds([Written(0, name=name) for name in names]) as feeds:
+        given_names = [feed.name for feed in feeds.feeds]
+    assert len(set(given_names)) == len(names)
+    assert all(new == old or new.startswith(f"{old} #") for new, old in zip(given_names, names, strict=True))
+    assert set(names) <= set(given_names)
 
 
 def test_closing_ends_readers_that_wait_for_room_or_for_their_time() -> None:

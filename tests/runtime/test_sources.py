@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import struct
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.sources import VideoFile, expand, open_source, open_sources, without_credentials
@@ -165,6 +170,42 @@ def test_a_damaged_mp4_is_told_with_the_number_of_its_damaged_frames(tmp_path: P
     assert warnings == [f"{path}: {40 - good} frames are damaged and left out, {good} are good"]
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A second of video in three containers."""
+    folder = tmp_path_factory.mktemp("films")
+    scene = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    frames = [np.roll(scene, shift, 1) for shift in range(25)]
+    return {name: write_video(folder / f"v.{name}", frames, 25).read_bytes() for name in ("mp4", "avi", "mkv")}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    suffix=st.sampled_from(["mp4", "avi", "mkv"]),
+    holes=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=200)), min_size=1, max_size=8),
+    kept=st.floats(0.05, 1),
+)
+def test_however_a_film_is_damaged_it_is_read_or_refused(
+    films: dict[str, bytes], tmp_path: Path, suffix: str, holes: list[tuple[float, bytes]], kept: float
+) -> None:
+    video = bytearray(films[suffix])
+    for place, content in holes:
+        start = int(place * len(video))
+        video[start : start + len(content)] = content[: len(video) - start]
+    path = tmp_path / f"x.{suffix}"
+    path.write_bytes(video[: int(kept * len(video))])
+    warnings: list[str] = []
+    try:
+        with open_source(path, warn=warnings.append) as source:
+            times = [frame.time for frame in source]
+    except DferError as error:
+        assert str(path) in str(error)
+    else:
+        assert times[0] == 0
+        assert all(early < late for early, late in pairwise(times))
+        assert len(warnings) <= 1
+
+
 def film(path: Path) -> Path:
     return write_video(path, counting_frames(3), 10)
 
@@ -239,6 +280,21 @@ def test_a_pipeline_without_gstreamer_says_what_to_install(place: str) -> None:
 def test_a_csi_camera_needs_a_sensor_number() -> None:
     with pytest.raises(DferError, match="csi://front: a CSI camera is named by its sensor number"):
         open_source("csi://front")
+
+
+def test_a_film_behind_http_is_read_whole_as_a_file_is(tmp_path: Path) -> None:
+    film(tmp_path / "v.mp4")
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with open_source(f"http://me:s3cret@127.0.0.1:{server.server_port}/v.mp4?token=s3cret") as source:
+            assert (source.live, source.count, len(list(source))) == (False, 3, 3)
+            assert source.name == f"http://127.0.0.1:{server.server_port}/v.mp4"
+        server.shutdown()
 
 
 @pytest.mark.parametrize("password", ["s3cret", "s3c/ret", "s3c#ret", "s3c?ret", "s3c@ret", "s3c:ret", "s3c[ret"])
