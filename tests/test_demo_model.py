@@ -25,7 +25,7 @@ def predict(video: Path, table: Path) -> list[dict[str, str]]:
 
 def score(tmp_path: Path, *arguments: object) -> dict[str, float]:
     out = tmp_path / "scores.json"
-    call = [str(argument) for argument in (DEMO, "--workers", 1, "--json", out, *arguments)]
+    call = [str(argument) for argument in (DEMO, "--workers", 2, "--json", out, *arguments)]
     result = CliRunner().invoke(evaluate, call, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     scores: dict[str, float] = json.loads(out.read_text())
