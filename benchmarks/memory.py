@@ -9,37 +9,16 @@ face is seen all the time.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
 
 import click
 import psutil
 
-from dfer.runtime import Frame, Recognizer, open_source
-from dfer.runtime.sources import Source
-
-
-class Loop(Source):
-    """A file that starts again when it ends, until `seconds` of it are played; index and time go on rising."""
-
-    def __init__(self, path: Path, seconds: float) -> None:
-        with open_source(path) as source:
-            self.name, self.rate, self.count = source.name, source.rate, None
-        self._path, self._seconds = path, seconds
-
-    def __iter__(self) -> Iterator[Frame]:
-        index, start = 0, 0.0
-        while True:
-            with open_source(self._path) as source:
-                for frame in source:
-                    time = start + frame.time
-                    if time >= self._seconds:
-                        return
-                    yield Frame(frame.image, index, time)
-                    index += 1
-            start = time + 1 / (self.rate or 25.0)
+from dfer.runtime import Recognizer
+from dfer.runtime.profiling import Loop
 
 
 @click.command()
@@ -52,7 +31,9 @@ def main(video: Path, hours: float, limit_mb: float, rows: bool) -> None:
     start, settled, reported, frames, predictions = monotonic(), 0.0, 0.0, 0, 0
     with Recognizer() as recognizer:
         expected = round(hours * 3600 * recognizer.fps)
-        for step in recognizer.steps(Loop(video, hours * 3600)):
+        for step in recognizer.steps(Loop(video, recognizer.fps, math.inf)):
+            if step.frame.time >= hours * 3600:
+                break
             frames += 1
             predictions += len(step.predictions)
             if not settled and monotonic() - start >= 60:

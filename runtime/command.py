@@ -153,16 +153,13 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end cleanly
-    from rich.console import Console
-
-    console = Console(stderr=True, highlight=False)
-    failed = _run(console, (*sources, *cameras), demo, None if web is None else int(web), options)
+    failed = _run((*sources, *cameras), demo, None if web is None else int(web), options)
     sys.exit(3 if failed else 0)
 
 
-def _run(console: Console, places: tuple[Place, ...], demo: bool, port: int | None, options: dict[str, Any]) -> bool:
+def _run(places: tuple[Place, ...], demo: bool, port: int | None, options: dict[str, Any]) -> bool:
     """Open everything, read, report; whether some source failed on the way."""
-    from rich.console import Console as Plain
+    from rich.console import Console
 
     from .boxes import read_boxes
     from .classes import ClassMap
@@ -177,7 +174,8 @@ def _run(console: Console, places: tuple[Place, ...], demo: bool, port: int | No
         places = (DEMO_FOLDER / DEMO_CLIP,)
     places = tuple(expand(places))
     paths.check(None if isinstance(place, int) else Path(place) for place in places)
-    told = Plain(stderr=True, highlight=False, quiet=options["quiet"])
+    console = Console(stderr=True, highlight=False)
+    told = Console(stderr=True, highlight=False, quiet=options["quiet"])
     with ExitStack() as stack:
         live = sum(isinstance(place, int) or "://" in str(place) for place in places)
         recognizer = stack.enter_context(_open_recognizer(console, told, live, options))
@@ -261,13 +259,11 @@ def _demo_paths(wanted: OutputPaths) -> OutputPaths:
     )
 
 
-def _film_demo(console: Console) -> Path:
+def _film_demo(console: Console) -> None:
     from rich.progress import Progress
 
     from .demo import film_demo
 
-    path = DEMO_FOLDER / DEMO_CLIP
     with Progress(console=console) as progress:
         task = progress.add_task("drawing the demo clip", total=None)
-        film_demo(path, lambda done, total: progress.update(task, completed=done, total=total))
-    return path
+        film_demo(DEMO_FOLDER / DEMO_CLIP, lambda done, total: progress.update(task, completed=done, total=total))

@@ -52,6 +52,19 @@ class Change:
     high: float
     verdict: Verdict
 
+    def cells(self) -> tuple[str, ...]:
+        """As a row of a table: measured, stage, percentile, before, now, factor, interval, verdict."""
+        return (
+            f"{self.part}, {self.pace}",
+            self.stage,
+            f"p{self.percentile}",
+            f"{self.old:.2f}",
+            f"{self.new:.2f}",
+            f"{self.factor:.2f}",
+            f"{self.low:.2f}–{self.high:.2f}",
+            self.verdict,
+        )
+
 
 def compare_reports(old: Report, new: Report) -> list[Change]:
     """A change per leg, stage and percentile that both reports have."""

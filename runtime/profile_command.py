@@ -215,15 +215,5 @@ def _change_table(changes: Sequence[Change]) -> Table:
     for heading in ("measured", "stage", "", "before", "now", "factor", "interval", "verdict"):
         table.add_column(heading, justify="right" if heading in ("before", "now", "factor") else "left")
     for change in changes:
-        table.add_row(
-            f"{change.part}, {change.pace}",
-            change.stage,
-            f"p{change.percentile}",
-            f"{change.old:.2f}",
-            f"{change.new:.2f}",
-            f"{change.factor:.2f}",
-            f"{change.low:.2f}–{change.high:.2f}",
-            change.verdict,
-            style=colours[change.verdict],
-        )
+        table.add_row(*change.cells(), style=colours[change.verdict])
     return table

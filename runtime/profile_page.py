@@ -182,17 +182,9 @@ def _changes(changes: Sequence[Change], other: Sequence[str]) -> Iterable[str]:
     head = ("measured", "stage", "", "before, ms", "now, ms", "factor", "99 % interval", "verdict")
     yield '<div class="scroll"><table><tr>' + "".join(f"<th>{name}</th>" for name in head) + "</tr>"
     for change in changes:
-        cells = (
-            f"{change.part}, {change.pace}",
-            change.stage,
-            f"p{change.percentile}",
-            f"{change.old:.2f}",
-            f"{change.new:.2f}",
-            f"{change.factor:.2f}",
-            f"{change.low:.2f}–{change.high:.2f}",
-            change.verdict,
+        yield (
+            f'<tr class="{change.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in change.cells()) + "</tr>"
         )
-        yield f'<tr class="{change.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
     yield "</table></div>"
 
 

@@ -20,7 +20,7 @@ from .faces import FaceDetector
 from .machine import default_threads
 from .pacing import Pacer
 from .predictions import Prediction
-from .sources import Feed, Feeds, Frame, Source, open_sources
+from .sources import Feed, Feeds, Frame, Place, Source, open_sources
 from .stages import Stopwatch
 from .views import Finder, Search, View, VisibleFace, Waiting
 from .windows import FeatureWindow
@@ -95,7 +95,7 @@ class Recognizer:
         """What really runs the encoder."""
         return self.encoder.provider
 
-    def stream(self, *places: str | int | Path) -> Iterator[Prediction]:
+    def stream(self, *places: Place) -> Iterator[Prediction]:
         """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side."""
         for step in self.steps(*open_sources(places, self.fps, self.warn)):
             yield from step.predictions
@@ -105,10 +105,16 @@ class Recognizer:
         with Feeds(sources) as feeds:
             yield from self.follow(feeds)
 
-    def follow(self, feeds: Feeds, boxes: Sequence[Finder] | None = None) -> Iterator[Step]:
+    def follow(
+        self,
+        feeds: Feeds,
+        boxes: Sequence[Finder] | None = None,
+        refine: Callable[[Prediction], Prediction] = lambda prediction: prediction,
+    ) -> Iterator[Step]:
         """Every frame that is taken of sources being read, with what was seen in it.
 
         boxes: per source, what says where its faces are in place of the detector (`boxes.read_boxes`).
+        refine: makes the final form of every prediction (`Smoother.refine`).
         """
         finders = boxes or [Search(self._detector(), self.detect_every) for _ in feeds.feeds]
         views = [self._view(feed, finder) for feed, finder in zip(feeds.feeds, finders, strict=True)]
@@ -117,7 +123,7 @@ class Recognizer:
             for feed, frame in tick:
                 self.stopwatch.add("decode", frame.decode)
                 waiting.extend(views[feed.number].look(frame))
-            made = self._predict(self.pacer.choose(waiting))
+            made = self._predict(self.pacer.choose(waiting), refine)
             for feed, frame in tick:
                 view = views[feed.number]
                 predictions = tuple(made.pop(view, ()))
@@ -150,7 +156,9 @@ class Recognizer:
             watch=self.stopwatch,
         )
 
-    def _predict(self, chosen: list[Waiting]) -> dict[View, list[Prediction]]:
+    def _predict(
+        self, chosen: list[Waiting], refine: Callable[[Prediction], Prediction]
+    ) -> dict[View, list[Prediction]]:
         """Encode faces of any sources, each once; read all windows that now end with them."""
         made: dict[View, list[Prediction]] = {}
         size = self.bundle.manifest.preprocessing.size
@@ -177,8 +185,8 @@ class Recognizer:
                     classes=self.classes,
                     state="warming" if window.warming else "steady",
                 )
-                one.subject.prediction = prediction
-                made.setdefault(one.view, []).append(prediction)
+                one.subject.prediction = refine(prediction)
+                made.setdefault(one.view, []).append(one.subject.prediction)
         return made
 
     def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:

@@ -23,15 +23,21 @@ JSONL_SCHEMA = 1
 
 
 class Lines:
-    """A text file that grows by whole lines, each handed to the system at once.
+    """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
 
     Raises DferError, naming the file, when a line cannot be written (a full disk); what was written before stays, and
     a line of which only a part found room is taken back.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._size = path, 0
+    def __init__(self, path: Path, head: str) -> None:
+        self._path, self._size, self._head = path, 0, 0
         self._file = path.open("wb", buffering=0)
+        try:
+            self.append(head)
+        except BaseException:
+            self.discard()
+            raise
+        self._head = self._size
 
     def append(self, line: str) -> None:
         """Add a line; it comes with its end."""
@@ -49,10 +55,10 @@ class Lines:
     def close(self) -> None:
         self._file.close()
 
-    def remove(self) -> None:
-        """Close, and delete the file where it is a plain one."""
+    def discard(self) -> None:
+        """Close; a plain file goes unless something follows its head."""
         self._file.close()
-        if self._path.is_file():
+        if self._size == self._head and self._path.is_file():
             self._path.unlink()
 
 
@@ -63,45 +69,30 @@ class CsvSink:
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._lines, self._rows = Lines(path), 0
-        try:
-            columns = ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy")
-            self._append([*columns, *classes, "state"])
-        except BaseException:
-            self.discard()
-            raise
+        columns = ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy")
+        self._lines = Lines(path, _csv_line([*columns, *classes, "state"]))
 
     def write(self, prediction: Prediction) -> None:
-        self._append(
-            [
-                prediction.source,
-                prediction.frame,
-                f"{prediction.time:.4f}",
-                prediction.track_id,
-                *(f"{value:.1f}" for value in prediction.box),
-                prediction.label,
-                f"{prediction.confidence:.4f}",
-                f"{prediction.entropy:.4f}",
-                *(f"{value:.4f}" for value in prediction.probabilities),
-                prediction.state,
-            ]
-        )
-        self._rows += 1
-
-    def _append(self, fields: Iterable[object]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(fields)
-        self._lines.append(line.getvalue())
+        fields = [
+            prediction.source,
+            prediction.frame,
+            f"{prediction.time:.4f}",
+            prediction.track_id,
+            *(f"{value:.1f}" for value in prediction.box),
+            prediction.label,
+            f"{prediction.confidence:.4f}",
+            f"{prediction.entropy:.4f}",
+            *(f"{value:.4f}" for value in prediction.probabilities),
+            prediction.state,
+        ]
+        self._lines.append(_csv_line(fields))
 
     def close(self) -> None:
         self._lines.close()
 
     def discard(self) -> None:
         """Close; the file goes unless it holds a row."""
-        if self._rows:
-            self._lines.close()
-        else:
-            self._lines.remove()
+        self._lines.discard()
 
 
 class JsonlSink:
@@ -124,45 +115,42 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self._lines, self._rows = Lines(path), 0
-        try:
-            self._append({"schema": JSONL_SCHEMA, **header})
-        except BaseException:
-            self.discard()
-            raise
+        self._lines = Lines(path, _json_line({"schema": JSONL_SCHEMA, **header}))
 
     def write(self, prediction: Prediction) -> None:
-        self._append(
-            {
-                "source": prediction.source,
-                "frame": prediction.frame,
-                "time_s": round(prediction.time, 4),
-                "track": prediction.track_id,
-                "box": [round(value, 1) for value in prediction.box],
-                "label": prediction.label,
-                "confidence": round(prediction.confidence, 4),
-                "entropy": round(prediction.entropy, 4),
-                "probabilities": {
-                    name: round(float(value), 4)
-                    for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
-                },
-                "state": prediction.state,
-            }
-        )
-        self._rows += 1
-
-    def _append(self, entry: Mapping[str, Any]) -> None:
-        self._lines.append(json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n")
+        entry = {
+            "source": prediction.source,
+            "frame": prediction.frame,
+            "time_s": round(prediction.time, 4),
+            "track": prediction.track_id,
+            "box": [round(value, 1) for value in prediction.box],
+            "label": prediction.label,
+            "confidence": round(prediction.confidence, 4),
+            "entropy": round(prediction.entropy, 4),
+            "probabilities": {
+                name: round(float(value), 4)
+                for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
+            },
+            "state": prediction.state,
+        }
+        self._lines.append(_json_line(entry))
 
     def close(self) -> None:
         self._lines.close()
 
     def discard(self) -> None:
         """Close; the file goes unless it holds a prediction."""
-        if self._rows:
-            self._lines.close()
-        else:
-            self._lines.remove()
+        self._lines.discard()
+
+
+def _csv_line(fields: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(fields)
+    return line.getvalue()
+
+
+def _json_line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def run_header(recognizer: Recognizer, classes: tuple[str, ...], sources: Iterable[str]) -> dict[str, Any]:

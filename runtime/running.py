@@ -47,8 +47,7 @@ class Run:
         self._boxes = boxes
         self._console, self._show, self._page, self._keep = console, show, page, keep
         self._kept: list[Prediction] = []
-        gap = max(1.0, 2.25 / recognizer.fps)
-        self.summary = Summary(step=1 / recognizer.fps, gap=gap)
+        self.summary = Summary(step=1 / recognizer.fps, gap=smoother.gap)
 
     def read(self) -> Outputs:
         """Read to the end of all sources, to Ctrl-C, or until the window is closed. Raises DferError when one fails."""
@@ -66,7 +65,7 @@ class Run:
             stack.enter_context(outputs)
             tell = stack.enter_context(_progress(self._console, self._feeds.feeds))
             try:
-                for step in map(self._smoother.refine_step, self._recognizer.follow(self._feeds, self._boxes)):
+                for step in self._recognizer.follow(self._feeds, self._boxes, self._smoother.refine):
                     outputs.write(step)
                     if self._page is not None:
                         self._page.show(step, watch.report, self._feeds.feeds)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,6 @@ from numpy.typing import NDArray
 from .classes import ClassMap
 from .errors import DferError
 from .predictions import Prediction
-
-if TYPE_CHECKING:
-    from .recognizer import Step
 
 MARGIN = 0.1
 """Lead, in probability, with which another class becomes the label at once."""
@@ -54,7 +50,7 @@ class Smoother:
     ) -> None:
         if not 0 <= seconds <= 60:
             raise DferError(f"--smooth {seconds:g}: must lie between 0 and 60 seconds")
-        self._seconds, self._gap, self._names = seconds, gap, names
+        self._seconds, self.gap, self._names = seconds, gap, names
         self._prior = None if neutral_prior is None else _neutral_prior(neutral_prior, classes)
         self.classes = classes if names is None else names.classes
         self._sources: dict[str, dict[int, _Memory]] = {}
@@ -70,7 +66,7 @@ class Smoother:
         memory = tracks.get(prediction.track_id)
         if memory is None:
             _forget(tracks, prediction.time)
-        if memory is None or not 0 <= prediction.time - memory.final.time <= self._gap:
+        if memory is None or not 0 <= prediction.time - memory.final.time <= self.gap:
             label = self.classes[int(now.argmax())]
             memory = tracks[prediction.track_id] = _Memory(now, prediction)
         else:
@@ -81,18 +77,6 @@ class Smoother:
         probabilities = memory.smoothed.astype(np.float32)
         memory.final = replace(prediction, probabilities=probabilities, classes=self.classes, label=label)
         return memory.final
-
-    def refine_step(self, step: Step) -> Step:
-        """The step with final predictions, also those that its faces carry from earlier frames."""
-        finals = tuple(self.refine(prediction) for prediction in step.predictions)
-        tracks = self._sources.get(step.source, {})
-        faces = tuple(
-            replace(
-                face, prediction=tracks[face.track_id].final if face.prediction and face.track_id in tracks else None
-            )
-            for face in step.faces
-        )
-        return replace(step, predictions=finals, faces=faces)
 
     def _next_label(self, memory: _Memory, time: float) -> str:
         held = memory.final.label

@@ -114,7 +114,8 @@ class View:
         self._open_window, self._pacer, self._watch = open_window, pacer, watch
         self._tracker = Tracker(patience=max(2.0, 2.25 * step))
         self._subjects: dict[int, Subject] = {}
-        self._waiting: set[int] = set()  # tracks whose sample of this period is not encoded yet
+        self._sampled: set[int] = set()  # tracks of the last sampled frame
+        self._waiting: set[int] = set()  # those of them that are not encoded yet
         self._period = -1  # number of the sampling period
         self._index = -1  # of the last frame
         self._looked = -1.0  # time of the frame in which the finder said where faces are
@@ -129,7 +130,8 @@ class View:
         wanted = fresh or bool(self._waiting)
         tracks = self._follow(frame, wanted)
         if fresh:
-            self._waiting = {track.id for track in tracks}
+            self._sampled = {track.id for track in tracks}
+            self._waiting = set(self._sampled)
         return [Waiting(self, frame, track, self._subjects[track.id]) for track in tracks if track.id in self._waiting]
 
     def _begin(self, period: int, frame: Frame) -> None:
@@ -137,9 +139,9 @@ class View:
         slept = 0
         if self.live and self._index >= 0 and frame.index > self._index + 1:
             slept = period - self._period - 1
-        for number, subject in self._subjects.items():
+        for number in self._sampled & self._subjects.keys():
             lost = slept + (number in self._waiting)
-            subject.missed += lost
+            self._subjects[number].missed += lost
             self._pacer.shed += lost
         self._period = period
 
@@ -158,7 +160,8 @@ class View:
             return []
         tracks = tracks[: self._max_faces]  # largest first; cut here, for a face left out keeps its id
         for track in tracks:
-            self._subjects.setdefault(track.id, Subject(self._open_window()))
+            if track.id not in self._subjects:
+                self._subjects[track.id] = Subject(self._open_window())
         return [track for track in tracks if track.face.frontal]
 
     def _forget(self) -> None:

@@ -51,10 +51,10 @@ class Engine(ABC):
         self.close()
 
 
-def open_engine(graph: bytes, provider: str = "auto", threads: int | None = None, bf16: bool = False) -> Engine:
+def open_engine(graph: bytes, provider: str, threads: int | None = None, bf16: bool = False) -> Engine:
     """Load an ONNX graph on ONNX Runtime.
 
-    provider: one of PROVIDERS that is not native, or "auto" for a GPU where one is installed and starts, else the CPU.
+    provider: one of PROVIDERS that is neither native nor "auto".
     threads: of the CPU that one run may use, None for what ONNX Runtime thinks best; no matter to GPUs.
     bf16: compute an FP32 graph in BF16, where the provider can (see `computes_bf16`).
     Raises DferError when the provider asked for is absent, or would silently have become another, or cannot do BF16.

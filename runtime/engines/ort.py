@@ -25,7 +25,6 @@ _ORT_NAMES = {
     "openvino": "OpenVINOExecutionProvider",
     "tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
 }
-_FASTEST_FIRST = ("cuda", "cpu")
 _PLUGINS = {"tensorrt-rtx": "onnxruntime_ep_nv_tensorrt_rtx", "openvino": "onnxruntime_ep_openvino"}
 """Modules that carry a provider as a plug-in, which works beside plain onnxruntime."""
 _GPU = "pip uninstall onnxruntime && pip install onnxruntime-gpu (on a Jetson, NVIDIA's wheel for its JetPack)"
@@ -68,39 +67,25 @@ class OrtEngine(Engine):
     def __init__(self, graph: bytes, provider: str, threads: int | None = None, bf16: bool = False) -> None:
         import onnxruntime as ort
 
-        present = present_providers()
-        if provider == "auto":
-            wanted = [name for name in present if name in _FASTEST_FIRST]
-        elif provider in present:
-            wanted = [provider]
-        elif provider in _ORT_NAMES:
+        if provider not in _ORT_NAMES:
+            raise DferError(f"--provider {provider}: unknown; one of {', '.join(PROVIDERS)}")
+        if provider not in present_providers():
             raise DferError(
                 f"--provider {provider}: this ONNX Runtime has no {_ORT_NAMES[provider]}; "
                 f"{_INSTALL.get(provider, 'reinstall onnxruntime')}"
             )
-        else:
-            raise DferError(f"--provider {provider}: unknown; one of {', '.join(PROVIDERS)}")
         if bf16 and not computes_bf16(provider):
             raise DferError(
                 f"bf16: --provider {provider} does not compute it here; openvino does, on a CPU with BF16 instructions "
                 "(avx512_bf16, amx_bf16); ask for another precision"
             )
-        for name in wanted:
-            try:
-                session = _session(ort, graph, name, threads, bf16)
-            except DferError:
-                if name == wanted[-1]:
-                    raise
-                continue  # a GPU that is installed but does not start: "auto" goes on to the next
-            if session.get_providers()[0] == _ORT_NAMES[name]:
-                break
-            # ONNX Runtime has fallen back by itself: right for "auto", wrong for anyone who asked for a GPU.
-            if provider != "auto":
-                raise DferError(
-                    f"--provider {provider}: ONNX Runtime could not start it and would run on the CPU; "
-                    f"{_NOT_STARTED.get(provider, 'reinstall it')}, or ask for --provider cpu"
-                )
-        self.provider = name
+        session = _session(ort, graph, provider, threads, bf16)
+        if session.get_providers()[0] != _ORT_NAMES[provider]:  # it has fallen back by itself
+            raise DferError(
+                f"--provider {provider}: ONNX Runtime could not start it and would run on the CPU; "
+                f"{_NOT_STARTED.get(provider, 'reinstall it')}, or ask for --provider cpu"
+            )
+        self.provider = provider
         self._session = session
         self._outputs = [output.name for output in session.get_outputs()]
 

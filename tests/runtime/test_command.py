@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +19,6 @@ from dfer.runtime.command import main
 from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.recognizer import Recognizer, Step
-from dfer.runtime.sources import Feeds
 from helpers import Pipeline, edit_manifest, write_video
 
 COLUMNS = [
@@ -169,8 +169,8 @@ def test_ctrl_c_ends_a_run_with_its_rows_kept(
 ) -> None:
     follow = Recognizer.follow
 
-    def interrupted(self: Recognizer, feeds: Feeds, boxes: None) -> Iterator[Step]:
-        yield from islice(follow(self, feeds, boxes), 40)
+    def interrupted(self: Recognizer, *arguments: Any) -> Iterator[Step]:
+        yield from islice(follow(self, *arguments), 40)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Recognizer, "follow", interrupted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
@@ -104,6 +105,15 @@ def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
         np.testing.assert_allclose(
             np.stack([row.probabilities for row in same]), np.stack([row.probabilities for row in rows]), atol=1e-4
         )
+
+
+def test_faces_carry_the_final_prediction_between_samples(pipeline: Pipeline, face_video: Path) -> None:
+    with Recognizer(pipeline.bundle) as recognizer, open_source(face_video) as source, Feeds([source]) as feeds:
+        steps = list(recognizer.follow(feeds, refine=lambda prediction: replace(prediction, label="fear")))
+    assert {row.label for step in steps for row in step.predictions} == {"fear"}
+    between = [step.faces[0].prediction for step in steps if not step.predictions]
+    assert len(between) == 48
+    assert {prediction.label for prediction in between if prediction is not None} == {"fear"}
 
 
 class SlowEngine(CountingEngine):

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from dfer.runtime.classes import ClassMap
 from dfer.runtime.errors import DferError
 from dfer.runtime.predictions import Prediction
-from dfer.runtime.recognizer import Step, VisibleFace
 from dfer.runtime.smoothing import Smoother, correct_prior
-from dfer.runtime.sources import Frame
 
 CLASSES = ("happiness", "neutral", "anger")
 HAPPY, CALM, ANGRY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -151,22 +149,6 @@ def test_the_prior_is_corrected_before_classes_are_joined() -> None:
 def test_impossible_settings_are_errors(classes: tuple[str, ...], options: dict[str, float], words: str) -> None:
     with pytest.raises(DferError, match=words):
         Smoother(classes, **options)  # type: ignore[arg-type]
-
-
-def test_faces_carry_the_final_prediction_between_samples() -> None:
-    smoother = Smoother(CLASSES, seconds=1)
-    image = np.zeros((8, 8, 3), np.uint8)
-    smoother.refine(said(0.0, CALM))
-    raw = said(0.5, HAPPY)
-    for predictions in ((raw,), ()):
-        step = Step(
-            "a", Frame(image, 1, 0.5), predictions, (VisibleFace(1, (0, 0, 9, 9), raw), VisibleFace(2, (0,) * 4, None))
-        )
-        final = smoother.refine_step(step)
-        known, unknown = final.faces
-        assert known.prediction is not None and known.prediction.confidence < 0.7
-        assert unknown.prediction is None
-    assert final.predictions == ()
 
 
 def test_tracks_that_ended_are_forgotten() -> None:
