@@ -35,55 +35,90 @@ def quantize_static(graph: bytes, ranges: Mapping[str, float], names: Collection
     float: backends fuse the bias into the integer product, and TensorRT refuses integer ones. ONNX Runtime's CPU
     provider is not one to run this: it computes products that share what they read, as queries and keys do, in float.
     """
-    source = Graph(graph)
-    layers = {layer.name: layer for layer in source.layers() if layer.name in names}
-    pairs: dict[str, str] = {}
-    nodes: list[Any] = []
-    for node in source.nodes:
+    pairing = _Pairing(Graph(graph), ranges)
+    layers = {layer.name: layer for layer in pairing.graph.layers() if layer.name in names}
+    for node in pairing.graph.nodes:
         if node.name in layers:
-            _quantize_inputs(source, nodes, pairs, node, layers[node.name], ranges)
-        nodes.append(node)
-    source.rebuild(nodes)
-    return source.bytes()
+            pairing.quantize_inputs(node, layers[node.name])
+        pairing.nodes.append(node)
+    return pairing.rebuilt()
 
 
-def _quantize_inputs(
-    graph: Graph, nodes: list[Any], pairs: dict[str, str], node: Any, layer: Layer, ranges: Mapping[str, float]
-) -> None:
-    node.input[0] = _activation_pair(graph, nodes, pairs, layer.data, ranges)
-    node.input[1] = _weight_pair(graph, nodes, pairs, layer)
+class _Pairing:
+    """A graph on its way to Q/DQ pairs. nodes: those of the new graph so far, in order."""
 
+    def __init__(self, graph: Graph, ranges: Mapping[str, float]) -> None:
+        self.graph, self._ranges = graph, ranges
+        self.nodes: list[Any] = []
+        self._pairs: dict[str, str] = {}
+        self._readers = graph.readers()
 
-def _activation_pair(
-    graph: Graph, nodes: list[Any], pairs: dict[str, str], name: str, ranges: Mapping[str, float]
-) -> str:
-    """The tensor after Q and DQ; one pair serves all its readers."""
-    if name not in pairs:
-        scale = graph.add_constant(f"{name}.scale", np.array(max(ranges[name], TINY) / 127, np.float32))
-        zero = graph.add_constant("zero.int8", np.array(0, np.int8))
-        pairs[name] = f"{name}.dequantized"
-        nodes += [
-            helper.make_node("QuantizeLinear", [name, scale, zero], [f"{name}.int8"], name=f"{name}/Q"),
-            helper.make_node("DequantizeLinear", [f"{name}.int8", scale, zero], [pairs[name]], name=f"{name}/DQ"),
+    def rebuilt(self) -> bytes:
+        self.graph.rebuild(self.nodes)
+        return self.graph.bytes()
+
+    def quantize_inputs(self, node: Any, layer: Layer) -> None:
+        node.input[0] = self._data_pair(layer.data)
+        node.input[1] = self._weight_pair(layer)
+
+    def quantize_output(self, node: Any) -> None:
+        """Append the node, and a pair that gives the tensor of its name."""
+        name = node.output[0]
+        node.output[0] = f"{name}.float"
+        self.nodes += [node, *self._pair(name, node.output[0], name)]
+
+    def _data_pair(self, name: str) -> str:
+        """The tensor after Q and DQ; one pair serves all its readers."""
+        if name not in self._pairs:
+            moves = self._moves(name)
+            pair = self._pair(name, moves[0].input[0] if moves else name, f"{name}.dequantized")
+            place = self.nodes.index(moves[0]) if moves else len(self.nodes)
+            self.nodes[place:place] = pair
+            self._pairs[name] = name if moves else pair[-1].output[0]
+            if moves:
+                moves[0].input[0] = pair[-1].output[0]
+        return self._pairs[name]
+
+    def _moves(self, name: str) -> list[Any]:
+        """The nodes, first to last, that only moved a tensor's values to where they are, for one reader each.
+
+        Quantised before they are moved, values are moved as bytes, and backends fuse Q with what computes them.
+        """
+        found: list[Any] = []
+        for node in reversed(self.nodes):
+            if node.output[0] == name and node.op_type in ("Reshape", "Transpose") and len(self._readers[name]) == 1:
+                found.insert(0, node)
+                name = node.input[0]
+        return found
+
+    def _pair(self, name: str, source: str, result: str) -> list[Any]:
+        """Q and DQ from `source` to `result`, with the range of the tensor `name`."""
+        scale = self.graph.add_constant(f"{name}.scale", np.array(max(self._ranges[name], TINY) / 127, np.float32))
+        zero = self.graph.add_constant("zero.int8", np.array(0, np.int8))
+        return [
+            helper.make_node("QuantizeLinear", [source, scale, zero], [f"{name}.int8"], name=f"{name}/Q"),
+            helper.make_node("DequantizeLinear", [f"{name}.int8", scale, zero], [result], name=f"{name}/DQ"),
         ]
-    return pairs[name]
 
-
-def _weight_pair(graph: Graph, nodes: list[Any], pairs: dict[str, str], layer: Layer) -> str:
-    if layer.weight not in pairs:
-        values, scales = quantize_weight(graph.constant(layer.weight), layer.axis)
-        inputs = [
-            graph.add_constant(f"{layer.weight}.int8", values),
-            graph.add_constant(f"{layer.weight}.scale", scales),
-            graph.add_constant(f"{layer.weight}.zero", np.zeros(len(scales), np.int8)),
-        ]
-        pairs[layer.weight] = f"{layer.weight}.dequantized"
-        nodes.append(
-            helper.make_node(
-                "DequantizeLinear", inputs, [pairs[layer.weight]], name=f"{layer.weight}/DQ", axis=layer.axis
+    def _weight_pair(self, layer: Layer) -> str:
+        if layer.weight not in self._pairs:
+            values, scales = quantize_weight(self.graph.constant(layer.weight), layer.axis)
+            inputs = [
+                self.graph.add_constant(f"{layer.weight}.int8", values),
+                self.graph.add_constant(f"{layer.weight}.scale", scales),
+                self.graph.add_constant(f"{layer.weight}.zero", np.zeros(len(scales), np.int8)),
+            ]
+            self._pairs[layer.weight] = f"{layer.weight}.dequantized"
+            self.nodes.append(
+                helper.make_node(
+                    "DequantizeLinear",
+                    inputs,
+                    [self._pairs[layer.weight]],
+                    name=f"{layer.weight}/DQ",
+                    axis=layer.axis,
+                )
             )
-        )
-    return pairs[layer.weight]
+        return self._pairs[layer.weight]
 
 
 def quantize_dynamic(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
@@ -93,25 +128,18 @@ def quantize_dynamic(graph: bytes, ranges: Mapping[str, float], names: Collectio
     fast kernel of that kind: they are static, and what they give is quantised too, or they would run in float.
     ranges: largest |x| to represent, for every tensor that a convolution reads or gives.
     """
-    source = Graph(graph)
-    layers = {layer.name: layer for layer in source.layers() if layer.name in names}
-    pairs: dict[str, str] = {}
+    pairing = _Pairing(Graph(graph), ranges)
+    layers = {layer.name: layer for layer in pairing.graph.layers() if layer.name in names}
     measured: set[str] = set()
-    nodes: list[Any] = []
-    for node in source.nodes:
+    for node in pairing.graph.nodes:
         if node.name not in layers:
-            nodes.append(node)
+            pairing.nodes.append(node)
         elif node.op_type == "Conv":
-            layer = layers[node.name]
-            _quantize_inputs(source, nodes, pairs, node, layer, ranges)
-            node.output[0] = f"{layer.output}.float"
-            nodes.append(node)
-            _activation_pair(source, nodes, pairs, node.output[0], {node.output[0]: ranges[layer.output]})
-            nodes[-1].output[0] = layer.output
+            pairing.quantize_inputs(node, layers[node.name])
+            pairing.quantize_output(node)
         else:
-            _measure_as_it_comes(source, nodes, measured, node, layers[node.name])
-    source.rebuild(nodes)
-    return source.bytes()
+            _measure_as_it_comes(pairing.graph, pairing.nodes, measured, node, layers[node.name])
+    return pairing.rebuilt()
 
 
 def _measure_as_it_comes(graph: Graph, nodes: list[Any], measured: set[str], node: Any, layer: Layer) -> None:

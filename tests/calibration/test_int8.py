@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,13 @@ from networks import add_outliers, random_crops, small_vit
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
 from dfer.calibration.int8 import Int8, quantizations
-from dfer.calibration.quantization import quantize_static
+from dfer.calibration.quantization import quantize_dynamic, quantize_static
 from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
 from dfer.calibration.sensitivity import plot_damage
 from dfer.calibration.smoothing import find_joints, smooth
 from dfer.export.graphs import trace_encoder, trace_head
+from dfer.train.clip import load_clip
+from dfer.train.methods.align_dfer import AlignDfer
 
 CROPS = random_crops(48)
 FACES = FaceClips(CROPS, (1,) * len(CROPS), (None,) * len(CROPS))
@@ -95,13 +98,34 @@ def test_the_static_graph_is_plain_onnx_that_tensorrt_takes(made: Int8) -> None:
     assert not any(name.endswith(".dequantized") for name in read)
 
 
-def test_onnx_runtime_fuses_every_quantised_product_of_its_graph(made: Int8, tmp_path: Path) -> None:
+def fused(graph: bytes, folder: Path) -> Counter[str]:
+    """The operators that ONNX Runtime makes of a graph for the CPU."""
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath = str(tmp_path / "fused.onnx")
-    onnxruntime.InferenceSession(made.graphs["cpu"], options, providers=["CPUExecutionProvider"])
-    nodes = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
-    integer = nodes.count("DynamicQuantizeMatMul") + nodes.count("MatMulIntegerToFloat")
-    assert integer == made.total - 1  # and the convolution
+    options.optimized_model_filepath = str(folder / "fused.onnx")
+    onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(folder / "fused.onnx").graph.node)
+
+
+def test_onnx_runtime_fuses_every_quantised_product_of_its_graph(made: Int8, tmp_path: Path) -> None:
+    found = fused(made.graphs["cpu"], tmp_path)
+    assert found["DynamicQuantizeMatMul"] + found["MatMulIntegerToFloat"] == made.total
+
+
+def test_onnx_runtime_fuses_every_quantised_convolution_of_its_graph(tmp_path: Path) -> None:
+    method = AlignDfer(load_clip("dfer-nano"), tokens=2, video_layers=1).eval()
+    encoder, crops = trace_encoder(method), random_crops(4, size=method.preprocessing.size)
+    layers = [layer.name for layer in Graph(encoder).layers()]
+    found = fused(quantize_dynamic(encoder, largest(encoder, crops), layers), tmp_path)
+    convolutions = [node for node in Graph(encoder).nodes if node.op_type == "Conv"]
+    assert found["QLinearConv"] == len(convolutions) > 0 == found["Conv"]
+
+
+def test_values_are_quantised_before_they_are_moved(made: Int8) -> None:
+    graph = Graph(made.graphs["default"])
+    given = {name: node.op_type for node in graph.nodes for name in node.output}
+    sources = Counter(given[node.input[0]] for node in graph.nodes if node.op_type == "QuantizeLinear")
+    assert not sources.keys() & {"Reshape", "Transpose"}
+    assert sources["Sub"] == 1  # pixels, before they are sorted into patches
 
 
 def test_layers_are_left_float_until_accuracy_is_reached(graphs: tuple[bytes, bytes]) -> None:

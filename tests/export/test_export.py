@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from networks import small_vit
+from networks import random_crops, small_vit
 
 from dfer.export import exporting, graphs
 from dfer.export.command import main as export
@@ -65,6 +67,21 @@ def test_attention_is_traced_as_few_plain_operators() -> None:
     nodes = onnx.load_from_string(trace_encoder(small_vit(layers=2))).graph.node
     inside = Counter(node.op_type for node in nodes if "resblocks.1.attn" in node.name)
     assert inside["Transpose"] <= 4 and inside["Reshape"] <= 4 and not inside["Shape"] and not inside["Split"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"grey": True}, {"size": 24}, {"mean": (0.1, 0.5, 0.9), "std": (0.2, 0.3, 0.4)}]
+)
+def test_patches_are_embedded_by_one_product_that_normalises_too(changes: dict[str, Any]) -> None:
+    method = small_vit(layers=1)
+    method.preprocessing = replace(method.preprocessing, **changes)
+    graph, crops = trace_encoder(method), random_crops(5, size=method.preprocessing.size)
+    operators = Counter(node.op_type for node in onnx.load_from_string(graph).graph.node)
+    assert not operators["Conv"] and operators["Sub"] == 1
+    with torch.inference_mode(), open_engine(graph, "cpu") as engine:
+        wanted = method.encode_frames(torch.from_numpy(crops)).numpy()
+        np.testing.assert_allclose(engine.run({"frames": crops})["features"], wanted, atol=1e-5)
+    assert isinstance(method.clip_model.visual.conv1, torch.nn.Conv2d)  # put back
 
 
 def test_attention_that_is_masked_or_looks_elsewhere_is_traced_as_it_is() -> None:

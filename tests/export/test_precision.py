@@ -160,7 +160,7 @@ def test_what_is_too_large_for_half_precision_stays_in_single() -> None:
     assert TensorProto.FLOAT16 in sizes.values()
 
 
-@pytest.mark.parametrize("layer", ["resblocks.1.mlp.c_fc/MatMul", "conv1/Conv"])
+@pytest.mark.parametrize("layer", ["resblocks.1.mlp.c_fc/MatMul", "conv1.product/MatMul"])
 def test_a_poisoned_export_names_the_layer_and_leaves_the_old_bundle(
     method: AlignDfer, encoder: bytes, layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,14 +16,19 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
 
 
 def normalise_pixels(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """uint8 [N,H,W,3] → float32 [N,3,S,S], scaled, grey if asked, normalised and at the encoder's size."""
-    pixels = frames.to(torch.float32).permute(0, 3, 1, 2) / 255  # cast first: TensorRT's uint8 can only be cast
+    """uint8 [N,H,W,3] → float32 [N,3,S,S], scaled, grey if asked, at the encoder's size and normalised."""
+    pixels = lay_out(frames.to(torch.float32), preprocessing) / 255  # cast first: TensorRT's uint8 can only be cast
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels - mean) / std
+
+
+def lay_out(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """float32 [N,H,W,3] → [N,3,S,S], grey if asked and at the encoder's size. It commutes with scale and offset."""
+    pixels = pixels.permute(0, 3, 1, 2)
     if preprocessing.grey:
         luma = torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)
         pixels = (pixels * luma).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
-    pixels = (pixels - mean) / std
     if preprocessing.encoder_size != preprocessing.size:
         side = preprocessing.encoder_size
         pixels = functional.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
@@ -58,8 +63,8 @@ class Method(nn.Module, ABC):
         """D, the width of features."""
 
     @abstractmethod
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """Features float32 [N,D] of crops uint8 [N,H,W,3] RGB, each on its own."""
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Features float32 [N,D] of normalised pixels [N,3,S,S], each frame on its own."""
 
     @abstractmethod
     def pool(self, features: Tensor) -> Tensor:
@@ -81,6 +86,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def from_config(cls, config: dict[str, Any]) -> Method:
         """Rebuild the model of `config()`, with random weights."""
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Features float32 [N,D] of crops uint8 [N,H,W,3] RGB."""
+        return self.encode_pixels(normalise_pixels(frames, self.preprocessing))
 
     def logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
         """Class logits float32 [N,C] of windows of frame features [N,T,D]; without a class matrix, with the model's."""

@@ -15,7 +15,7 @@ from ..clip import Clip, rebuild_clip
 from ..phases import Phase, Plan, warm_cosine
 from ..synchronizer import Synchronizer, TemporalMean
 from ..tokens import AlignmentTokens, WordedSentences
-from . import Method, normalise_pixels
+from . import Method
 
 
 class AlignDfer(Method):
@@ -68,8 +68,7 @@ class AlignDfer(Method):
         self.clip_model.eval()
         return self
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        pixels = normalise_pixels(frames, self.preprocessing)
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
         features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
         return functional.normalize(features.float(), dim=-1)
 

@@ -15,7 +15,7 @@ from ..clip import Clip, rebuild_clip
 from ..phases import Phase, Plan, two_drops
 from ..prompts import DescribedPrompts
 from ..temporal import TemporalNet
-from . import Method, normalise_pixels
+from . import Method
 
 
 class DferClip(Method):
@@ -82,8 +82,8 @@ class DferClip(Method):
             rates["clip_model.visual"] = encoder
         return [Phase("fine-tuning", plan.epochs[0], rates, two_drops)]
 
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        features: Tensor = self.clip_model.encode_image(normalise_pixels(frames, self.preprocessing))  # type: ignore[operator]
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.clip_model.encode_image(pixels)  # type: ignore[operator]
         return features
 
     def pool(self, features: Tensor) -> Tensor:
