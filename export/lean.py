@@ -130,7 +130,8 @@ def lean(graph: nn.Module) -> Iterator[None]:
             if _reads_class_token(parent):
                 blocks: Any = parent.transformer.resblocks  # type: ignore[union-attr]
                 replace(blocks, str(len(blocks) - 1), ClassTokenBlock(blocks[-1]))
-            if _embeds_patches(parent) and isinstance(pixels := getattr(graph, "pixels", None), Pixels):
+            pixels = getattr(graph, "pixels", None)
+            if isinstance(pixels, Pixels) and _embeds_patches(parent, pixels.preprocessing.encoder_size):
                 replace(parent, "conv1", PatchProduct(parent.conv1, pixels.preprocessing))  # type: ignore[arg-type]
                 replace(graph, "pixels", CentredPixels(pixels.preprocessing))
         yield
@@ -159,7 +160,10 @@ def _reads_class_token(module: Any) -> bool:
     return plain and isinstance(last.attn, PlainAttention)
 
 
-def _embeds_patches(module: Any) -> bool:
-    """Whether this is a vision transformer of open_clip, whose first layer cuts the image into patches."""
+def _embeds_patches(module: Any, size: int) -> bool:
+    """Whether this is open_clip's vision transformer, and cuts images of this side into patches that cover them."""
     first = getattr(module, "conv1", None)
-    return hasattr(module, "class_embedding") and isinstance(first, nn.Conv2d) and first.bias is None
+    if not hasattr(module, "class_embedding") or not isinstance(first, nn.Conv2d) or first.bias is not None:
+        return False
+    rows, columns = first.kernel_size
+    return rows == columns and first.stride == first.kernel_size and size % rows == 0
