@@ -77,11 +77,15 @@ class Graph:
 
     def rebuild(self, nodes: Iterable[Any]) -> None:
         """Put `nodes` in place of the graph's, and drop initializers that none of them reads."""
-        kept = list(nodes)
-        used = {name for node in kept for name in node.input} | {self.output}
-        weights = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
-        graph = helper.make_graph(kept, self.model.graph.name, self.model.graph.input, self.model.graph.output, weights)
-        self.model.graph.CopyFrom(graph)  # types of tensors between nodes are left out: they may have changed
+        graph = self.model.graph
+        kept = onnx.GraphProto()
+        kept.node.extend(nodes)
+        used = {name for node in kept.node for name in node.input} | {self.output}
+        del graph.node[:], graph.value_info[:]  # types of tensors between nodes are left out: they may have changed
+        graph.node.extend(kept.node)
+        for place in reversed(range(len(graph.initializer))):  # in place: weights can be gigabytes
+            if graph.initializer[place].name not in used:
+                del graph.initializer[place]
         self.nodes = self.model.graph.node
         self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
@@ -141,12 +145,21 @@ def observe(
 
     `heard` is told how many frames each batch had. Raises DferError when the graph does not run.
     """
-    tapped = Graph(graph)
-    extra = [name for name in dict.fromkeys(tensors) if name != tapped.output]
-    tapped.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
-    with open_engine(tapped.bytes(), "cpu") as engine:
+    yield from _observe(Graph(graph), frames, tensors, heard)
+
+
+def _observe(
+    graph: Graph, frames: Array, tensors: Iterable[str], heard: Callable[[int], object] = lambda _: None
+) -> Iterator[dict[str, Array]]:
+    """`observe` of a graph that nobody else needs: its weights, gigabytes at times, are let go as soon as it runs."""
+    extra = [name for name in dict.fromkeys(tensors) if name != graph.output]
+    graph.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
+    entry, data = graph.input, graph.bytes()
+    del graph
+    with open_engine(data, "cpu") as engine:
+        del data
         for part in batches(frames):
-            yield engine.run({tapped.input: part})
+            yield engine.run({entry: part})
             heard(len(part))
 
 
@@ -161,15 +174,18 @@ def largest(graph: bytes, frames: Array) -> dict[str, float]:
 
     The graph reduces them itself, so that the memory does not grow with the number of tensors.
     """
-    watched = Graph(graph)
-    names = watched.float_tensors()
-    nodes = list(watched.nodes)
-    for name in names:
-        nodes.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
-        nodes.append(helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0))
-    watched.rebuild(nodes)
+    names = Graph(graph).float_tensors()
     found = dict.fromkeys(names, 0.0)
-    for values in observe(watched.bytes(), frames, [f"{name}.largest" for name in names]):
+    for values in _observe(_reducing(graph, names), frames, [f"{name}.largest" for name in names]):
         for name in names:
             found[name] = max(found[name], float(values[f"{name}.largest"]))
     return found
+
+
+def _reducing(graph: bytes, names: Iterable[str]) -> Graph:
+    """The graph with one more result for each of its tensors, ".largest"."""
+    watched = Graph(graph)
+    for name in names:
+        watched.nodes.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
+        watched.nodes.append(helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0))
+    return watched

@@ -15,6 +15,9 @@ from ..runtime.engines import open_engine
 from .graphs import Graph, batches
 from .quantization import TINY, quantize_weight
 
+RANKED = 8
+"""Frames on which every layer is tried alone: only the order matters, and a large encoder has a hundred layers."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -43,21 +46,22 @@ class Switchboard:
         self._frames, self._window, self._input = frames, window, source.input
         self._engine = open_engine(_with_switches(source, [layer.name for layer in self.layers]), "cpu")
         self._head = open_engine(head, "cpu")
-        self._wanted = self._run({}, ())
+        self._wanted = self._run({}, (), None)
         self._wanted_p = self._classify(self._wanted)
 
-    def damage(self, ranges: Mapping[str, float], names: Collection[str]) -> Damage:
-        """What the named layers do in INT8, with these ranges of the tensors they read."""
-        found = self._run(ranges, names)
-        cosines = (found * self._wanted).sum(axis=1) / np.maximum(
-            np.linalg.norm(found, axis=1) * np.linalg.norm(self._wanted, axis=1), 1e-12
+    def damage(self, ranges: Mapping[str, float], names: Collection[str], most: int | None = None) -> Damage:
+        """What the named layers do in INT8, with these ranges of the tensors they read; on the first `most` frames."""
+        found = self._run(ranges, names, most)
+        wanted, wanted_p = self._wanted[:most], self._wanted_p[:most]
+        cosines = (found * wanted).sum(axis=1) / np.maximum(
+            np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1), 1e-12
         )
         found_p = self._classify(found)
         return Damage(
             layer=next(iter(names)) if len(names) == 1 else "all",
             cosine=float(np.nan_to_num(cosines.min(), nan=-1.0)),
-            delta=float(np.abs(found_p - self._wanted_p).max()),
-            top1=float((found_p.argmax(axis=1) == self._wanted_p.argmax(axis=1)).mean()),
+            delta=float(np.abs(found_p - wanted_p).max()),
+            top1=float((found_p.argmax(axis=1) == wanted_p.argmax(axis=1)).mean()),
         )
 
     def rank(
@@ -67,15 +71,17 @@ class Switchboard:
         found = []
         for layer in self.layers:
             if layer.name in names:
-                found.append(self.damage(ranges, [layer.name]))
+                found.append(self.damage(ranges, [layer.name], RANKED))
                 heard(1)
         return sorted(found, key=lambda damage: damage.cosine)
 
-    def _run(self, ranges: Mapping[str, float], names: Collection[str]) -> NDArray[np.float32]:
+    def _run(self, ranges: Mapping[str, float], names: Collection[str], most: int | None) -> NDArray[np.float32]:
         """Features [N,D] with the named layers in INT8."""
         scales = [max(ranges[layer.data], TINY) / 127 if layer.name in names else -1.0 for layer in self.layers]
         switches = np.array(scales, np.float32)
-        parts = [self._engine.run({self._input: part, "switches": switches}) for part in batches(self._frames, 16)]
+        parts = [
+            self._engine.run({self._input: part, "switches": switches}) for part in batches(self._frames[:most], 16)
+        ]
         features: NDArray[np.float32] = np.concatenate([next(iter(part.values())) for part in parts])
         return features
 
