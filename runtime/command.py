@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .engines import PROVIDERS
+from .engines import PRECISIONS, PROVIDERS
 from .errors import DferError, reports_errors
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where to run.")
 @click.option(
     "--precision",
-    type=click.Choice(("auto", "fp32", "fp16", "bf16", "int8")),
+    type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
     help="Of the bundle's graphs; auto: what it recommends for the provider.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .engines import PROVIDERS
+from .engines import PRECISIONS, PROVIDERS
 from .errors import DferError, reports_errors
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options, 3 --c
 @click.option("--scenario", type=click.Choice(("single", "multi", "offline")), default="single", show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="How long, in all.")
 @click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where to run.")
-@click.option("--precision", type=click.Choice(("auto", "fp32", "fp16", "int8")), default="auto", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Of the CPU per run; default: its physical cores.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report with every sample.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as a page to look at.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.engines import PROVIDERS
+from ..runtime.engines import PRECISIONS, PROVIDERS
 from ..runtime.errors import DferError, reports_errors
 from .data.choice import DataChoice, data_options
 
@@ -41,7 +41,7 @@ Examples:
 @click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="Where a bundle runs.")
 @click.option(
     "--precision",
-    type=click.Choice(("auto", "fp32", "fp16", "bf16", "int8")),
+    type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
     help="Of a bundle's graphs; auto: what it recommends for the provider.",

@@ -27,6 +27,9 @@ PROVIDERS = (
 """What the runtime can be asked for. "auto": the fastest of those present (see `choice.py`); the native ones build
 engines into the bundle (see `native.py`); the others run on ONNX Runtime."""
 
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+"""What of a bundle can be asked for. "auto": what it recommends for the provider."""
+
 
 class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
