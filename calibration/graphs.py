@@ -149,7 +149,11 @@ def observe(
 
 
 def _observe(
-    graph: Graph, frames: Array, tensors: Iterable[str], heard: Callable[[int], object] = lambda _: None
+    graph: Graph,
+    frames: Array,
+    tensors: Iterable[str],
+    heard: Callable[[int], object] = lambda _: None,
+    batch: int = BATCH,
 ) -> Iterator[dict[str, Array]]:
     """`observe` of a graph that nobody else needs: its weights, gigabytes at times, are let go as soon as it runs."""
     extra = [name for name in dict.fromkeys(tensors) if name != graph.output]
@@ -158,7 +162,7 @@ def _observe(
     del graph
     with open_engine(data, "cpu") as engine:
         del data
-        for part in batches(frames):
+        for part in batches(frames, batch):
             yield engine.run({entry: part})
             heard(len(part))
 
@@ -172,11 +176,11 @@ def batches(frames: Array, size: int = BATCH) -> Iterator[Array]:
 def largest(graph: bytes, frames: Array) -> dict[str, float]:
     """The largest absolute value that each float tensor of the graph takes over the frames.
 
-    The graph reduces them itself, so that the memory does not grow with the number of tensors.
+    The graph reduces them itself, a few frames at a time: ONNX Runtime keeps many of them until the end of a run.
     """
     names = Graph(graph).float_tensors()
     found = dict.fromkeys(names, 0.0)
-    for values in _observe(_reducing(graph, names), frames, [f"{name}.largest" for name in names]):
+    for values in _observe(_reducing(graph, names), frames, [f"{name}.largest" for name in names], batch=2):
         for name in names:
             found[name] = max(found[name], float(values[f"{name}.largest"]))
     return found
