@@ -37,7 +37,7 @@ class Layer:
 
 
 class Graph:
-    """An ONNX model with look-up by name. Edits go to `model`; call `fresh` to look again.
+    """An ONNX model with look-up by name. Edits go to `model`.
 
     Raises DferError when the bytes are no ONNX model.
     """
@@ -55,10 +55,6 @@ class Graph:
     def bytes(self) -> bytes:
         data: bytes = self.model.SerializeToString()
         return data
-
-    def fresh(self) -> Graph:
-        """A copy to edit."""
-        return Graph(self.bytes())
 
     def constant(self, name: str) -> Array:
         """The values of an initializer."""
