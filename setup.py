@@ -6,8 +6,13 @@ from setuptools import setup
 
 PARTS = [
     "runtime",
+    "runtime.cli",
     "runtime.engines",
+    "runtime.faces",
+    "runtime.outputs",
+    "runtime.pipeline",
     "runtime.procedural",
+    "runtime.profiling",
     "runtime.sources",
     "runtime.web",
     "train",
@@ -72,9 +77,9 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "dfer-run = dfer.runtime.command:main",
-            "dfer-profile = dfer.runtime.profile_command:main",
-            "dfer-doctor = dfer.runtime.doctor_command:main",
+            "dfer-run = dfer.runtime.cli.run:main",
+            "dfer-profile = dfer.runtime.cli.profile:main",
+            "dfer-doctor = dfer.runtime.cli.doctor:main",
             "dfer-prepare = dfer.train.prepare_command:main",
             "dfer-pretrain = dfer.train.pretrain_command:main",
             "dfer-train = dfer.train.train_command:main",

@@ -27,8 +27,8 @@ from dfer.runtime.engines.cuda import open_cuda
 from dfer.runtime.engines.native import open_native
 from dfer.runtime.engines.trt_library import BACKENDS
 from dfer.runtime.errors import DferError
-from dfer.runtime.expressions import Course
 from dfer.runtime.procedural import Identity, draw_background, draw_face
+from dfer.runtime.procedural.expressions import Course
 
 BATCHES = (1, 8)
 WARM_UP = 20

@@ -18,7 +18,7 @@ import click
 import psutil
 
 from dfer.runtime import Recognizer
-from dfer.runtime.profiling import Loop
+from dfer.runtime.profiling.profiler import Loop
 
 
 @click.command()

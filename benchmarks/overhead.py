@@ -18,9 +18,9 @@ from time import perf_counter
 from pages import Check, publish, table
 from vit import vit_bundle
 
-from dfer.runtime.demo import film_demo
-from dfer.runtime.outputs import OutputPaths, Outputs
-from dfer.runtime.profiling import Recording
+from dfer.runtime.outputs.writer import OutputPaths, Outputs
+from dfer.runtime.procedural.demo import film_demo
+from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import open_source
 

@@ -21,10 +21,10 @@ import psutil
 
 from dfer.export.exporting import export_method
 from dfer.runtime import Recognizer, open_source
-from dfer.runtime.expressions import Course
+from dfer.runtime.outputs.video import VideoSink
 from dfer.runtime.procedural import Identity, draw_background, draw_face
+from dfer.runtime.procedural.expressions import Course
 from dfer.runtime.sources import Feeds
-from dfer.runtime.video import VideoSink
 from dfer.train.clip import load_clip
 from dfer.train.methods.align_dfer import AlignDfer
 

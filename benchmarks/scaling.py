@@ -18,12 +18,12 @@ from time import perf_counter
 import numpy as np
 from pages import Check, publish, table
 
-from dfer.runtime.expressions import Course
+from dfer.runtime.outputs.video import VideoSink
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.profiling import Recording
+from dfer.runtime.procedural.expressions import Course
+from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import open_sources
-from dfer.runtime.video import VideoSink
 
 WIDTH, HEIGHT, RATE = 640, 360, 24
 FRAMES = 192  # of a run, all sources together

@@ -21,8 +21,8 @@ from vit import random_dfer_clip, vit_bundle
 
 from dfer.runtime.engines import present_providers
 from dfer.runtime.machine import physical_cores
+from dfer.runtime.pipeline.feature_window import FeatureWindow
 from dfer.runtime.recognizer import Recognizer
-from dfer.runtime.windows import FeatureWindow
 
 MUST = {"cpu": 45, "openvino": 60}
 THEIRS = "PyTorch: text side and 16 frames"

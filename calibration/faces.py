@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.alignment import align
 from ..runtime.errors import DferError
-from ..runtime.faces import FaceDetector
+from ..runtime.faces.alignment import align
+from ..runtime.faces.detection import FaceDetector
 from ..runtime.sources import IMAGE_SUFFIXES, open_source
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})

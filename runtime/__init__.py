@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
-    from .classes import ClassMap as ClassMap
     from .errors import DferError as DferError
     from .labels import EXPRESSIONS as EXPRESSIONS
+    from .pipeline.class_map import ClassMap as ClassMap
+    from .pipeline.smoothing import Smoother as Smoother
     from .predictions import Prediction as Prediction
     from .recognizer import Recognizer as Recognizer
-    from .smoothing import Smoother as Smoother
     from .sources import Frame as Frame
     from .sources import open_source as open_source
 
 _HOMES = {
     "Bundle": "bundle",
-    "ClassMap": "classes",
+    "ClassMap": "pipeline.class_map",
     "DferError": "errors",
     "EXPRESSIONS": "labels",
     "Frame": "sources",
     "Prediction": "predictions",
     "Recognizer": "recognizer",
-    "Smoother": "smoothing",
+    "Smoother": "pipeline.smoothing",
     "open_source": "sources",
 }
 

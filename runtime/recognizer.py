@@ -11,19 +11,19 @@ from time import monotonic, perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from .alignment import align
 from .bundle import DEMO, Bundle
 from .engines import Engine, open_graph
 from .engines.choice import choose, precision_for
 from .errors import DferError
-from .faces import FaceDetector
+from .faces.alignment import align
+from .faces.detection import FaceDetector
 from .machine import default_threads
-from .pacing import Pacer
+from .pipeline.feature_window import FeatureWindow
+from .pipeline.scheduler import Pacer
+from .pipeline.stream import Finder, Search, View, VisibleFace, Waiting
 from .predictions import Prediction
 from .sources import Feed, Feeds, Frame, Place, Source, open_sources
-from .stages import Stopwatch
-from .views import Finder, Search, View, VisibleFace, Waiting
-from .windows import FeatureWindow
+from .timing import Stopwatch
 
 _LARGEST_BATCH = 16
 """Faces in one call of the encoder: more are no faster per face, and take memory."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dfer.runtime.expressions import Course
 from dfer.runtime.procedural import Identity, draw_background, draw_face
+from dfer.runtime.procedural.expressions import Course
 from helpers import Pipeline, write_video
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dfer.runtime.expressions import Course
-from dfer.runtime.faces import FaceDetector
+from dfer.runtime.faces.detection import FaceDetector
+from dfer.runtime.faces.tracking import Tracker
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.tracks import Tracker
+from dfer.runtime.procedural.expressions import Course
 
 SIZE, RATE = (360, 640), 25
 LABELS = ("happiness", "sadness", "anger", "surprise", "disgust", "fear", "neutral")

@@ -62,7 +62,7 @@ with Recognizer({str(pipeline.bundle)!r}) as recognizer:
     assert done.stdout.strip() == "24", done.stderr
 
 
-@pytest.mark.parametrize("program", ["import dfer.runtime", "from dfer.runtime.command import main"])
+@pytest.mark.parametrize("program", ["import dfer.runtime", "from dfer.runtime.cli.run import main"])
 def test_importing_the_runtime_loads_nothing_heavy(program: str) -> None:
     heavy = (*HEAVY, "cv2", "onnxruntime", "matplotlib", "numpy", "rich")
     check = f"import sys; {program}; print(sorted(set(sys.modules) & set({heavy!r})))"

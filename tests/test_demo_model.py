@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from dfer.runtime import Bundle
 from dfer.runtime.bundle import DEMO
-from dfer.runtime.command import main as run
+from dfer.runtime.cli.run import main as run
 from dfer.train.eval_command import main as evaluate
 
 

@@ -16,7 +16,7 @@ from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Prediction
 from dfer.runtime.recognizer import Step, VisibleFace
 from dfer.runtime.sources import Frame
-from dfer.runtime.stages import StageTimes
+from dfer.runtime.timing import StageTimes
 from dfer.runtime.web import WebPage
 
 BOX = (40.0, 30.0, 50.0, 60.0)

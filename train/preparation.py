@@ -25,11 +25,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.alignment import align
 from ..runtime.errors import DferError
-from ..runtime.faces import FaceDetector
+from ..runtime.faces.alignment import align
+from ..runtime.faces.detection import FaceDetector
+from ..runtime.faces.tracking import Tracker
 from ..runtime.sources import IMAGE_SUFFIXES, Source, open_source
-from ..runtime.tracks import Tracker
 from .data.lists import VIDEO_SUFFIXES
 
 REPORT = "report.csv"

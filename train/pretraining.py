@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from ..runtime.expressions import APEX
 from ..runtime.labels import EXPRESSIONS
+from ..runtime.procedural.expressions import APEX
 from .augmentation import augmented_view, plain_view
 from .clip import Clip
 from .data.procedural import ProceduralClips

@@ -8,12 +8,12 @@ times: a file's presentation time stamps, counted from its first frame; for live
             for feed, frame in tick: ...
 """
 
-from .feeds import Feed, Feeds, State
 from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, natural_order
 from .images import ImageFolder
 from .live import LiveSource
-from .places import Place, expand, open_source, open_sources, without_credentials
+from .opening import Place, expand, open_source, open_sources, without_credentials
+from .readers import Feed, Feeds, State
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -8,8 +8,8 @@ from time import monotonic
 
 from ..errors import DferError
 from .captures import Capture, Picture, within
-from .feeds import Feeds
 from .frames import Frame, Source, Warn
+from .readers import Feeds
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds before the first try to reconnect, and at most; each pause is twice the one before."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..predictions import Prediction
 from ..recognizer import Step
-from ..stages import StageTimes
+from ..timing import StageTimes
 
 SPAN = 30.0
 """Seconds of media time that the charts show; a viewer who comes later sees them too."""

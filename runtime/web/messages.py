@@ -25,12 +25,12 @@ from typing import Any
 
 import cv2
 
-from ..palette import colour_of
+from ..outputs.palette import colour_of
+from ..pipeline.stream import VisibleFace
 from ..predictions import Prediction
 from ..recognizer import Step
 from ..sources import without_credentials
-from ..stages import StageTimes
-from ..views import VisibleFace
+from ..timing import StageTimes
 from .board import SPAN, View
 
 _LONGEST_SIDE = 960

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from ..errors import DferError, require
 from ..recognizer import Step
-from ..stages import StageTimes
+from ..timing import StageTimes
 from .board import Board, SourceState
 
 PORT = 8000

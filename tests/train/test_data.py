@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from dfer.runtime.alignment import TEMPLATE
 from dfer.runtime.errors import DferError
-from dfer.runtime.expressions import REVERSED
-from dfer.runtime.faces import FaceDetector
+from dfer.runtime.faces.alignment import TEMPLATE
+from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.procedural.expressions import REVERSED
 from dfer.train.augmentation import augmented_view, plain_view
 from dfer.train.data.procedural import ProceduralClips
 from dfer.train.data.stills import StillClips

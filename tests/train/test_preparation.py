@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from dfer.runtime.alignment import TEMPLATE
 from dfer.runtime.errors import DferError
-from dfer.runtime.faces import FaceDetector
+from dfer.runtime.faces.alignment import TEMPLATE
+from dfer.runtime.faces.detection import FaceDetector
 from dfer.train import preparation
 from dfer.train.preparation import find_films, prepare
 from dfer.train.prepare_command import main

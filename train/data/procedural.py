@@ -10,11 +10,11 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.alignment import TEMPLATE_SIZE, align
-from ...runtime.expressions import render_clip
-from ...runtime.faces import FaceDetector
+from ...runtime.faces.alignment import TEMPLATE_SIZE, align
+from ...runtime.faces.detection import FaceDetector
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.procedural import Identity
+from ...runtime.procedural.expressions import render_clip
 from . import WINDOW
 
 HELD_OUT = 1_000_000

@@ -10,7 +10,7 @@ import pytest
 
 from chromium import Chromium, Tab, start_chromium
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.runtime.palette import COLOURS
+from dfer.runtime.outputs.palette import COLOURS
 from dfer.runtime.web import WebPage
 from web_scene import Run, State, Viewer, make_step, stages
 

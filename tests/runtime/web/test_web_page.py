@@ -14,8 +14,8 @@ from websockets.exceptions import ConnectionClosed
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.runtime.palette import COLOURS
-from dfer.runtime.stages import StageTimes
+from dfer.runtime.outputs.palette import COLOURS
+from dfer.runtime.timing import StageTimes
 from dfer.runtime.web import WebPage
 from web_scene import BOX, Run, State, Viewer, make_step, stages
 

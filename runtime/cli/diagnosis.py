@@ -1,0 +1,277 @@
+"""What works on this machine, what does not, and what to install for more speed.
+
+Nothing here raises for what a machine lacks. Providers are started in processes of their own, since a GPU library that
+does not fit may end the process it is loaded into.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..engines import PROVIDERS
+from ..engines.trt_library import BACKENDS, is_installed
+from ..machine import (
+    ROOT,
+    Machine,
+    cache_folder,
+    describe_machine,
+    find_files,
+    read_text,
+    run_tool,
+    versions,
+)
+
+State = Literal["works", "fact", "absent", "broken"]
+
+_PATIENCE = 300  # seconds for a provider to start; TensorRT builds engines first
+_RUNS = 20
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the page. state: "fact" is neither good nor bad, "absent" something that may be."""
+
+    section: str
+    name: str
+    text: str
+    state: State = "fact"
+
+
+@dataclass(frozen=True)
+class Examination:
+    """healthy: the bundle runs, and the CPU provider works. advice: sentences, the most useful first."""
+
+    findings: Sequence[Finding]
+    advice: Sequence[str]
+    healthy: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
+    """Look at everything. bundle: None for the one that ships with the package. Takes seconds, more with TensorRT."""
+    from ..bundle import DEMO
+    from ..engines import present_providers
+
+    machine = describe_machine(root)
+    findings = [
+        *_software(),
+        *_hardware(machine),
+    ]
+    present = [*present_providers(), *(f"native-{backend}" for backend in BACKENDS if is_installed(backend))]
+    started = {name: _start(DEMO, name) for name in present}
+    findings.extend(_providers(started))
+    opencv = _opencv()
+    findings.extend(opencv)
+    findings.extend(_cameras(root))
+    findings.append(checked := _bundle(bundle or DEMO, started if bundle is None else None))
+    findings.append(_cache())
+    healthy = checked.state == "works" and "error" not in started.get("cpu", {"error": ""})
+    return Examination(findings, _advice(machine, started, opencv), healthy)
+
+
+def start_provider(bundle: str, provider: str) -> None:
+    """Run a bundle on a provider and print, as JSON, its precision and the median milliseconds of a face, or the error.
+
+    Of the native providers, which build engines into the bundle, only library and GPU are asked for.
+    """
+    from ..errors import DferError
+
+    try:
+        if provider.startswith("native-"):
+            found = _native(provider.removeprefix("native-"))
+        else:
+            found = _time_bundle(bundle, provider)
+    except DferError as error:
+        found = {"error": str(error)}
+    print(json.dumps(found))
+
+
+def _native(backend: str) -> dict[str, Any]:
+    from ..engines.cuda import open_cuda
+    from ..engines.native import gpu_target
+    from ..engines.trt_library import load_trt
+
+    library, cuda = load_trt(backend), open_cuda()
+    return {"text": f"{library.title} on {gpu_target(library, cuda)}; builds its engines at first use"}
+
+
+def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:
+    from statistics import median
+    from time import perf_counter
+
+    import numpy as np
+
+    from ..recognizer import Recognizer
+
+    times = []
+    with Recognizer(bundle, provider=provider) as recognizer:
+        size = recognizer.bundle.manifest.preprocessing.size
+        crop = np.zeros((1, size, size, 3), np.uint8)
+        for _ in range(_RUNS):
+            start = perf_counter()
+            recognizer.encode(crop)
+            times.append(1000 * (perf_counter() - start))
+        manifest = recognizer.bundle.manifest
+        told = f"{recognizer.precision}, {median(times):.1f} ms per face"
+    return {
+        "text": told,
+        "bundle": f"{manifest.method}, {len(manifest.classes)} classes, {', '.join(manifest.precisions)}",
+    }
+
+
+def _start(bundle: Path, provider: str) -> dict[str, Any]:
+    """What `start_provider` prints in a process of its own; {"error": why} when that fails in any way."""
+    program = "import sys; from dfer.runtime.cli.diagnosis import start_provider; start_provider(*sys.argv[1:])"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(bundle), provider],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"did not start within {_PATIENCE} s"}
+    if done.returncode < 0:
+        return {"error": f"the process died of {signal.Signals(-done.returncode).name}; reinstall its libraries"}
+    try:
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+    except (ValueError, IndexError):
+        said = done.stderr.strip().splitlines()
+        return {"error": said[-1] if said else f"ended with status {done.returncode}"}
+
+
+def _software() -> list[Finding]:
+    return [Finding("software", "packages", ", ".join(f"{name} {version}" for name, version in versions().items()))]
+
+
+def _hardware(machine: Machine) -> list[Finding]:
+    clock = "" if machine.clock is None else f", {machine.clock:.0f} MHz now"
+    extra = f"; {', '.join(machine.instructions)}" if machine.instructions else ""
+    cpu = f"{machine.cpu}: {machine.cores} physical cores, {machine.threads} threads{clock}{extra}"
+    lines = {
+        "system": machine.system,
+        "board": machine.board,
+        "CPU": cpu,
+        "memory": None if machine.memory is None else f"{machine.memory / 1e9:.1f} GB",
+        "GPU": _gpu(machine) or "none",
+        "L4T": machine.l4t,
+        "JetPack": run_tool("dpkg-query", "-W", "-f=${Version}", "nvidia-jetpack") if machine.l4t else None,
+        "power mode": machine.power_mode,
+        "governor": machine.governor,
+    }
+    return [Finding("machine", name, text) for name, text in lines.items() if text is not None]
+
+
+def _gpu(machine: Machine) -> str:
+    query = "name,driver_version,memory.total,compute_cap"
+    told = run_tool("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader") if machine.gpus else None
+    return "; ".join((told or "").splitlines()) or "; ".join(machine.gpus)
+
+
+def _providers(started: dict[str, dict[str, Any]]) -> list[Finding]:
+    findings = []
+    for name in PROVIDERS[1:]:
+        if name not in started:
+            findings.append(Finding("providers", name, "not installed", "absent"))
+        elif "error" in started[name]:
+            findings.append(Finding("providers", name, started[name]["error"], "broken"))
+        else:
+            findings.append(Finding("providers", name, started[name]["text"], "works"))
+    return findings
+
+
+def _opencv() -> list[Finding]:
+    """Version, and what this build reads and shows; build information is text for people, so patterns are loose."""
+    try:
+        import cv2
+    except ImportError as error:
+        return [Finding("OpenCV", "version", f"does not load: {error}", "broken")]
+    information = cv2.getBuildInformation()
+    findings = [Finding("OpenCV", "version", cv2.__version__, "works")]
+    for name, pattern in (("FFmpeg", "FFMPEG"), ("V4L2", "v4l/v4l2"), ("GStreamer", "GStreamer"), ("window", "GUI")):
+        match = re.search(rf"^ *{pattern}: *(.*)$", information, re.MULTILINE)
+        told = match[1].strip() if match else ""
+        there = bool(told) and not told.upper().startswith("NO")
+        findings.append(Finding("OpenCV", name, told if there else "not built in", "works" if there else "absent"))
+    return findings
+
+
+def _cameras(root: Path) -> list[Finding]:
+    findings = []
+    for folder in find_files(root / "sys/class/video4linux", "video*"):
+        if read_text(folder / "index") not in (None, "0"):
+            continue  # a camera's second node carries no pictures
+        device, name = Path("/dev") / folder.name, read_text(folder / "name") or "unnamed"
+        if root == ROOT and not os.access(device, os.R_OK | os.W_OK):
+            why = f"{name}: no permission; run: sudo usermod -aG video $USER, and log in again"
+            findings.append(Finding("cameras", str(device), why, "broken"))
+        else:
+            findings.append(Finding("cameras", str(device), name, "works"))
+    return findings or [Finding("cameras", "none", "no camera is plugged in, or this system has no V4L2", "absent")]
+
+
+def _bundle(path: Path, started: dict[str, dict[str, Any]] | None) -> Finding:
+    """Whether a bundle is whole and runs on the CPU. started: where that has been found out for it."""
+    found = _start(path, "cpu") if started is None else started.get("cpu", {"error": "there is no CPU provider"})
+    if "error" in found:
+        return Finding("bundle", str(path), found["error"], "broken")
+    return Finding("bundle", str(path), f"{found['bundle']}; files verified; {found['text']} on the CPU", "works")
+
+
+def _cache() -> Finding:
+    try:
+        folder = cache_folder()
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding("cache", "folder", str(error), "broken")
+    state: State = "works" if os.access(there, os.W_OK) else "broken"
+    words = "" if state == "works" else "; no permission to write there"
+    return Finding("cache", str(folder), f"{used / 1e6:.1f} MB used, {free / 1e9:.1f} GB free{words}", state)
+
+
+def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequence[Finding]) -> list[str]:
+    """What would make this very machine faster."""
+    working = {name for name, found in started.items() if "error" not in found}
+    jetson = machine.l4t is not None or "Jetson" in (machine.board or "")
+    absent = {finding.name for finding in opencv if finding.state == "absent"}
+    advice = []
+    if jetson and "native-tensorrt" not in working:
+        advice.append(
+            "JetPack's TensorRT: sudo apt install python3-libnvinfer, and pip install cuda-bindings (or pycuda)"
+        )
+    elif machine.gpus and not working & {"cuda", "tensorrt", "tensorrt-rtx", "native-tensorrt", "native-tensorrt-rtx"}:
+        advice.append(
+            "the GPU is not used: pip install 'dfer-edge[tensorrt]' (or [tensorrt-rtx] for RTX cards), or "
+            "pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        )
+    if "Intel" in machine.cpu and "openvino" not in started:
+        advice.append("OpenVINO, faster on most Intel CPUs: pip install 'dfer-edge[openvino]'")
+    if jetson and "GStreamer" in absent:
+        advice.append("CSI cameras need an OpenCV with GStreamer: use JetPack's (pip uninstall opencv-python-headless)")
+    if jetson and machine.power_mode not in (None, "MAXN", "MAXN_SUPER"):
+        advice.append(f"power mode is {machine.power_mode}: sudo nvpmodel -m 0, then sudo jetson_clocks")
+    if machine.governor == "powersave":
+        advice.append(
+            "the CPU's governor is powersave: "
+            "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
+        )
+    if not {"VNNI", "AMX", "dot product", "I8MM"} & set(machine.instructions) and not machine.gpus:
+        advice.append("this CPU has no instructions for INT8 products: an --int8 export may be no faster than fp32")
+    if machine.memory is not None and machine.memory < 2e9:
+        advice.append("less than 2 GB of memory: use models of ViT-B/32's size or smaller, in INT8")
+    return advice

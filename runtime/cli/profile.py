@@ -1,0 +1,219 @@
+"""`dfer-profile`: how long each stage takes here, and what changed since the last time."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..engines import PRECISIONS, PROVIDERS
+from ..errors import DferError, reports_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..profiling.comparison import Change
+    from ..profiling.profiler import Progress
+    from ..profiling.report import Leg, Report
+    from ..recognizer import Recognizer
+
+EPILOG = """\b
+Examples:
+  dfer-profile                                         # the demo clip and model, one minute
+  dfer-profile clip.mp4 --bundle align.dfer --html profile.html
+  dfer-profile --scenario multi --provider openvino --json openvino.json
+  dfer-profile --json new.json --compare old.json      # what changed, beyond noise
+
+\b
+Scenarios, encoder and head alone (MLPerf's words): single, one face after another, 90th percentile; multi, eight
+faces per query, 99th percentile; offline, faces per second at the best batch. All stages are measured in each.
+
+\b
+Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options, 3 --compare found a stage slower.
+"""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("source", required=False)
+@click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
+)
+@click.option("--scenario", type=click.Choice(("single", "multi", "offline")), default="single", show_default=True)
+@click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="How long, in all.")
+@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where to run.")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU per run; default: its physical cores.")
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report with every sample.")
+@click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as a page to look at.")
+@click.option("--compare", "old_path", type=click.Path(path_type=Path), help="A --json report from before.")
+@reports_errors
+def main(
+    source: str | None,
+    bundle: Path | None,
+    scenario: str,
+    seconds: float,
+    provider: str,
+    precision: str,
+    threads: int | None,
+    json_path: Path | None,
+    html_path: Path | None,
+    old_path: Path | None,
+) -> None:
+    """Measure every stage on SOURCE (a video, a folder of images, a URL; default: the demo clip, drawn now).
+
+    Back to back and at the source's own rate; warm-up apart; nothing clipped.
+    """
+    import json
+    import tempfile
+
+    from rich.console import Console
+    from rich.markup import escape
+
+    from ..profiling.comparison import compare_reports, differences
+    from ..profiling.html import render_page
+    from ..profiling.report import read_report
+    from ..recognizer import Recognizer
+
+    for path in (json_path, html_path):
+        _check(path)
+    old = None if old_path is None else read_report(old_path)
+    console = Console(stderr=True, highlight=False)
+    named = bundle or os.environ.get("DFER_BUNDLE") or None
+
+    def warn(message: str) -> None:
+        console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+    with (
+        Recognizer(named, provider=provider, precision=precision, threads=threads, warn=warn) as recognizer,
+        tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder,
+    ):
+        report = _measure(console, recognizer, source, Path(folder), scenario, seconds)
+    changes, other = ([], []) if old is None else (compare_reports(old, report), differences(old, report))
+    _show(Console(highlight=False), report, changes, other)
+    if json_path is not None:
+        _write(json_path, json.dumps(report.to_json(), separators=(",", ":")) + "\n")
+    if html_path is not None:
+        _write(html_path, render_page(report, changes, other))
+    for written in (json_path, html_path):
+        if written is not None:
+            console.print(f"wrote {written}", soft_wrap=True, markup=False)
+    if any(change.verdict == "slower" for change in changes):
+        raise click.exceptions.Exit(3)
+
+
+def _check(path: Path | None) -> None:
+    """Raise DferError for an output that could not be written, before minutes are spent."""
+    if path is not None:
+        if not path.parent.is_dir():
+            raise DferError(f"{path}: folder {path.parent} does not exist")
+        if path.is_dir():
+            raise DferError(f"{path} is a folder; name a file")
+        if not os.access(path.parent, os.W_OK):
+            raise DferError(f"{path}: no permission to write there")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _measure(
+    console: Console, recognizer: Recognizer, source: str | None, scratch: Path, scenario: str, seconds: float
+) -> Report:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ..profiling.energy import find_sensors
+    from ..profiling.profiler import Profiler
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as bar:
+        task = bar.add_task("measuring", total=1.0)
+
+        def told(done: float, what: str) -> None:
+            bar.update(task, completed=done, description=what)
+
+        place = _film_demo(scratch, told) if source is None else source
+        sensors, reasons = find_sensors()
+        report = Profiler(recognizer, place, seconds, sensors, told).measure(scenario, reasons)
+        told(1.0, "done")
+    return report
+
+
+def _film_demo(folder: Path, progress: Progress) -> str:
+    from ..procedural.demo import film_demo
+
+    path = folder / "demo.mp4"
+    progress(0.0, "drawing the demo clip")
+    film_demo(path)
+    return str(path)
+
+
+def _show(console: Console, report: Report, changes: Sequence[Change], other: Sequence[str]) -> None:
+    from ..profiling.html import headlines
+
+    for leg in report.legs:
+        console.print(_leg_table(leg))
+    console.print(_batch_table(report))
+    for line in (*headlines(report), *report.notes):
+        console.print(line, soft_wrap=True, markup=False)
+    if changes:
+        for line in other:
+            console.print(f"[yellow]not the same:[/] {line}", soft_wrap=True)
+        console.print(_change_table(changes))
+
+
+def _leg_table(leg: Leg) -> Table:
+    from rich.table import Table
+
+    from ..profiling.report import stage_times
+
+    unit = "frames" if leg.part == "pipeline" else "queries"
+    dropped = f", {leg.dropped} dropped" if leg.dropped else ""
+    table = Table(
+        title=f"{leg.part}, {leg.pace}: {leg.runs} {unit} in {leg.seconds:.1f} s, {leg.rate:.1f}/s{dropped} (ms)"
+    )
+    table.add_column("stage")
+    for heading in ("n", "mean", "p50", "p90", "p95", "p99", "max"):
+        table.add_column(heading, justify="right")
+    for samples, mark in ((leg.warm_up, " (warm-up)"), (leg.steady, "")):
+        rows = stage_times(samples)
+        for row in rows:
+            figures = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
+            cells = [row.stage + mark, str(row.n), *(f"{figure:.2f}" for figure in figures)]
+            table.add_row(*cells, style="dim" if mark else None, end_section=row is rows[-1])
+    return table
+
+
+def _batch_table(report: Report) -> Table:
+    from rich.table import Table
+
+    table = Table(title="encoder by batch")
+    for heading in ("faces", "n", "p50 (ms)", "p90 (ms)", "faces/s"):
+        table.add_column(heading, justify="right")
+    for batch in report.batches:
+        figures = f"{batch.p50:.2f}", f"{batch.p90:.2f}", f"{batch.faces_per_second:.1f}"
+        table.add_row(str(batch.size), str(batch.n), *figures)
+    return table
+
+
+def _change_table(changes: Sequence[Change]) -> Table:
+    from rich.table import Table
+
+    colours = {"slower": "red", "faster": "green", "unclear": "yellow", "same": "dim"}
+    table = Table(title="against the report before (ms; interval of 99 %)")
+    for heading in ("measured", "stage", "", "before", "now", "factor", "interval", "verdict"):
+        table.add_column(heading, justify="right" if heading in ("before", "now", "factor") else "left")
+    for change in changes:
+        table.add_row(*change.cells(), style=colours[change.verdict])
+    return table

@@ -1,0 +1,172 @@
+"""A user's own boxes in place of the detector's: a CSV that says where the faces are, and perhaps whose they are."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError
+from .alignment import TEMPLATE
+from .detection import Box, Face, FaceDetector, GivenFace
+
+_TIME_SLACK = 1e-3  # seconds; times in files are rounded
+
+
+@dataclass(frozen=True)
+class _Row:
+    line: int  # in the file, from 1
+    box: Box
+    id: int | None
+
+
+class GivenBoxes:
+    """The boxes of one source. Plays the detector's role for frames that come in order.
+
+    A row belongs to the frame of its number or, in a file without numbers, to the first frame at or after its time.
+    """
+
+    def __init__(self, place: str, rows: Mapping[float, list[_Row]], by_frame: bool) -> None:
+        self._place, self._by_frame = place, by_frame
+        self._moments = sorted(rows)
+        self._rows = rows
+        self._next = 0  # the first moment that is still to come
+        self._due: list[_Row] = []
+        self._used = False
+        self._detector = FaceDetector(min_score=0.5)
+
+    def due(self, index: int, time: float, wanted: bool = True) -> bool:
+        """Whether the file has boxes for this frame. Ask once per frame, in order, then `detect` where it has."""
+        now = index if self._by_frame else time + _TIME_SLACK
+        self._due = []
+        while self._next < len(self._moments) and self._moments[self._next] <= now:
+            moment = self._moments[self._next]
+            self._next += 1
+            if not self._by_frame or moment == index:  # rows of frames that were dropped are late for ever
+                self._due = self._rows[moment]
+        self._used |= bool(self._due)
+        return bool(self._due)
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        """The faces in the boxes that are due in an RGB image [H,W,3], in the file's order.
+
+        Landmarks are YuNet's, looked for in the enlarged box; where it finds no face, those of an average face in the
+        box. Score 1, for somebody vouches for them. Raises DferError when a box lies outside the image.
+        """
+        return [self._face(image, row) for row in self._due]
+
+    def finish(self) -> None:
+        """Raise DferError when the source ended and no row was at any of its frames."""
+        if not self._used and self._moments:
+            what = "frame" if self._by_frame else "second"
+            raise DferError(
+                f"{self._place}: no box is at a frame that was read; the rows are for {what}s {self._moments[0]:g} to "
+                f"{self._moments[-1]:g}"
+            )
+
+    def _face(self, image: NDArray[np.uint8], row: _Row) -> GivenFace:
+        x, y, width, height = row.box
+        if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
+            size = f"{image.shape[1]}×{image.shape[0]}"
+            raise DferError(f"{self._place}, line {row.line}: the box lies outside the picture, which is {size}")
+        found = self._detector.look_into(image, row.box)
+        landmarks = _average_landmarks(row.box) if found is None else found
+        return GivenFace(row.box, landmarks, 1.0, row.id)
+
+
+def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
+    """A CSV of boxes, split by source: one `GivenBoxes` for each of `sources`, the names of what is read in this run.
+
+    Columns, in any order, others are ignored (so files that dfer-run wrote are read): `frame` (from 0) or `time_s`
+    (seconds), of which `frame` counts where both are there; `x`, `y` (top left corner), `w`, `h` in pixels; optionally
+    `track` (a whole number from 1, in all rows or in none), which fixes the ids, and `source`, needed where there are
+    several: the name, or its last part.
+
+    Raises DferError, naming the line, for a file that is not like this, or with no row for one of the sources.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            columns = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = columns
+            lines = [(reader.line_num, line) for line in reader]
+    except OSError as error:
+        raise DferError(f"{path}: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DferError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    by_frame = "frame" in columns
+    missing = [name for name in ("x", "y", "w", "h") if name not in columns]
+    if not by_frame and "time_s" not in columns:
+        missing.insert(0, "frame (or time_s)")
+    if missing:
+        raise DferError(f"{path}: no column {', '.join(missing)}; the first line must name the columns")
+    if len(sources) > 1 and "source" not in columns:
+        raise DferError(f"{path}: no column source, which tells whose box it is where several sources are read")
+    when = "frame" if by_frame else "time_s"
+    split: dict[str, dict[float, list[_Row]]] = {name: {} for name in sources}
+    for number, line in lines:
+        name = _owner(line["source"] or "", sources) if "source" in columns else sources[0]
+        moment, row = _read_row(path, number, line, when)
+        if name is not None:
+            split[name].setdefault(moment, []).append(row)
+    for name, rows in split.items():
+        if not rows:
+            raise DferError(f"{path}: no row is for {name}")
+        _check_ids(path, rows)
+    return [GivenBoxes(str(path), split[name], by_frame) for name in sources]
+
+
+def _owner(name: str, sources: Sequence[str]) -> str | None:
+    """Which of the sources a row is for; None for one that is not read in this run."""
+    name = name.strip()
+    if name in sources:
+        return name
+    alike = [source for source in sources if PurePath(source).name == PurePath(name).name]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _read_row(path: Path, number: int, line: Mapping[str, str | None], when: str) -> tuple[float, _Row]:
+    def value(name: str) -> float:
+        text = (line[name] or "").strip()
+        try:
+            result = float(text)
+        except ValueError:
+            result = math.nan
+        if not math.isfinite(result):
+            raise DferError(f"{path}, line {number}: {name} is {text!r}, which is not a number")
+        return result
+
+    moment = value(when)
+    if moment < 0 or (when == "frame" and moment != round(moment)):
+        raise DferError(f"{path}, line {number}: {when} is {moment:g}; it counts from 0")
+    x, y, width, height = (value(name) for name in ("x", "y", "w", "h"))
+    if width <= 0 or height <= 0:
+        raise DferError(f"{path}, line {number}: a box of {width:g}×{height:g} pixels holds no face")
+    track = (line.get("track") or "").strip()
+    if track and not (track.isdecimal() and int(track) > 0):
+        raise DferError(f"{path}, line {number}: track is {track!r}; it must be a whole number from 1")
+    return moment, _Row(number, (x, y, width, height), int(track) if track else None)
+
+
+def _check_ids(path: Path, rows: Mapping[float, list[_Row]]) -> None:
+    with_id = {row.id is not None for group in rows.values() for row in group}
+    if len(with_id) > 1:
+        bare = min(row.line for group in rows.values() for row in group if row.id is None)
+        raise DferError(f"{path}, line {bare}: no track, though others have one; give it in all rows or in none")
+    for group in rows.values():
+        ids = [row.id for row in group if row.id is not None]
+        if len(set(ids)) < len(ids):
+            raise DferError(f"{path}, line {group[-1].line}: a track is twice at the same moment")
+
+
+def _average_landmarks(box: Box) -> NDArray[np.float32]:
+    """The template of alignment where an average face has it in a box that YuNet would give."""
+    x, y, width, height = box
+    size = math.sqrt(width * height)
+    centre = np.array([x + width / 2, y + height / 2 + 0.065 * size])
+    return np.asarray((TEMPLATE - TEMPLATE.mean(axis=0)) * (0.011 * size) + centre, np.float32)

@@ -1,0 +1,130 @@
+"""What was predicted over a whole recording, thinned to what a picture can show, in memory that does not grow."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..predictions import Prediction
+
+MOST_POINTS = 600
+"""Per face; a longer recording has fewer of them to the second."""
+MOST_FACES = 20
+"""Shown; a street full of passers-by would make a picture that nothing opens."""
+
+_MOST_COURSES = 100  # remembered while it is open who will be seen longest
+_FINEST = 1 / 256  # seconds; below the step of the fastest sampling
+_SETTLED = 10.0  # media seconds after which a face that was not seen is unlikely to return
+
+
+class Course:
+    """The probabilities of one face over time: at most `MOST_POINTS` means over spans of equal length.
+
+    When there would be more, the spans double and their means are joined pair by pair. Spans without a prediction have
+    no point, so that absences stay visible.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._span = _FINEST
+        self._rows = np.zeros(
+            (64, 3 + classes)
+        )  # number of the span, predictions in it, sums of time and probabilities
+        self._count = 0
+        self.predictions = 0
+        self.last = 0.0
+
+    def add(self, time: float, probabilities: NDArray[np.float32]) -> None:
+        """time: media seconds, rising."""
+        row = np.array([np.floor(time / self._span), 1.0, time, *probabilities])
+        if self._count and self._rows[self._count - 1, 0] == row[0]:
+            self._rows[self._count - 1, 1:] += row[1:]
+        else:
+            if self._count == len(self._rows):
+                self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+            self._rows[self._count] = row
+            self._count += 1
+        while self._count > MOST_POINTS:
+            self._halve()
+        self.predictions += 1
+        self.last = time
+
+    def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Times [N] and probabilities [N,C]."""
+        rows = self._rows[: self._count]
+        means = rows[:, 2:] / rows[:, 1:2]
+        return means[:, 0], means[:, 1:]
+
+    def stretches(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """The points in parts between absences; each holds its first and last value for half a step more, so that a
+        face seen once is seen in the picture as well."""
+        times, shares = self.points()
+        if not len(times):
+            return []
+        steps = np.diff(times)
+        step = max(self._span, float(np.median(steps)) if len(steps) else 0.125)
+        edges = [0, *(np.flatnonzero(steps > 4 * step) + 1).tolist(), len(times)]
+        parts = []
+        for start, end in pairwise(edges):
+            before, after = max(0.0, times[start] - step / 2), times[end - 1] + step / 2
+            parts.append(
+                (np.r_[before, times[start:end], after], np.r_[shares[[start]], shares[start:end], shares[[end - 1]]])
+            )
+        return parts
+
+    def _halve(self) -> None:
+        self._span *= 2
+        rows = self._rows[: self._count]
+        spans = np.floor(rows[:, 0] / 2)
+        starts = np.flatnonzero(np.r_[True, np.diff(spans) != 0])
+        joined = np.add.reduceat(rows, starts, axis=0)
+        joined[:, 0] = spans[starts]
+        self._count = len(joined)
+        self._rows[: self._count] = joined
+
+
+class History:
+    """The courses of all faces of a run, by source and track."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        self._courses: dict[tuple[str, int], Course] = {}
+        self._latest: dict[str, float] = {}  # per source
+        self._forgotten = 0
+
+    def add(self, prediction: Prediction) -> None:
+        key = prediction.source, prediction.track_id
+        self._latest[prediction.source] = prediction.time
+        if key not in self._courses:
+            if len(self._courses) >= _MOST_COURSES:
+                self._forget()
+            self._courses[key] = Course(len(self.classes))
+        self._courses[key].add(prediction.time, prediction.probabilities)
+
+    def longest(self) -> list[tuple[str, Course]]:
+        """The `MOST_FACES` with most predictions, named, by source and number."""
+        brief_last = sorted(self._courses, key=lambda key: self._courses[key].predictions, reverse=True)
+        order = {source: place for place, source in enumerate(self._latest)}
+        chosen = sorted(brief_last[:MOST_FACES], key=lambda key: (order[key[0]], key[1]))
+        return [
+            (f"face {track}" if len(order) == 1 else f"{source} · face {track}", self._courses[source, track])
+            for source, track in chosen
+        ]
+
+    @property
+    def left_out(self) -> int:
+        """How many faces `longest` does not give."""
+        return self._forgotten + max(0, len(self._courses) - MOST_FACES)
+
+    def _forget(self) -> None:
+        """The face seen most briefly among those that have left; if none has, the one seen most briefly."""
+        key = min(
+            self._courses,
+            key=lambda key: (
+                self._latest[key[0]] - self._courses[key].last <= _SETTLED,
+                self._courses[key].predictions,
+            ),
+        )
+        del self._courses[key]
+        self._forgotten += 1

@@ -1,0 +1,177 @@
+"""Drawing what was recognised into a frame: box, track and label, and a bar for every class.
+
+Nothing shall lie on a face. So the tag with track and label, and the panel of bars, each go to the place around their
+box that covers least of the faces and of what was placed before; a panel without a free place shrinks to a strip along
+the lower edge of the box, in which every class has its share of the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..pipeline.stream import VisibleFace
+from ..predictions import Prediction
+from ..recognizer import Step
+from .palette import colour_of
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_DARK, _LIGHT = (24, 26, 30), (245, 245, 245)
+_SMALLEST, _LARGEST = 0.5, 4.0  # text size relative to a picture of 720 lines; smaller cannot be read
+_LETTERS, _FEW_LETTERS, _FEW_BELOW = 16, 3, 300  # of a class name; few where the picture is smaller than so many pixels
+_COVERED = 0.01  # share of a panel that may lie on faces or on other panels
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Rect:
+    """x, y, width, height in pixels."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    def overlap(self, other: _Rect) -> int:
+        """Pixels in common."""
+        width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
+        height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
+        return max(0, width) * max(0, height)
+
+
+def annotate(step: Step) -> NDArray[np.uint8]:
+    """A copy of the step's frame, RGB uint8 [H,W,3], with every visible face marked."""
+    image = step.frame.image.copy()
+    unit = min(_LARGEST, max(_SMALLEST, min(image.shape[:2]) / 720))
+    boxes = [_Rect(*(round(value) for value in face.box)) for face in step.faces]
+    taken = list(boxes)
+    thickness = max(1, round(2 * unit))
+    read: list[tuple[_Rect, VisibleFace, Prediction]] = []
+    for box, face in zip(boxes, step.faces, strict=True):
+        colour = colour_of(face.prediction.label) if face.prediction else _LIGHT
+        width = thickness if face.prediction else 1
+        cv2.rectangle(image, (box.x, box.y), (box.x + box.w, box.y + box.h), colour, width, cv2.LINE_AA)
+        if face.prediction:
+            read.append((box, face, face.prediction))
+    for box, face, prediction in read:  # all tags before the panels, which can do without
+        taken.append(_draw_tag(image, box, face.track_id, prediction, unit, taken))
+    for box, _, prediction in sorted(read, key=lambda item: item[0].w * item[0].h, reverse=True):
+        panel = _find_panel(image, box, prediction, unit, taken)
+        if panel is None:
+            _draw_strip(image, box, prediction, unit)
+        else:
+            _draw_panel(image, panel, prediction, unit)
+            taken.append(panel)
+    return image
+
+
+def _draw_tag(
+    image: NDArray[np.uint8], box: _Rect, track: int, prediction: Prediction, unit: float, taken: list[_Rect]
+) -> _Rect:
+    """Track, label and confidence above the box, or where there is more room; in short where there is none. Returns the
+    place."""
+    scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
+    full = f"{track}  {prediction.label} {prediction.confidence:.0%}" + " ..." * (prediction.state == "warming")
+    for text in (full, f"{track} {prediction.label[:_FEW_LETTERS]}", str(track)):
+        (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
+        width, height = text_width + 2 * pad, text_height + baseline + 2 * pad
+        left, right = box.x, box.x + box.w - width
+        above, below, inside = box.y - height, box.y + box.h, box.y + box.h - height
+        places = [(left, above), (right, above), (left, below), (right, below), (left, inside), (left, box.y)]
+        place = _place(image, places, width, height, taken)
+        if _cover(place, taken) <= place.overlap(box):  # its own face fills the picture, but no other's is hidden
+            break
+    colour = colour_of(prediction.label)
+    _shade(image, place, colour, 0.85)
+    ink = _DARK if 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 130 else _LIGHT
+    cv2.putText(image, text, (place.x + pad, place.y + pad + text_height), _FONT, scale, ink, weight, cv2.LINE_AA)
+    return place
+
+
+def _find_panel(
+    image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float, taken: list[_Rect]
+) -> _Rect | None:
+    """Where the bars of this face hide nothing; None where there is no such place."""
+    line, pad = _line(unit), round(6 * unit)
+    width = _name_width(_names(image, prediction), unit) + round(90 * unit) + 3 * pad
+    height = line * len(prediction.classes) + 2 * pad
+    right, left, bottom = box.x + box.w + pad, box.x - width - pad, box.y + box.h - height
+    across, below, above = box.x + (box.w - width) // 2, box.y + box.h + pad, box.y - height - pad
+    tag = round(36 * unit)
+    places = [
+        *((right, box.y), (left, box.y), (right, bottom), (left, bottom)),
+        *((across, below), (across, below + tag), (across, above - tag)),
+    ]
+    best = _place(image, places, width, height, taken)
+    return best if _cover(best, taken) <= _COVERED * width * height else None
+
+
+def _draw_panel(image: NDArray[np.uint8], panel: _Rect, prediction: Prediction, unit: float) -> None:
+    line, pad, names = _line(unit), round(6 * unit), _names(image, prediction)
+    scale, weight = _name_font(unit)
+    _shade(image, panel, _DARK, 0.6)
+    start = panel.x + _name_width(names, unit) + 2 * pad
+    longest = panel.x + panel.w - pad - start
+    for row, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+        top = panel.y + pad + row * line
+        place = panel.x + pad, top + round(0.72 * line)
+        cv2.putText(image, names[row], place, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
+        corner = (start + round(longest * float(share)), top + line - line // 5)
+        cv2.rectangle(image, (start, top + line // 5), corner, colour_of(name), cv2.FILLED)
+
+
+def _draw_strip(image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float) -> None:
+    """The shares of the classes side by side, along the lower edge of the box."""
+    height = max(4, round(9 * unit))
+    edges = [box.x, *(box.x + round(box.w * float(share)) for share in prediction.probabilities.cumsum())]
+    for name, start, end in zip(prediction.classes, edges, edges[1:], strict=False):
+        if end > start:
+            top = min(box.y + box.h, image.shape[0]) - height
+            cv2.rectangle(image, (start, top), (end - 1, top + height), colour_of(name), cv2.FILLED)
+
+
+def _line(unit: float) -> int:
+    return max(12, round(22 * unit))
+
+
+def _names(image: NDArray[np.uint8], prediction: Prediction) -> list[str]:
+    letters = _FEW_LETTERS if min(image.shape[:2]) < _FEW_BELOW else _LETTERS
+    return [name[:letters] for name in prediction.classes]
+
+
+def _name_font(unit: float) -> tuple[float, int]:
+    """Scale and thickness of the class names."""
+    return max(0.33, 0.5 * unit), max(1, round(unit))
+
+
+def _name_width(names: list[str], unit: float) -> int:
+    return max(int(cv2.getTextSize(name, _FONT, *_name_font(unit))[0][0]) for name in names)
+
+
+def _place(
+    image: NDArray[np.uint8], places: list[tuple[int, int]], width: int, height: int, taken: list[_Rect]
+) -> _Rect:
+    """The first of the places, moved into the image, that covers nothing; else the one that covers least."""
+    rects = [
+        _Rect(max(0, min(x, image.shape[1] - width)), max(0, min(y, image.shape[0] - height)), width, height)
+        for x, y in places
+    ]
+    return min(rects, key=lambda rect: _cover(rect, taken))
+
+
+def _cover(rect: _Rect, taken: Iterable[_Rect]) -> int:
+    return sum(rect.overlap(other) for other in taken)
+
+
+def _shade(image: NDArray[np.uint8], rect: _Rect, colour: Colour, opacity: float) -> None:
+    """Blend a rectangle of colour over the part of it that lies in the image."""
+    part = image[max(0, rect.y) : max(0, rect.y + rect.h), max(0, rect.x) : max(0, rect.x + rect.w)]
+    if part.size:
+        flat = np.empty_like(part)
+        flat[:] = colour
+        part[:] = cv2.addWeighted(part, 1 - opacity, flat, opacity, 0)

@@ -1,0 +1,189 @@
+"""What a run found, per face, in memory that does not grow with its length; and the tables that show it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..predictions import Prediction
+from ..timing import Stopwatch
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MOST_TRACKS = 500
+"""Faces remembered one by one; of more, those seen most briefly are only counted."""
+_MOST_ROWS = 20  # of the table
+_SETTLED = 10.0  # media seconds after which a face that was not seen is unlikely to return
+
+
+@dataclass
+class TrackSummary:
+    """first, last: media time in seconds. predictions: how many. confidence: their labels' mean, 0..1.
+
+    seconds: per label, how long it was shown. transitions: how often one label followed another.
+    """
+
+    first: float
+    last: float
+    predictions: int = 0
+    confidence: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
+    transitions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    label: str = ""
+
+    def shares(self) -> list[tuple[str, float]]:
+        """Labels and their share of the time in which the face was read, largest first."""
+        total = sum(self.seconds.values())
+        longest = sorted(self.seconds.items(), key=lambda item: -item[1])
+        return [(label, seconds / total) for label, seconds in longest]
+
+    def to_json(self) -> dict[str, Any]:
+        shares = self.shares()
+        return {
+            "first_s": round(self.first, 4),
+            "last_s": round(self.last, 4),
+            "predictions": self.predictions,
+            "dominant": shares[0][0],
+            "confidence": round(self.confidence, 4),
+            "shares": {label: round(share, 4) for label, share in shares},
+            "transitions": [
+                {"from": before, "to": after, "count": count}
+                for (before, after), count in self.transitions.most_common()
+            ],
+        }
+
+
+class Summary:
+    """Adds up predictions per source and track.
+
+    A prediction stands for the time since the one before it; the first, and one after a gap, for `step` seconds.
+
+    step: seconds between samples. gap: seconds without a prediction that do not count for the face.
+    """
+
+    def __init__(self, step: float = 0.125, gap: float = 1.0) -> None:
+        self._step, self._gap = step, gap
+        self.tracks: dict[tuple[str, int], TrackSummary] = {}
+        self.predictions = 0
+        self.forgotten = 0  # faces that are only counted
+        self._latest: dict[str, float] = {}  # per source
+
+    def add(self, prediction: Prediction) -> None:
+        key = prediction.source, prediction.track_id
+        self._latest[prediction.source] = prediction.time
+        track = self.tracks.get(key)
+        if track is None:
+            if len(self.tracks) >= 2 * _MOST_TRACKS:
+                self._thin()
+            track = self.tracks[key] = TrackSummary(prediction.time, prediction.time)
+        elapsed = prediction.time - track.last
+        follows = track.predictions > 0 and 0 < elapsed <= self._gap
+        stood = elapsed if follows else self._step
+        track.seconds[prediction.label] = track.seconds.get(prediction.label, 0.0) + stood
+        if follows and prediction.label != track.label:
+            track.transitions[track.label, prediction.label] += 1
+        track.label, track.last = prediction.label, prediction.time
+        track.predictions += 1
+        track.confidence += (prediction.confidence - track.confidence) / track.predictions
+        self.predictions += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: {"predictions": n, "faces": [{"source", "track", …}], "faces_left_out": n}.
+
+        Per face: first_s, last_s (media time), predictions, dominant (the label shown longest), confidence (mean),
+        shares ({label: share of the time}), transitions ([{from, to, count}], most frequent first).
+        """
+        faces = [{"source": source, "track": number, **track.to_json()} for (source, number), track in self._sorted()]
+        return {"predictions": self.predictions, "faces": faces, "faces_left_out": self.forgotten}
+
+    def table(self) -> Table:
+        """A row per face, for the 20 that were read most: when, in how many predictions of what mean confidence, and
+        which expressions, how long."""
+        from rich.table import Table
+
+        many = len({source for source, _ in self.tracks}) > 1
+        most = sorted(self.tracks, key=lambda key: self.tracks[key].predictions, reverse=True)[:_MOST_ROWS]
+        left_out = len(self.tracks) - len(most) + self.forgotten
+        table = Table(title="faces", caption=f"and {left_out} faces seen more briefly" if left_out else None)
+        if many:
+            table.add_column("source")
+        for heading in ("face", "seen (s)", "n", "mean"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("expressions, share of time", ratio=3)
+        table.add_column("changes", ratio=2)
+        for (source, number), track in self._sorted(most):
+            shares = ", ".join(f"{label} {share:.0%}" for label, share in track.shares())
+            figures = (f"{track.first:.1f}–{track.last:.1f}", str(track.predictions), f"{track.confidence:.0%}")
+            place = (_short(source), str(number)) if many else (str(number),)
+            table.add_row(*place, *figures, shares, _changes(track))
+        return table
+
+    def _sorted(self, keys: Iterable[tuple[str, int]] | None = None) -> list[tuple[tuple[str, int], TrackSummary]]:
+        """By source in the order in which they spoke, then by number."""
+        order = {source: place for place, source in enumerate(self._latest)}
+        chosen = self.tracks if keys is None else keys
+        return [(key, self.tracks[key]) for key in sorted(chosen, key=lambda key: (order[key[0]], key[1]))]
+
+    def _thin(self) -> None:
+        """Forget the faces seen most briefly among those that have left; if none has, those seen most briefly."""
+        brief = sorted(self.tracks, key=lambda key: self.tracks[key].predictions)
+        brief.sort(key=lambda key: self._latest[key[0]] - self.tracks[key].last <= _SETTLED)  # those who left first
+        for key in brief[:_MOST_TRACKS]:
+            del self.tracks[key]
+            self.forgotten += 1
+
+
+def _changes(track: TrackSummary) -> str:
+    """How often the label changed, and the most frequent change."""
+    total = track.transitions.total()
+    if not total:
+        return "0"
+    (before, after), count = track.transitions.most_common(1)[0]
+    return f"{total}, mostly {before} → {after} ({count})" if total > 1 else f"1: {before} → {after}"
+
+
+def _short(source: str) -> str:
+    """Its last part, or the end of that."""
+    name = source.rstrip("/").rpartition("/")[2]
+    return name if len(name) <= 32 else "…" + name[-31:]
+
+
+def predictions_table(predictions: list[Prediction], every: float) -> Table:
+    """Predictions at about every `every` seconds, a column per face."""
+    from rich.table import Table
+
+    faces = sorted({prediction.track_id for prediction in predictions})
+    table = Table(title="predictions")
+    table.add_column("time (s)", justify="right")
+    for face in faces:
+        table.add_column(f"face {face}")
+    rows: dict[int, dict[int, Prediction]] = {}
+    for prediction in predictions:
+        rows.setdefault(int(prediction.time / every), {})[prediction.track_id] = prediction
+    for row in rows.values():
+        last = max(prediction.time for prediction in row.values())
+        cells = [
+            f"{row[face].label} {row[face].confidence:.0%}" + (" (warming)" if row[face].state == "warming" else "")
+            if face in row
+            else ""
+            for face in faces
+        ]
+        table.add_row(f"{last:.2f}", *cells)
+    return table
+
+
+def stages_table(watch: Stopwatch) -> Table:
+    """A row per stage: how often it ran and how long it took."""
+    from rich.table import Table
+
+    table = Table(title="latency per stage (ms)")
+    table.add_column("stage")
+    for heading in ("n", "mean", "p50", "p90", "p95", "p99", "max"):
+        table.add_column(heading, justify="right")
+    for row in watch.report():
+        figures = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
+        table.add_row(row.stage, str(row.n), *(f"{figure:.2f}" for figure in figures))
+    return table

@@ -1,0 +1,192 @@
+"""Result files of one row per prediction: CSV and JSONL. At every moment they hold whole rows, however a run ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DferError
+from ..predictions import Prediction
+
+if TYPE_CHECKING:
+    from ..recognizer import Recognizer
+
+JSONL_SCHEMA = 1
+"""Goes up when a field of the JSONL changes its name or meaning; new fields do not count."""
+
+
+class Lines:
+    """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
+
+    Raises DferError, naming the file, when a line cannot be written (a full disk); what was written before stays, and
+    a line of which only a part found room is taken back.
+    """
+
+    def __init__(self, path: Path, head: str) -> None:
+        self._path, self._size, self._head = path, 0, 0
+        self._file = path.open("wb", buffering=0)
+        try:
+            self.append(head)
+        except BaseException:
+            self.discard()
+            raise
+        self._head = self._size
+
+    def append(self, line: str) -> None:
+        """Add a line; it comes with its end."""
+        left = memoryview(line.encode("utf-8"))
+        whole = self._size + len(left)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            with suppress(OSError):  # a pipe or device has no length
+                self._file.truncate(self._size)
+            raise DferError(f"{self._path}: {error.strerror}; the rows before are in it") from error
+        self._size = whole
+
+    def close(self) -> None:
+        self._file.close()
+
+    def discard(self) -> None:
+        """Close; a plain file goes unless something follows its head."""
+        self._file.close()
+        if self._size == self._head and self._path.is_file():
+            self._path.unlink()
+
+
+class CsvSink:
+    """One line per prediction of any source.
+
+    Columns: source, frame, time_s, track, x, y, w, h, label, confidence, entropy, one per class, state.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        columns = ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy")
+        self._lines = Lines(path, _csv_line([*columns, *classes, "state"]))
+
+    def write(self, prediction: Prediction) -> None:
+        fields = [
+            prediction.source,
+            prediction.frame,
+            f"{prediction.time:.4f}",
+            prediction.track_id,
+            *(f"{value:.1f}" for value in prediction.box),
+            prediction.label,
+            f"{prediction.confidence:.4f}",
+            f"{prediction.entropy:.4f}",
+            *(f"{value:.4f}" for value in prediction.probabilities),
+            prediction.state,
+        ]
+        self._lines.append(_csv_line(fields))
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def discard(self) -> None:
+        """Close; the file goes unless it holds a row."""
+        self._lines.discard()
+
+
+class JsonlSink:
+    """JSON lines: first an object about the run, then one per prediction of any source, in the order they were made.
+
+    The first line holds "schema": 1 and what `header` holds (see `run_header`). The others hold
+
+    | key | value |
+    |---|---|
+    | source | name of the source, one of the header's sources |
+    | frame | its index in the source, from 0 |
+    | time_s | media time, seconds from the source's first frame |
+    | track | number of the face, unique within its source |
+    | box | [x, y, width, height], pixels of the source |
+    | label | the class shown |
+    | confidence | the label's probability |
+    | entropy | of the probabilities, nats |
+    | probabilities | {class: probability}, in the header's order; they sum to 1 |
+    | state | "warming" while the first window fills, then "steady" |
+    """
+
+    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+        self._lines = Lines(path, _json_line({"schema": JSONL_SCHEMA, **header}))
+
+    def write(self, prediction: Prediction) -> None:
+        entry = {
+            "source": prediction.source,
+            "frame": prediction.frame,
+            "time_s": round(prediction.time, 4),
+            "track": prediction.track_id,
+            "box": [round(value, 1) for value in prediction.box],
+            "label": prediction.label,
+            "confidence": round(prediction.confidence, 4),
+            "entropy": round(prediction.entropy, 4),
+            "probabilities": {
+                name: round(float(value), 4)
+                for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
+            },
+            "state": prediction.state,
+        }
+        self._lines.append(_json_line(entry))
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def discard(self) -> None:
+        """Close; the file goes unless it holds a prediction."""
+        self._lines.discard()
+
+
+def _csv_line(fields: Iterable[object]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(fields)
+    return line.getvalue()
+
+
+def _json_line(entry: Mapping[str, Any]) -> str:
+    return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def run_header(recognizer: Recognizer, classes: tuple[str, ...], sources: Iterable[str]) -> dict[str, Any]:
+    """What the rows of a run depend on, for the first line of its JSONL.
+
+    bundle: sha256 of its manifest, which lists those of its files. model: its method. provider: what really ran the
+    encoder. precision: of its graph. versions: of the software. classes: names in the order of the probabilities.
+    window_s: seconds behind each prediction. fps: frames sampled per second. sources: names without credentials.
+    """
+    import cv2
+    import numpy
+    import onnxruntime
+
+    bundle = recognizer.bundle
+    return {
+        "bundle": bundle.digest,
+        "model": bundle.manifest.method,
+        "provider": recognizer.provider,
+        "precision": recognizer.precision,
+        "versions": {
+            "dfer-edge": _own_version(),
+            "python": platform.python_version(),
+            "numpy": numpy.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "opencv": cv2.__version__,
+        },
+        "classes": list(classes),
+        "window_s": recognizer.window,
+        "fps": recognizer.fps,
+        "sources": list(sources),
+    }
+
+
+def _own_version() -> str | None:
+    """None in a working copy that is not installed."""
+    try:
+        return metadata.version("dfer-edge")
+    except metadata.PackageNotFoundError:
+        return None

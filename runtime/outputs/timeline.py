@@ -1,0 +1,104 @@
+"""The picture of a recording: for every face, how the class probabilities went."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..errors import DferError
+from ..predictions import Prediction
+from .history import Course, History
+from .palette import hex_of
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".html")
+
+_TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
+
+
+class Timeline:
+    """Collects predictions and draws them, at most the 20 faces seen longest, each with at most 600 points.
+
+    As a sink: `write` each prediction, `close` to draw `path`: .png, .svg, .pdf, or .html, a page that stands alone
+    and tells time and probabilities under the pointer.
+    """
+
+    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
+        self._path, self._history = path, History(classes)
+
+    def write(self, prediction: Prediction) -> None:
+        self._history.add(prediction)
+
+    def close(self) -> None:
+        """Draw, completely or not at all; raises DferError when the file cannot be written."""
+        draw = draw_page if self._path.suffix.lower() == ".html" else draw_plot
+        partial = self._path.with_name(f".{self._path.name}.part{self._path.suffix}")
+        try:
+            draw(self._history, partial)
+            partial.replace(self._path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DferError(f"{self._path}: {error.strerror or error}") from error
+
+    def discard(self) -> None:
+        """Draw nothing."""
+
+
+def draw_plot(history: History, path: Path) -> None:
+    """A row per face, stacked areas over time, by matplotlib."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    faces = history.longest()
+    figure = Figure(figsize=(10, 1.2 + 1.5 * max(1, len(faces))), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(max(1, len(faces)), 1, sharex=True, squeeze=False)[:, 0]
+    colours = [hex_of(name) for name in history.classes]
+    for axis, (name, course) in zip(axes, faces, strict=False):
+        for times, shares in course.stretches():
+            axis.stackplot(times, shares.T, colors=colours, linewidth=0)
+        axis.set(ylim=(0, 1), yticks=[0, 0.5, 1])
+        axis.margins(x=0)
+        if len(name) <= 10:
+            axis.set_ylabel(name)
+        else:
+            axis.set_title(_plain(name), fontsize="small", loc="left")
+    if not faces:
+        axes[0].text(0.5, 0.5, "no face was found", ha="center", va="center", transform=axes[0].transAxes)
+    left_out = history.left_out
+    axes[-1].set_xlabel("time (s)" + (f"; {left_out} faces seen more briefly are left out" if left_out else ""))
+    figure.legend(
+        handles=[
+            Patch(color=colour, label=_plain(name)) for colour, name in zip(colours, history.classes, strict=True)
+        ],
+        loc="outside upper center",
+        ncols=min(7, len(history.classes)),
+        frameon=False,
+        fontsize="small",
+    )
+    figure.savefig(path, dpi=120)
+
+
+def draw_page(history: History, path: Path) -> None:
+    """The same as a page with a cursor and a zoom; it loads nothing."""
+    content = {
+        "classes": [{"name": name, "colour": hex_of(name)} for name in history.classes],
+        "faces": [{"name": name, "parts": _parts(course)} for name, course in history.longest()],
+        "left_out": history.left_out,
+    }
+    # "<" would let a name end the script.
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    path.write_text(_TEMPLATE.read_text(encoding="utf-8").replace('"DATA"', data), encoding="utf-8")
+
+
+def _parts(course: Course) -> list[list[list[float]]]:
+    """Per stretch, per point: time, then the probabilities."""
+    return [
+        [[round(float(time), 3), *(round(float(share), 3) for share in row)] for time, row in zip(*part, strict=True)]
+        for part in course.stretches()
+    ]
+
+
+def _plain(text: str) -> str:
+    """Without the dollar signs that matplotlib reads as mathematics."""
+    return text.replace("$", r"\$")

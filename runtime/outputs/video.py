@@ -1,0 +1,257 @@
+"""Writing a video that plays at every moment: after the run, when it was killed, up to where the disk was full.
+
+The file is a fragmented MP4 at its own name from the first frame on. A fragment of a second or two is added at a time,
+so that a reader finds everything it needs in what is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError
+
+_LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
+_FRAGMENT = 2.0  # seconds that are lost at most, with what the encoder looks ahead, when everything is killed at once
+_LONGEST_HOLD = 10.0  # seconds
+
+
+class VideoSink:
+    """An MP4 of RGB frames at their media times.
+
+    H.264 where there is an `ffmpeg` with libx264 (on the PATH, or from the package imageio-ffmpeg: `[video]`); else
+    MPEG-4 part 2 by OpenCV, which desktop players show and browsers do not. `codec` says which.
+
+    rate: frames per second; a frame is repeated or left out where the source's times are not even, so that the video
+    lasts as long as what it shows, except that no frame is held for more than 10 seconds. size: width and height of
+    the frames, pixels; more than 4096 are scaled down, odd numbers go up by one.
+
+    Raises DferError, naming the file, when it cannot be written (and, while writing, when the disk is full: what was
+    written before plays). After an error inside a `with` the file is removed; see `discard`.
+    """
+
+    def __init__(self, path: Path, rate: float, size: tuple[int, int]) -> None:
+        self._path = path
+        shrink = min(1.0, _LARGEST_SIDE / max(size))
+        width, height = (max(_SMALLEST_SIDE, 2 * round((side * shrink + 0.5) / 2)) for side in size)
+        self._size = width, height
+        self._written = 0
+        self._late = 0.0  # seconds that were cut from frames held too long
+        self._shown: NDArray[np.uint8] | None = None  # the frame that lasts until the next
+        self._rate, self._encoder = _open_encoder(path, rate, self._size)
+        self.codec = self._encoder.codec
+
+    def write(self, image: NDArray[np.uint8], time: float) -> None:
+        """Show a frame [H,W,3] from `time` (seconds, rising) on; frames of another size are scaled to the first's."""
+        import cv2
+
+        if image.shape[1::-1] != self._size:
+            image = np.asarray(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+        held = time - self._late - self._written / self._rate
+        self._late += max(0.0, held - _LONGEST_HOLD)
+        place = round((time - self._late) * self._rate)
+        while self._shown is not None and self._written < place:
+            self._add(self._shown)
+        self._shown = image
+        if self._written <= place:
+            self._add(image)
+
+    def _add(self, image: NDArray[np.uint8]) -> None:
+        self._encoder.write(image)
+        self._written += 1
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._encoder.close()
+
+    def discard(self) -> None:
+        """Stop, and remove the file."""
+        with suppress(DferError):
+            self._encoder.close()
+        if self._path.is_file():
+            self._path.unlink()
+
+    def __enter__(self) -> VideoSink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+class _Encoder(Protocol):
+    codec: str
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        """Encode an RGB frame."""
+
+    def close(self) -> None:
+        """Write what is left; raises DferError when that, or anything before, did not reach the file."""
+
+
+def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:
+    """The best there is, and the rate that it takes."""
+    try:
+        with path.open("ab"):  # says in the system's words why there can be no file
+            pass
+    except OSError as error:
+        raise DferError(f"{path}: the video cannot be written: {error.strerror}") from error
+    program = find_ffmpeg()
+    if program is not None:
+        return rate, _Ffmpeg(program, path, rate, size)
+    return _open_opencv(path, rate, size)
+
+
+@cache
+def find_ffmpeg() -> str | None:
+    """An `ffmpeg` that encodes H.264 with libx264: the one on the PATH, else the one of the package imageio-ffmpeg."""
+    candidates = [shutil.which("ffmpeg")]
+    with suppress(ImportError, RuntimeError):  # not installed; installed without a program for this machine
+        import imageio_ffmpeg
+
+        candidates.append(imageio_ffmpeg.get_ffmpeg_exe())
+    return next((path for path in candidates if path and "--enable-libx264" in _ask(path, "-version")), None)
+
+
+@cache
+def _ask(program: str, *question: str) -> str:
+    try:
+        answer = subprocess.run([program, "-hide_banner", *question], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout
+
+
+class _Ffmpeg:
+    """A program fed with raw frames. It outlives a killed run for the moment it takes to finish the file."""
+
+    codec = "H.264"
+
+    def __init__(self, program: str, path: Path, rate: float, size: tuple[int, int]) -> None:
+        self._path = path
+        # The first, where it is known, turns the finished file into a plain MP4, in which every player can seek.
+        plain = "hybrid_fragmented" in _ask(program, "-h", "muxer=mp4")
+        flags = "+hybrid_fragmented" if plain else "+frag_keyframe+empty_moov+default_base_moof"
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _finish)
+        self._process = subprocess.Popen(
+            [
+                *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y"),
+                *("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:.6f}"),
+                *("-i", "pipe:0", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"),
+                *("-g", str(max(1, round(_FRAGMENT * rate))), "-movflags", flags, "-flush_packets", "1"),
+                *("-f", "mp4", f"file:{path}"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._errors,
+            start_new_session=True,  # Ctrl-C is for us; the program ends when its input does
+        )
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(np.ascontiguousarray(image).data)
+        except OSError as error:  # it has gone
+            self._finish()
+            raise DferError(f"{self._path}: the video cannot be written") from error
+
+    def close(self) -> None:
+        if self._process.returncode is None:
+            self._finish()
+
+    def _finish(self) -> None:
+        assert self._process.stdin is not None
+        with suppress(OSError):
+            self._process.stdin.close()
+        status = self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        self._errors.close()
+        if status:
+            full = os.strerror(errno.ENOSPC)
+            reason = full if any(full in line for line in said) else said[0] if said else f"ffmpeg ended with {status}"
+            raise DferError(f"{self._path}: the video cannot be written: {reason}")
+
+
+def _open_opencv(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:
+    """The rate that it could be opened at, and OpenCV's encoder."""
+    if not hasattr(os, "mkfifo"):
+        raise DferError(f"{path}: videos need ffmpeg on this system; run: pip install 'dfer-edge[video]'")
+    for tried in (rate, max(1.0, float(round(rate)))):  # MPEG-4 cannot express every odd rate
+        opened = _open_writer(tried, size)
+        if opened is not None:
+            return tried, _OpenCv(path, *opened)
+    raise DferError(f"{path}: OpenCV cannot write a {size[0]}×{size[1]} video at {rate:g} frames/s")
+
+
+def _open_writer(rate: float, size: tuple[int, int]) -> tuple[Any, int] | None:
+    """OpenCV's writer and the pipe that it writes to; None where it cannot encode this video.
+
+    OpenCV hands no options to the container, and tells nobody when the disk is full. So it writes to a pipe, in the one
+    container of FFmpeg that is an MP4 in fragments by nature (ismv), and we write the file.
+    """
+    import cv2
+
+    with tempfile.TemporaryDirectory(prefix="dfer-") as folder:
+        pipe = Path(folder) / "pipe.ismv"
+        os.mkfifo(pipe)
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # first, for the writer waits for it
+        writer = cv2.VideoWriter(str(pipe), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
+    if writer.isOpened():
+        os.set_blocking(reader, True)
+        return writer, reader
+    os.close(reader)
+    return None
+
+
+class _OpenCv:
+    """OpenCV's encoder, and a thread of ours that carries what it makes to the file."""
+
+    codec = "MPEG-4"
+
+    def __init__(self, path: Path, writer: Any, reader: int) -> None:
+        self._path, self._writer, self._reader = path, writer, reader
+        self._error: OSError | None = None
+        self._file = path.open("wb", buffering=0)
+        self._thread = threading.Thread(target=self._carry, name=f"writer of {path}", daemon=True)
+        self._thread.start()
+
+    def _carry(self) -> None:
+        """Until the encoder lets go of the pipe; after an error to nowhere, lest the encoder waits."""
+        while data := os.read(self._reader, 1 << 16):
+            left = memoryview(data)
+            try:
+                while left and self._error is None:
+                    left = left[self._file.write(left) :]
+            except OSError as error:
+                self._error = error
+        os.close(self._reader)
+
+    def write(self, image: NDArray[np.uint8]) -> None:
+        import cv2
+
+        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if self._error is not None:
+            self.close()
+
+    def close(self) -> None:
+        if self._file.closed:
+            return
+        self._writer.release()
+        self._thread.join()
+        self._file.close()
+        if self._error is not None:
+            raise DferError(f"{self._path}: the video cannot be written: {self._error.strerror}") from self._error

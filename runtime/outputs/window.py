@@ -1,0 +1,88 @@
+"""The live window, where this OpenCV has one: the annotated pictures of all sources side by side."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+from time import monotonic
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError
+
+_SIZE = (1280, 720)
+_NAME = "dfer-run (q ends)"
+_PERIOD = 1 / 60  # seconds; more is not seen
+_KEYS = {ord("q"), ord("Q"), 27}  # 27: Esc
+
+
+class Window:
+    """Use as a context manager.
+
+    sources: their names; each has a tile of its own, in this order.
+    Raises DferError where there is no window to be had, and says what to do.
+    """
+
+    def __init__(self, sources: list[str]) -> None:
+        _check()
+        columns = math.ceil(math.sqrt(len(sources)))
+        rows = math.ceil(len(sources) / columns)
+        self._tile = _SIZE[0] // columns, _SIZE[1] // rows
+        self._canvas = np.zeros((rows * self._tile[1], columns * self._tile[0], 3), np.uint8)
+        self._places = {source: divmod(number, columns) for number, source in enumerate(sources)}
+        self._shown = -math.inf
+        self.closed = False
+        try:
+            cv2.namedWindow(_NAME, cv2.WINDOW_NORMAL)
+            cv2.resizeWindow(_NAME, *_SIZE)
+        except cv2.error as error:
+            raise DferError(f"--show: no window opens here ({_first_line(error)}); use --web instead") from error
+
+    def show(self, source: str, picture: NDArray[np.uint8]) -> bool:
+        """Put the picture, RGB [H,W,3], into the source's tile; False when the person has ended the show, by q, Esc or
+        by closing the window."""
+        row, column = self._places[source]
+        width, height = self._tile
+        tile = self._canvas[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        scale = min(width / picture.shape[1], height / picture.shape[0])
+        w, h = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+        left, top = (width - w) // 2, (height - h) // 2
+        tile[:] = 0
+        small = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        tile[top : top + h, left : left + w] = small[..., ::-1]
+        if monotonic() - self._shown >= _PERIOD:
+            self._shown = monotonic()
+            cv2.imshow(_NAME, self._canvas)
+            key = cv2.waitKey(1) & 0xFF
+            if key in _KEYS or cv2.getWindowProperty(_NAME, cv2.WND_PROP_VISIBLE) < 1:
+                self.closed = True
+        return not self.closed
+
+    def close(self) -> None:
+        cv2.destroyAllWindows()
+
+    def __enter__(self) -> Window:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _check() -> None:
+    """Qt ends the whole program where it finds no screen, so that must be known before."""
+    found = re.search(r"^\s*GUI:\s*(\S+)", cv2.getBuildInformation(), re.MULTILINE)
+    if found is None or found.group(1).upper() == "NONE":
+        raise DferError(
+            "--show: this OpenCV has no windows; run: pip uninstall -y opencv-python-headless && "
+            "pip install opencv-python; or use --web, which needs none"
+        )
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        raise DferError("--show: there is no screen here (DISPLAY is not set); use --web and a browser elsewhere")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else "unknown"

@@ -1,0 +1,128 @@
+"""From what the model says at each moment to what is shown: prior, classes, smoothing in time, a label that holds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError
+from ..predictions import Prediction
+from .class_map import ClassMap
+
+MARGIN = 0.1
+"""Lead, in probability, with which another class becomes the label at once."""
+
+_REMEMBERED = 60.0
+"""Media seconds after which a track that said nothing is forgotten."""
+
+
+class Smoother:
+    """Raw predictions in, final ones out; one for all sources and tracks of a run.
+
+    In this order, each step only where it is asked for:
+
+    1. Prior. The probabilities are corrected for how frequent "neutral" was in training (`correct_prior`).
+    2. Classes. They are renamed, joined or left out (`ClassMap`).
+    3. Smoothing, per track, exponential by media time: after Δt seconds the new probabilities have the weight
+       1 − exp(−Δt / seconds), so that the result does not depend on the sampling rate.
+    4. Label. Another class takes over when it leads the label by `MARGIN`, or when it has led for `seconds` without a
+       break; a near tie thus does not flicker.
+
+    seconds: the time constant; 0 leaves probabilities as they are, and the label is the most probable class.
+    gap: seconds without a prediction after which a track starts afresh; more than the sampling period.
+    neutral_prior: share of "neutral" that the model was trained with, between 0 and 1; None corrects nothing.
+    names: the classes wanted; None keeps the model's.
+
+    Raises DferError for impossible settings; `classes` are the model's.
+    """
+
+    def __init__(
+        self,
+        classes: tuple[str, ...],
+        *,
+        seconds: float = 0.0,
+        gap: float = 1.0,
+        neutral_prior: float | None = None,
+        names: ClassMap | None = None,
+    ) -> None:
+        if not 0 <= seconds <= 60:
+            raise DferError(f"--smooth {seconds:g}: must lie between 0 and 60 seconds")
+        self._seconds, self.gap, self._names = seconds, gap, names
+        self._prior = None if neutral_prior is None else _neutral_prior(neutral_prior, classes)
+        self.classes = classes if names is None else names.classes
+        self._sources: dict[str, dict[int, _Memory]] = {}
+
+    def refine(self, prediction: Prediction) -> Prediction:
+        """The final form of the next prediction of its track."""
+        tracks = self._sources.setdefault(prediction.source, {})
+        now = np.asarray(prediction.probabilities, dtype=np.float64)
+        if self._prior is not None:
+            now = correct_prior(now, self._prior)
+        if self._names is not None:
+            now = self._names.apply(now)
+        memory = tracks.get(prediction.track_id)
+        if memory is None:
+            _forget(tracks, prediction.time)
+        if memory is None or not 0 <= prediction.time - memory.final.time <= self.gap:
+            label = self.classes[int(now.argmax())]
+            memory = tracks[prediction.track_id] = _Memory(now, prediction)
+        else:
+            elapsed = prediction.time - memory.final.time
+            share = -math.expm1(-elapsed / self._seconds) if self._seconds else 1.0
+            memory.smoothed = memory.smoothed + share * (now - memory.smoothed)
+            label = self._next_label(memory, prediction.time)
+        probabilities = memory.smoothed.astype(np.float32)
+        memory.final = replace(prediction, probabilities=probabilities, classes=self.classes, label=label)
+        return memory.final
+
+    def _next_label(self, memory: _Memory, time: float) -> str:
+        held = memory.final.label
+        leader = self.classes[int(memory.smoothed.argmax())]
+        if leader == held:
+            memory.rival = None
+            return held
+        if memory.rival != leader:
+            memory.rival, memory.since = leader, time
+        lead = memory.smoothed.max() - memory.smoothed[self.classes.index(held)]
+        if lead < MARGIN and time - memory.since < self._seconds:
+            return held
+        memory.rival = None
+        return leader
+
+
+@dataclass
+class _Memory:
+    """Of one track. rival: the class that leads and is not the label, `since` when."""
+
+    smoothed: NDArray[np.float64]
+    final: Prediction
+    rival: str | None = None
+    since: float = 0.0
+
+
+def _forget(tracks: dict[int, _Memory], time: float) -> None:
+    for ended in [track for track, memory in tracks.items() if abs(time - memory.final.time) > _REMEMBERED]:
+        del tracks[ended]
+
+
+def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities [C] of a model trained on classes of frequencies `trained` [C], as if all were equally frequent.
+
+    p(c) / trained(c), renormalised: M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier
+    to new a priori probabilities", Neural Computation 14 (2002), equation 2.4 with equal new priors.
+    """
+    corrected = probabilities / trained
+    return np.asarray(corrected / corrected.sum())
+
+
+def _neutral_prior(share: float, classes: tuple[str, ...]) -> NDArray[np.float64]:
+    """`share` for "neutral", the rest split evenly among the others."""
+    if not 0 < share < 1:
+        raise DferError(f"--neutral-prior {share:g}: must lie between 0 and 1, both excluded")
+    if "neutral" not in classes or len(classes) < 2:
+        raise DferError(f'--neutral-prior: the model has no class "neutral"; it has {", ".join(classes)}')
+    others = (1 - share) / (len(classes) - 1)
+    return np.array([share if name == "neutral" else others for name in classes])

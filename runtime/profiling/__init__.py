@@ -1,0 +1,1 @@
+"""Where the time goes: measuring, reports, comparisons, the page, energy."""

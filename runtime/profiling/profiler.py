@@ -1,0 +1,290 @@
+"""Measuring a recogniser: the whole pipeline per stage, the two networks alone as MLPerf words it, batch sizes.
+
+Everything is measured twice, back to back and at the camera's rate: processors and GPUs idle down between the frames
+of a camera, and latencies then are not those of a machine under load. Both ways take turns, so that a drift of the
+machine hits both. The first tenth of every turn is its warm-up, kept apart. Every sample is kept; nothing is clipped.
+
+Scenarios are those of MLPerf Inference (Reddi et al. 2020, section IV): "single" is one query after another, judged by
+the 90th percentile; "multi" is eight samples per query, by the 99th; "offline" is throughput.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path, PurePath
+from statistics import median
+from time import monotonic, perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..bundle import MANIFEST
+from ..machine import describe_machine, read_text, versions
+from ..outputs.writer import OutputPaths, Outputs
+from ..recognizer import Recognizer
+from ..sources import Feeds, Frame, Source, open_source
+from ..timing import STAGES, Stopwatch
+from .energy import EnergyMeter, Sensor
+from .report import Batch, Leg, Report
+
+Progress = Callable[[float, str], object]
+"""Told the share that is done, 0..1, and what is being measured."""
+
+SCENARIOS = {"single": 1, "multi": 8, "offline": None}
+"""Samples per query; offline takes the batch with the highest throughput."""
+TARGETS = {"single": 90, "multi": 99}
+"""Percentile that a scenario is judged by."""
+BATCHES = (1, 2, 4, 8, 16)
+PACES = ("back to back", "camera rate")
+
+_SHARES = {"pipeline": 0.5, "query": 0.35, "batches": 0.15}  # of the time
+_TURNS = 2
+_WARM_UP, _LONGEST_WARM_UP = 0.1, 3.0  # share of a turn, seconds
+
+
+class Recording(Stopwatch):
+    """A stopwatch that keeps all durations in order, in milliseconds: until `settle` in `warm_up`, then in `steady`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.warm_up: dict[str, list[float]] = {}
+        self.steady: dict[str, list[float]] = {}
+        self._settled = False
+        self._current = self.warm_up
+
+    def add(self, stage: str, seconds: float) -> None:
+        if self._settled and stage != "total":  # which still belongs to the frame before
+            self._current = self.steady
+        self._current.setdefault(stage, []).append(1000 * seconds)
+
+    def settle(self) -> None:
+        self._settled = True
+
+
+class Loop(Source):
+    """A file over and over, index and time rising, until `seconds` have passed; a live source just as long."""
+
+    def __init__(self, place: str | Path, image_rate: float, seconds: float) -> None:
+        self._open = partial(open_source, place, image_rate)
+        self._source, self._seconds, self._closed = self._open(), seconds, False
+        self.name, self.rate, self.count = self._source.name, self._source.rate, None
+
+    def __iter__(self) -> Iterator[Frame]:
+        end = monotonic() + self._seconds
+        index, offset = 0, 0.0
+        while True:
+            begin, source = offset, self._source
+            with source:
+                for frame in source.frames():
+                    if self._closed or monotonic() >= end:
+                        return
+                    yield replace(frame, index=index, time=begin + frame.time)
+                    index, offset = index + 1, begin + frame.time + 1 / (self.rate or 25.0)
+            if source.live or offset == begin:
+                return
+            self._source = self._open()
+
+    def close(self) -> None:
+        self._closed = True
+        self._source.close()
+
+
+@dataclass
+class Profiler:
+    """Measures one recogniser on one source. sensors: of energy, as `find_sensors` gives them.
+
+    frame: width, height of the source's pictures, once the pipeline has been measured.
+    """
+
+    recognizer: Recognizer
+    source: str
+    seconds: float = 60.0
+    sensors: list[Sensor] = field(default_factory=list)
+    progress: Progress = lambda _share, _what: None
+    frame: tuple[int, int] = (0, 0)
+
+    def measure(self, scenario: str, notes: Sequence[str] = ()) -> Report:
+        """Everything, in about `seconds`; `notes` are added to the report's."""
+        recognizer, machine = self.recognizer, describe_machine()
+        load = os.getloadavg()[0]
+        with open_source(self.source, recognizer.fps) as source:
+            name, rate, live = source.name, source.rate, source.live
+        loaded = memory()
+        batches = self.batches()
+        best = max(batches, key=lambda batch: batch.faces_per_second).size
+        pipeline = self.pipeline(live)
+        queries = self.queries(scenario, best)
+        told = [] if self.sensors else ["energy: not told by this machine"]
+        if load > machine.cores / 2:
+            told.append(f"load: {load:.1f} when it began; other work on this machine is in these figures")
+        return Report(
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            machine=machine.to_json(),
+            versions=versions(),
+            setup={
+                "bundle": str(recognizer.bundle.path),
+                "bundle_sha256": hashlib.sha256((recognizer.bundle.path / MANIFEST).read_bytes()).hexdigest(),
+                "provider": recognizer.provider,
+                "precision": recognizer.precision,
+                "threads": recognizer.threads,
+                "source": PurePath(name).name,
+                "frame": list(self.frame),
+                "rate": rate,
+                "window": recognizer.window,
+                "fps": recognizer.fps,
+                "scenario": scenario,
+                "samples_per_query": SCENARIOS[scenario] or best,
+                "seconds": self.seconds,
+                "load": round(load, 2),
+            },
+            legs=[*pipeline, *queries],
+            batches=batches,
+            memory={"loaded": loaded["now"], **memory()} if "now" in loaded else memory(),
+            notes=[*told, *notes],
+        )
+
+    def pipeline(self, live: bool) -> list[Leg]:
+        """Every stage, outputs (an annotated video and a CSV) included; a live source at its own rate only."""
+        paces = PACES[1:] if live else PACES
+        legs = {pace: Leg("pipeline", pace) for pace in paces}
+        seconds = _SHARES["pipeline"] * self.seconds / len(paces) / _TURNS
+        for turn in range(_TURNS):
+            for number, pace in enumerate(paces):
+                done = (turn * len(paces) + number) / (_TURNS * len(paces))
+                self.progress(_SHARES["batches"] + done * _SHARES["pipeline"], f"pipeline, {pace}")
+                self._play(legs[pace], seconds)
+        return list(legs.values())
+
+    def queries(self, scenario: str, best: int) -> list[Leg]:
+        """Encoder and head alone on noise. best: samples per query offline, which has no pace."""
+        size = SCENARIOS[scenario] or best
+        paces = PACES if scenario in TARGETS else PACES[:1]
+        legs = {pace: Leg("query", pace) for pace in paces}
+        seconds = _SHARES["query"] * self.seconds / len(paces) / _TURNS
+        for turn in range(_TURNS):
+            for number, pace in enumerate(paces):
+                done = (turn * len(paces) + number) / (_TURNS * len(paces))
+                self.progress(1 - _SHARES["query"] * (1 - done), f"{scenario}, {pace}")
+                self._ask(legs[pace], size, seconds)
+        return list(legs.values())
+
+    def batches(self) -> list[Batch]:
+        """The encoder at `BATCHES`, which take turns."""
+        self.progress(0.0, "batch sizes")
+        crops = self._crops(max(BATCHES))
+        times: dict[int, list[float]] = {size: [] for size in BATCHES}
+        for size in BATCHES:
+            self.recognizer.encode(crops[:size])  # warm-up
+        begun = perf_counter()
+        while not times[BATCHES[-1]] or perf_counter() - begun < _SHARES["batches"] * self.seconds:
+            for size, spent in times.items():
+                start = perf_counter()
+                self.recognizer.encode(crops[:size])
+                spent.append(1000 * (perf_counter() - start))
+        return [
+            Batch(size, len(spent), median(spent), float(np.percentile(spent, 90)), 1000 * size / median(spent))
+            for size, spent in times.items()
+        ]
+
+    def _play(self, leg: Leg, seconds: float) -> None:
+        """One turn of the pipeline, added to `leg`."""
+        watch = Recording()
+        self.recognizer.stopwatch = watch
+        with tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder:
+            paths = OutputPaths(csv=Path(folder) / "profile.csv", video=Path(folder) / "profile.mp4")
+            loop = Loop(self.source, self.recognizer.fps, seconds)
+            with (
+                Feeds([loop], realtime=leg.pace == PACES[1]) as feeds,
+                Outputs(paths, self.recognizer.classes, {loop.name: loop.rate}, watch) as outputs,
+                _measured(leg, watch, seconds, self.sensors) as settled,
+            ):
+                for step in self.recognizer.follow(feeds):
+                    outputs.write(step)
+                    if settled():
+                        leg.runs += 1
+                        leg.predictions += len(step.predictions)
+                    height, width = step.frame.image.shape[:2]
+                    self.frame = width, height
+            leg.dropped += feeds.feeds[0].dropped
+
+    def _ask(self, leg: Leg, size: int, seconds: float) -> None:
+        """One turn of queries, added to `leg`."""
+        watch = Recording()
+        manifest = self.recognizer.bundle.manifest
+        crops = self._crops(size)
+        windows = np.repeat(self.recognizer.encode(crops)[:, None], manifest.window, axis=1)
+        period = 1 / self.recognizer.fps if leg.pace == PACES[1] else 0.0
+        with _measured(leg, watch, seconds, self.sensors) as settled:
+            begun = due = monotonic()
+            while monotonic() - begun < seconds or not settled():
+                start = perf_counter()
+                self.recognizer.encode(crops)
+                middle = perf_counter()
+                self.recognizer.classify(windows)
+                end = perf_counter()
+                watch.add("encode", middle - start)
+                watch.add("head", end - middle)
+                watch.add("total", end - start)
+                if settled():
+                    leg.runs += 1
+                    leg.predictions += size
+                due = max(due + period, monotonic())
+                time.sleep(max(0.0, due - monotonic()))
+
+    def _crops(self, count: int) -> NDArray[np.uint8]:
+        size = self.recognizer.bundle.manifest.preprocessing.size
+        return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+@contextmanager
+def _measured(leg: Leg, watch: Recording, seconds: float, sensors: list[Sensor]) -> Iterator[Callable[[], bool]]:
+    """Add the time, processor time, energy and samples of the body to `leg`, all but the samples without the warm-up.
+
+    Gives a function to call after each run, which tells whether that run was past the warm-up.
+    """
+    begun = monotonic()
+    settling = min(_WARM_UP * seconds, _LONGEST_WARM_UP)
+    metering = ExitStack()
+    meter = EnergyMeter(sensors)
+    started: tuple[float, float] | None = None
+
+    def settled() -> bool:
+        nonlocal started
+        if started is not None:
+            return True
+        if monotonic() - begun >= settling:
+            watch.settle()
+            metering.enter_context(meter)
+            started = monotonic(), time.process_time()
+        return False
+
+    try:
+        yield settled
+    finally:
+        if started is not None:
+            leg.seconds += monotonic() - started[0]
+            leg.busy += time.process_time() - started[1]
+            metering.close()
+            for name, joules in meter.joules.items():
+                leg.joules[name] = leg.joules.get(name, 0.0) + joules
+        for stage in STAGES:
+            leg.steady.setdefault(stage, []).extend(watch.steady.get(stage, []))
+            leg.warm_up.setdefault(stage, []).extend(watch.warm_up.get(stage, []))
+
+
+def memory() -> dict[str, float]:
+    """Resident memory of this process in MB: now, where the system tells, and at its peak."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    pages = (read_text(Path("/proc/self/statm")) or "").split()
+    now = {"now": int(pages[1]) * resource.getpagesize() / 1e6} if len(pages) > 1 else {}
+    return {**now, "peak": peak / 1e6}

@@ -1,0 +1,150 @@
+"""What `dfer-profile` found: the report, its statistics, and its JSON.
+
+The JSON has these fields (schema 1; later schemas only add):
+
+    kind "dfer-profile", schema 1, created (ISO 8601, UTC)
+    machine    as `machine.Machine`;  versions  by package
+    setup      bundle, bundle_sha256 (of its manifest), provider, precision, threads, source, frame [width, height],
+               rate (of the source, 1/s), window (s), fps (sampled, 1/s), scenario, samples_per_query, seconds,
+               load (of the machine when it began, one-minute average)
+    legs       list of: part "pipeline" or "query"; pace "back to back" or "camera rate"; seconds, busy (processor
+               seconds), runs (frames or queries), predictions, dropped (frames), joules by sensor: all without warm-up;
+               stages, warm_up: per stage n, mean, p50, p90, p95, p99, max in ms;
+               steady_ms, warm_up_ms: every sample in order, by stage
+    batches    list of: size, n, p50, p90 (ms per run), faces_per_second
+    memory     MB: loaded, now, peak;  notes  list of sentences (energy that is not told, among others)
+
+In a query leg, "total" is encoder and head together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DferError
+from ..timing import STAGES, StageTimes
+
+SCHEMA = 1
+KIND = "dfer-profile"
+
+
+@dataclass
+class Leg:
+    """One way of running, all its turns together. Fields as in the JSON; samples in milliseconds, by stage."""
+
+    part: str
+    pace: str
+    seconds: float = 0.0
+    busy: float = 0.0
+    runs: int = 0
+    predictions: int = 0
+    dropped: int = 0
+    joules: dict[str, float] = field(default_factory=dict)
+    steady: dict[str, list[float]] = field(default_factory=dict)
+    warm_up: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Frames or queries per second."""
+        return self.runs / self.seconds if self.seconds else 0.0
+
+    @property
+    def joules_per_prediction(self) -> float | None:
+        """Of all sensors together; None where there are none."""
+        return sum(self.joules.values()) / self.predictions if self.joules and self.predictions else None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoder runs of `size` crops: n, milliseconds, and faces per second at the median."""
+
+    size: int
+    n: int
+    p50: float
+    p90: float
+    faces_per_second: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """See this module's description."""
+
+    created: str
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    setup: Mapping[str, Any]
+    legs: Sequence[Leg]
+    batches: Sequence[Batch]
+    memory: Mapping[str, float]
+    notes: Sequence[str]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "created": self.created,
+            "machine": self.machine,
+            "versions": self.versions,
+            "setup": self.setup,
+            "legs": [_leg_to_json(leg) for leg in self.legs],
+            "batches": [asdict(batch) for batch in self.batches],
+            "memory": self.memory,
+            "notes": list(self.notes),
+        }
+
+
+def stage_times(samples: Mapping[str, Sequence[float]]) -> list[StageTimes]:
+    """Exact figures of samples (milliseconds, by stage); percentiles by nearest rank. Stages without any are absent."""
+    rows = []
+    for stage in STAGES:
+        if values := samples.get(stage):
+            p50, p90, p95, p99 = np.percentile(values, (50, 90, 95, 99), method="inverted_cdf").tolist()
+            rows.append(StageTimes(stage, len(values), float(np.mean(values)), p50, p90, p95, p99, max(values)))
+    return rows
+
+
+def read_report(path: Path) -> Report:
+    """The report that `dfer-profile --json` wrote. Raises DferError when it is something else."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["kind"] != KIND:
+            raise KeyError("kind")
+        if content["schema"] > SCHEMA:
+            raise DferError(f"{path}: written by a newer dfer-profile (schema {content['schema']}); upgrade dfer-edge")
+        return Report(
+            created=str(content["created"]),
+            machine=dict(content["machine"]),
+            versions=dict(content["versions"]),
+            setup=dict(content["setup"]),
+            legs=[_leg_from_json(leg) for leg in content["legs"]],
+            batches=[Batch(**batch) for batch in content["batches"]],
+            memory=dict(content["memory"]),
+            notes=list(content["notes"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DferError(f"{path}: not a report of dfer-profile --json ({error})") from error
+
+
+def _leg_to_json(leg: Leg) -> dict[str, Any]:
+    values = asdict(leg)
+    steady, warm_up = values.pop("steady"), values.pop("warm_up")
+    for name, samples in (("stages", steady), ("warm_up", warm_up)):
+        values[name] = [asdict(row) for row in stage_times(samples)]
+    for name, samples in (("steady_ms", steady), ("warm_up_ms", warm_up)):
+        values[name] = {stage: [round(value, 4) for value in taken] for stage, taken in samples.items() if taken}
+    return values
+
+
+def _leg_from_json(values: dict[str, Any]) -> Leg:
+    names = ("part", "pace", "seconds", "busy", "runs", "predictions", "dropped", "joules")
+    return Leg(
+        **{name: values[name] for name in names},
+        steady={stage: [float(value) for value in taken] for stage, taken in values["steady_ms"].items()},
+        warm_up={stage: [float(value) for value in taken] for stage, taken in values["warm_up_ms"].items()},
+    )

@@ -1,0 +1,269 @@
+"""`dfer-run` as people use it."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dfer.runtime.cli.run import main
+from dfer.runtime.engines.trt_library import is_installed
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.recognizer import Recognizer, Step
+from helpers import Pipeline, edit_manifest, write_video
+
+COLUMNS = [
+    "source",
+    "frame",
+    "time_s",
+    "track",
+    "x",
+    "y",
+    "w",
+    "h",
+    "label",
+    "confidence",
+    "entropy",
+    *EXPRESSIONS,
+    "state",
+]
+
+
+def run(*arguments: object, **environment: str) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_file_gives_all_outputs_and_they_agree(pipeline: Pipeline, face_video: Path, tmp_path: Path) -> None:
+    table, lines, video, plot = (tmp_path / name for name in ("o.csv", "o.jsonl", "o.mp4", "o.png"))
+    result = run(
+        *(face_video, "--bundle", pipeline.bundle, "--provider", "cpu"),
+        *("--csv", table, "--jsonl", lines, "--save-video", video, "--plot", plot),
+    )
+    assert result.exit_code == 0, result.output
+    rows = rows_of(table)
+    assert list(rows[0]) == COLUMNS
+    assert len(rows) == 24
+    assert sum(float(rows[0][name]) for name in EXPRESSIONS) == pytest.approx(1, abs=2e-3)
+    header, *objects = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert (header["schema"], header["provider"], header["sources"]) == (1, "cpu", [str(face_video)])
+    assert header["bundle"] == hashlib.sha256((pipeline.bundle / "manifest.json").read_bytes()).hexdigest()
+    assert header["classes"] == list(EXPRESSIONS)
+    for row, entry in zip(rows, objects, strict=True):
+        assert {name: str(value) for name, value in entry.items() if name in ("frame", "label", "state", "track")} == {
+            name: row[name] for name in ("frame", "track", "label", "state")
+        }
+        assert entry["time_s"] == float(row["time_s"])
+    annotated = cv2.VideoCapture(str(video))
+    assert annotated.get(cv2.CAP_PROP_FRAME_COUNT) == 72
+    assert annotated.get(cv2.CAP_PROP_FPS) == pytest.approx(24)
+    assert cv2.imread(str(plot)).std() > 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.jsonl", "o.mp4", "o.png"]
+    assert "encode" in result.output  # the latency table
+
+
+def test_the_annotated_video_shows_box_and_bars(pipeline: Pipeline, face_video: Path, tmp_path: Path) -> None:
+    assert run(face_video, "--bundle", pipeline.bundle, "--save-video", tmp_path / "a.mp4").exit_code == 0
+    plain, drawn = cv2.VideoCapture(str(face_video)), cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    for _ in range(40):
+        (_, before), (_, after) = plain.read(), drawn.read()
+    changed = np.abs(before.astype(int) - after.astype(int)).max(axis=2) > 60
+    assert 0.02 < changed.mean() < 0.5
+
+
+def test_a_video_without_faces_gives_a_header_and_no_rows(pipeline: Pipeline, tmp_path: Path) -> None:
+    video = write_video(tmp_path / "wall.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20, 10)
+    result = run(video, "--bundle", pipeline.bundle, "--csv", tmp_path / "o.csv", "--plot", tmp_path / "o.svg")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "o.csv").read_text() == ",".join(COLUMNS) + "\n"
+    assert (tmp_path / "o.svg").exists()
+    assert "no face was found" in result.output
+
+
+def test_the_bundle_of_the_environment_is_used_and_named(pipeline: Pipeline, face_video: Path) -> None:
+    result = run(face_video, DFER_BUNDLE=str(pipeline.bundle))
+    assert result.exit_code == 0, result.output
+    assert "from $DFER_BUNDLE" in result.output.replace("\n", "")
+
+
+def test_a_folder_of_images_is_sampled_image_by_image(
+    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    for index in range(5):
+        cv2.imwrite(str(tmp_path / f"{index}.jpg"), face_frames[index][..., ::-1])
+    table = tmp_path / "o.csv"
+    assert run(tmp_path, "--bundle", pipeline.bundle, "--fps", 4, "--csv", table).exit_code == 0
+    assert [(row["frame"], float(row["time_s"])) for row in rows_of(table)] == [(str(i), i / 4) for i in range(5)]
+
+
+def test_demo_runs_with_the_bundled_model_and_finds_both_people(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DFER_BUNDLE", raising=False)
+    result = run("--demo")
+    assert result.exit_code == 0, result.output
+    names = sorted(path.name for path in (tmp_path / "demo-output").iterdir())
+    assert names == ["annotated.mp4", "clip.mp4", "predictions.csv", "timeline.png"]
+    assert "bundled demo bundle" in result.output.replace("\n", " ")
+    assert {row["track"] for row in rows_of(tmp_path / "demo-output" / "predictions.csv")} == {"1", "2"}
+
+
+def test_bad_input_gives_one_line_status_1_and_no_files(
+    pipeline: Pipeline, bundle: Path, face_video: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    fake = tmp_path / "fake.mp4"
+    fake.write_text("this is not a video")
+    good = ("--bundle", pipeline.bundle)
+    table = ("--csv", out / "o.csv", "--save-video", out / "o.mp4", "--plot", out / "o.png")
+    head = bundle / "head.fp32.onnx"
+    head.write_bytes(head.read_bytes()[:-1] + b"!")
+    newer = tmp_path / "newer.dfer"
+    newer.mkdir()
+    (newer / "manifest.json").write_text("{}")
+    edit_manifest(newer, schema=2)
+    calls = [
+        ((tmp_path / "absent.mp4", *good, *table), "absent.mp4: no such file"),
+        ((fake, *good, *table), "fake.mp4: not a video"),
+        ((face_video, "--bundle", bundle, *table), "head.fp32.onnx is not the file that was exported"),
+        ((face_video, "--bundle", newer, *table), "newer than this dfer-edge"),
+        ((face_video, "--bundle", tmp_path / "none.dfer", *table), "no such folder"),
+        (("--camera", 63, *good, *table), "camera 63 does not open"),
+        ((face_video, *good, "--csv", tmp_path / "nowhere" / "o.csv"), "does not exist"),
+        ((face_video, *good, "--csv", out), "is a folder"),
+        ((face_video, *good, "--plot", out / "o.txt"), "must end in"),
+        ((face_video, *good, "--save-video", face_video), "is the source"),
+        ((face_video, *good, "--fps", 0), "at least two sampled frames"),
+        ((face_video, *good, "--csv", out / "o.csv", "--jsonl", out / "." / ".." / "out" / "o.csv"), "two outputs"),
+        ((face_video, *good, "--save-video", out / "o.avi"), "must end in .mp4"),
+        ((face_video, *good, "--csv", "/dev/full"), "No space left"),
+        ((face_video, *good, "--csv", out / "o.csv", "--save-video", "/proc/o.mp4"), "/proc/o.mp4"),
+    ]
+    for arguments, words in calls:
+        result = run(*arguments)
+        assert result.exit_code == 1, (words, result.output)
+        assert words in result.output
+        assert result.output.strip().splitlines()[-1].startswith("Error: ")
+        assert isinstance(result.exception, SystemExit)  # and not the error itself, which would be a traceback
+    assert not list(out.iterdir())
+    assert face_video.stat().st_size > 1000
+
+
+def test_ctrl_c_ends_a_run_with_its_rows_kept(
+    pipeline: Pipeline, face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow = Recognizer.follow
+
+    def interrupted(self: Recognizer, *arguments: Any) -> Iterator[Step]:
+        yield from islice(follow(self, *arguments), 40)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recognizer, "follow", interrupted)
+    table, video = tmp_path / "o.csv", tmp_path / "o.mp4"
+    result = run(face_video, "--bundle", pipeline.bundle, "--csv", table, "--save-video", video)
+    assert result.exit_code == 0, result.output
+    assert "stopped" in result.output
+    assert [int(row["frame"]) for row in rows_of(table)] == list(range(0, 40, 3))
+    assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 40
+
+
+def test_a_truncated_video_is_read_as_far_as_it_goes(pipeline: Pipeline, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 120, 160, 3), dtype=np.uint8)
+    whole = write_video(tmp_path / "whole.avi", list(noise), 25).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    result = run(tmp_path / "cut.avi", "--bundle", pipeline.bundle, "--csv", tmp_path / "o.csv")
+    assert result.exit_code == 0
+    assert "truncated" in result.output
+    assert (tmp_path / "o.csv").exists()
+
+
+def test_the_demo_says_what_is_in_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo-output").write_text("mine")
+    result = run("--demo")
+    assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+    assert "demo-output is a file" in result.output
+    (tmp_path / "demo-output").unlink()
+    assert "is the source" in run("--demo", "--save-video", "demo-output/clip.mp4").output
+
+
+def test_wrong_options_are_usage_errors(face_video: Path) -> None:
+    for arguments in ((), (face_video, "--demo"), (face_video, "--provider", "abacus"), (face_video, "--camera", -1)):
+        assert run(*arguments).exit_code == 2
+
+
+@pytest.mark.skipif(is_installed("tensorrt"), reason="TensorRT is installed")
+def test_a_native_provider_that_is_absent_is_an_error_that_says_what_to_install(
+    pipeline: Pipeline, face_video: Path
+) -> None:
+    result = run(face_video, "--bundle", pipeline.bundle, "--provider", "native-tensorrt")
+    assert result.exit_code == 1
+    assert "dfer-edge[tensorrt]" in " ".join(result.output.split())
+
+
+def test_classes_of_ones_own_are_in_every_output(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text(json.dumps({"happiness": "good", "surprise": "good", "neutral": None}))
+    result = run(
+        *(face_video, "--classes", tmp_path / "classes.json", "--smooth", 0.5, "--neutral-prior", 0.3),
+        *("--csv", tmp_path / "o.csv", "--plot", tmp_path / "o.html", "--json", "--quiet"),
+    )
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = rows_of(tmp_path / "o.csv")
+    names = ["good", "sadness", "anger", "disgust", "fear"]
+    assert list(rows[0])[11:] == [*names, "state"]
+    for row in rows:
+        assert sum(float(row[name]) for name in names) == pytest.approx(1, abs=1e-3)
+    summary = json.loads(result.stdout)
+    assert summary["predictions"] == len(rows) == 24
+    assert set(summary["faces"][0]["shares"]) <= set(names)
+    assert '"good"' in (tmp_path / "o.html").read_text()
+
+
+def test_smoothing_calms_the_probabilities(face_video: Path, tmp_path: Path) -> None:
+    moved = []
+    for seconds in (0, 2):
+        assert run(face_video, "--csv", tmp_path / "o.csv", "--smooth", seconds).exit_code == 0
+        values = np.array([[float(row[name]) for name in EXPRESSIONS] for row in rows_of(tmp_path / "o.csv")])
+        moved.append(np.abs(np.diff(values, axis=0)).sum())
+    assert moved[1] < 0.7 * moved[0]
+
+
+def test_settings_of_the_predictions_that_mean_nothing_are_errors(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text('{"joy": "happiness"}')
+    for arguments, words in (
+        (("--classes", tmp_path / "classes.json"), 'no "joy"'),
+        (("--smooth", -1), "--smooth -1"),
+        (("--neutral-prior", 2), "--neutral-prior 2"),
+    ):
+        result = run(face_video, *arguments, "--csv", tmp_path / "o.csv")
+        assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
+        assert words in result.output
+    assert not (tmp_path / "o.csv").exists()
+
+
+@pytest.mark.skipif("NONE" not in cv2.getBuildInformation().split("GUI:")[1][:40], reason="this OpenCV has windows")
+def test_a_window_that_cannot_be_is_an_error_that_says_what_to_install(face_video: Path) -> None:
+    result = run(face_video, "--show")
+    assert result.exit_code == 1
+    assert "pip install opencv-python" in result.output.replace("\n", " ")
+
+
+def test_help_has_examples() -> None:
+    result = run("--help")
+    assert "dfer-run --camera 0" in result.output
+    assert result.exit_code == 0

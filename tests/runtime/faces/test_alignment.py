@@ -1,0 +1,48 @@
+"""Alignment: landmarks end where the template says, whatever the face's place, size and tilt."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfer.runtime.faces.alignment import TEMPLATE, TEMPLATE_SIZE, align, similarity
+
+
+@given(
+    st.floats(0.05, 20),
+    st.floats(-3.1, 3.1),
+    st.floats(-500, 2000),
+    st.floats(-500, 2000),
+    st.sampled_from([64, 112, 224]),
+)
+def test_similar_faces_map_exactly_onto_the_template(scale: float, angle: float, x: float, y: float, size: int) -> None:
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    landmarks = (TEMPLATE @ turn.T + [x, y]).astype(np.float32)
+    matrix = similarity(landmarks, size)
+    mapped = landmarks @ matrix[:, :2].T + matrix[:, 2]
+    np.testing.assert_allclose(mapped, TEMPLATE * size / TEMPLATE_SIZE, atol=0.05 * max(1.0, 1 / scale))
+
+
+def test_landmarks_in_one_point_do_not_break_it() -> None:
+    crop = align(np.full((50, 60, 3), 7, np.uint8), np.full((5, 2), 20, np.float32), 112)
+    assert crop.shape == (112, 112, 3)
+    assert (crop == 7).all()
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.7, 6.0])
+def test_a_photograph_comes_back_whatever_its_scale(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    crop = cv2.GaussianBlur(rng.integers(0, 256, (128, 128, 3), dtype=np.uint8), (0, 0), 4)
+    side = round(128 * scale)
+    image = cv2.copyMakeBorder(
+        cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC),
+        *(40, 10, 30, 20),
+        cv2.BORDER_REPLICATE,
+    )
+    landmarks = (TEMPLATE + 0.5) * np.float32(side / 128) - 0.5 + np.array([30, 40], np.float32)
+    found = align(image, landmarks.astype(np.float32), 128)
+    difference = np.abs(found.astype(int) - crop.astype(int))[8:-8, 8:-8]
+    assert difference.mean() < 1.5

@@ -1,0 +1,107 @@
+"""Motion between detections: a face that moves is followed to the pixel, and never handed to someone in front."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from dfer.runtime.faces.detection import Face, FaceDetector
+from dfer.runtime.faces.optical_flow import Motion
+from dfer.runtime.procedural import ActionUnits, Identity, Pose, draw_background, draw_face
+
+PERSON, OTHER = (Identity.sample(np.random.default_rng(seed)) for seed in (3, 8))
+
+
+def picture(
+    *people: tuple[Identity, float, float, float], size: tuple[int, int] = (360, 640)
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """An RGB picture of people given as (identity, x, y, height), and where their landmarks are."""
+    image = draw_background(PERSON, *size)
+    return image, [draw_face(image, who, ActionUnits(), Pose(), (x, y), height) for who, x, y, height in people]
+
+
+def face(landmarks: np.ndarray) -> Face:
+    (left, top), (right, bottom) = landmarks.min(axis=0), landmarks.max(axis=0)
+    width, height = 2.2 * (right - left), 2.6 * (bottom - top)
+    x, y = (left + right - width) / 2, (top + bottom - height) / 2
+    return Face((float(x), float(y), float(width), float(height)), landmarks, 0.9)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (3, -2), (18, 4), (-25, 10)])
+def test_a_face_is_followed_to_about_a_pixel(shift: tuple[int, int]) -> None:
+    before, (was,) = picture((PERSON, 300, 180, 120))
+    after, (now,) = picture((PERSON, 300 + shift[0], 180 + shift[1], 120))
+    motion = Motion()
+    assert motion.follow(before, [face(was).box]) == [None]  # nothing to compare with
+    (move,) = motion.follow(after, [face(was).box])
+    assert move is not None
+    moved = move.face(face(was))
+    np.testing.assert_allclose(moved.landmarks, now, atol=1.5)
+    np.testing.assert_allclose(moved.box, face(now).box, atol=4)
+
+
+def test_a_face_that_comes_nearer_grows() -> None:
+    before, (was,) = picture((PERSON, 300, 180, 100))
+    after, (now,) = picture((PERSON, 306, 182, 108))
+    motion = Motion()
+    motion.follow(before, [])
+    (move,) = motion.follow(after, [face(was).box])
+    assert move is not None
+    assert move.scale == pytest.approx(1.08, abs=0.03)
+    np.testing.assert_allclose(move.face(face(was)).landmarks, now, atol=2)
+
+
+def test_a_face_is_not_carried_off_by_a_person_who_passes_in_front() -> None:
+    motion = Motion()
+    before, (back, front) = picture((OTHER, 300, 180, 100), (PERSON, 390, 180, 130))
+    after, _ = picture((OTHER, 300, 180, 100), (PERSON, 375, 180, 130))
+    motion.follow(before, [])
+    behind, passing = motion.follow(after, [face(back).box, face(front).box])
+    assert passing is not None
+    assert passing.shift[0] == pytest.approx(-15, abs=2)
+    assert behind is None or abs(behind.shift[0]) < 2
+
+
+def test_a_cut_to_another_scene_is_no_motion() -> None:
+    rng = np.random.default_rng(0)
+    motion = Motion()
+    before, (was,) = picture((PERSON, 300, 180, 120))
+    motion.follow(before, [])
+    assert motion.follow(rng.integers(0, 256, before.shape, np.uint8), [face(was).box]) == [None]
+    assert motion.follow(np.full_like(before, 90), [face(was).box]) == [None]
+
+
+def test_pictures_of_another_size_are_not_compared() -> None:
+    motion = Motion()
+    motion.follow(picture((PERSON, 300, 180, 120))[0], [])
+    assert motion.follow(np.zeros((90, 160, 3), np.uint8), [(10, 10, 30, 30)]) == [None]
+    assert motion.follow(np.zeros((1, 1, 3), np.uint8), []) == []
+
+
+def test_boxes_beyond_the_picture_and_empty_ones_do_no_harm() -> None:
+    motion = Motion()
+    image, _ = picture((PERSON, 300, 180, 120))
+    motion.follow(image, [])
+    assert motion.follow(image, [(-500, 0, 40, 40), (700, 400, 40, 40), (50, 50, 0, 0)])[:2] == [None, None]
+
+
+def test_a_filmed_face_stays_where_the_detector_finds_it(shared_data) -> None:  # type: ignore[no-untyped-def]
+    """Half a second without any detection."""
+    capture = cv2.VideoCapture(str(shared_data / "videos" / "WolfgangLanger_Pexels.mp4"))
+    detector, motion, errors = FaceDetector(), Motion(), []
+    carried: Face | None = None
+    for index in range(240):
+        image = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
+        (move,) = motion.follow(image, [carried.box]) if carried else [None]
+        if index % 12 == 0:
+            if carried and move:
+                (found, *_) = detector.detect(image)
+                errors.append(
+                    np.linalg.norm(move.face(carried).landmarks - found.landmarks, axis=1).mean() / found.size
+                )
+            carried = detector.detect(image)[0]
+        elif carried and move:
+            carried = move.face(carried)
+    assert len(errors) >= 15
+    assert np.median(errors) < 0.06

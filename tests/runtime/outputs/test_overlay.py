@@ -1,0 +1,96 @@
+"""The annotated picture: every face is marked, and nothing lies on a face that could lie beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfer.runtime.faces.detection import FaceDetector
+from dfer.runtime.faces.tracking import Box
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.outputs.overlay import annotate
+from dfer.runtime.outputs.palette import colour_of
+from dfer.runtime.predictions import Prediction
+from dfer.runtime.recognizer import Step, VisibleFace
+from dfer.runtime.sources import Frame
+
+SURE = np.array([0.94, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01], np.float32)
+
+
+def step(image: np.ndarray, boxes: list[Box], classes: tuple[str, ...] = EXPRESSIONS, read: bool = True) -> Step:
+    shares = SURE[: len(classes)] / SURE[: len(classes)].sum()
+    faces = [
+        VisibleFace(i + 1, box, Prediction("a", 0, 0, i + 1, box, shares, classes, "steady") if read else None)
+        for i, box in enumerate(boxes)
+    ]
+    return Step("a", Frame(image, 0, 0.0), (), tuple(faces))
+
+
+def changed(image: np.ndarray, boxes: list[Box]) -> np.ndarray:
+    """Where the picture was drawn into, [H,W]."""
+    drawn = annotate(step(image, boxes))
+    assert drawn.shape == image.shape and drawn.dtype == np.uint8
+    return np.asarray((drawn != image).any(axis=2))
+
+
+def inner(area: np.ndarray, box: Box) -> np.ndarray:
+    """The middle of a box, where eyes, nose and mouth are."""
+    x, y, w, h = box
+    return area[round(y + 0.15 * h) : round(y + 0.8 * h), round(x + 0.15 * w) : round(x + 0.85 * w)]
+
+
+@pytest.mark.parametrize("size", [(240, 320), (360, 640), (720, 1280), (2160, 3840), (1920, 1080)])
+def test_a_face_alone_gets_tag_and_bars_beside_it(size: tuple[int, int]) -> None:
+    height, width = size
+    image = np.full((height, width, 3), 90, np.uint8)
+    side = min(size) / 3
+    box = (width / 2 - side / 2, height / 2 - side / 2, side, side)
+    area = changed(image, [box])
+    assert not inner(area, box).any()
+    yellow = np.abs(annotate(step(image, [box])).astype(int) - colour_of("happiness")).sum(axis=2) < 70
+    assert yellow.mean() > 0.003  # the bar of the certain class, the frame, the tag
+
+
+@pytest.mark.parametrize(("size", "gap"), [((240, 320), 1.15), ((720, 1280), 1.1), ((2160, 3840), 1.1)])
+def test_faces_that_stand_close_stay_visible(size: tuple[int, int], gap: float) -> None:
+    height, width = size
+    side = width / 7
+    boxes = [(side * (0.6 + gap * i), height * (0.3 + 0.1 * (i % 2)), side, 1.2 * side) for i in range(5)]
+    area = changed(np.full((height, width, 3), 90, np.uint8), boxes)
+    for box in boxes:
+        assert not inner(area, box).any()
+
+
+def test_real_faces_stay_visible(shared_data: Path) -> None:
+    image = np.ascontiguousarray(cv2.imread(str(shared_data / "videos" / "multi_face.jpg"))[..., ::-1])
+    boxes = [face.box for face in FaceDetector().detect(image)]
+    assert len(boxes) == 5
+    area = changed(image, boxes)
+    for box in boxes:
+        assert inner(area, box).mean() < 0.05
+
+
+def test_a_face_that_fills_the_picture_still_has_its_label() -> None:
+    image = np.full((360, 640, 3), 90, np.uint8)
+    area = changed(image, [(-10.0, -10.0, 660.0, 380.0)])
+    assert max(area[:25, :200].mean(), area[-25:, :200].mean()) > 0.3
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    st.lists(st.tuples(*[st.floats(-300, 500)] * 2, *[st.floats(0, 600)] * 2), max_size=6),
+    st.sampled_from([EXPRESSIONS, ("one",), ("很高兴", "a name that is much too long for any panel")]),
+    st.booleans(),
+)
+def test_boxes_anywhere_and_pictures_of_any_size_are_drawn(
+    size: tuple[int, int], boxes: list[Box], classes: tuple[str, ...], read: bool
+) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    assert annotate(step(image, boxes, classes, read)).shape == image.shape
+    assert not image.any()  # the frame itself stays

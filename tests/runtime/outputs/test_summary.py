@@ -1,0 +1,92 @@
+"""The summary: shares of time and changes per face, for any number of faces."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from dfer.runtime.outputs.summary import Summary
+from dfer.runtime.predictions import Prediction
+
+CLASSES = ("happiness", "neutral")
+
+
+def said(time: float, label: str, track: int = 1, source: str = "a.mp4") -> Prediction:
+    probabilities = np.array([0.8, 0.2] if label == "happiness" else [0.4, 0.6], np.float32)
+    return Prediction(source, round(time * 24), time, track, (0, 0, 9, 9), probabilities, CLASSES, "steady")
+
+
+def printed(summary: Summary) -> str:
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(summary.table())
+    return capture.get()
+
+
+def test_shares_are_of_time_and_not_of_predictions() -> None:
+    summary = Summary(step=0.1)
+    for index in range(11):  # a second of fast sampling, then three of slow
+        summary.add(said(index / 10, "neutral"))
+    for index in range(1, 7):
+        summary.add(said(1 + index / 2, "happiness"))
+    (face,) = summary.to_json()["faces"]
+    assert face["dominant"] == "happiness"
+    assert face["shares"] == {
+        "happiness": pytest.approx(3 / 4.1, abs=1e-3),
+        "neutral": pytest.approx(1.1 / 4.1, abs=1e-3),
+    }
+    assert (face["first_s"], face["last_s"], face["predictions"]) == (0, 4, 17)
+    assert face["confidence"] == pytest.approx((11 * 0.6 + 6 * 0.8) / 17, abs=1e-4)
+
+
+def test_time_away_counts_for_no_expression_and_is_no_change() -> None:
+    summary = Summary(step=0.5)
+    for time, label in ((0, "neutral"), (0.5, "neutral"), (100, "happiness")):
+        summary.add(said(time, label))
+    (face,) = summary.to_json()["faces"]
+    assert face["shares"] == {"neutral": pytest.approx(2 / 3, abs=1e-3), "happiness": pytest.approx(1 / 3, abs=1e-3)}
+    assert face["transitions"] == []
+
+
+def test_changes_are_counted_by_what_followed_what() -> None:
+    summary = Summary()
+    for index, label in enumerate(["neutral", "happiness", "neutral", "happiness", "happiness"]):
+        summary.add(said(index / 8, label))
+    (face,) = summary.to_json()["faces"]
+    assert face["transitions"] == [
+        {"from": "neutral", "to": "happiness", "count": 2},
+        {"from": "happiness", "to": "neutral", "count": 1},
+    ]
+    assert "3, mostly neutral → happiness (2)" in printed(summary)
+
+
+def test_faces_of_several_sources_are_told_apart() -> None:
+    summary = Summary()
+    for source in ("b.mp4", "a.mp4"):
+        for track in (2, 1):
+            summary.add(said(0, "neutral", track, source))
+    faces = json.loads(json.dumps(summary.to_json()))["faces"]
+    assert [(face["source"], face["track"]) for face in faces] == [
+        *(("b.mp4", 1), ("b.mp4", 2)),
+        *(("a.mp4", 1), ("a.mp4", 2)),
+    ]
+    assert "b.mp4" in printed(summary)
+
+
+def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept() -> None:
+    summary = Summary()
+    for index in range(5000):
+        summary.add(said(float(index), "happiness", track=1))
+        summary.add(said(float(index), "neutral", track=index + 2))
+    assert len(summary.tracks) <= 1000
+    assert len(summary.tracks) + summary.forgotten == 5001
+    assert summary.tracks["a.mp4", 1].predictions == 5000
+    assert summary.to_json()["faces_left_out"] == summary.forgotten
+    assert "seen more briefly" in printed(summary)
+
+
+def test_a_run_without_faces_has_a_summary() -> None:
+    assert Summary().to_json() == {"predictions": 0, "faces": [], "faces_left_out": 0}

@@ -1,0 +1,125 @@
+"""CSV and JSONL: their columns, several sources in one file, and files that are whole whatever happens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.outputs.tables import CsvSink, JsonlSink
+from dfer.runtime.predictions import Prediction
+
+CLASSES = ("joy", "calm", "fury, rage")
+
+
+def prediction(source: str = "a.mp4", time: float = 0.0, track: int = 1, first: float = 0.7) -> Prediction:
+    probabilities = np.array([first, 0.9 - first, 0.1], np.float32)
+    return Prediction(source, round(24 * time), time, track, (10.04, 20, 30, 40), probabilities, CLASSES, "steady")
+
+
+def test_rows_of_several_sources_share_a_csv(tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "o.csv", CLASSES)
+    for source in ('a, "b".mp4', "rtsp://host/ü"):
+        sink.write(prediction(source, 1.5))
+    sink.close()
+    with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["source"] for row in rows] == ['a, "b".mp4', "rtsp://host/ü"]
+    assert {name: rows[0][name] for name in ("frame", "time_s", "x", "label", "confidence", "fury, rage")} == {
+        **{"frame": "36", "time_s": "1.5000", "x": "10.0", "label": "joy", "confidence": "0.7000"},
+        "fury, rage": "0.1000",
+    }
+    entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
+    assert float(rows[0]["entropy"]) == pytest.approx(entropy, abs=1e-3)
+
+
+def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
+    sink = JsonlSink(tmp_path / "o.jsonl", {"provider": "cpu", "sources": ["a.mp4"]})
+    sink.write(prediction())
+    sink.close()
+    header, row = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines())
+    assert header == {"schema": 1, "provider": "cpu", "sources": ["a.mp4"]}
+    assert list(row["probabilities"]) == list(CLASSES)
+    assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+    assert row["confidence"] == row["probabilities"][row["label"]]
+    assert row["box"] == [10.0, 20, 30, 40]
+
+
+def test_files_without_a_row_are_discarded_and_others_stay(tmp_path: Path) -> None:
+    CsvSink(tmp_path / "o.csv", CLASSES).discard()
+    JsonlSink(tmp_path / "o.jsonl", {}).discard()
+    assert not list(tmp_path.iterdir())
+    sink = CsvSink(tmp_path / "o.csv", CLASSES)
+    sink.write(prediction())
+    sink.discard()
+    assert len((tmp_path / "o.csv").read_text().splitlines()) == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_device_alone(tmp_path: Path) -> None:
+    with pytest.raises(DferError, match="/dev/full: No space left"):
+        CsvSink(Path("/dev/full"), CLASSES)
+    with pytest.raises(DferError, match="/dev/full: No space left"):
+        JsonlSink(Path("/dev/full"), {})
+    assert Path("/dev/full").exists()
+
+
+FILLER = """
+import resource, sys
+from pathlib import Path
+from test_rows import CLASSES, CsvSink, DferError, prediction
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+sink = CsvSink(Path(sys.argv[1]), CLASSES)
+try:
+    for index in range(1000):
+        sink.write(prediction(time=index / 8))
+except DferError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file sizes cannot be limited")
+def test_a_row_that_found_room_for_a_part_of_it_is_taken_back(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    ended = subprocess.run(
+        [sys.executable, "-c", FILLER, path], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    assert ended.stdout.startswith(f"{path}: File too large"), ended.stderr
+    text = path.read_text()
+    assert 4800 < len(text) <= 5000
+    assert text.endswith("steady\n")
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from test_rows import CLASSES, CsvSink, JsonlSink, prediction
+sinks = CsvSink(Path(sys.argv[1]), CLASSES), JsonlSink(Path(sys.argv[2]), {})
+for index in range(500):
+    for sink in sinks:
+        sink.write(prediction(time=index / 8))
+print("written", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_run_leaves_every_row_that_was_written(tmp_path: Path) -> None:
+    table, lines = tmp_path / "o.csv", tmp_path / "o.jsonl"
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, table, lines], stdout=subprocess.PIPE, cwd=Path(__file__).parent
+    )
+    assert writer.stdout is not None and writer.stdout.readline() == b"written\n"
+    os.kill(writer.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+    writer.wait()
+    writer.stdout.close()
+    assert len(table.read_text().splitlines()) == 501
+    assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()[1:]] == list(range(0, 1500, 3))

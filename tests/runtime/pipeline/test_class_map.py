@@ -1,0 +1,77 @@
+"""Classes of one's own: renamed, joined, left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.pipeline.class_map import ClassMap
+
+
+def test_classes_are_renamed_joined_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    names = {"happiness": "positive", "neutral": None} | dict.fromkeys(
+        ("sadness", "anger", "disgust", "fear"), "negative"
+    )
+    path.write_text(json.dumps(names))
+    mapping = ClassMap.read(path, EXPRESSIONS)
+    assert mapping.classes == ("positive", "negative", "surprise")
+    before = np.array([0.2, 0.1, 0.5, 0.1, 0.1, 0.0, 0.0])
+    assert mapping.apply(before) == pytest.approx([0.4, 0.4, 0.2])
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_probabilities_stay_probabilities_whatever_is_mapped(data: st.DataObject) -> None:
+    new_names = st.sampled_from([None, "a", "b", "c"])
+    names = data.draw(st.dictionaries(st.sampled_from(EXPRESSIONS[1:]), new_names))
+    before = np.array(data.draw(st.lists(st.floats(0, 1), min_size=7, max_size=7)))
+    mapping = ClassMap.of(names, EXPRESSIONS)
+    after = mapping.apply(before)
+    assert after.shape == (len(mapping.classes),)
+    assert after.sum() == pytest.approx(1)
+    assert (after >= 0).all()
+
+
+def test_an_empty_map_changes_nothing() -> None:
+    before = np.array([0.1, 0.2, 0.3, 0.1, 0.1, 0.1, 0.1])
+    mapping = ClassMap.of({}, EXPRESSIONS)
+    assert mapping.classes == EXPRESSIONS
+    assert mapping.apply(before) == pytest.approx(before)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('["happiness"]', "must hold an object"),
+        ("[]", "must hold an object"),
+        ('{"joy": "happiness"}', 'no "joy"; it has happiness, sadness'),
+        ('{"happiness": 3}', "must become a name"),
+        ('{"happiness": " "}', "must become a name"),
+        ('{"happiness": "a\\nb"}', "must become a name"),
+        ('{"happiness": "label"}', "name of a column"),
+        ('{"happiness": "a", "happiness": "b"}', "twice"),
+        (json.dumps(dict.fromkeys(EXPRESSIONS)), "leaves no class"),
+    ],
+)
+def test_a_file_that_means_nothing_is_an_error_that_names_it(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    with pytest.raises(DferError, match=words) as error:
+        ClassMap.read(path, EXPRESSIONS)
+    assert str(error.value).startswith(f"--classes {path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DferError, match=r"no\.json: No such file"):
+        ClassMap.read(tmp_path / "no.json", EXPRESSIONS)

@@ -1,0 +1,175 @@
+"""dfer-profile: figures that are what they say they are."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from dfer.runtime.cli.profile import main
+from dfer.runtime.errors import DferError
+from dfer.runtime.procedural.demo import RATE
+from dfer.runtime.profiling.profiler import Loop
+from dfer.runtime.profiling.report import Report, read_report, stage_times
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, arguments)], env={"DFER_BUNDLE": ""})
+
+
+@pytest.fixture(scope="module")
+def outcome(face_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    """A profile of four seconds on the CPU: what was printed, and the folder with profile.json and .html."""
+    folder = tmp_path_factory.mktemp("profile")
+    result = run(
+        *(face_video, "--seconds", 4, "--provider", "cpu", "--threads", 1),
+        *("--json", folder / "profile.json", "--html", folder / "profile.html"),
+    )
+    assert result.exit_code == 0, result.output
+    return result, folder
+
+
+@pytest.fixture(scope="module")
+def report(outcome: tuple[Result, Path]) -> Report:
+    return read_report(outcome[1] / "profile.json")
+
+
+def test_every_stage_of_the_pipeline_is_measured_at_both_paces(report: Report) -> None:
+    legs = {leg.pace: leg for leg in report.legs if leg.part == "pipeline"}
+    assert set(legs) == {"back to back", "camera rate"}
+    for leg in legs.values():
+        stages = [row.stage for row in stage_times(leg.steady)]
+        assert stages == ["decode", "detect", "track", "align", "encode", "head", "draw", "write", "total"]
+        assert len(leg.steady["draw"]) == pytest.approx(leg.runs, abs=3)
+        assert len(leg.steady["encode"]) == len(leg.steady["total"])
+    assert legs["camera rate"].rate <= 1.3 * 24
+    assert legs["back to back"].rate > legs["camera rate"].rate
+
+
+def test_end_to_end_holds_its_stages(report: Report) -> None:
+    for leg in report.legs:
+        if leg.part == "pipeline":
+            for total, encode, head in zip(leg.steady["total"], leg.steady["encode"], leg.steady["head"], strict=True):
+                assert total >= encode + head
+
+
+def test_warm_up_is_apart_and_nothing_is_lost(report: Report, outcome: tuple[Result, Path]) -> None:
+    (leg,) = [leg for leg in report.legs if (leg.part, leg.pace) == ("query", "back to back")]
+    assert leg.warm_up["encode"]
+    rows = json.loads((outcome[1] / "profile.json").read_text())["legs"]
+    (written,) = [row for row in rows if (row["part"], row["pace"]) == ("query", "back to back")]
+    (encode,) = [row for row in written["stages"] if row["stage"] == "encode"]
+    samples = written["steady_ms"]["encode"]
+    assert (encode["n"], encode["max"]) == (len(samples), pytest.approx(max(samples), abs=1e-3))
+    assert encode["p90"] == pytest.approx(np.percentile(samples, 90, method="inverted_cdf"), abs=1e-3)
+    assert encode["mean"] == pytest.approx(np.mean(samples), abs=1e-3)
+
+
+def test_the_report_says_what_was_measured_on_what(report: Report) -> None:
+    assert (report.setup["provider"], report.setup["precision"], report.setup["threads"]) == ("cpu", "fp32", 1)
+    assert report.setup["frame"] == [320, 240]
+    assert report.setup["source"] == "face.mp4"  # no path of this machine
+    assert report.machine["cores"] >= 1
+    assert report.versions["onnxruntime"]
+    assert [batch.size for batch in report.batches] == [1, 2, 4, 8, 16]
+    assert report.memory["peak"] >= 0.9 * report.memory["now"] > 50
+
+
+def test_the_table_shows_warm_up_and_the_scenario_s_figure(outcome: tuple[Result, Path]) -> None:
+    printed = outcome[0].output
+    assert "encode (warm-up)" in printed
+    assert "single, back to back:" in printed
+    assert "p90" in printed
+
+
+def test_the_page_is_whole_and_fetches_nothing(outcome: tuple[Result, Path]) -> None:
+    page = (outcome[1] / "profile.html").read_text()
+    assert "http" not in page
+    assert "<script" not in page
+    opened: list[str] = []
+
+    class Balance(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "br"):
+                opened.append(tag)
+
+        def handle_endtag(self, tag: str) -> None:
+            assert opened.pop() == tag
+
+    Balance().feed(page)
+    assert not opened
+    assert page.count("<svg") == 5  # four legs and the batches
+
+
+def test_a_comparison_tells_what_became_slower_and_exits_with_3(
+    outcome: tuple[Result, Path], face_video: Path, tmp_path: Path
+) -> None:
+    content = json.loads((outcome[1] / "profile.json").read_text())
+    for leg in content["legs"]:
+        leg["steady_ms"] = {stage: [value / 50 for value in taken] for stage, taken in leg["steady_ms"].items()}
+    content["setup"]["provider"] = "cuda"
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    result = run(
+        *(face_video, "--seconds", 2.5, "--provider", "cpu", "--threads", 1),
+        *("--compare", tmp_path / "old.json", "--html", tmp_path / "new.html"),
+    )
+    assert result.exit_code == 3, result.output
+    assert "slower" in result.output
+    assert "provider: cuda, now cpu" in result.output
+    assert "slower" in (tmp_path / "new.html").read_text()
+
+
+@pytest.mark.parametrize(("scenario", "size"), [("multi", 8), ("offline", None)])
+def test_other_scenarios_ask_for_more_faces_at_once(
+    scenario: str, size: int | None, face_video: Path, tmp_path: Path
+) -> None:
+    result = run(
+        *(face_video, "--seconds", 1.5, "--provider", "cpu", "--scenario", scenario),
+        *("--json", tmp_path / "o.json"),
+    )
+    assert result.exit_code == 0, result.output
+    found = read_report(tmp_path / "o.json")
+    assert found.setup["samples_per_query"] == size or found.setup["samples_per_query"] in (1, 2, 4, 8, 16)
+    query = [leg for leg in found.legs if leg.part == "query"]
+    assert len(query) == (1 if scenario == "offline" else 2)
+    assert query[0].predictions == query[0].runs * found.setup["samples_per_query"]
+    assert ("faces/s" if scenario == "offline" else "p99") in result.output
+
+
+def test_a_loop_goes_round_with_rising_times_and_ends_in_time(face_video: Path) -> None:
+    loop = Loop(face_video, 8, 30)
+    frames = [(frame.index, frame.time) for frame, _ in zip(loop, range(200), strict=False)]
+    loop.close()
+    assert [index for index, _ in frames] == list(range(200))
+    assert np.diff([time for _, time in frames]).min() == pytest.approx(1 / RATE, abs=2e-3)
+    begun = monotonic()
+    assert list(Loop(face_video, 8, 0.2))
+    assert 0.2 <= monotonic() - begun < 10
+
+
+def test_bad_input_gives_one_line_before_anything_is_measured(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "old.json").write_text('{"kind": "other"}')
+    calls = [
+        (("--compare", tmp_path / "old.json"), "not a report"),
+        (("--compare", tmp_path / "none.json"), "No such file"),
+        (("--json", tmp_path / "no" / "o.json"), "does not exist"),
+        (("--html", tmp_path), "is a folder"),
+        (("--bundle", tmp_path / "none.dfer"), "no such folder"),
+    ]
+    for arguments, words in calls:
+        result = run(face_video, *arguments)
+        assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True), result.output
+        assert words in result.output
+    assert run(tmp_path / "none.mp4").exit_code == 1
+    assert run("--seconds", 0).exit_code == 2
+
+
+def test_a_newer_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "new.json").write_text('{"kind": "dfer-profile", "schema": 2}')
+    with pytest.raises(DferError, match="newer"):
+        read_report(tmp_path / "new.json")

@@ -1,0 +1,30 @@
+"""Stage times: percentiles to one per cent, extremes exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfer.runtime.timing import Stopwatch
+
+
+@given(st.lists(st.floats(1e-5, 30), min_size=1, max_size=300))
+def test_percentiles_are_within_one_per_cent_of_the_exact_ones(seconds: list[float]) -> None:
+    watch = Stopwatch()
+    for value in seconds:
+        watch.add("encode", value)
+    (row,) = watch.report()
+    exact = {share: 1000 * float(np.percentile(seconds, share, method="inverted_cdf")) for share in (50, 90, 95, 99)}
+    assert (row.n, row.max) == (len(seconds), pytest.approx(1000 * max(seconds)))
+    assert row.mean == pytest.approx(1000 * np.mean(seconds))
+    for share, found in ((50, row.p50), (90, row.p90), (95, row.p95), (99, row.p99)):
+        assert found == pytest.approx(exact[share], rel=0.01)
+
+
+def test_stages_come_in_the_order_of_the_pipeline() -> None:
+    watch = Stopwatch()
+    for stage in ("total", "head", "decode", "detect"):
+        watch.add(stage, 0.001)
+    assert [row.stage for row in watch.report()] == ["decode", "detect", "head", "total"]
