@@ -16,8 +16,11 @@ PARTS = [
     "runtime.sources",
     "runtime.web",
     "train",
+    "train.checkpoints",
+    "train.cli",
     "train.data",
     "train.methods",
+    "train.models",
     "calibration",
     "export",
 ]
@@ -54,7 +57,7 @@ setup(
     package_data={
         "dfer.runtime": ["assets/demo.dfer/*", "assets/*.html", "py.typed"],
         "dfer.runtime.web": ["static/*"],
-        "dfer.train": ["configs/*.json"],
+        "dfer.train.models": ["configs/*.json"],
     },
     install_requires=[
         "numpy>=1.26",
@@ -80,10 +83,10 @@ setup(
             "dfer-run = dfer.runtime.cli.run:main",
             "dfer-profile = dfer.runtime.cli.profile:main",
             "dfer-doctor = dfer.runtime.cli.doctor:main",
-            "dfer-prepare = dfer.train.prepare_command:main",
-            "dfer-pretrain = dfer.train.pretrain_command:main",
-            "dfer-train = dfer.train.train_command:main",
-            "dfer-eval = dfer.train.eval_command:main",
+            "dfer-prepare = dfer.train.cli.prepare:main",
+            "dfer-pretrain = dfer.train.cli.pretrain:main",
+            "dfer-train = dfer.train.cli.train:main",
+            "dfer-eval = dfer.train.cli.eval:main",
             "dfer-export = dfer.export.command:main",
         ]
     },

@@ -19,18 +19,18 @@ import numpy as np
 import torch
 
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.batches import FeatureBatches, PixelBatches, Sampling
-from dfer.train.clip import load_clip
 from dfer.train.data import ClipSet
+from dfer.train.data.batches import FeatureBatches, PixelBatches, Sampling
 from dfer.train.data.benchmarks import load_clips
+from dfer.train.data.features import Extraction, stored_features
 from dfer.train.data.procedural import ProceduralClips
-from dfer.train.descriptions import DESCRIPTIONS
-from dfer.train.features import Extraction, stored_features
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.methods.dfer_clip import DferClip
+from dfer.train.models.clip import load_clip
+from dfer.train.models.descriptions import DESCRIPTIONS
+from dfer.train.models.prompts import DescribedPrompts
 from dfer.train.precision import mixed_precision
-from dfer.train.prompts import DescribedPrompts
 
 
 def epoch(method: Method, batches: FeatureBatches | PixelBatches, seed: int, text: bool) -> float:

@@ -25,8 +25,8 @@ from dfer.runtime.outputs.video import VideoSink
 from dfer.runtime.procedural import Identity, draw_background, draw_face
 from dfer.runtime.procedural.expressions import Course
 from dfer.runtime.sources import Feeds
-from dfer.train.clip import load_clip
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 
 _SIZE, _RATE = (1280, 720), 25.0
 

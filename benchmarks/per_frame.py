@@ -20,7 +20,7 @@ from windows import ours
 from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.machine import physical_cores
 from dfer.runtime.recognizer import Recognizer
-from dfer.train.clip import _open_clip
+from dfer.train.models.clip import _open_clip
 
 SIDE = 224
 

@@ -40,12 +40,12 @@ from dfer.runtime.bundle import Bundle
 from dfer.runtime.engines import computes_bf16, open_engine, present_providers
 from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.errors import DferError
-from dfer.train.augmentation import plain_view
-from dfer.train.checkpoint import load_checkpoint
-from dfer.train.clip import load_clip
+from dfer.train.checkpoints.checkpoint import load_checkpoint
+from dfer.train.data.augmentation import plain_view
 from dfer.train.data.procedural import ProceduralClips
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 
 CROPS = 640
 """Of them, 512 to measure ranges on and 128 to judge."""

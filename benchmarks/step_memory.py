@@ -11,8 +11,8 @@ from time import perf_counter
 
 import torch
 
-from dfer.train.clip import load_clip
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 from dfer.train.precision import mixed_precision
 
 

@@ -15,10 +15,10 @@ from precision import draw_crops
 from dfer.export.exporting import Wish, export_method
 from dfer.runtime.bundle import MANIFEST
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.clip import load_clip
-from dfer.train.descriptions import DESCRIPTIONS
 from dfer.train.methods.dfer_clip import DferClip
-from dfer.train.prompts import DescribedPrompts
+from dfer.train.models.clip import load_clip
+from dfer.train.models.descriptions import DESCRIPTIONS
+from dfer.train.models.prompts import DescribedPrompts
 
 
 def random_dfer_clip(clip: str = "ViT-B-32") -> DferClip:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ..calibration.faces import MOST, FaceClips, check_enough, load_faces
-from ..train.augmentation import plain_view
 from ..train.data import ClipSet
+from ..train.data.augmentation import plain_view
 from ..train.data.choice import DataChoice
 
 FRAMES = 4

@@ -19,10 +19,10 @@ from ..calibration.sensitivity import plot_damage
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import Engine, computes_bf16, open_engine, present_providers
 from ..runtime.errors import DferError
-from ..train.checkpoint import FORMAT, load_checkpoint
+from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
+from ..train.checkpoints.dfer_clip_checkpoint import load_official
 from ..train.data.choice import DataChoice
 from ..train.methods import Method
-from ..train.official import load_official
 from .clips import read_faces
 from .deviations import describe_deviations
 from .fp16 import to_half

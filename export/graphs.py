@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..train.methods import Method
-from .lean import Pixels, lean
+from .graph_rewrites import Pixels, lean
 
 OPSET = 20  # static INT8 tools stop here
 

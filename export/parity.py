@@ -13,7 +13,7 @@ from ..calibration.faces import FaceClips
 from ..calibration.graphs import batches
 from ..runtime.engines import Engine, open_engine
 from ..runtime.errors import DferError
-from ..train.augmentation import plain_view
+from ..train.data.augmentation import plain_view
 from ..train.data.procedural import HELD_OUT, ProceduralClips
 from ..train.methods import Method
 from ..train.metrics import Scores

@@ -37,8 +37,8 @@ def shared_data() -> Path:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A tiny Align-DFER, pre-trained, trained and exported through the commands, on a few procedural people."""
     from dfer.export.command import main as export
-    from dfer.train.pretrain_command import main as pretrain
-    from dfer.train.train_command import main as train
+    from dfer.train.cli.pretrain import main as pretrain
+    from dfer.train.cli.train import main as train
 
     folder = tmp_path_factory.mktemp("pipeline")
     weights, checkpoint, bundle = folder / "faces.pt", folder / "tiny.pt", folder / "tiny.dfer"

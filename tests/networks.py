@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import torch
 
-from dfer.train.clip import ClipSizes, build_clip
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import ClipSizes, build_clip
 
 SIZE = 32
 

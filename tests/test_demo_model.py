@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from dfer.runtime import Bundle
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.run import main as run
-from dfer.train.eval_command import main as evaluate
+from dfer.train.cli.eval import main as evaluate
 
 
 def predict(video: Path, table: Path) -> list[dict[str, str]]:

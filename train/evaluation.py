@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ..runtime.errors import DferError, require
 from ..runtime.recognizer import Recognizer
-from .augmentation import plain_view
 from .data import ClipSet, labels_of
+from .data.augmentation import plain_view
 from .metrics import Scores
 
 
@@ -61,7 +61,7 @@ class CheckpointModel(Model):
         require("torch", "train")
         import torch
 
-        from .checkpoint import load_checkpoint
+        from .checkpoints.checkpoint import load_checkpoint
 
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

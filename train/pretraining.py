@@ -21,12 +21,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.labels import EXPRESSIONS
 from ..runtime.procedural.expressions import APEX
-from .augmentation import augmented_view, plain_view
-from .clip import Clip
+from .data.augmentation import augmented_view, plain_view
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
-from .descriptions import DESCRIPTIONS
 from .methods import normalise_pixels
+from .models.clip import Clip
+from .models.descriptions import DESCRIPTIONS
 from .precision import mixed_precision
 
 

@@ -15,22 +15,22 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
 from ..runtime.errors import DferError
-from .batches import Batches, FeatureBatches, PixelBatches, Sampling
-from .checkpoint import save_checkpoint
-from .clip import Clip, load_clip
+from .checkpoints.checkpoint import save_checkpoint
 from .data import ClipSet, labels_of
+from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling
 from .data.choice import DataChoice
+from .data.features import Extraction, FeatureSet, stored_features
 from .data.stills import StillClips
 from .data.subsets import Subset, split_validation
-from .descriptions import DESCRIPTIONS, load_descriptions
+from .epoch_log import Journal
 from .fabric import start_fabric
-from .features import Extraction, FeatureSet, stored_features
-from .journal import Journal
 from .methods import Method, method_classes
 from .methods.align_dfer import AlignDfer
 from .methods.dfer_clip import DferClip
-from .phases import adapt_plan
-from .prompts import DescribedPrompts
+from .methods.phases import adapt_plan
+from .models.clip import Clip, load_clip
+from .models.descriptions import DESCRIPTIONS, load_descriptions
+from .models.prompts import DescribedPrompts
 from .training import Epoch, Trainer, TrainSettings
 
 if TYPE_CHECKING:

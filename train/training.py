@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..runtime.errors import DferError
-from .batches import Batches
+from .data.batches import Batches
 from .methods import Method
+from .methods.phases import Phase
 from .metrics import Scores
-from .phases import Phase
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -21,8 +21,8 @@ from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
 from dfer.calibration.sensitivity import plot_damage
 from dfer.calibration.smoothing import find_joints, smooth
 from dfer.export.graphs import trace_encoder, trace_head
-from dfer.train.clip import load_clip
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 
 CROPS = random_crops(48)
 FACES = FaceClips(CROPS, (1,) * len(CROPS), (None,) * len(CROPS))

@@ -21,9 +21,9 @@ from dfer.export.graphs import trace_encoder, trace_head
 from dfer.export.parity import Parity, measure_parity
 from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.engines import open_engine
-from dfer.train.checkpoint import load_checkpoint
-from dfer.train.clip import load_clip
+from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 from helpers import Pipeline
 
 

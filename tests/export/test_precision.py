@@ -25,7 +25,7 @@ from dfer.export.latency import Measurement, recommend
 from dfer.export.parity import Parity, Trial, measure_parity
 from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.engines import Engine, computes_bf16, open_engine
-from dfer.train.checkpoint import save_checkpoint
+from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.methods.align_dfer import AlignDfer
 
 bf16 = pytest.mark.skipif(not computes_bf16("openvino"), reason="no OpenVINO, or this CPU has no BF16 instructions")
@@ -112,7 +112,7 @@ def test_the_runtime_runs_what_is_asked_for(exported: tuple[Path, str], method: 
 
 
 def test_every_precision_can_be_scored_and_a_checkpoint_has_none(exported: tuple[Path, str]) -> None:
-    from dfer.train.eval_command import main as evaluate
+    from dfer.train.cli.eval import main as evaluate
 
     options = ["--identities", "1", "--workers", "1", "--precision", "int8"]
     result = CliRunner().invoke(evaluate, [str(exported[0]), *options], catch_exceptions=False)

@@ -10,12 +10,12 @@ import torch
 from test_features import NoiseClips
 
 from dfer.runtime.errors import DferError
-from dfer.train.batches import FeatureBatches, PixelBatches, Sampling, sampling_odds
-from dfer.train.clip import load_clip
+from dfer.train.data.batches import FeatureBatches, PixelBatches, Sampling, sampling_odds
+from dfer.train.data.features import FeatureSet
 from dfer.train.fabric import start_fabric
-from dfer.train.features import FeatureSet
 from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.phases import Plan
+from dfer.train.methods.phases import Plan
+from dfer.train.models.clip import load_clip
 from dfer.train.training import Epoch, Trainer, TrainSettings
 
 CLASSES = ("one", "two", "three")

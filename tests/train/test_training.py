@@ -15,10 +15,10 @@ import torch
 from click.testing import CliRunner
 
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.bap import STEPS
-from dfer.train.checkpoint import load_checkpoint
-from dfer.train.clip import load_clip
-from dfer.train.eval_command import main as evaluate
+from dfer.train.checkpoints.checkpoint import load_checkpoint
+from dfer.train.cli.eval import main as evaluate
+from dfer.train.methods.bap import STEPS
+from dfer.train.models.clip import load_clip
 from helpers import Pipeline
 
 
@@ -92,7 +92,7 @@ def test_the_confusion_matrix_is_drawn(
 def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
     pipeline: Pipeline, tmp_path: Path, frozen: bool
 ) -> None:
-    from dfer.train.train_command import main as train
+    from dfer.train.cli.train import main as train
 
     out = tmp_path / "clip.pt"
     call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--crop", 112]
@@ -113,7 +113,7 @@ def test_two_processes_train_together(pipeline: Pipeline, tmp_path: Path) -> Non
     out = tmp_path / "two.pt"
     call = [out, "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--identities", 3]
     call += ["--validation", 0.34, "--views", 0, "--epochs", "1,1,1", "--depth", "1,1,1", "--workers", 1]
-    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dfer.train.train_command"]
+    start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dfer.train.cli.train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, start + call)],
@@ -131,7 +131,7 @@ def test_two_processes_train_together(pipeline: Pipeline, tmp_path: Path) -> Non
 
 
 def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(pipeline: Pipeline, tmp_path: Path) -> None:
-    from dfer.train.train_command import main as train
+    from dfer.train.cli.train import main as train
 
     call = [tmp_path / "x.pt", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--no-jas"]
     call += ["--identities", 2, "--views", 0, "--epochs", "1,1,1", "--workers", 1, "--select-on-test"]
@@ -149,8 +149,8 @@ def test_clip_is_bit_identical_after_training(pipeline: Pipeline) -> None:
 
 
 def test_commands_refuse_bad_input_in_one_line(pipeline: Pipeline, tmp_path: Path) -> None:
-    from dfer.train.pretrain_command import main as pretrain
-    from dfer.train.train_command import main as train
+    from dfer.train.cli.pretrain import main as pretrain
+    from dfer.train.cli.train import main as train
 
     calls = [
         (train, [tmp_path / "no" / "x.pt"], "does not exist"),

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.sources import IMAGE_SUFFIXES, natural_order, open_source
-from ..augmentation import plain_view
 from . import WINDOW
+from .augmentation import plain_view
 from .lists import VIDEO_SUFFIXES, Entry
 
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)

@@ -10,12 +10,12 @@ from torch.nn import functional
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.preprocessing import Preprocessing
-from ..bap import bap_phases
-from ..clip import Clip, rebuild_clip
-from ..phases import Phase, Plan, warm_cosine
-from ..synchronizer import Synchronizer, TemporalMean
-from ..tokens import AlignmentTokens, WordedSentences
+from ..models.clip import Clip, rebuild_clip
+from ..models.synchronizer import Synchronizer, TemporalMean
+from ..models.tokens import AlignmentTokens, WordedSentences
 from . import Method
+from .bap import bap_phases
+from .phases import Phase, Plan, warm_cosine
 
 
 class AlignDfer(Method):

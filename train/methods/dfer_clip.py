@@ -11,11 +11,11 @@ from torch.nn import functional
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.preprocessing import Preprocessing
-from ..clip import Clip, rebuild_clip
-from ..phases import Phase, Plan, two_drops
-from ..prompts import DescribedPrompts
-from ..temporal import TemporalNet
+from ..models.clip import Clip, rebuild_clip
+from ..models.prompts import DescribedPrompts
+from ..models.temporal import TemporalNet
 from . import Method
+from .phases import Phase, Plan, two_drops
 
 
 class DferClip(Method):

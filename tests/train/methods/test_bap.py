@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from dfer.runtime.errors import DferError
-from dfer.train.bap import STEPS
-from dfer.train.clip import Clip, load_clip
 from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.phases import Plan, adapt_plan, two_drops, warm_cosine
-from dfer.train.synchronizer import Synchronizer, TemporalMean
+from dfer.train.methods.bap import STEPS
+from dfer.train.methods.phases import Plan, adapt_plan, two_drops, warm_cosine
+from dfer.train.models.clip import Clip, load_clip
+from dfer.train.models.synchronizer import Synchronizer, TemporalMean
 
 
 @pytest.fixture(scope="module")

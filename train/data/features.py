@@ -16,11 +16,11 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import nn
 
-from ..runtime.errors import DferError
+from ...runtime.errors import DferError
+from ..methods import Method
+from ..precision import mixed_precision
+from . import WINDOW, ClipSet, labels_of
 from .augmentation import AUGMENTATIONS, Augment, plain_view
-from .data import WINDOW, ClipSet, labels_of
-from .methods import Method
-from .precision import mixed_precision
 
 _FLUSH_EVERY = 2.0  # seconds of work that an interruption may cost
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import DferError
+from ...runtime.errors import DferError
 from .clip import Clip
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..models.synchronizer import Synchronizer, TemporalMean
 from .phases import Phase, Plan, warm_cosine
-from .synchronizer import Synchronizer, TemporalMean
 
 if TYPE_CHECKING:
-    from .methods.align_dfer import AlignDfer
+    from .align_dfer import AlignDfer
 
 STEPS = ("1-text", "2-video", "3-joint")
 _INHERITED = 2  # layers of the video dynamic encoder that the synchronizer starts from

@@ -15,9 +15,9 @@ from click.testing import CliRunner, Result
 from dfer.runtime.errors import DferError
 from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import FaceDetector
-from dfer.train import preparation
-from dfer.train.preparation import find_films, prepare
-from dfer.train.prepare_command import main
+from dfer.train.cli.prepare import main
+from dfer.train.data import preparation
+from dfer.train.data.preparation import find_films, prepare
 from helpers import write_video
 
 
@@ -224,9 +224,9 @@ def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_preparing_needs_no_torch() -> None:
-    program = "import sys; import dfer.train.preparation, dfer.train.prepare_command; print('torch' in sys.modules)"
+    program = "import sys; import dfer.train.data.preparation, dfer.train.cli.prepare; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
-    light = "import sys; import dfer.train.prepare_command; print({'cv2', 'numpy'} & set(sys.modules))"
+    light = "import sys; import dfer.train.cli.prepare; print({'cv2', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

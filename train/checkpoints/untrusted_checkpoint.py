@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from ..runtime.errors import DferError
+from ...runtime.errors import DferError
 
 
 class Inert:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..runtime.engines import PRECISIONS, PROVIDERS
-from ..runtime.errors import DferError, reports_errors
-from .data.choice import DataChoice, data_options
+from ...runtime.engines import PRECISIONS, PROVIDERS
+from ...runtime.errors import DferError, reports_errors
+from ..data.choice import DataChoice, data_options
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .evaluation import Model
-    from .metrics import Scores
+    from ..evaluation import Model
+    from ..metrics import Scores
 
 FOLDS = 5
 
@@ -73,7 +73,7 @@ def main(
     from rich.console import Console
     from rich.progress import Progress
 
-    from .evaluation import open_model
+    from ..evaluation import open_model
 
     console = Console()
     suffix = "" if (provider, precision) == ("cpu", "auto") else f" ({precision} on {provider})"
@@ -95,8 +95,8 @@ def main(
         values = [_values(name, scores, shuffle_frames) for name, scores in results]
         json_path.write_text(json.dumps(values if len(values) > 1 else values[0], indent=2) + "\n", encoding="utf-8")
     if plot_path is not None:
-        from .metrics import pooled
-        from .plots import plot_confusion
+        from ..metrics import pooled
+        from ..plots import plot_confusion
 
         plot_confusion(pooled([scores for _, scores in results]), model.name, plot_path)
 
@@ -105,9 +105,9 @@ def _score(
     model: Model, choice: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
 ) -> tuple[str, Scores]:
     """What the clips asked for are, in words, and a model's scores on them."""
-    from .data import ClipSet
-    from .data.stills import StillClips
-    from .evaluation import evaluate
+    from ..data import ClipSet
+    from ..data.stills import StillClips
+    from ..evaluation import evaluate
 
     clips: ClipSet
     if stills is not None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.errors import DferError, reports_errors
+from ...runtime.errors import DferError, reports_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .preparation import Outcome
+    from ..data.preparation import Outcome
 
 SHOWN = 20
 """Clips without faces that the summary names; the report names all."""
@@ -52,7 +52,7 @@ def main(videos: Path, out: Path, size: int, workers: int) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from .preparation import REPORT, prepare
+    from ..data.preparation import REPORT, prepare
 
     console = Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..runtime.errors import DferError
-from .methods import Method, method_classes
+from ...runtime.errors import DferError
+from ..methods import Method, method_classes
 
 FORMAT = "dfer-edge checkpoint 1"
 _HINT = "if it is an official DFER-CLIP file, export it with: dfer-export --method dfer-clip"

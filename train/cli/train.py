@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ..runtime.errors import DferError, reports_errors, require
-from .data.choice import DataChoice, data_options
+from ...runtime.errors import DferError, reports_errors, require
+from ..data.choice import DataChoice, data_options
 
 EPILOG = """\b
 Examples:
@@ -16,7 +16,7 @@ Examples:
   dfer-train align.pt --pretrained faces.pt --stills labels.csv
   dfer-train dfew-1.pt --clip ViT-B-32 --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
   dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
-  torchrun --nproc-per-node 4 -m dfer.train.train_command clip.pt --method dfer-clip --data dfew --root DFEW …
+  torchrun --nproc-per-node 4 -m dfer.train.cli.train clip.pt --method dfer-clip --data dfew --root DFEW …
   dfer-train align.pt …the same… --resume               # after an interruption
 
 \b
@@ -89,7 +89,7 @@ def main(out: Path, choice: DataChoice, resume: bool, **options: Any) -> None:
         raise DferError(f"folder {out.parent} does not exist")
     for module in ("torch", "open_clip"):
         require(module, "train")
-    from .run import RunOptions, run_training
+    from ..run import RunOptions, run_training
 
     run_training(out, choice, RunOptions(**options), resume)
 

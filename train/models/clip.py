@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import DferError, require
-from ..runtime.preprocessing import Preprocessing
+from ...runtime.errors import DferError, require
+from ...runtime.preprocessing import Preprocessing
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -39,7 +39,7 @@ def _open_clip() -> Any:
             _torchvision_schemas.append(library)  # the schemas live as long as this object
     import open_clip
 
-    from . import tower  # noqa: F401  (registers the towers with timm)
+    from . import face_resnet  # noqa: F401  (registers the towers with timm)
 
     if "dfer-small" not in open_clip.list_models():
         open_clip.add_model_config(CONFIGS)

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import ClipSet
 from .augmentation import AUGMENTATIONS, plain_view
-from .data import ClipSet
 from .features import FeatureSet
 
 Batch = tuple[Tensor, Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..runtime.errors import DferError
+from ...runtime.errors import DferError
 from .clip import Clip
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from ..runtime.errors import DferError
-from ..runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
-from .clip import ClipSizes, build_clip
-from .foreign import read_foreign
-from .methods.dfer_clip import DferClip
-from .prompts import DescribedPrompts
+from ...runtime.errors import DferError
+from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
+from ..methods.dfer_clip import DferClip
+from ..models.clip import ClipSizes, build_clip
+from ..models.prompts import DescribedPrompts
+from .untrusted_checkpoint import read_foreign
 
 CLASSES = {len(names): names for names in (EXPRESSIONS, MAFW_EXPRESSIONS)}
 SHAPED = (  # the tensors whose shapes tell all sizes

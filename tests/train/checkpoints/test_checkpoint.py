@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
-from dfer.train.checkpoint import load_checkpoint
+from dfer.train.checkpoints.checkpoint import load_checkpoint
 from helpers import Pipeline
 
 

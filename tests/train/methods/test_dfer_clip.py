@@ -13,11 +13,11 @@ from dfer.export.graphs import trace_encoder, trace_head
 from dfer.export.parity import measure_parity
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.checkpoint import load_checkpoint, save_checkpoint
-from dfer.train.clip import Clip, ClipSizes, build_clip, load_clip, rebuild_clip
-from dfer.train.descriptions import DESCRIPTIONS
+from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dfer.train.methods.dfer_clip import DferClip
-from dfer.train.prompts import DescribedPrompts
+from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip, rebuild_clip
+from dfer.train.models.descriptions import DESCRIPTIONS
+from dfer.train.models.prompts import DescribedPrompts
 
 SENTENCES = [DESCRIPTIONS[name][0] for name in EXPRESSIONS]
 

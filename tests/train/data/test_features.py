@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.augmentation import paper_view
-from dfer.train.clip import load_clip
 from dfer.train.data import labels_of
-from dfer.train.features import Extraction, stored_features
+from dfer.train.data.augmentation import paper_view
+from dfer.train.data.features import Extraction, stored_features
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 
 
 class NoiseClips:
@@ -69,7 +69,7 @@ def test_view_zero_is_what_the_runtime_sees_and_nothing_is_computed_twice(method
 def test_an_interrupted_extraction_goes_on_and_ends_the_same(
     method: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dfer.train.features._FLUSH_EVERY", 0.0)
+    monkeypatch.setattr("dfer.train.data.features._FLUSH_EVERY", 0.0)
     whole = stored_features(tmp_path / "whole", method, NoiseClips(9), SETTINGS)
     clips = NoiseClips(9)
     clips.fails_at = 6

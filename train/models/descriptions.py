@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..runtime.errors import DferError
+from ...runtime.errors import DferError
 
 DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "happiness": (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..runtime.errors import DferError
+from ...runtime.errors import DferError
 
 Schedule = Callable[[float], float]
 """Progress of a phase, 0..1 → factor on its learning rates."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from ..runtime.errors import DferError, reports_errors, require
-from ..runtime.labels import EXPRESSIONS
+from ...runtime.errors import DferError, reports_errors, require
+from ...runtime.labels import EXPRESSIONS
 
 EPILOG = """\b
 Examples:
@@ -82,11 +82,11 @@ def main(
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
-    from .clip import load_clip, save_weights
-    from .data.procedural import HELD_OUT, ProceduralClips
-    from .data.stills import StillClips
-    from .metrics import Scores
-    from .pretraining import Images, PretrainSettings, classify, pretrain
+    from ..data.procedural import HELD_OUT, ProceduralClips
+    from ..data.stills import StillClips
+    from ..metrics import Scores
+    from ..models.clip import load_clip, save_weights
+    from ..pretraining import Images, PretrainSettings, classify, pretrain
 
     console = Console()
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import pytest
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import MAFW_EXPRESSIONS
-from dfer.train.descriptions import DESCRIPTIONS, load_descriptions
+from dfer.train.models.descriptions import DESCRIPTIONS, load_descriptions
 
 
 def test_all_eleven_classes_are_described_and_no_two_alike() -> None:

@@ -7,9 +7,9 @@ import torch
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.clip import Clip, load_clip, save_weights
 from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.synchronizer import Synchronizer, TemporalLayer
+from dfer.train.models.clip import Clip, load_clip, save_weights
+from dfer.train.models.synchronizer import Synchronizer, TemporalLayer
 
 
 @pytest.fixture(scope="module")

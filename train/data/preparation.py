@@ -25,12 +25,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import DferError
-from ..runtime.faces.alignment import align
-from ..runtime.faces.detection import FaceDetector
-from ..runtime.faces.tracking import Tracker
-from ..runtime.sources import IMAGE_SUFFIXES, Source, open_source
-from .data.lists import VIDEO_SUFFIXES
+from ...runtime.errors import DferError
+from ...runtime.faces.alignment import align
+from ...runtime.faces.detection import FaceDetector
+from ...runtime.faces.tracking import Tracker
+from ...runtime.sources import IMAGE_SUFFIXES, Source, open_source
+from .lists import VIDEO_SUFFIXES
 
 REPORT = "report.csv"
 _ASIDE = ".partial"

@@ -18,9 +18,9 @@ from published_dfer_clip import IMAGE, WINDOW, State, published_logits, random_s
 from dfer.export.command import main as export
 from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
-from dfer.train.checkpoint import load_checkpoint, save_checkpoint
-from dfer.train.foreign import Inert, read_foreign
-from dfer.train.official import load_official
+from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dfer.train.checkpoints.dfer_clip_checkpoint import load_official
+from dfer.train.checkpoints.untrusted_checkpoint import Inert, read_foreign
 
 MOST = 1e-4  # |Δlogit|, of logits up to 100
 

@@ -1,0 +1,1 @@
+"""The networks: CLIP, its small towers, tokens, synchronizer, temporal net, prompts."""
