@@ -28,7 +28,7 @@ from dfer.runtime.engines.native import open_native
 from dfer.runtime.engines.trt_library import BACKENDS
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.procedural.expressions import Course
+from dfer.runtime.procedural.expressions import ExpressionCurve
 
 BATCHES = (1, 8)
 WARM_UP = 20
@@ -57,10 +57,10 @@ def drawn_windows(size: int, window: int, people: int = 6) -> NDArray[np.uint8]:
     windows = np.empty((people, window, size, size, 3), np.uint8)
     for person, expression in zip(windows, ("happiness", "anger", "surprise") * people, strict=False):
         identity = Identity.sample(rng)
-        course, scene = Course.sample(expression, 2.0, rng), draw_background(identity, size, size)
+        curve, scene = ExpressionCurve.sample(expression, 2.0, rng), draw_background(identity, size, size)
         for index, frame in enumerate(person):
             frame[:] = scene
-            draw_face(frame, identity, *course.at(2.0 * index / window), (size / 2, size / 2), round(0.9 * size))
+            draw_face(frame, identity, *curve.at(2.0 * index / window), (size / 2, size / 2), round(0.9 * size))
     return windows
 
 

@@ -49,8 +49,8 @@ def half_encoded(features: Path) -> bool:
     return bool(done.any() and not done.all())
 
 
-def in_step(journal: Path, step: str) -> bool:
-    lines = journal.read_text().splitlines() if journal.is_file() else []
+def in_step(epoch_log: Path, step: str) -> bool:
+    lines = epoch_log.read_text().splitlines() if epoch_log.is_file() else []
     if not lines:
         return False
     try:

@@ -23,8 +23,8 @@ from dfer.export.exporting import export_method
 from dfer.runtime import Recognizer, open_source
 from dfer.runtime.outputs.video import VideoSink
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.procedural.expressions import Course
-from dfer.runtime.sources import Feeds
+from dfer.runtime.procedural.expressions import ExpressionCurve
+from dfer.runtime.sources import SourceReaders
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import load_clip
 
@@ -36,15 +36,19 @@ def film_crowd(path: Path, people: int, seconds: float) -> None:
     rng = np.random.default_rng(5)
     columns = (people + 1) // 2
     cast = [
-        (Identity.sample(rng), Course.sample("happiness", seconds, rng), (_SIZE[0] * (i % columns + 0.5) / columns))
+        (
+            Identity.sample(rng),
+            ExpressionCurve.sample("happiness", seconds, rng),
+            (_SIZE[0] * (i % columns + 0.5) / columns),
+        )
         for i in range(people)
     ]
     scene = draw_background(cast[0][0], _SIZE[1], _SIZE[0])
     with VideoSink(path, _RATE, _SIZE) as video:
         for index in range(round(seconds * _RATE)):
             frame = scene.copy()
-            for number, (identity, course, x) in enumerate(cast):
-                draw_face(frame, identity, *course.at(index / _RATE), (x, 180 + 350 * (number // columns)), 180)
+            for number, (identity, curve, x) in enumerate(cast):
+                draw_face(frame, identity, *curve.at(index / _RATE), (x, 180 + 350 * (number // columns)), 180)
             video.write(frame, index / _RATE)
 
 
@@ -64,7 +68,7 @@ def main() -> None:
         settled = 0.0
         with Recognizer(bundle, provider="cpu") as recognizer, open_source(video) as source:
             begun = monotonic()
-            with Feeds([source], realtime=True) as feeds, closing(recognizer.follow(feeds)) as steps:
+            with SourceReaders([source], realtime=True) as readers, closing(recognizer.follow(readers)) as steps:
                 for step in steps:
                     if step.predictions:
                         ages.append(monotonic() - step.frame.arrived)
@@ -74,11 +78,13 @@ def main() -> None:
                         settled = process.memory_info().rss / 1e6
             grown = process.memory_info().rss / 1e6 - settled
             batch = next(row for row in recognizer.stopwatch.report() if row.stage == "encode").p99 / 1e3
-            shed = recognizer.pacer.shed_share
+            skipped = recognizer.scheduler.skipped_share
             limit = 2 / recognizer.fps + batch
     p50, p99 = (float(np.percentile(ages, share)) for share in (50, 99))
     print(f"{options.clip}, {options.faces} faces, {options.seconds:g} s: predictions by face {rows}")
-    print(f"age of predictions: median {p50:.2f} s, 99th percentile {p99:.2f} s (limit {limit:.2f} s); shed {shed:.1%}")
+    print(
+        f"age of predictions: median {p50:.2f} s, 99th percentile {p99:.2f} s (limit {limit:.2f} s); shed {skipped:.1%}"
+    )
     print(f"memory grew by {grown:.1f} MB after a quarter of the time")
     sys.exit(p99 > limit or grown > 20)
 

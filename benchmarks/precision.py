@@ -33,9 +33,9 @@ from dfer.calibration.faces import load_faces
 from dfer.calibration.graphs import Graph, largest
 from dfer.calibration.quantization import quantize_static
 from dfer.export.engine import build_engines
-from dfer.export.exporting import Exported, Wish, export_method
+from dfer.export.exporting import Exported, ExportOptions, export_method
 from dfer.export.latency import measure_latency
-from dfer.export.parity import GATES, Parity, faces_trial
+from dfer.export.parity import GATES, Parity, faces_reference
 from dfer.runtime.bundle import Bundle
 from dfer.runtime.engines import computes_bf16, open_engine, present_providers
 from dfer.runtime.engines.trt_library import is_installed
@@ -93,7 +93,7 @@ def naive_parity(method: Method, bundle: Bundle, faces: Path) -> Parity:
     some = measured.frames[:: max(1, len(measured.frames) // 64)]
     naive = quantize_static(encoder, largest(encoder, some), [layer.name for layer in Graph(encoder).layers()])
     with open_engine(naive, "cpu") as encoding, open_engine(bundle.read(HEAD), "cpu") as classifying:
-        return faces_trial(method, kept).compare(encoding, classifying)
+        return faces_reference(method, kept).compare(encoding, classifying)
 
 
 def parity_lines(exported: Exported, naive: Parity) -> Iterator[str]:
@@ -243,8 +243,8 @@ def main() -> None:
         def told(step: str) -> None:
             print(f"{monotonic() - begun:6.1f} s  {step}", file=sys.stderr)
 
-        wish = Wish(fp16=True, bf16=computes_bf16("openvino"), int8=True, faces=faces)
-        exported = export_method(method, Path(scratch) / "model.dfer", {}, told, wish)
+        options = ExportOptions(fp16=True, bf16=computes_bf16("openvino"), int8=True, faces=faces)
+        exported = export_method(method, Path(scratch) / "model.dfer", {}, told, options)
         seconds, used = monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
         memory = used.ru_maxrss / 1e6  # KB on Linux
         told("naive INT8, for comparison")

@@ -20,7 +20,7 @@ from pages import Check, publish, table
 
 from dfer.runtime.outputs.video import VideoSink
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.procedural.expressions import Course
+from dfer.runtime.procedural.expressions import ExpressionCurve
 from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import open_sources
@@ -37,7 +37,7 @@ def compose(folder: Path, faces: int, number: int, frames: int) -> Path:
         return path
     rng = np.random.default_rng([faces, number])
     people = [Identity.sample(rng) for _ in range(faces)]
-    courses = [Course.sample("happiness", frames / RATE, rng) for _ in people]
+    curves = [ExpressionCurve.sample("happiness", frames / RATE, rng) for _ in people]
     columns = min(faces, 4)
     rows = -(-faces // columns)
     size = min(0.75 * HEIGHT / rows, 0.7 * WIDTH / columns)
@@ -45,10 +45,10 @@ def compose(folder: Path, faces: int, number: int, frames: int) -> Path:
     with VideoSink(path, RATE, (WIDTH, HEIGHT)) as video:
         for index in range(frames):
             frame = room.copy()
-            for place, (person, course) in enumerate(zip(people, courses, strict=True)):
+            for place, (person, curve) in enumerate(zip(people, curves, strict=True)):
                 row, column = divmod(place, columns)
                 center = (column + 0.5) * WIDTH / columns, (row + 0.5) * HEIGHT / rows
-                draw_face(frame, person, *course.at(index / RATE), center, size)
+                draw_face(frame, person, *curve.at(index / RATE), center, size)
             video.write(frame, index / RATE)
     return path
 

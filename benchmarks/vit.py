@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from precision import draw_crops
 
-from dfer.export.exporting import Wish, export_method
+from dfer.export.exporting import ExportOptions, export_method
 from dfer.runtime.bundle import MANIFEST
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.methods.dfer_clip import DferClip
@@ -37,6 +37,6 @@ def vit_bundle(folder: Path, clip: str = "ViT-B-32", int8: bool = True) -> Path:
         faces.mkdir(parents=True, exist_ok=True)
         if int8 and not any(faces.iterdir()):
             draw_crops(faces, 224)
-        wish = Wish(int8=int8, faces=faces if int8 else None)
-        export_method(random_dfer_clip(clip), path, {}, lambda step: print(step, file=sys.stderr), wish)
+        options = ExportOptions(int8=int8, faces=faces if int8 else None)
+        export_method(random_dfer_clip(clip), path, {}, lambda step: print(step, file=sys.stderr), options)
     return path

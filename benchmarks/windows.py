@@ -36,10 +36,10 @@ def ours(recognizer: Recognizer) -> Callable[[], object]:
     size = manifest.preprocessing.size
     window = FeatureWindow(manifest.window, 2.0, 0.125)
     crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    ticks = count()
+    batches = count()
 
     def predict() -> object:
-        window.push(0.125 * next(ticks), recognizer.encode(crop)[0])
+        window.push(0.125 * next(batches), recognizer.encode(crop)[0])
         return recognizer.classify(window.stack()[None])
 
     return predict

@@ -69,7 +69,7 @@ class _Item:
 
 
 def load_faces(
-    place: Path, size: int, minimum: int = MINIMUM, heard: Heard = lambda _: None
+    place: Path, size: int, minimum: int = MINIMUM, progress: Heard = lambda _: None
 ) -> tuple[FaceClips, FaceClips]:
     """Faces for ranges, and faces kept apart for judging, as crops of `size` pixels.
 
@@ -82,7 +82,7 @@ def load_faces(
     if place.is_dir():
         files = sorted(file for file in place.rglob("*") if file.is_file())
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-        items = _film_items(videos, size, heard) if videos else []
+        items = _film_items(videos, size, progress) if videos else []
         if not videos:
             items = [_Item(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
     elif place.is_file() and place.suffix.lower() == ".csv":
@@ -91,7 +91,7 @@ def load_faces(
         raise DferError(f"--calib {place}: no such folder or CSV; name videos, face crops, or a list of crops")
     check_enough(place, sum(item.length for item in items), minimum)
     measured, kept = _apart(items)
-    heard(f"reading faces of {place}")
+    progress(f"reading faces of {place}")
     return _load(_spread(measured), size), _load(_spread(kept), size)
 
 
@@ -122,11 +122,11 @@ def _listed_items(table: Path) -> list[_Item]:
     return items
 
 
-def _film_items(videos: Iterable[Path], size: int, heard: Heard) -> list[_Item]:
+def _film_items(videos: Iterable[Path], size: int, progress: Heard) -> list[_Item]:
     """Pieces of each video in which a face was found."""
     detector, items = FaceDetector(), []
     for video in videos:
-        heard(f"finding faces in {video.name}")
+        progress(f"finding faces in {video.name}")
         crops, period = [], -1
         with open_source(video) as source:
             for frame in source:

@@ -135,20 +135,20 @@ def attributes_of(node: Any) -> dict[str, Any]:
 
 
 def observe(
-    graph: bytes, frames: Array, tensors: Iterable[str], heard: Callable[[int], object] = lambda _: None
+    graph: bytes, frames: Array, tensors: Iterable[str], progress: Callable[[int], object] = lambda _: None
 ) -> Iterator[dict[str, Array]]:
     """Run frames through the graph on the CPU, batch by batch, and hand over the named float tensors of each.
 
-    `heard` is told how many frames each batch had. Raises DferError when the graph does not run.
+    `progress` is told how many frames each batch had. Raises DferError when the graph does not run.
     """
-    yield from _observe(Graph(graph), frames, tensors, heard)
+    yield from _observe(Graph(graph), frames, tensors, progress)
 
 
 def _observe(
     graph: Graph,
     frames: Array,
     tensors: Iterable[str],
-    heard: Callable[[int], object] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
     batch: int = BATCH,
 ) -> Iterator[dict[str, Array]]:
     """`observe` of a graph that nobody else needs: its weights, gigabytes at times, are let go as soon as it runs."""
@@ -160,7 +160,7 @@ def _observe(
         del data
         for part in batches(frames, batch):
             yield engine.run({entry: part})
-            heard(len(part))
+            progress(len(part))
 
 
 def batches(frames: Array, size: int = BATCH) -> Iterator[Array]:

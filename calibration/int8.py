@@ -14,7 +14,7 @@ from .faces import FaceClips
 from .graphs import Graph
 from .quantization import quantize_dynamic, quantize_static
 from .ranges import KINDS, measure_channels, measure_ranges
-from .sensitivity import Damage, Switchboard
+from .sensitivity import LayerSensitivity, SensitivityModel
 from .smoothing import find_joints, smooth
 
 TRIAL = 16
@@ -36,7 +36,7 @@ class Int8:
 
     graphs: Mapping[str, bytes]
     floating: tuple[str, ...]
-    ranking: tuple[Damage, ...]
+    ranking: tuple[LayerSensitivity, ...]
     kind: str
     total: int
 
@@ -48,7 +48,7 @@ def quantizations(
     faces: FaceClips,
     wanted_cosine: float,
     cache: Path | None = None,
-    heard: Heard = lambda _: None,
+    progress: Heard = lambda _: None,
 ) -> Iterator[Int8]:
     """INT8 versions of an encoder, ever more of its layers float, until half of them are.
 
@@ -70,22 +70,22 @@ def quantizations(
     def measuring(count: int) -> None:
         nonlocal done
         done += count
-        heard(f"int8: measuring ranges, {done} of {len(faces.frames)} frames")
+        progress(f"int8: measuring ranges, {done} of {len(faces.frames)} frames")
 
     measuring(0)
     measured = measure_ranges(smoothed, faces.frames, list(dict.fromkeys(tensors)), cache, measuring)
     names = [layer.name for layer in layers]
-    with Switchboard(smoothed, head, window, _some(faces.frames, TRIAL)) as board:
-        heard("int8: choosing ranges")
-        costs = {kind: board.damage(measured.kinds[kind], names) for kind in KINDS}
+    with SensitivityModel(smoothed, head, window, _some(faces.frames, TRIAL)) as board:
+        progress("int8: choosing ranges")
+        costs = {kind: board.sensitivity(measured.kinds[kind], names) for kind in KINDS}
         kind = max(KINDS, key=lambda kind: costs[kind].cosine)
         ranges = measured.kinds[kind]
-        ranking = board.rank(ranges, names, lambda _: heard(f"int8: what each of {len(names)} layers costs"))
-        worst = [damage.layer for damage in ranking]
+        ranking = board.rank(ranges, names, lambda _: progress(f"int8: what each of {len(names)} layers costs"))
+        worst = [sensitivity.layer for sensitivity in ranking]
         dropped = 0
         while dropped <= len(names) // 2:
             kept = set(worst[dropped:])
-            if board.damage(ranges, kept).cosine >= wanted_cosine:
+            if board.sensitivity(ranges, kept).cosine >= wanted_cosine:
                 break
             dropped += 1
     while dropped <= len(names) // 2:

@@ -89,7 +89,7 @@ def measure_ranges(
     frames: NDArray[np.uint8],
     tensors: Sequence[str],
     cache: Path | None = None,
-    heard: Callable[[int], object] = lambda _: None,
+    progress: Callable[[int], object] = lambda _: None,
 ) -> Measured:
     """Ranges of tensors of a graph over crops uint8 [N,H,W,3].
 
@@ -104,7 +104,7 @@ def measure_ranges(
     if known is not None:
         return known
     histograms = {name: Histogram() for name in tensors}
-    for values in observe(graph, frames, tensors, heard):
+    for values in observe(graph, frames, tensors, progress):
         for name, histogram in histograms.items():
             histogram.add(values[name])
     kinds = {kind: {name: histogram.range(kind) for name, histogram in histograms.items()} for kind in KINDS}

@@ -20,7 +20,7 @@ RANKED = 8
 
 
 @dataclass(frozen=True)
-class Damage:
+class LayerSensitivity:
     """What some INT8 layers do to features and, through the head, to class probabilities.
 
     layer: the one in INT8, or "all" for several. cosine: lowest with the float features. delta: largest |Δp|.
@@ -33,7 +33,7 @@ class Damage:
     top1: float
 
 
-class Switchboard:
+class SensitivityModel:
     """The encoder with every layer either float or INT8, as each run asks. Use as a context manager.
 
     graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] on which damage is measured.
@@ -49,7 +49,9 @@ class Switchboard:
         self._wanted = self._run({}, (), None)
         self._wanted_p = self._classify(self._wanted)
 
-    def damage(self, ranges: Mapping[str, float], names: Collection[str], most: int | None = None) -> Damage:
+    def sensitivity(
+        self, ranges: Mapping[str, float], names: Collection[str], most: int | None = None
+    ) -> LayerSensitivity:
         """What the named layers do in INT8, with these ranges of the tensors they read; on the first `most` frames."""
         found = self._run(ranges, names, most)
         wanted, wanted_p = self._wanted[:most], self._wanted_p[:most]
@@ -57,7 +59,7 @@ class Switchboard:
             np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1), 1e-12
         )
         found_p = self._classify(found)
-        return Damage(
+        return LayerSensitivity(
             layer=next(iter(names)) if len(names) == 1 else "all",
             cosine=float(np.nan_to_num(cosines.min(), nan=-1.0)),
             delta=float(np.abs(found_p - wanted_p).max()),
@@ -65,15 +67,15 @@ class Switchboard:
         )
 
     def rank(
-        self, ranges: Mapping[str, float], names: Collection[str], heard: Callable[[int], object] = lambda _: None
-    ) -> list[Damage]:
-        """Each of the layers alone, the most damaging first. `heard` is told of each."""
+        self, ranges: Mapping[str, float], names: Collection[str], progress: Callable[[int], object] = lambda _: None
+    ) -> list[LayerSensitivity]:
+        """Each of the layers alone, the most damaging first. `progress` is told of each."""
         found = []
         for layer in self.layers:
             if layer.name in names:
-                found.append(self.damage(ranges, [layer.name], RANKED))
-                heard(1)
-        return sorted(found, key=lambda damage: damage.cosine)
+                found.append(self.sensitivity(ranges, [layer.name], RANKED))
+                progress(1)
+        return sorted(found, key=lambda sensitivity: sensitivity.cosine)
 
     def _run(self, ranges: Mapping[str, float], names: Collection[str], most: int | None) -> NDArray[np.float32]:
         """Features [N,D] with the named layers in INT8."""
@@ -93,7 +95,7 @@ class Switchboard:
         self._engine.close()
         self._head.close()
 
-    def __enter__(self) -> Switchboard:
+    def __enter__(self) -> SensitivityModel:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -135,7 +137,7 @@ def _with_switches(graph: Graph, names: list[str]) -> bytes:
     return graph.bytes()
 
 
-def plot_damage(ranking: list[Damage], floating: Collection[str], path: Path) -> None:
+def plot_sensitivity(ranking: list[LayerSensitivity], floating: Collection[str], path: Path) -> None:
     """Draw each layer's damage alone, worst on top, to the PNG `path`; layers left float are marked."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -143,9 +145,9 @@ def plot_damage(ranking: list[Damage], floating: Collection[str], path: Path) ->
     figure = Figure(figsize=(9, 1.5 + 0.2 * len(ranking)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    names = [damage.layer for damage in ranking]
+    names = [sensitivity.layer for sensitivity in ranking]
     colours = ["tab:red" if name in floating else "tab:blue" for name in names]
-    axes.barh(range(len(names)), [max(1 - damage.cosine, 1e-8) for damage in ranking], color=colours)
+    axes.barh(range(len(names)), [max(1 - sensitivity.cosine, 1e-8) for sensitivity in ranking], color=colours)
     axes.set_yticks(range(len(names)), names, fontsize="xx-small")
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="1 − cosine of features with this layer alone in INT8 (red: left float)")

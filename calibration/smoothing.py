@@ -19,14 +19,14 @@ STRENGTH = 0.5
 
 
 @dataclass(frozen=True)
-class Joint:
+class SmoothGroup:
     """A LayerNorm and the layers that are all who read it. output: the LayerNorm's tensor."""
 
     output: str
     layers: tuple[Layer, ...]
 
 
-def find_joints(graph: Graph) -> list[Joint]:
+def find_joints(graph: Graph) -> list[SmoothGroup]:
     """The LayerNorms over the last axis whose scale, bias and readers' weights are constant."""
     readers, layers = graph.readers(), {layer.name: layer for layer in graph.layers()}
     joints = []
@@ -38,7 +38,7 @@ def find_joints(graph: Graph) -> list[Joint]:
         ):
             ends = list(_ends(graph, node.output[0], readers))
             if ends and all(end in layers and layers[end].axis != layers[end].inner for end in ends):
-                joints.append(Joint(node.output[0], tuple(layers[end] for end in ends)))
+                joints.append(SmoothGroup(node.output[0], tuple(layers[end] for end in ends)))
     return joints
 
 

@@ -18,15 +18,15 @@ FRAMES = 4
 Heard = Callable[[str], object]
 
 
-def read_faces(source: Path | DataChoice, size: int, minimum: int, heard: Heard) -> tuple[FaceClips, FaceClips]:
+def read_faces(source: Path | DataChoice, size: int, minimum: int, progress: Heard) -> tuple[FaceClips, FaceClips]:
     """Faces for ranges and faces kept apart for judging, crops of `size` pixels, as `load_faces` gives them.
 
     source: a folder or CSV, or a data set, whose training clips are measured and whose test clips, with their labels,
     judge: at most `MOST` frames of either, spread evenly over its clips. Raises DferError like `load_faces`.
     """
     if isinstance(source, Path):
-        return load_faces(source, size, minimum, heard)
-    heard(f"reading faces of {source.name}")
+        return load_faces(source, size, minimum, progress)
+    progress(f"reading faces of {source.name}")
     splits = source.open("train"), source.open("test")
     check_enough(f"{source.name} in {source.root}", FRAMES * sum(map(len, splits)), minimum)
     measured, kept = (_some_clips(clips, size) for clips in splits)

@@ -113,12 +113,12 @@ def main(
         require(module, "export")
     from rich.console import Console
 
-    from .exporting import Wish, export_checkpoint
+    from .exporting import ExportOptions, export_checkpoint
 
     console = Console()
-    wish = Wish(fp16=fp16, bf16=bf16, int8=int8, faces=faces, minimum=calib_min, gate=gate)
+    options = ExportOptions(fp16=fp16, bf16=bf16, int8=int8, faces=faces, minimum=calib_min, gate=gate)
     with console.status("exporting") as status:
-        exported = export_checkpoint(ckpt, out, status.update, official=method is not None, wish=wish)
+        exported = export_checkpoint(ckpt, out, status.update, official=method is not None, options=options)
     _print(console, exported, gate)
     _build_engines(console, exported.bundle, engine, [target for target in targets.split(",") if target])
 
@@ -229,9 +229,9 @@ def _sensitivity_table(exported: Exported) -> Table:
     table = Table(title="the layers that INT8 hurts most, each alone")
     for heading in ("layer", "feature cosine", "|Δp|", ""):
         table.add_column(heading)
-    for damage in exported.int8.ranking[: max(5, len(exported.int8.floating))]:
-        left = "left float" if damage.layer in exported.int8.floating else ""
-        table.add_row(damage.layer, f"{damage.cosine:.5f}", f"{damage.delta:.2g}", left)
+    for sensitivity in exported.int8.ranking[: max(5, len(exported.int8.floating))]:
+        left = "left float" if sensitivity.layer in exported.int8.floating else ""
+        table.add_row(sensitivity.layer, f"{sensitivity.cosine:.5f}", f"{sensitivity.delta:.2g}", left)
     return table
 
 

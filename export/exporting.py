@@ -15,7 +15,7 @@ import torch
 
 from ..calibration.faces import MINIMUM, FaceClips
 from ..calibration.int8 import Int8, quantizations
-from ..calibration.sensitivity import plot_damage
+from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import Engine, computes_bf16, open_engine, present_providers
 from ..runtime.errors import DferError
@@ -28,7 +28,7 @@ from .deviations import describe_deviations
 from .fp16 import to_half
 from .graphs import trace_encoder, trace_head
 from .latency import Measurement, measure_provider, recommend
-from .parity import GATES, Parity, Trial, faces_trial, standard_trial
+from .parity import GATES, Parity, ReferenceOutputs, faces_reference, standard_reference
 
 Report = Callable[[str], object]
 
@@ -46,7 +46,7 @@ HEAD = "head.fp32.onnx"
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExportOptions:
     """What to export beside FP32, and how strictly.
 
     bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
@@ -78,7 +78,11 @@ class Exported:
 
 
 def export_checkpoint(
-    checkpoint: Path, out: Path, report: Report = lambda _: None, official: bool = False, wish: Wish | None = None
+    checkpoint: Path,
+    out: Path,
+    report: Report = lambda _: None,
+    official: bool = False,
+    options: ExportOptions | None = None,
 ) -> Exported:
     """Write the bundle of a checkpoint to the folder `out`; `report` hears of each step.
 
@@ -98,7 +102,7 @@ def export_checkpoint(
             "training": training,
         },
         report,
-        wish,
+        options,
     )
 
 
@@ -107,21 +111,21 @@ def export_method(
     out: Path,
     provenance: dict[str, object],
     report: Report = lambda _: None,
-    wish: Wish | None = None,
+    options: ExportOptions | None = None,
 ) -> Exported:
     """Write the bundle of a model in memory. See `export_checkpoint`."""
-    wish = wish or Wish()
-    if wish.int8 and wish.faces is None:
+    options = options or ExportOptions()
+    if options.int8 and options.faces is None:
         raise DferError("INT8 needs faces to measure ranges on; name videos or crops with --calib")
-    if wish.bf16 and not computes_bf16(BF16_PROVIDER):
+    if options.bf16 and not computes_bf16(BF16_PROVIDER):
         raise DferError(
             "--bf16 cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a "
             "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without --bf16"
         )
     method.eval()
     measured, kept = None, None
-    if wish.faces is not None:
-        measured, kept = read_faces(wish.faces, method.preprocessing.size, wish.minimum, report)
+    if options.faces is not None:
+        measured, kept = read_faces(options.faces, method.preprocessing.size, options.minimum, report)
     report("class matrix")
     with torch.inference_mode():
         class_matrix = method.class_matrix().clone()
@@ -130,24 +134,24 @@ def export_method(
     report("tracing the head")
     head = trace_head(method, class_matrix)
     report("asking PyTorch")
-    trials = [standard_trial(method), *([faces_trial(method, kept)] if kept else [])]
-    judge = _Judge(method, head, trials, wish.gate)
+    references = [standard_reference(method), *([faces_reference(method, kept)] if kept else [])]
+    checker = ParityChecker(method, head, references, options.gate)
     report("comparing fp32 with PyTorch")
-    judge.admit("fp32", encoder)
+    checker.admit("fp32", encoder)
     encoders: dict[str, dict[str, bytes]] = {"fp32": {"default": encoder}}
-    if wish.fp16:
+    if options.fp16:
         report("converting to fp16")
-        half = to_half(encoder, measured.frames[:64] if measured else trials[0].frames)
+        half = to_half(encoder, measured.frames[:64] if measured else references[0].frames)
         report("comparing fp16 with PyTorch")
-        judge.admit("fp16", half)
+        checker.admit("fp16", half)
         encoders["fp16"] = {"default": half}
-    if wish.bf16:
+    if options.bf16:
         report("comparing bf16 with PyTorch")
-        judge.admit("bf16", encoder)
+        checker.admit("bf16", encoder)
         encoders["bf16"] = {BF16_PROVIDER: encoder}
     int8 = None
-    if wish.int8 and measured is not None:
-        int8 = _quantize(judge, encoder, head, method.window, measured, out, report)
+    if options.int8 and measured is not None:
+        int8 = _quantize(checker, encoder, head, method.window, measured, out, report)
         encoders["int8"] = dict(int8.graphs)
     measurements: dict[str, dict[str, Measurement]] = {}
     if len(encoders) > 1:
@@ -155,7 +159,7 @@ def export_method(
             report(f"measuring on {provider}")
             found = {name: files.get(provider) or files.get("default") for name, files in encoders.items()}
             graphs = {name: graph for name, graph in found.items() if graph is not None}
-            measurements[provider] = measure_provider(provider, graphs, head, trials[-1])
+            measurements[provider] = measure_provider(provider, graphs, head, references[-1])
     manifest = Manifest(
         method=method.name,
         classes=method.classes,
@@ -163,13 +167,13 @@ def export_method(
         width=class_matrix.shape[1],
         scale=method.scale,
         preprocessing=method.preprocessing,
-        precisions={name: _describe(name, files, judge, measurements) for name, files in encoders.items()},
+        precisions={name: _describe(name, files, checker, measurements) for name, files in encoders.items()},
         provenance={
             **provenance,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "versions": {name: version(name) for name in ("dfer-edge", "torch", "onnx", "onnxruntime")},
         },
-        recommended=recommend(measurements, wish.gate),
+        recommended=recommend(measurements, options.gate),
     )
     matrix = io.BytesIO()
     np.save(matrix, class_matrix.numpy(), allow_pickle=False)
@@ -179,22 +183,22 @@ def export_method(
         files.update({file: graphs[family] for family, file in _names(name, graphs).items()})
     bundle = write_bundle(out, manifest, files)
     if int8 is not None:
-        plot_damage(list(int8.ranking), int8.floating, out.with_suffix(".int8.png"))
-    return Exported(bundle, judge.parity, measurements, int8)
+        plot_sensitivity(list(int8.ranking), int8.floating, out.with_suffix(".int8.png"))
+    return Exported(bundle, checker.parity, measurements, int8)
 
 
-class _Judge:
+class ParityChecker:
     """Holds graphs against what PyTorch said, on the CPU, BF16 by OpenVINO. parity: of what was admitted."""
 
-    def __init__(self, method: Method, head: bytes, trials: list[Trial], gate: str) -> None:
-        self._method, self._head, self._trials, self.gate = method, head, trials, gate
+    def __init__(self, method: Method, head: bytes, references: list[ReferenceOutputs], gate: str) -> None:
+        self._method, self._head, self._references, self.gate = method, head, references, gate
         self.parity: dict[str, Parity] = {}
 
     def measure(self, precision: str, encoder: bytes) -> Parity:
         """INT8 is judged on faces alone, of which its ranges were measured; the others on noise and drawn faces too."""
-        trials = self._trials[-1:] if precision == "int8" else self._trials
+        references = self._references[-1:] if precision == "int8" else self._references
         with _open(precision, encoder) as encoding, open_engine(self._head, "cpu") as classifying:
-            found = [trial.compare(encoding, classifying) for trial in trials]
+            found = [reference.compare(encoding, classifying) for reference in references]
         return found[0] if len(found) == 1 else found[0].worse(found[1])
 
     def admit(self, precision: str, encoder: bytes) -> None:
@@ -209,27 +213,27 @@ class _Judge:
             return "; the features agree, so it is the head"
         if precision == "bf16":  # no graph of its own to look into: the FP32 one agrees
             return "; this encoder needs more than BF16's 8 bits"
-        return describe_deviations(self._method, encoder, self._trials[-1].frames)
+        return describe_deviations(self._method, encoder, self._references[-1].frames)
 
 
 def _quantize(
-    judge: _Judge, encoder: bytes, head: bytes, window: int, faces: FaceClips, out: Path, report: Report
+    checker: ParityChecker, encoder: bytes, head: bytes, window: int, faces: FaceClips, out: Path, report: Report
 ) -> Int8:
     """The first INT8 encoder that passes on faces it has not seen; the CPU's variant stays only if it passes too."""
-    gate = GATES[judge.gate if judge.gate in GATES else "default"]["int8"]
+    gate = GATES[checker.gate if checker.gate in GATES else "default"]["int8"]
     wanted = (1 + gate.min_cosine) / 2  # midway to perfect: faces to come will be worse than those it was tuned on
     found = None
     for found in quantizations(encoder, head, window, faces, wanted, out.with_suffix(".ranges.json"), report):
         report(f"comparing int8 with PyTorch ({len(found.floating)} of {found.total} layers left float)")
-        if judge.measure("int8", found.graphs["default"]).passes("int8", judge.gate):
+        if checker.measure("int8", found.graphs["default"]).passes("int8", checker.gate):
             break
     if found is None:
         raise DferError(
             "int8 export refused: even with half of its layers left float this encoder loses too much; "
             "nothing was written. Export --fp16 instead"
         )
-    judge.admit("int8", found.graphs["default"])
-    if judge.measure("int8", found.graphs["cpu"]).passes("int8", judge.gate):
+    checker.admit("int8", found.graphs["default"])
+    if checker.measure("int8", found.graphs["cpu"]).passes("int8", checker.gate):
         return found
     return Int8({"default": found.graphs["default"]}, found.floating, found.ranking, found.kind, found.total)
 
@@ -246,14 +250,14 @@ def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
 def _describe(
     precision: str,
     families: Mapping[str, bytes],
-    judge: _Judge,
+    checker: ParityChecker,
     measurements: Mapping[str, Mapping[str, Measurement]],
 ) -> dict[str, object]:
     """A precision's entry in the manifest."""
     return {
         "files": {"encoder": _names(precision, families), "head": HEAD},
-        "gate": judge.gate,
-        "parity": judge.parity[precision].to_json(),
+        "gate": checker.gate,
+        "parity": checker.parity[precision].to_json(),
         "providers": {
             provider: found[precision].to_json() for provider, found in measurements.items() if precision in found
         },

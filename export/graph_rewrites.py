@@ -111,7 +111,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 
 @contextmanager
-def lean(graph: nn.Module) -> Iterator[None]:
+def rewritten(graph: nn.Module) -> Iterator[None]:
     """While tracing, the parts of a model are those that compute the same with less."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     replaced: list[tuple[nn.Module, str, nn.Module]] = []

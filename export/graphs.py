@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..train.methods import Method
-from .graph_rewrites import Pixels, lean
+from .graph_rewrites import Pixels, rewritten
 
 OPSET = 20  # static INT8 tools stop here
 
@@ -61,7 +61,7 @@ def trace_head(method: Method, class_matrix: Tensor) -> bytes:
 
 
 def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[bytes, Any]:
-    with lean(graph), warnings.catch_warnings():
+    with rewritten(graph), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
             graph.eval(),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..runtime.engines import Engine, open_engine
 from ..runtime.errors import DferError
-from .parity import Parity, Trial
+from .parity import Parity, ReferenceOutputs
 
 BATCHES = (1, 8)
 TURNS, BURST = 8, 5
@@ -34,7 +34,9 @@ class Measurement:
         return {"parity": self.parity.to_json(), "latency_ms": latency}
 
 
-def measure_provider(provider: str, graphs: Mapping[str, bytes], head: bytes, trial: Trial) -> dict[str, Measurement]:
+def measure_provider(
+    provider: str, graphs: Mapping[str, bytes], head: bytes, reference: ReferenceOutputs
+) -> dict[str, Measurement]:
     """Each precision's encoder on one provider; those that do not load or run there are left out.
 
     "bf16" is the graph it is given, computed in BF16.
@@ -49,11 +51,11 @@ def measure_provider(provider: str, graphs: Mapping[str, bytes], head: bytes, tr
         for precision, graph in graphs.items():
             try:
                 engine = stack.enter_context(open_engine(graph, provider, bf16=precision == "bf16"))
-                parities[precision] = trial.compare(engine, classifying)
+                parities[precision] = reference.compare(engine, classifying)
             except DferError:
                 continue
             engines[precision] = engine
-        latencies = measure_latency(engines, trial.frames.shape[1])
+        latencies = measure_latency(engines, reference.frames.shape[1])
     return {precision: Measurement(parities[precision], latencies[precision]) for precision in engines}
 
 

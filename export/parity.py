@@ -116,7 +116,7 @@ class Parity:
 
 
 @dataclass(frozen=True)
-class Trial:
+class ReferenceOutputs:
     """Frames, and what PyTorch says of them.
 
     frames: uint8 [N,H,W,3]. windows: which frames make each window, int64 [W,T]. features: float32 [N,D].
@@ -154,22 +154,22 @@ class Trial:
 
 def ask_torch(
     method: Method, frames: NDArray[np.uint8], windows: NDArray[np.int64], labels: Sequence[str | None] = ()
-) -> Trial:
+) -> ReferenceOutputs:
     """What the model says of crops uint8 [N,H,W,3] in windows int64 [W,T]; labels it has no class for are left out."""
     with torch.inference_mode():
         features = torch.cat([method.encode_frames(torch.from_numpy(part)) for part in batches(frames, 16)])
         probabilities = method.logits(features[torch.from_numpy(windows)]).softmax(dim=-1).numpy()
     classes = list(method.classes)
     known = [classes.index(label) if label in classes else -1 for label in labels] or [-1] * len(windows)
-    return Trial(frames, windows, features.numpy(), probabilities, np.array(known, np.int64), method.classes)
+    return ReferenceOutputs(frames, windows, features.numpy(), probabilities, np.array(known, np.int64), method.classes)
 
 
-def standard_trial(method: Method) -> Trial:
+def standard_reference(method: Method) -> ReferenceOutputs:
     """The model on noise and three procedural faces in motion."""
-    return _trial_of_windows(method, parity_frames(method.preprocessing.size, method.window))
+    return _reference_of_windows(method, parity_frames(method.preprocessing.size, method.window))
 
 
-def faces_trial(method: Method, faces: FaceClips) -> Trial:
+def faces_reference(method: Method, faces: FaceClips) -> ReferenceOutputs:
     """The model on faces that ranges were not measured on."""
     return ask_torch(method, faces.frames, faces.windows(method.window), faces.labels)
 
@@ -185,11 +185,11 @@ def parity_frames(size: int, window: int) -> NDArray[np.uint8]:
 
 def measure_parity(method: Method, encoder: bytes, head: bytes, windows: NDArray[np.uint8], batch: int = 16) -> Parity:
     """Run both sides on windows of crops uint8 [N,T,H,W,3]; the graphs on ONNX Runtime's CPU provider."""
-    trial = _trial_of_windows(method, windows)
+    reference = _reference_of_windows(method, windows)
     with open_engine(encoder, "cpu") as encoding, open_engine(head, "cpu") as classifying:
-        return trial.compare(encoding, classifying, batch)
+        return reference.compare(encoding, classifying, batch)
 
 
-def _trial_of_windows(method: Method, windows: NDArray[np.uint8]) -> Trial:
+def _reference_of_windows(method: Method, windows: NDArray[np.uint8]) -> ReferenceOutputs:
     frames = windows.reshape(-1, *windows.shape[2:])
     return ask_torch(method, frames, np.arange(len(frames)).reshape(windows.shape[:2]))

@@ -1,4 +1,4 @@
-"""What the runtime says: one row per track and sampled frame."""
+"""What the runtime says: predictions, one per track and sampled frame, and the steps of a stream that hold them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-State = Literal["warming", "steady"]
+from .sources.frames import Frame
+
+State = Literal["warmup", "ready"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Prediction:
     source: name of the source, without credentials. frame: index in the source, from 0. time: media time, seconds.
     track_id: which face, per source. box: x, y, width, height in pixels of the source.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
-    state: "warming" while the window is not filled and its beginning is padded, then "steady".
+    state: "warmup" while the window is not filled and its beginning is padded, then "ready".
     label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while).
     """
 
@@ -46,3 +48,22 @@ class Prediction:
         """How undecided the probabilities are, in nats: 0 for one certain class, ln C when all are equal."""
         certain = self.probabilities[self.probabilities > 0].astype(np.float64)
         return max(0.0, float(-(certain * np.log(certain)).sum()))
+
+
+@dataclass(frozen=True)
+class VisibleFace:
+    """A face in a frame: its track, where it is by now, and what was last read from it."""
+
+    track_id: int
+    box: tuple[float, float, float, float]
+    prediction: Prediction | None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view."""
+
+    source: str
+    frame: Frame
+    predictions: tuple[Prediction, ...]
+    faces: tuple[VisibleFace, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -19,24 +18,14 @@ from .faces.alignment import align
 from .faces.detection import FaceDetector
 from .machine import default_threads
 from .pipeline.feature_window import FeatureWindow
-from .pipeline.scheduler import Pacer
-from .pipeline.stream import Finder, Search, View, VisibleFace, Waiting
-from .predictions import Prediction
-from .sources import Feed, Feeds, Frame, Place, Source, open_sources
+from .pipeline.scheduler import Scheduler
+from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, StreamState
+from .predictions import Prediction, Step
+from .sources import Source, SourceReader, SourceReaders, SourceSpec, open_sources
 from .timing import Stopwatch
 
 _LARGEST_BATCH = 16
 """Faces in one call of the encoder: more are no faster per face, and take memory."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view."""
-
-    source: str
-    frame: Frame
-    predictions: tuple[Prediction, ...]
-    faces: tuple[VisibleFace, ...]
 
 
 class Recognizer:
@@ -81,7 +70,7 @@ class Recognizer:
         self.min_face, self.detect_every = min_face, detect_every
         self.threads = default_threads(0) if threads is None else threads
         self.stopwatch = Stopwatch()
-        self.pacer = Pacer(1 / fps)
+        self.scheduler = Scheduler(1 / fps)
         self.precision, self.encoder, self.head = self._open_engines(provider, precision)
         self._try_engines()
 
@@ -95,20 +84,20 @@ class Recognizer:
         """What really runs the encoder."""
         return self.encoder.provider
 
-    def stream(self, *places: Place) -> Iterator[Prediction]:
+    def stream(self, *specs: SourceSpec) -> Iterator[Prediction]:
         """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side."""
-        for step in self.steps(*open_sources(places, self.fps, self.warn)):
+        for step in self.steps(*open_sources(specs, self.fps, self.warn)):
             yield from step.predictions
 
     def steps(self, *sources: Source) -> Iterator[Step]:
         """Every frame of open sources with what was seen in it; memory does not grow with their length."""
-        with Feeds(sources) as feeds:
-            yield from self.follow(feeds)
+        with SourceReaders(sources) as readers:
+            yield from self.follow(readers)
 
     def follow(
         self,
-        feeds: Feeds,
-        boxes: Sequence[Finder] | None = None,
+        readers: SourceReaders,
+        boxes: Sequence[FaceProvider] | None = None,
         refine: Callable[[Prediction], Prediction] = lambda prediction: prediction,
     ) -> Iterator[Step]:
         """Every frame that is taken of sources being read, with what was seen in it.
@@ -116,51 +105,54 @@ class Recognizer:
         boxes: per source, what says where its faces are in place of the detector (`boxes.read_boxes`).
         refine: makes the final form of every prediction (`Smoother.refine`).
         """
-        finders = boxes or [Search(self._detector(), self.detect_every) for _ in feeds.feeds]
-        views = [self._view(feed, finder) for feed, finder in zip(feeds.feeds, finders, strict=True)]
-        for tick in feeds.ticks():
-            waiting: list[Waiting] = []
-            for feed, frame in tick:
+        face_providers = boxes or [DetectionScheduler(self._detector(), self.detect_every) for _ in readers.readers]
+        streams = [
+            self._open_stream(reader, face_provider)
+            for reader, face_provider in zip(readers.readers, face_providers, strict=True)
+        ]
+        for batch in readers.batches():
+            requests: list[EncodeRequest] = []
+            for reader, frame in batch:
                 self.stopwatch.add("decode", frame.decode)
-                waiting.extend(views[feed.number].look(frame))
-            made = self._predict(self.pacer.choose(waiting), refine)
-            for feed, frame in tick:
-                view = views[feed.number]
-                predictions = tuple(made.pop(view, ()))
-                yield Step(feed.name, frame, predictions, view.visible(frame.time))
+                requests.extend(streams[reader.number].process(frame))
+            made = self._predict(self.scheduler.choose(requests), refine)
+            for reader, frame in batch:
+                stream = streams[reader.number]
+                predictions = tuple(made.pop(stream, ()))
+                yield Step(reader.name, frame, predictions, stream.visible(frame.time))
                 if predictions:
                     self.stopwatch.add("total", monotonic() - frame.arrived)
-        for view in views:
-            view.finish()
+        for stream in streams:
+            stream.finish()
 
     def _detector(self) -> FaceDetector:
         return FaceDetector(min_score=0.4, min_face=self.min_face)  # weak ones keep tracks alive, but begin none
 
-    def _view(self, feed: Feed, finder: Finder) -> View:
+    def _open_stream(self, reader: SourceReader, face_provider: FaceProvider) -> StreamState:
         fps = self.fps
-        if feed.rate is not None and feed.rate < fps:
-            fps = feed.rate
-            self.warn(f"{feed.name}: has {fps:g} frames per second; --fps {self.fps:g} is lowered to that")
+        if reader.rate is not None and reader.rate < fps:
+            fps = reader.rate
+            self.warn(f"{reader.name}: has {fps:g} frames per second; --fps {self.fps:g} is lowered to that")
             if self.window * fps < 2:
                 raise DferError(
-                    f"{feed.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
+                    f"{reader.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
                 )
-        return View(
-            feed.name,
-            feed.live,
+        return StreamState(
+            reader.name,
+            reader.live,
             1 / fps,
-            finder=finder,
+            face_provider=face_provider,
             max_faces=self.max_faces,
             open_window=partial(FeatureWindow, self.bundle.manifest.window, self.window, 1 / fps),
-            pacer=self.pacer,
+            scheduler=self.scheduler,
             watch=self.stopwatch,
         )
 
     def _predict(
-        self, chosen: list[Waiting], refine: Callable[[Prediction], Prediction]
-    ) -> dict[View, list[Prediction]]:
+        self, chosen: list[EncodeRequest], refine: Callable[[Prediction], Prediction]
+    ) -> dict[StreamState, list[Prediction]]:
         """Encode faces of any sources, each once; read all windows that now end with them."""
-        made: dict[View, list[Prediction]] = {}
+        made: dict[StreamState, list[Prediction]] = {}
         size = self.bundle.manifest.preprocessing.size
         for start in range(0, len(chosen), _LARGEST_BATCH):
             batch = chosen[start : start + _LARGEST_BATCH]
@@ -170,23 +162,23 @@ class Recognizer:
             features = self.encode(crops)
             spent = perf_counter() - begun
             self.stopwatch.add("encode", spent)
-            self.pacer.learn(spent, len(batch))
+            self.scheduler.learn(spent, len(batch))
             with self.stopwatch.time("head"):
-                windows = [one.view.push(one, feature) for one, feature in zip(batch, features, strict=True)]
+                windows = [one.stream.push(one, feature) for one, feature in zip(batch, features, strict=True)]
                 rows = self.classify(np.stack([window.stack() for window in windows]))
             for one, window, row in zip(batch, windows, rows, strict=True):
                 prediction = Prediction(
-                    source=one.view.source,
+                    source=one.stream.source,
                     frame=one.frame.index,
                     time=one.frame.time,
                     track_id=one.track.id,
                     box=one.track.face.box,
                     probabilities=row,
                     classes=self.classes,
-                    state="warming" if window.warming else "steady",
+                    state="warmup" if window.warmup else "ready",
                 )
-                one.subject.prediction = refine(prediction)
-                made.setdefault(one.view, []).append(one.subject.prediction)
+                one.state.prediction = refine(prediction)
+                made.setdefault(one.stream, []).append(one.state.prediction)
         return made
 
     def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:
@@ -219,7 +211,7 @@ class Recognizer:
             )
         begun = perf_counter()
         self.encode(np.zeros((1, size, size, 3), np.uint8))
-        self.pacer.learn(perf_counter() - begun, 1)
+        self.scheduler.learn(perf_counter() - begun, 1)
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""

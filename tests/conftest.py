@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.procedural.expressions import Course
+from dfer.runtime.procedural.expressions import ExpressionCurve
 from helpers import Pipeline, write_video
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -68,12 +68,12 @@ def face_frames() -> list[np.ndarray]:
     """Three seconds of one smiling procedural face, 24 frames a second, RGB uint8 [240,320,3]."""
     rng = np.random.default_rng(3)
     identity = Identity.sample(rng)
-    course = Course.sample("happiness", 3.0, rng)
+    curve = ExpressionCurve.sample("happiness", 3.0, rng)
     scene = draw_background(identity, 240, 320)
     frames = []
     for index in range(72):
         frame = scene.copy()
-        draw_face(frame, identity, *course.at(index / 24), (150 + index / 3, 130), 120)
+        draw_face(frame, identity, *curve.at(index / 24), (150 + index / 3, 130), 120)
         frames.append(frame)
     return frames
 

@@ -11,7 +11,7 @@ import numpy as np
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.faces.tracking import Tracker
 from dfer.runtime.procedural import Identity, draw_background, draw_face
-from dfer.runtime.procedural.expressions import Course
+from dfer.runtime.procedural.expressions import ExpressionCurve
 
 SIZE, RATE = (360, 640), 25
 LABELS = ("happiness", "sadness", "anger", "surprise", "disgust", "fear", "neutral")
@@ -23,13 +23,13 @@ class Person:
     def __init__(self, seed: list[int], height: float, level: float, path: list[tuple[float, float]]) -> None:
         rng = np.random.default_rng(seed)
         self.identity, self.height, self.level, self.path = Identity.sample(rng), height, level, path
-        self.courses = [Course.sample(str(rng.choice(LABELS)), 2.0, rng) for _ in range(3)]
+        self.curves = [ExpressionCurve.sample(str(rng.choice(LABELS)), 2.0, rng) for _ in range(3)]
 
     def x(self, t: float) -> float:
         return float(np.interp(t, *zip(*self.path, strict=True)))
 
     def draw(self, image: np.ndarray, t: float) -> np.ndarray:
-        units, pose = self.courses[int(t // 2)].at(t % 2)
+        units, pose = self.curves[int(t // 2)].at(t % 2)
         return draw_face(image, self.identity, units, pose, (self.x(t), self.level), self.height)
 
 

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.runtime.predictions import Prediction
-from dfer.runtime.recognizer import Step, VisibleFace
+from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 from dfer.runtime.timing import StageTimes
 from dfer.runtime.web import WebPage
@@ -56,7 +55,7 @@ def make_step(
             box=BOX,
             probabilities=shares,
             classes=EXPRESSIONS,
-            state="steady",
+            state="ready",
         )
         for track in tracks
     )

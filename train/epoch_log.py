@@ -10,7 +10,7 @@ from ..runtime.errors import require
 from .training import Epoch
 
 
-class Journal:
+class EpochLog:
     """Appends to `path`; with `tensorboard` a folder, also draws loss, learning rate, WAR and UAR over epochs there.
 
     Raises DferError when TensorBoard is asked for and absent.

@@ -84,7 +84,7 @@ class PretrainSettings:
     mixup: float = 0.2
     balance: float = 0.6
     average: float = 0.998
-    jitter: float = 1.0
+    affine: float = 1.0
     seed: int = 0
 
 
@@ -191,7 +191,7 @@ def _batches(
         for (images, _), count, odd in zip(sources, counts, odds, strict=True):
             for index in rng.choice(len(odd), count, p=odd):
                 one = images.frames[index : index + 1]
-                views.append(augmented_view(one, size, rng, erase=0.25, jitter=settings.jitter)[0])
+                views.append(augmented_view(one, size, rng, erase=0.25, affine=settings.affine)[0])
                 targets.append(images.targets[index])
         return torch.from_numpy(np.stack(views)), torch.from_numpy(np.stack(targets))
 

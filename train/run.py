@@ -22,7 +22,7 @@ from .data.choice import DataChoice
 from .data.features import Extraction, FeatureSet, stored_features
 from .data.stills import StillClips
 from .data.subsets import Subset, split_validation
-from .epoch_log import Journal
+from .epoch_log import EpochLog
 from .fabric import start_fabric
 from .methods import Method, method_classes
 from .methods.align_dfer import AlignDfer
@@ -160,11 +160,11 @@ class _Run:
         trainer = Trainer(method, phases, training, validation, settings, fabric, state, record)
         task = self._progress.add_task("training", total=sum(phase.epochs for phase in phases), note="")
         writes = fabric.global_rank == 0
-        journal = Journal(out.with_suffix(".jsonl"), options.tensorboard, append=resume) if writes else None
+        epoch_log = EpochLog(out.with_suffix(".jsonl"), options.tensorboard, append=resume) if writes else None
 
         def on_epoch(epoch: Epoch) -> None:
-            if journal is not None:
-                journal.write(epoch)
+            if epoch_log is not None:
+                epoch_log.write(epoch)
             steps = [phase.step for phase in phases]
             before = sum(phase.epochs for phase in phases[: steps.index(epoch.step)])
             note = f"{epoch.step}, loss {epoch.loss:.3f}, WAR {epoch.war:.3f}, UAR {epoch.uar:.3f}"
@@ -182,8 +182,8 @@ class _Run:
                 save_checkpoint(method, out.with_suffix(".last.pt"), record)
 
         trainer.run(resume, on_epoch, on_step, on_end)
-        if journal is not None:
-            journal.close()
+        if epoch_log is not None:
+            epoch_log.close()
             state.unlink(missing_ok=True)
         return trainer.results
 

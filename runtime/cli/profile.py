@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..profiling.comparison import Change
     from ..profiling.profiler import Progress
-    from ..profiling.report import Leg, Report
+    from ..profiling.report import Measurement, Report
     from ..recognizer import Recognizer
 
 EPILOG = """\b
@@ -162,8 +162,8 @@ def _film_demo(folder: Path, progress: Progress) -> str:
 def _show(console: Console, report: Report, changes: Sequence[Change], other: Sequence[str]) -> None:
     from ..profiling.html import headlines
 
-    for leg in report.legs:
-        console.print(_leg_table(leg))
+    for measured in report.measurements:
+        console.print(_leg_table(measured))
     console.print(_batch_table(report))
     for line in (*headlines(report), *report.notes):
         console.print(line, soft_wrap=True, markup=False)
@@ -173,20 +173,21 @@ def _show(console: Console, report: Report, changes: Sequence[Change], other: Se
         console.print(_change_table(changes))
 
 
-def _leg_table(leg: Leg) -> Table:
+def _leg_table(measured: Measurement) -> Table:
     from rich.table import Table
 
     from ..profiling.report import stage_times
 
-    unit = "frames" if leg.part == "pipeline" else "queries"
-    dropped = f", {leg.dropped} dropped" if leg.dropped else ""
+    unit = "frames" if measured.part == "pipeline" else "queries"
+    dropped = f", {measured.dropped} dropped" if measured.dropped else ""
     table = Table(
-        title=f"{leg.part}, {leg.pace}: {leg.runs} {unit} in {leg.seconds:.1f} s, {leg.rate:.1f}/s{dropped} (ms)"
+        title=f"{measured.part}, {measured.arrival}: {measured.runs} {unit} in {measured.seconds:.1f} s, "
+        f"{measured.rate:.1f}/s{dropped} (ms)"
     )
     table.add_column("stage")
     for heading in ("n", "mean", "p50", "p90", "p95", "p99", "max"):
         table.add_column(heading, justify="right")
-    for samples, mark in ((leg.warm_up, " (warm-up)"), (leg.steady, "")):
+    for samples, mark in ((measured.warm_up, " (warm-up)"), (measured.steady, "")):
         rows = stage_times(samples)
         for row in rows:
             figures = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)

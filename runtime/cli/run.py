@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..outputs.writer import OutputPaths
     from ..recognizer import Recognizer
-    from ..sources import Place
+    from ..sources import SourceSpec
 
 DEMO_FOLDER = Path("demo-output")
 DEMO_CLIP = "clip.mp4"
@@ -157,7 +157,7 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     sys.exit(3 if failed else 0)
 
 
-def _run(places: tuple[Place, ...], demo: bool, port: int | None, options: dict[str, Any]) -> bool:
+def _run(places: tuple[SourceSpec, ...], demo: bool, port: int | None, options: dict[str, Any]) -> bool:
     """Open everything, read, report; whether some source failed on the way."""
     from rich.console import Console
 
@@ -165,7 +165,7 @@ def _run(places: tuple[Place, ...], demo: bool, port: int | None, options: dict[
     from ..outputs.writer import OutputPaths
     from ..pipeline.class_map import ClassMap
     from ..pipeline.smoothing import Smoother
-    from ..sources import Feeds, expand, open_sources
+    from ..sources import SourceReaders, expand, open_sources
     from .runner import Run
 
     paths = OutputPaths(*(options[f"{kind}_path"] for kind in ("csv", "jsonl", "video", "plot")))
@@ -203,9 +203,9 @@ def _run(places: tuple[Place, ...], demo: bool, port: int | None, options: dict[
             fps=options["camera_fps"],
             reconnect_tries=options["reconnect_tries"],
         )
-        feeds = stack.enter_context(Feeds(opened, realtime=options["realtime"]))
-        boxes = options["boxes_path"] and read_boxes(options["boxes_path"], [feed.name for feed in feeds.feeds])
-        run = Run(recognizer, smoother, feeds, paths, told, boxes=boxes, show=options["show"], page=page, keep=demo)
+        readers = stack.enter_context(SourceReaders(opened, realtime=options["realtime"]))
+        boxes = options["boxes_path"] and read_boxes(options["boxes_path"], [reader.name for reader in readers.readers])
+        run = Run(recognizer, smoother, readers, paths, told, boxes=boxes, show=options["show"], page=page, keep=demo)
         run.report(run.read())
         failures = run.failures()
     for name, reason in failures.items():

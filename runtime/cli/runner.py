@@ -18,8 +18,9 @@ from ..predictions import Prediction
 if TYPE_CHECKING:
     from ..faces.boxes import GivenBoxes
     from ..pipeline.smoothing import Smoother
-    from ..recognizer import Recognizer, Step
-    from ..sources import Feed, Feeds
+    from ..predictions import Step
+    from ..recognizer import Recognizer
+    from ..sources import SourceReader, SourceReaders
     from ..web import WebPage
 
 
@@ -34,7 +35,7 @@ class Run:
         self,
         recognizer: Recognizer,
         smoother: Smoother,
-        feeds: Feeds,
+        readers: SourceReaders,
         paths: OutputPaths,
         console: Console,
         *,
@@ -43,7 +44,7 @@ class Run:
         page: WebPage | None = None,
         keep: bool = False,
     ) -> None:
-        self._recognizer, self._smoother, self._feeds, self._paths = recognizer, smoother, feeds, paths
+        self._recognizer, self._smoother, self._readers, self._paths = recognizer, smoother, readers, paths
         self._boxes = boxes
         self._console, self._show, self._page, self._keep = console, show, page, keep
         self._kept: list[Prediction] = []
@@ -51,7 +52,7 @@ class Run:
 
     def read(self) -> Outputs:
         """Read to the end of all sources, to Ctrl-C, or until the window is closed. Raises DferError when one fails."""
-        names = [feed.name for feed in self._feeds.feeds]
+        names = [reader.name for reader in self._readers.readers]
         watch = self._recognizer.stopwatch
         with ExitStack() as stack:
             window = None
@@ -59,16 +60,16 @@ class Run:
                 from ..outputs.window import Window
 
                 window = stack.enter_context(Window(names))
-            rates = {feed.name: feed.rate for feed in self._feeds.feeds}
+            rates = {reader.name: reader.rate for reader in self._readers.readers}
             header = run_header(self._recognizer, self._smoother.classes, names)
             outputs = Outputs(self._paths, self._smoother.classes, rates, watch, header=header, window=window)
             stack.enter_context(outputs)
-            tell = stack.enter_context(_progress(self._console, self._feeds.feeds))
+            tell = stack.enter_context(_progress(self._console, self._readers.readers))
             try:
-                for step in self._recognizer.follow(self._feeds, self._boxes, self._smoother.refine):
+                for step in self._recognizer.follow(self._readers, self._boxes, self._smoother.refine):
                     outputs.write(step)
                     if self._page is not None:
-                        self._page.show(step, watch.report, self._feeds.feeds)
+                        self._page.show(step, watch.report, self._readers.readers)
                     for prediction in step.predictions:
                         self.summary.add(prediction)
                     if self._keep:
@@ -82,29 +83,31 @@ class Run:
 
     def report(self, outputs: Outputs) -> None:
         """Print what was found, how long it took, and which files there are now."""
-        console, pacer = self._console, self._recognizer.pacer
+        console, scheduler = self._console, self._recognizer.scheduler
         if self._kept:
             console.print(predictions_table(self._kept, every=1.0))
         console.print(self.summary.table() if self.summary.predictions else "no face was found")
         console.print(stages_table(self._recognizer.stopwatch))
-        for feed in self._feeds.feeds:
-            if feed.dropped:
-                console.print(f"{feed.name}: {feed.dropped} frames came too soon and were dropped", markup=False)
-        if pacer.shed:
+        for reader in self._readers.readers:
+            if reader.dropped:
+                console.print(f"{reader.name}: {reader.dropped} frames came too soon and were dropped", markup=False)
+        if scheduler.skipped:
             console.print(
-                f"too much for this machine: {pacer.shed_share:.0%} of the live samples were left out, so faces were "
-                "read less often; a lower --fps, --max-faces or a smaller model would fit"
+                f"too much for this machine: {scheduler.skipped_share:.0%} of the live samples were left out, so faces "
+                "were read less often; a lower --fps, --max-faces or a smaller model would fit"
             )
         for line in outputs.written():
             console.print(f"wrote {line}", soft_wrap=True, markup=False)
 
     def failures(self) -> Mapping[str, str]:
         """Of several sources, those that failed on the way, and why."""
-        return {feed.name: feed.error for feed in self._feeds.feeds if feed.state == "failed" and feed.error}
+        return {
+            reader.name: reader.error for reader in self._readers.readers if reader.state == "failed" and reader.error
+        }
 
 
 @contextmanager
-def _progress(console: Console, feeds: tuple[Feed, ...]) -> Iterator[Callable[[Step], None]]:
+def _progress(console: Console, readers: tuple[SourceReader, ...]) -> Iterator[Callable[[Step], None]]:
     """A bar per source; gives the function to call after each step."""
     columns = (
         TextColumn("{task.description}"),
@@ -114,15 +117,15 @@ def _progress(console: Console, feeds: tuple[Feed, ...]) -> Iterator[Callable[[S
         TextColumn("{task.fields[now]}"),
     )
     with Progress(*columns, console=console) as progress:
-        tasks: dict[str, tuple[Feed, TaskID]] = {}
-        for feed in feeds:
-            name = escape(feed.name.rsplit("/", 1)[-1])
-            tasks[feed.name] = feed, progress.add_task(f"reading {name}", total=feed.count, now="")
+        tasks: dict[str, tuple[SourceReader, TaskID]] = {}
+        for reader in readers:
+            name = escape(reader.name.rsplit("/", 1)[-1])
+            tasks[reader.name] = reader, progress.add_task(f"reading {name}", total=reader.count, now="")
 
         def tell(step: Step) -> None:
-            feed, task = tasks[step.source]
+            reader, task = tasks[step.source]
             if step.predictions:
-                state = "" if feed.state == "running" else f"[{feed.state}]  "
+                state = "" if reader.state == "running" else f"[{reader.state}]  "
                 now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
                 progress.update(task, now=escape(state + now))
             progress.advance(task)

@@ -40,7 +40,7 @@ class GivenBoxes:
         self._used = False
         self._detector = FaceDetector(min_score=0.5)
 
-    def due(self, index: int, time: float, wanted: bool = True) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool = True) -> bool:
         """Whether the file has boxes for this frame. Ask once per frame, in order, then `detect` where it has."""
         now = index if self._by_frame else time + _TIME_SLACK
         self._due = []
@@ -74,7 +74,7 @@ class GivenBoxes:
         if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
             size = f"{image.shape[1]}×{image.shape[0]}"
             raise DferError(f"{self._place}, line {row.line}: the box lies outside the picture, which is {size}")
-        found = self._detector.look_into(image, row.box)
+        found = self._detector.refine_landmarks(image, row.box)
         landmarks = _average_landmarks(row.box) if found is None else found
         return GivenFace(row.box, landmarks, 1.0, row.id)
 

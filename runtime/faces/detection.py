@@ -107,12 +107,12 @@ class FaceDetector:
             if min(w, h) < self._min_face:
                 continue
             if self._min_face and face.size * shrink < _SHARP:
-                landmarks = self.look_into(image, face.box)
+                landmarks = self.refine_landmarks(image, face.box)
                 face = face if landmarks is None else replace(face, landmarks=landmarks)
             faces.append(face)
         return sorted(faces, key=lambda face: face.size, reverse=True)
 
-    def look_into(self, image: NDArray[np.uint8], box: Box) -> NDArray[np.float32] | None:
+    def refine_landmarks(self, image: NDArray[np.uint8], box: Box) -> NDArray[np.float32] | None:
         """Landmarks [5,2] of the face that fills a box of an RGB image best, from a close-up; None without one."""
         x, y, width, height = box
         side = max(width, height) * (1 + 2 * _AROUND)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detection import Face, GivenFace
-from .optical_flow import Move
+from .optical_flow import SimilarityMotion
 
 _STILL = 0.2  # hertz, the cutoff for a face at rest: lower is steadier
 _SPEED = 5.0  # hertz that the cutoff rises per face size a second: higher follows sooner
@@ -18,7 +18,7 @@ _SHORTEST = 1e-3  # seconds between two moments; time stamps are no finer
 _LONGEST_GAP = 0.5  # seconds without the face after which what was known of it no longer helps
 
 
-class SteadyFace:
+class LandmarkFilter:
     """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012) over landmarks, centre and size of one face.
 
     Each point has its own cutoff, which rises with its speed. Speeds are in face sizes per second, so near and far
@@ -52,11 +52,11 @@ class SteadyFace:
         self.face = replace(face, box=box, landmarks=self._points[:5].astype(np.float32))
         return self.face
 
-    def carry(self, move: Move) -> Face:
+    def carry(self, motion: SimilarityMotion) -> Face:
         """Move along with what moved the face since the last picture."""
-        self._points[:6] = move.points(self._points[:6])
-        self._points[6] *= move.scale
-        self.face = move.face(self.face)
+        self._points[:6] = motion.points(self._points[:6])
+        self._points[6] *= motion.scale
+        self.face = motion.face(self.face)
         return self.face
 
 

@@ -21,7 +21,7 @@ _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 5, 0.03)
 
 
 @dataclass(frozen=True)
-class Move:
+class SimilarityMotion:
     """A shift (x, y), in pixels, of what then grows `scale` times about its `centre`."""
 
     centre: tuple[float, float]
@@ -41,7 +41,7 @@ class Move:
         return replace(face, box=(left, top, width * self.scale, height * self.scale), landmarks=landmarks)
 
 
-class Motion:
+class MedianFlow:
     """Follows boxes from picture to picture by Median Flow (Kalal, Mikolajczyk, Matas 2010, "Forward-Backward Error").
 
     A grid of points inside each box is followed by pyramidal Lucas–Kanade, forth and back. Points that do not return to
@@ -54,7 +54,7 @@ class Motion:
         self._last: NDArray[np.uint8] | None = None
         self._shape: tuple[int, ...] = ()
 
-    def follow(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[Move | None]:
+    def follow(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> list[SimilarityMotion | None]:
         """How each box of the previous picture moved until this one, RGB [H,W,3]; None where that cannot be told.
 
         Nothing can be told at the first picture, nor where the size of the pictures changes.
@@ -77,12 +77,12 @@ class Motion:
         error = np.linalg.norm(back - start, axis=1)
         good = found & found_back & (error < _RETURN) & clear.ravel()
         count = clear.shape[1]
-        moves: list[Move | None] = []
+        motions: list[SimilarityMotion | None] = []
         for index, box in enumerate(boxes):
             part = slice(index * count, (index + 1) * count)
             kept = good[part] & (error[part] <= np.median(error[part]))
-            moves.append(_median_move(box, start[part][kept] * zoom, there[part][kept] * zoom))
-        return moves
+            motions.append(_median_motion(box, start[part][kept] * zoom, there[part][kept] * zoom))
+        return motions
 
 
 def _flow(
@@ -95,7 +95,7 @@ def _flow(
     return np.asarray(there, np.float32), np.asarray(found).ravel() > 0
 
 
-def _median_move(box: Box, start: NDArray[np.float32], there: NDArray[np.float32]) -> Move | None:
+def _median_motion(box: Box, start: NDArray[np.float32], there: NDArray[np.float32]) -> SimilarityMotion | None:
     if len(start) < _FEWEST:
         return None
     shifts = there - start
@@ -111,7 +111,7 @@ def _median_move(box: Box, start: NDArray[np.float32], there: NDArray[np.float32
     centre = box[0] + box[2] / 2, box[1] + box[3] / 2
     # The points' own mean lies beside the box's centre when some were dropped.
     lever = (np.array(centre) - start.mean(axis=0)) * (scale - 1)
-    return Move(centre, (float(shift[0] + lever[0]), float(shift[1] + lever[1])), scale)
+    return SimilarityMotion(centre, (float(shift[0] + lever[0]), float(shift[1] + lever[1])), scale)
 
 
 def _grid(box: Box) -> NDArray[np.float64]:

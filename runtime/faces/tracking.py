@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .color_histogram import Look, difference, look_at
+from .color_histogram import ColorHistogram, color_histogram, hellinger_distance
 from .detection import Box as Box
 from .detection import Face, GivenFace
-from .one_euro import SteadyFace
-from .optical_flow import Motion, Move
+from .one_euro import LandmarkFilter
+from .optical_flow import MedianFlow, SimilarityMotion
 
 _FARTHEST = 1.5  # face sizes between where a face was awaited and where it is found
 _LIKEST_SIZES = 2.5  # ratio of two boxes' areas that can still be one face
@@ -38,14 +38,14 @@ class Track:
     time: float
     seen: float = field(init=False)
     velocity: tuple[float, float] = (0.0, 0.0)
-    _steady: SteadyFace = field(init=False, repr=False)
+    _filter: LandmarkFilter = field(init=False, repr=False)
     _place: tuple[float, float] = field(init=False, repr=False)  # the centre when last detected
-    _look: Look | None = field(default=None, init=False, repr=False)
-    _looks: int = field(default=0, init=False, repr=False)
+    _histogram: ColorHistogram | None = field(default=None, init=False, repr=False)
+    _samples: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.seen = self.time
-        self._steady = SteadyFace(self.face, self.time)
+        self._filter = LandmarkFilter(self.face, self.time)
         self._place = _centre(self.face.box)
 
     def box_at(self, time: float) -> Box:
@@ -54,16 +54,16 @@ class Track:
         far = _GLIDE * (1 - math.exp(-max(time - self.time, 0.0) / _GLIDE))
         return x + self.velocity[0] * far, y + self.velocity[1] * far, width, height
 
-    def _carry(self, move: Move | None, time: float) -> None:
-        if move is None:
+    def _carry(self, motion: SimilarityMotion | None, time: float) -> None:
+        if motion is None:
             now, then = self.box_at(time), self.face.box
-            move = Move(_centre(then), (now[0] - then[0], now[1] - then[1]))
-        self.face, self.time = self._steady.carry(move), time
+            motion = SimilarityMotion(_centre(then), (now[0] - then[0], now[1] - then[1]))
+        self.face, self.time = self._filter.carry(motion), time
 
-    def _detected(self, face: Face, time: float, look: Look | None, alone: bool) -> None:
+    def _detected(self, face: Face, time: float, histogram: ColorHistogram | None, alone: bool) -> None:
         """Take a detection. `alone`: no other face is so near that box and look may be partly theirs."""
         elapsed = time - self.seen
-        self.face = self._steady.update(face, time)
+        self.face = self._filter.update(face, time)
         place = _centre(self.face.box)
         if elapsed > 0 and alone:
             new = 1 - math.exp(-elapsed / _VELOCITY_MEMORY)
@@ -72,12 +72,16 @@ class Track:
                 self.velocity[1] + new * ((place[1] - self._place[1]) / elapsed - self.velocity[1]),
             )
         self._place, self.time, self.seen = place, time, time
-        if look is not None and (alone or self._look is None):
-            self._looks += 1
-            share = max(_LEARNING, 1 / self._looks)
-            self._look = look if self._look is None else np.asarray(self._look + share * (look - self._look))
+        if histogram is not None and (alone or self._histogram is None):
+            self._samples += 1
+            share = max(_LEARNING, 1 / self._samples)
+            self._histogram = (
+                histogram
+                if self._histogram is None
+                else np.asarray(self._histogram + share * (histogram - self._histogram))
+            )
 
-    def _cost(self, face: Face, look: Look | None, time: float) -> float:
+    def _cost(self, face: Face, histogram: ColorHistogram | None, time: float) -> float:
         """How unlike this track a face is: distance in face sizes, change of size, colours; inf where impossible."""
         box = self.box_at(time)
         size = max(math.sqrt(self.face.size * face.size), 1.0)
@@ -87,8 +91,8 @@ class Track:
         if apart > _FARTHEST or not 1 / _LIKEST_SIZES < growth**2 < _LIKEST_SIZES:
             return math.inf
         cost = apart + 0.5 * abs(math.log(growth))
-        if look is not None and self._look is not None:
-            cost += _APPEARANCE * difference(self._look, look)
+        if histogram is not None and self._histogram is not None:
+            cost += _APPEARANCE * hellinger_distance(self._histogram, histogram)
         return cost
 
 
@@ -107,7 +111,7 @@ class Tracker:
         self._tracks: list[Track] = []
         self._visible: list[Track] = []
         self._next_id = 1
-        self._motion = Motion()
+        self._flow = MedianFlow()
 
     @property
     def tracks(self) -> list[Track]:
@@ -116,9 +120,9 @@ class Tracker:
 
     def carry(self, image: NDArray[np.uint8], time: float) -> list[Track]:
         """Follow the faces of the last update into the next picture, RGB [H,W,3]; returns their tracks in its order."""
-        moves = self._motion.follow(image, [track.face.box for track in self._visible])
-        for track, move in zip(self._visible, moves, strict=True):
-            track._carry(move, time)
+        motions = self._flow.follow(image, [track.face.box for track in self._visible])
+        for track, motion in zip(self._visible, motions, strict=True):
+            track._carry(motion, time)
         return list(self._visible)
 
     def update(self, faces: list[Face], time: float, image: NDArray[np.uint8] | None = None) -> list[Track]:
@@ -131,8 +135,8 @@ class Tracker:
         if image is not None:
             self._visible = [track for track in self._visible if track in self._tracks]
             self.carry(image, time)
-        looks = [None if image is None else look_at(image, face.box) for face in faces]
-        owner = self._match(faces, looks, time)
+        histograms = [None if image is None else color_histogram(image, face.box) for face in faces]
+        owner = self._match(faces, histograms, time)
         for f, face in enumerate(faces):
             if f not in owner and (face.score >= self._start_score or _id_of(face) is not None):
                 owner[f] = Track(self._number(face), face, time)
@@ -142,11 +146,11 @@ class Tracker:
         for f, track in sorted(owner.items()):
             others = (box for key, box in places.items() if key != id(track))
             alone = not any(_overlap(faces[f].box, box) > _OVERLAP for box in others)
-            track._detected(faces[f], time, looks[f], alone)
+            track._detected(faces[f], time, histograms[f], alone)
         self._visible = [owner[f] for f in sorted(owner)]
         return list(self._visible)
 
-    def _match(self, faces: list[Face], looks: list[Look | None], time: float) -> dict[int, Track]:
+    def _match(self, faces: list[Face], histograms: list[ColorHistogram | None], time: float) -> dict[int, Track]:
         """The tracks that go on, by index of the face."""
         by_id = {track.id: track for track in self._tracks}
         named = {f: by_id[number] for f, face in enumerate(faces) if (number := _id_of(face)) in by_id}
@@ -155,7 +159,9 @@ class Tracker:
         for weak in (False, True):
             rows = [track for track in self._tracks if track not in owner.values()]
             columns = [f for f in nameless if (faces[f].score < self._start_score) is weak]
-            pairs = sorted((row._cost(faces[f], looks[f], time), r, f) for r, row in enumerate(rows) for f in columns)
+            pairs = sorted(
+                (row._cost(faces[f], histograms[f], time), r, f) for r, row in enumerate(rows) for f in columns
+            )
             taken: set[int] = set()
             for cost, r, f in pairs:
                 if cost < _LIMIT and r not in taken and f not in owner:

@@ -14,12 +14,12 @@ MOST_POINTS = 600
 MOST_FACES = 20
 """Shown; a street full of passers-by would make a picture that nothing opens."""
 
-_MOST_COURSES = 100  # remembered while it is open who will be seen longest
+_MOST_SERIES = 100  # remembered while it is open who will be seen longest
 _FINEST = 1 / 256  # seconds; below the step of the fastest sampling
 _SETTLED = 10.0  # media seconds after which a face that was not seen is unlikely to return
 
 
-class Course:
+class ProbabilitySeries:
     """The probabilities of one face over time: at most `MOST_POINTS` means over spans of equal length.
 
     When there would be more, the spans double and their means are joined pair by pair. Spans without a prediction have
@@ -89,42 +89,42 @@ class History:
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
-        self._courses: dict[tuple[str, int], Course] = {}
+        self._series: dict[tuple[str, int], ProbabilitySeries] = {}
         self._latest: dict[str, float] = {}  # per source
         self._forgotten = 0
 
     def add(self, prediction: Prediction) -> None:
         key = prediction.source, prediction.track_id
         self._latest[prediction.source] = prediction.time
-        if key not in self._courses:
-            if len(self._courses) >= _MOST_COURSES:
+        if key not in self._series:
+            if len(self._series) >= _MOST_SERIES:
                 self._forget()
-            self._courses[key] = Course(len(self.classes))
-        self._courses[key].add(prediction.time, prediction.probabilities)
+            self._series[key] = ProbabilitySeries(len(self.classes))
+        self._series[key].add(prediction.time, prediction.probabilities)
 
-    def longest(self) -> list[tuple[str, Course]]:
+    def longest(self) -> list[tuple[str, ProbabilitySeries]]:
         """The `MOST_FACES` with most predictions, named, by source and number."""
-        brief_last = sorted(self._courses, key=lambda key: self._courses[key].predictions, reverse=True)
+        brief_last = sorted(self._series, key=lambda key: self._series[key].predictions, reverse=True)
         order = {source: place for place, source in enumerate(self._latest)}
         chosen = sorted(brief_last[:MOST_FACES], key=lambda key: (order[key[0]], key[1]))
         return [
-            (f"face {track}" if len(order) == 1 else f"{source} · face {track}", self._courses[source, track])
+            (f"face {track}" if len(order) == 1 else f"{source} · face {track}", self._series[source, track])
             for source, track in chosen
         ]
 
     @property
     def left_out(self) -> int:
         """How many faces `longest` does not give."""
-        return self._forgotten + max(0, len(self._courses) - MOST_FACES)
+        return self._forgotten + max(0, len(self._series) - MOST_FACES)
 
     def _forget(self) -> None:
         """The face seen most briefly among those that have left; if none has, the one seen most briefly."""
         key = min(
-            self._courses,
+            self._series,
             key=lambda key: (
-                self._latest[key[0]] - self._courses[key].last <= _SETTLED,
-                self._courses[key].predictions,
+                self._latest[key[0]] - self._series[key].last <= _SETTLED,
+                self._series[key].predictions,
             ),
         )
-        del self._courses[key]
+        del self._series[key]
         self._forgotten += 1

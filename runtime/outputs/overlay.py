@@ -14,9 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..pipeline.stream import VisibleFace
-from ..predictions import Prediction
-from ..recognizer import Step
+from ..predictions import Prediction, Step, VisibleFace
 from .palette import colour_of
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -76,7 +74,7 @@ def _draw_tag(
     """Track, label and confidence above the box, or where there is more room; in short where there is none. Returns the
     place."""
     scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
-    full = f"{track}  {prediction.label} {prediction.confidence:.0%}" + " ..." * (prediction.state == "warming")
+    full = f"{track}  {prediction.label} {prediction.confidence:.0%}" + " ..." * (prediction.state == "warmup")
     for text in (full, f"{track} {prediction.label[:_FEW_LETTERS]}", str(track)):
         (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
         width, height = text_width + 2 * pad, text_height + baseline + 2 * pad

@@ -166,7 +166,7 @@ def predictions_table(predictions: list[Prediction], every: float) -> Table:
     for row in rows.values():
         last = max(prediction.time for prediction in row.values())
         cells = [
-            f"{row[face].label} {row[face].confidence:.0%}" + (" (warming)" if row[face].state == "warming" else "")
+            f"{row[face].label} {row[face].confidence:.0%}" + (" (warmup)" if row[face].state == "warmup" else "")
             if face in row
             else ""
             for face in faces

@@ -18,7 +18,7 @@ from ..predictions import Prediction
 if TYPE_CHECKING:
     from ..recognizer import Recognizer
 
-JSONL_SCHEMA = 1
+JSONL_SCHEMA = 2
 """Goes up when a field of the JSONL changes its name or meaning; new fields do not count."""
 
 
@@ -98,7 +98,7 @@ class CsvSink:
 class JsonlSink:
     """JSON lines: first an object about the run, then one per prediction of any source, in the order they were made.
 
-    The first line holds "schema": 1 and what `header` holds (see `run_header`). The others hold
+    The first line holds "schema": 2 and what `header` holds (see `run_header`). The others hold
 
     | key | value |
     |---|---|
@@ -111,7 +111,7 @@ class JsonlSink:
     | confidence | the label's probability |
     | entropy | of the probabilities, nats |
     | probabilities | {class: probability}, in the header's order; they sum to 1 |
-    | state | "warming" while the first window fills, then "steady" |
+    | state | "warmup" while the first window fills, then "ready" |
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DferError
 from ..predictions import Prediction
-from .history import Course, History
+from .history import History, ProbabilitySeries
 from .palette import hex_of
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".html")
@@ -54,8 +54,8 @@ def draw_plot(history: History, path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(max(1, len(faces)), 1, sharex=True, squeeze=False)[:, 0]
     colours = [hex_of(name) for name in history.classes]
-    for axis, (name, course) in zip(axes, faces, strict=False):
-        for times, shares in course.stretches():
+    for axis, (name, series) in zip(axes, faces, strict=False):
+        for times, shares in series.stretches():
             axis.stackplot(times, shares.T, colors=colours, linewidth=0)
         axis.set(ylim=(0, 1), yticks=[0, 0.5, 1])
         axis.margins(x=0)
@@ -83,7 +83,7 @@ def draw_page(history: History, path: Path) -> None:
     """The same as a page with a cursor and a zoom; it loads nothing."""
     content = {
         "classes": [{"name": name, "colour": hex_of(name)} for name in history.classes],
-        "faces": [{"name": name, "parts": _parts(course)} for name, course in history.longest()],
+        "faces": [{"name": name, "parts": _parts(series)} for name, series in history.longest()],
         "left_out": history.left_out,
     }
     # "<" would let a name end the script.
@@ -91,11 +91,11 @@ def draw_page(history: History, path: Path) -> None:
     path.write_text(_TEMPLATE.read_text(encoding="utf-8").replace('"DATA"', data), encoding="utf-8")
 
 
-def _parts(course: Course) -> list[list[list[float]]]:
+def _parts(series: ProbabilitySeries) -> list[list[list[float]]]:
     """Per stretch, per point: time, then the probabilities."""
     return [
         [[round(float(time), 3), *(round(float(share), 3) for share in row)] for time, row in zip(*part, strict=True)]
-        for part in course.stretches()
+        for part in series.stretches()
     ]
 
 

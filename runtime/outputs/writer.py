@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import DferError
-from ..predictions import Prediction
-from ..recognizer import Step
+from ..predictions import Prediction, Step
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import CsvSink, JsonlSink

@@ -29,7 +29,7 @@ class FeatureWindow:
         self._ring.append((time, feature))
 
     @property
-    def warming(self) -> bool:
+    def warmup(self) -> bool:
         """Whether the features do not cover the window yet, so that its beginning is padded with the oldest."""
         if not self._ring:
             return True

@@ -15,13 +15,13 @@ class Candidate(Protocol):
     def live(self) -> bool: ...
 
     @property
-    def turn(self) -> int: ...
+    def last_served(self) -> int: ...
 
 
 C = TypeVar("C", bound=Candidate)
 
 
-class Pacer:
+class Scheduler:
     """Bounds the work of one tick, so that under load predictions become rarer, evenly, and never older.
 
     Faces of live sources get as much of the encoder as fits into one sampling step (`step`, seconds), at least one
@@ -35,18 +35,18 @@ class Pacer:
     def __init__(self, step: float) -> None:
         self._step = step
         self._cost = 0.0  # seconds per face, a running mean
-        self.encoded = self.shed = 0
+        self.encoded = self.skipped = 0
         self.turns = count()
 
     @property
-    def shed_share(self) -> float:
+    def skipped_share(self) -> float:
         """Share of the live samples that were left out, 0..1."""
-        return self.shed / max(1, self.shed + self.encoded)
+        return self.skipped / max(1, self.skipped + self.encoded)
 
     def choose(self, waiting: Sequence[C]) -> list[C]:
         """The faces to encode in this tick: those of files as given, then live ones, longest waiting first."""
         room = max(1, int(self._step / self._cost)) if self._cost > 0 else len(waiting)
-        live = sorted((one for one in waiting if one.live), key=lambda one: one.turn)[:room]
+        live = sorted((one for one in waiting if one.live), key=lambda one: one.last_served)[:room]
         self.encoded += len(live)
         return [*(one for one in waiting if not one.live), *live]
 

@@ -10,21 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..faces.detection import Face, FaceDetector
-from ..faces.tracking import Box, Track, Tracker
-from ..predictions import Prediction
+from ..faces.tracking import Track, Tracker
+from ..predictions import Prediction, VisibleFace
 from ..sources import Frame
 from ..timing import Stopwatch
 from .feature_window import FeatureWindow
-from .scheduler import Pacer
+from .scheduler import Scheduler
 
 _LONGEST_BLIND = 0.2
 """Seconds after which faces are looked for even where no frame is sampled, so that slow sampling keeps ids stable."""
 
 
-class Finder(Protocol):
+class FaceProvider(Protocol):
     """Says where the faces are: the detector, now and then, or a file of boxes."""
 
-    def due(self, index: int, time: float, wanted: bool) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool) -> bool:
         """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded."""
         ...
 
@@ -35,7 +35,7 @@ class Finder(Protocol):
         ...
 
 
-class Search:
+class DetectionScheduler:
     """The detector, for a sampled frame that comes at least `every` frames after the last search, or after 0.2 s."""
 
     def __init__(self, detector: FaceDetector, every: int) -> None:
@@ -43,54 +43,45 @@ class Search:
         self._every = every
         self._index, self._time = -every, -_LONGEST_BLIND
 
-    def due(self, index: int, time: float, wanted: bool) -> bool:
-        due = time - self._time >= _LONGEST_BLIND or (wanted and index - self._index >= self._every)
-        if due:
+    def should_detect(self, index: int, time: float, wanted: bool) -> bool:
+        should_detect = time - self._time >= _LONGEST_BLIND or (wanted and index - self._index >= self._every)
+        if should_detect:
             self._index, self._time = index, time
-        return due
+        return should_detect
 
     def finish(self) -> None:
         pass
 
 
-@dataclass(frozen=True)
-class VisibleFace:
-    """A face in a frame: its track, where it is by now, and what was last read from it."""
-
-    track_id: int
-    box: Box
-    prediction: Prediction | None
-
-
 @dataclass
-class Subject:
+class TrackState:
     """A track that is read. turn: number of its last encoding. missed: samples of it left out since."""
 
     window: FeatureWindow
-    turn: int = -1
+    last_served: int = -1
     missed: int = 0
     prediction: Prediction | None = None
 
 
 @dataclass(frozen=True)
-class Waiting:
+class EncodeRequest:
     """A face of a sampled frame that is to be encoded."""
 
-    view: View
+    stream: StreamState
     frame: Frame
     track: Track
-    subject: Subject
+    state: TrackState
 
     @property
     def live(self) -> bool:
-        return self.view.live
+        return self.stream.live
 
     @property
-    def turn(self) -> int:
-        return self.subject.turn
+    def last_served(self) -> int:
+        return self.state.last_served
 
 
-class View:
+class StreamState:
     """One source as the loop sees it.
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
@@ -103,52 +94,54 @@ class View:
         source: str,
         live: bool,
         step: float,
-        finder: Finder,
+        face_provider: FaceProvider,
         max_faces: int | None,
         open_window: Callable[[], FeatureWindow],
-        pacer: Pacer,
+        scheduler: Scheduler,
         watch: Stopwatch,
     ) -> None:
         self.source, self.live = source, live
-        self._step, self._finder, self._max_faces = step, finder, max_faces
-        self._open_window, self._pacer, self._watch = open_window, pacer, watch
+        self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
+        self._open_window, self._scheduler, self._watch = open_window, scheduler, watch
         self._tracker = Tracker(patience=max(2.0, 2.25 * step))
-        self._subjects: dict[int, Subject] = {}
+        self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
-        self._waiting: set[int] = set()  # those of them that are not encoded yet
+        self._pending: set[int] = set()  # those of them that are not encoded yet
         self._period = -1  # number of the sampling period
         self._index = -1  # of the last frame
         self._looked = -1.0  # time of the frame in which the finder said where faces are
 
-    def look(self, frame: Frame) -> list[Waiting]:
+    def process(self, frame: Frame) -> list[EncodeRequest]:
         """Follow the faces into `frame`; returns those to be encoded: all of a sampled frame, else those left out."""
         period = int((frame.time + 1e-3) / self._step)  # time stamps may be rounded to milliseconds
         fresh = period > self._period
         if fresh:
             self._begin(period, frame)
         self._index = frame.index
-        wanted = fresh or bool(self._waiting)
+        wanted = fresh or bool(self._pending)
         tracks = self._follow(frame, wanted)
         if fresh:
             self._sampled = {track.id for track in tracks}
-            self._waiting = set(self._sampled)
-        return [Waiting(self, frame, track, self._subjects[track.id]) for track in tracks if track.id in self._waiting]
+            self._pending = set(self._sampled)
+        return [
+            EncodeRequest(self, frame, track, self._states[track.id]) for track in tracks if track.id in self._pending
+        ]
 
     def _begin(self, period: int, frame: Frame) -> None:
         """Samples that were never encoded are lost now; so are those of whole periods that the loop slept through."""
         slept = 0
         if self.live and self._index >= 0 and frame.index > self._index + 1:
             slept = period - self._period - 1
-        for number in self._sampled & self._subjects.keys():
-            lost = slept + (number in self._waiting)
-            self._subjects[number].missed += lost
-            self._pacer.shed += lost
+        for number in self._sampled & self._states.keys():
+            lost = slept + (number in self._pending)
+            self._states[number].missed += lost
+            self._scheduler.skipped += lost
         self._period = period
 
     def _follow(self, frame: Frame, wanted: bool) -> list[Track]:
-        if self._finder.due(frame.index, frame.time, wanted):
+        if self._face_provider.should_detect(frame.index, frame.time, wanted):
             with self._watch.time("detect"):
-                faces = self._finder.detect(frame.image)
+                faces = self._face_provider.detect(frame.image)
             with self._watch.time("track"):
                 tracks = self._tracker.update(faces, frame.time, frame.image)
                 self._forget()
@@ -160,26 +153,26 @@ class View:
             return []
         tracks = tracks[: self._max_faces]  # largest first; cut here, for a face left out keeps its id
         for track in tracks:
-            if track.id not in self._subjects:
-                self._subjects[track.id] = Subject(self._open_window())
+            if track.id not in self._states:
+                self._states[track.id] = TrackState(self._open_window())
         return [track for track in tracks if track.face.frontal]
 
     def _forget(self) -> None:
         alive = {track.id for track in self._tracker.tracks}
-        for ended in self._subjects.keys() - alive:
-            del self._subjects[ended]
+        for ended in self._states.keys() - alive:
+            del self._states[ended]
 
-    def push(self, waiting: Waiting, feature: NDArray[np.float32]) -> FeatureWindow:
+    def push(self, requests: EncodeRequest, feature: NDArray[np.float32]) -> FeatureWindow:
         """Add the feature [D] of a face that waited; returns its window, to be read."""
-        subject = waiting.subject
-        subject.window.push(waiting.frame.time, feature, subject.missed)
-        subject.turn, subject.missed = next(self._pacer.turns), 0
-        self._waiting.discard(waiting.track.id)
-        return subject.window
+        state = requests.state
+        state.window.push(requests.frame.time, feature, state.missed)
+        state.last_served, state.missed = next(self._scheduler.turns), 0
+        self._pending.discard(requests.track.id)
+        return state.window
 
     def finish(self) -> None:
         """The source has ended. Raises DferError when it fits nothing that was said of it."""
-        self._finder.finish()
+        self._face_provider.finish()
 
     def visible(self, time: float) -> tuple[VisibleFace, ...]:
         """The tracks seen where faces were last looked for, carried along to `time`."""
@@ -187,5 +180,5 @@ class View:
         return tuple(VisibleFace(track.id, track.box_at(time), self._latest(track.id)) for track in seen)
 
     def _latest(self, number: int) -> Prediction | None:
-        subject = self._subjects.get(number)
-        return None if subject is None else subject.prediction
+        state = self._states.get(number)
+        return None if state is None else state.prediction

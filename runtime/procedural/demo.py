@@ -15,7 +15,7 @@ import numpy as np
 
 from ..outputs.video import VideoSink
 from . import ActionUnits, Colour, Identity, Image, Pose, draw_face
-from .expressions import Course
+from .expressions import ExpressionCurve
 
 SIZE = (640, 360)
 """Width and height of the picture, pixels."""
@@ -111,8 +111,8 @@ class _Actor:
         person = Identity.sample(np.random.default_rng(role.person))
         self._identity = replace(person, clothes=role.clothes, light=_LIGHT, light_strength=0.55)
         rng = np.random.default_rng([role.person, 1])
-        courses = [Course.sample(label, _COURSE, rng) for label in role.labels]
-        self._courses = [replace(course, strength=_STRENGTH) for course in courses]
+        curves = [ExpressionCurve.sample(label, _COURSE, rng) for label in role.labels]
+        self._courses = [replace(curve, strength=_STRENGTH) for curve in curves]
 
     def draw(self, frame: Image, t: float) -> None:
         """Draw the person as they are at `t` seconds."""

@@ -80,7 +80,7 @@ class Wave:
 
 
 @dataclass(frozen=True)
-class Course:
+class ExpressionCurve:
     """How one expression unfolds, with blinks, glances, head sway and twitches that mean nothing."""
 
     label: str
@@ -99,7 +99,7 @@ class Course:
     blinks: tuple[float, ...]  # times of the closed eye, seconds
 
     @classmethod
-    def sample(cls, label: str, seconds: float, rng: np.random.Generator) -> Course:
+    def sample(cls, label: str, seconds: float, rng: np.random.Generator) -> ExpressionCurve:
         """Draw a course; equal generator states give the labels of a REVERSED pair mirror images in time."""
         forward = REVERSED.get(label, label)
         rise, hold, fall = (seconds * rng.uniform(*limits) for limits in _TIMING[forward])
@@ -174,7 +174,7 @@ def render_clip(
     Returns the frames uint8 RGB [T,size,size,3], the landmarks float32 [T,5,2] in pixels (order of
     ``draw_face``) and the intensities float32 [T] in 0..1, with T = round(seconds * fps).
     """
-    course = Course.sample(label, seconds, rng)
+    curve = ExpressionCurve.sample(label, seconds, rng)
     height = size * rng.uniform(0.62, 0.78)
     x, y = size * rng.uniform(0.46, 0.54), size * rng.uniform(0.5, 0.56)
     gain, blur, noise = rng.uniform(0.75, 1.15), rng.uniform(0.0, 0.9), rng.uniform(0.0, 6.0)
@@ -182,12 +182,12 @@ def render_clip(
     frames, landmarks, intensities = [], [], []
     for i in range(round(seconds * fps)):
         t = (i + 0.5) / fps
-        units, pose = course.at(t)
+        units, pose = curve.at(t)
         frame = scene.copy()
         landmarks.append(draw_face(frame, identity, units, pose, (x, y), height))
         if blur > 0.3:  # below this the kernel is a single pixel
             frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), blur), np.uint8)
         grain = noise * rng.standard_normal((size, size, 3), dtype=np.float32)
         frames.append(np.clip(gain * frame + grain, 0, 255).astype(np.uint8))
-        intensities.append(course.intensity(t))
+        intensities.append(curve.intensity(t))
     return np.stack(frames), np.stack(landmarks), np.array(intensities, np.float32)

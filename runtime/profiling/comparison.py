@@ -42,7 +42,7 @@ class Change:
     """
 
     part: str
-    pace: str
+    arrival: str
     stage: str
     percentile: int
     old: float
@@ -55,7 +55,7 @@ class Change:
     def cells(self) -> tuple[str, ...]:
         """As a row of a table: measured, stage, percentile, before, now, factor, interval, verdict."""
         return (
-            f"{self.part}, {self.pace}",
+            f"{self.part}, {self.arrival}",
             self.stage,
             f"p{self.percentile}",
             f"{self.old:.2f}",
@@ -68,17 +68,17 @@ class Change:
 
 def compare_reports(old: Report, new: Report) -> list[Change]:
     """A change per leg, stage and percentile that both reports have."""
-    before = {(leg.part, leg.pace): leg for leg in old.legs}
+    before = {(measured.part, measured.arrival): measured for measured in old.measurements}
     changes: list[Change] = []
-    for leg in new.legs:
-        other = before.get((leg.part, leg.pace))
-        if other is None or (leg.part == "query" and _query(old) != _query(new)):
+    for measured in new.measurements:
+        other = before.get((measured.part, measured.arrival))
+        if other is None or (measured.part == "query" and _query(old) != _query(new)):
             continue
         for stage in STAGES:
-            if other.steady.get(stage) and leg.steady.get(stage):
-                found = compare_samples(other.steady[stage], leg.steady[stage])
+            if other.steady.get(stage) and measured.steady.get(stage):
+                found = compare_samples(other.steady[stage], measured.steady[stage])
                 changes.extend(
-                    Change(leg.part, leg.pace, stage, percentile, *figures)
+                    Change(measured.part, measured.arrival, stage, percentile, *figures)
                     for percentile, figures in zip(PERCENTILES, found, strict=True)
                 )
     return changes

@@ -8,7 +8,7 @@ from html import escape
 from ..timing import StageTimes
 from .comparison import Change
 from .profiler import TARGETS
-from .report import Batch, Leg, Report, stage_times
+from .report import Batch, Measurement, Report, stage_times
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2129; --soft: #667085; --line: #d9dde4; --paper: #fff; --box: #f5f6f8;
@@ -57,7 +57,7 @@ def render_page(report: Report, changes: Sequence[Change] = (), other: Sequence[
         ),
         "</div>",
         *(_changes(changes, other) if changes else ()),
-        *(part for leg in report.legs for part in _leg(leg)),
+        *(part for measured in report.measurements for part in _section(measured)),
         "<h2>Encoder by batch</h2>",
         _batches(report.batches),
         "<h2>Machine and set-up</h2>",
@@ -85,34 +85,44 @@ def _figures(report: Report) -> list[tuple[str, str, str]]:
     """Name, value and explanation of what the scenario asks for, the pipeline's rate, and energy."""
     scenario, size = report.setup["scenario"], report.setup["samples_per_query"]
     found = []
-    for leg in report.legs:
-        if leg.part == "query" and scenario in TARGETS and leg.steady.get("total"):
+    for measured in report.measurements:
+        if measured.part == "query" and scenario in TARGETS and measured.steady.get("total"):
             share = TARGETS[scenario]
-            (row,) = [row for row in stage_times(leg.steady) if row.stage == "total"]
+            (row,) = [row for row in stage_times(measured.steady) if row.stage == "total"]
             figure = row.p90 if share == 90 else row.p99
             what = "one face" if size == 1 else f"{size} faces"
-            found.append((f"{scenario}, {leg.pace}", f"{figure:.2f} ms", f"encoder and head, {what}, p{share}"))
-        elif leg.part == "query":
-            found.append((scenario, f"{leg.rate * size:.0f} faces/s", f"encoder and head, {size} at once"))
+            found.append((f"{scenario}, {measured.arrival}", f"{figure:.2f} ms", f"encoder and head, {what}, p{share}"))
+        elif measured.part == "query":
+            found.append((scenario, f"{measured.rate * size:.0f} faces/s", f"encoder and head, {size} at once"))
         else:
-            busy = leg.busy / leg.seconds if leg.seconds else 0.0
-            found.append((f"pipeline, {leg.pace}", f"{leg.rate:.0f} frames/s", f"{busy:.1f} processors busy"))
-        if (joules := leg.joules_per_prediction) is not None:
-            found.append((f"energy, {leg.part}, {leg.pace}", f"{joules:.3g} J", "per prediction, all that is measured"))
+            busy = measured.busy / measured.seconds if measured.seconds else 0.0
+            found.append(
+                (f"pipeline, {measured.arrival}", f"{measured.rate:.0f} frames/s", f"{busy:.1f} processors busy")
+            )
+        if (joules := measured.joules_per_prediction) is not None:
+            found.append(
+                (
+                    f"energy, {measured.part}, {measured.arrival}",
+                    f"{joules:.3g} J",
+                    "per prediction, all that is measured",
+                )
+            )
     return found
 
 
-def _leg(leg: Leg) -> Iterable[str]:
-    rows = stage_times(leg.steady)
-    unit = "frames" if leg.part == "pipeline" else "queries"
-    yield f"<h2>{escape(leg.part.capitalize())}, {escape(leg.pace)}</h2>"
-    dropped = f", {leg.dropped} dropped" if leg.dropped else ""
-    yield f'<p class="soft">{leg.runs} {unit} in {leg.seconds:.1f} s, {leg.rate:.1f} per second{dropped}</p>'
+def _section(measured: Measurement) -> Iterable[str]:
+    rows = stage_times(measured.steady)
+    unit = "frames" if measured.part == "pipeline" else "queries"
+    yield f"<h2>{escape(measured.part.capitalize())}, {escape(measured.arrival)}</h2>"
+    dropped = f", {measured.dropped} dropped" if measured.dropped else ""
+    rate = f"{measured.rate:.1f} per second{dropped}"
+    yield f'<p class="soft">{measured.runs} {unit} in {measured.seconds:.1f} s, {rate}</p>'
     if rows:
         yield _bars(rows)
         yield '<p class="soft">Bars to the median, the 90th and the 99th percentile; the red stroke is the maximum.</p>'
         yield _table(rows)
-    yield f"<details><summary>warm-up, counted in nothing above</summary>{_table(stage_times(leg.warm_up))}</details>"
+    warm_up = _table(stage_times(measured.warm_up))
+    yield f"<details><summary>warm-up, counted in nothing above</summary>{warm_up}</details>"
 
 
 def _bars(rows: Sequence[StageTimes]) -> str:

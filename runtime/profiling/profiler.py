@@ -32,10 +32,10 @@ from ..bundle import MANIFEST
 from ..machine import describe_machine, read_text, versions
 from ..outputs.writer import OutputPaths, Outputs
 from ..recognizer import Recognizer
-from ..sources import Feeds, Frame, Source, open_source
+from ..sources import Frame, Source, SourceReaders, open_source
 from ..timing import STAGES, Stopwatch
 from .energy import EnergyMeter, Sensor
-from .report import Batch, Leg, Report
+from .report import Batch, Measurement, Report
 
 Progress = Callable[[float, str], object]
 """Told the share that is done, 0..1, and what is being measured."""
@@ -45,7 +45,7 @@ SCENARIOS = {"single": 1, "multi": 8, "offline": None}
 TARGETS = {"single": 90, "multi": 99}
 """Percentile that a scenario is judged by."""
 BATCHES = (1, 2, 4, 8, 16)
-PACES = ("back to back", "camera rate")
+ARRIVALS = ("back to back", "camera rate")
 
 _SHARES = {"pipeline": 0.5, "query": 0.35, "batches": 0.15}  # of the time
 _TURNS = 2
@@ -71,7 +71,7 @@ class Recording(Stopwatch):
         self._settled = True
 
 
-class Loop(Source):
+class RepeatedSource(Source):
     """A file over and over, index and time rising, until `seconds` have passed; a live source just as long."""
 
     def __init__(self, place: str | Path, image_rate: float, seconds: float) -> None:
@@ -147,36 +147,36 @@ class Profiler:
                 "seconds": self.seconds,
                 "load": round(load, 2),
             },
-            legs=[*pipeline, *queries],
+            measurements=[*pipeline, *queries],
             batches=batches,
             memory={"loaded": loaded["now"], **memory()} if "now" in loaded else memory(),
             notes=[*told, *notes],
         )
 
-    def pipeline(self, live: bool) -> list[Leg]:
+    def pipeline(self, live: bool) -> list[Measurement]:
         """Every stage, outputs (an annotated video and a CSV) included; a live source at its own rate only."""
-        paces = PACES[1:] if live else PACES
-        legs = {pace: Leg("pipeline", pace) for pace in paces}
-        seconds = _SHARES["pipeline"] * self.seconds / len(paces) / _TURNS
+        arrivals = ARRIVALS[1:] if live else ARRIVALS
+        measurements = {arrival: Measurement("pipeline", arrival) for arrival in arrivals}
+        seconds = _SHARES["pipeline"] * self.seconds / len(arrivals) / _TURNS
         for turn in range(_TURNS):
-            for number, pace in enumerate(paces):
-                done = (turn * len(paces) + number) / (_TURNS * len(paces))
-                self.progress(_SHARES["batches"] + done * _SHARES["pipeline"], f"pipeline, {pace}")
-                self._play(legs[pace], seconds)
-        return list(legs.values())
+            for number, arrival in enumerate(arrivals):
+                done = (turn * len(arrivals) + number) / (_TURNS * len(arrivals))
+                self.progress(_SHARES["batches"] + done * _SHARES["pipeline"], f"pipeline, {arrival}")
+                self._play(measurements[arrival], seconds)
+        return list(measurements.values())
 
-    def queries(self, scenario: str, best: int) -> list[Leg]:
+    def queries(self, scenario: str, best: int) -> list[Measurement]:
         """Encoder and head alone on noise. best: samples per query offline, which has no pace."""
         size = SCENARIOS[scenario] or best
-        paces = PACES if scenario in TARGETS else PACES[:1]
-        legs = {pace: Leg("query", pace) for pace in paces}
-        seconds = _SHARES["query"] * self.seconds / len(paces) / _TURNS
+        arrivals = ARRIVALS if scenario in TARGETS else ARRIVALS[:1]
+        measurements = {arrival: Measurement("query", arrival) for arrival in arrivals}
+        seconds = _SHARES["query"] * self.seconds / len(arrivals) / _TURNS
         for turn in range(_TURNS):
-            for number, pace in enumerate(paces):
-                done = (turn * len(paces) + number) / (_TURNS * len(paces))
-                self.progress(1 - _SHARES["query"] * (1 - done), f"{scenario}, {pace}")
-                self._ask(legs[pace], size, seconds)
-        return list(legs.values())
+            for number, arrival in enumerate(arrivals):
+                done = (turn * len(arrivals) + number) / (_TURNS * len(arrivals))
+                self.progress(1 - _SHARES["query"] * (1 - done), f"{scenario}, {arrival}")
+                self._ask(measurements[arrival], size, seconds)
+        return list(measurements.values())
 
     def batches(self) -> list[Batch]:
         """The encoder at `BATCHES`, which take turns."""
@@ -196,35 +196,35 @@ class Profiler:
             for size, spent in times.items()
         ]
 
-    def _play(self, leg: Leg, seconds: float) -> None:
-        """One turn of the pipeline, added to `leg`."""
+    def _play(self, measured: Measurement, seconds: float) -> None:
+        """One turn of the pipeline, added to `measured`."""
         watch = Recording()
         self.recognizer.stopwatch = watch
         with tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder:
             paths = OutputPaths(csv=Path(folder) / "profile.csv", video=Path(folder) / "profile.mp4")
-            loop = Loop(self.source, self.recognizer.fps, seconds)
+            repeated = RepeatedSource(self.source, self.recognizer.fps, seconds)
             with (
-                Feeds([loop], realtime=leg.pace == PACES[1]) as feeds,
-                Outputs(paths, self.recognizer.classes, {loop.name: loop.rate}, watch) as outputs,
-                _measured(leg, watch, seconds, self.sensors) as settled,
+                SourceReaders([repeated], realtime=measured.arrival == ARRIVALS[1]) as readers,
+                Outputs(paths, self.recognizer.classes, {repeated.name: repeated.rate}, watch) as outputs,
+                _measured(measured, watch, seconds, self.sensors) as settled,
             ):
-                for step in self.recognizer.follow(feeds):
+                for step in self.recognizer.follow(readers):
                     outputs.write(step)
                     if settled():
-                        leg.runs += 1
-                        leg.predictions += len(step.predictions)
+                        measured.runs += 1
+                        measured.predictions += len(step.predictions)
                     height, width = step.frame.image.shape[:2]
                     self.frame = width, height
-            leg.dropped += feeds.feeds[0].dropped
+            measured.dropped += readers.readers[0].dropped
 
-    def _ask(self, leg: Leg, size: int, seconds: float) -> None:
-        """One turn of queries, added to `leg`."""
+    def _ask(self, measured: Measurement, size: int, seconds: float) -> None:
+        """One turn of queries, added to `measured`."""
         watch = Recording()
         manifest = self.recognizer.bundle.manifest
         crops = self._crops(size)
         windows = np.repeat(self.recognizer.encode(crops)[:, None], manifest.window, axis=1)
-        period = 1 / self.recognizer.fps if leg.pace == PACES[1] else 0.0
-        with _measured(leg, watch, seconds, self.sensors) as settled:
+        period = 1 / self.recognizer.fps if measured.arrival == ARRIVALS[1] else 0.0
+        with _measured(measured, watch, seconds, self.sensors) as settled:
             begun = due = monotonic()
             while monotonic() - begun < seconds or not settled():
                 start = perf_counter()
@@ -236,8 +236,8 @@ class Profiler:
                 watch.add("head", end - middle)
                 watch.add("total", end - start)
                 if settled():
-                    leg.runs += 1
-                    leg.predictions += size
+                    measured.runs += 1
+                    measured.predictions += size
                 due = max(due + period, monotonic())
                 time.sleep(max(0.0, due - monotonic()))
 
@@ -247,8 +247,10 @@ class Profiler:
 
 
 @contextmanager
-def _measured(leg: Leg, watch: Recording, seconds: float, sensors: list[Sensor]) -> Iterator[Callable[[], bool]]:
-    """Add the time, processor time, energy and samples of the body to `leg`, all but the samples without the warm-up.
+def _measured(
+    measured: Measurement, watch: Recording, seconds: float, sensors: list[Sensor]
+) -> Iterator[Callable[[], bool]]:
+    """Add time, processor time, energy and samples of the body to `measured`; all but the samples without the warm-up.
 
     Gives a function to call after each run, which tells whether that run was past the warm-up.
     """
@@ -272,14 +274,14 @@ def _measured(leg: Leg, watch: Recording, seconds: float, sensors: list[Sensor])
         yield settled
     finally:
         if started is not None:
-            leg.seconds += monotonic() - started[0]
-            leg.busy += time.process_time() - started[1]
+            measured.seconds += monotonic() - started[0]
+            measured.busy += time.process_time() - started[1]
             metering.close()
             for name, joules in meter.joules.items():
-                leg.joules[name] = leg.joules.get(name, 0.0) + joules
+                measured.joules[name] = measured.joules.get(name, 0.0) + joules
         for stage in STAGES:
-            leg.steady.setdefault(stage, []).extend(watch.steady.get(stage, []))
-            leg.warm_up.setdefault(stage, []).extend(watch.warm_up.get(stage, []))
+            measured.steady.setdefault(stage, []).extend(watch.steady.get(stage, []))
+            measured.warm_up.setdefault(stage, []).extend(watch.warm_up.get(stage, []))
 
 
 def memory() -> dict[str, float]:

@@ -1,20 +1,21 @@
 """What `dfer-profile` found: the report, its statistics, and its JSON.
 
-The JSON has these fields (schema 1; later schemas only add):
+The JSON has these fields (schema 2; schema 1 called measurements "legs" and arrival "pace"):
 
-    kind "dfer-profile", schema 1, created (ISO 8601, UTC)
+    kind "dfer-profile", schema 2, created (ISO 8601, UTC)
     machine    as `machine.Machine`;  versions  by package
     setup      bundle, bundle_sha256 (of its manifest), provider, precision, threads, source, frame [width, height],
                rate (of the source, 1/s), window (s), fps (sampled, 1/s), scenario, samples_per_query, seconds,
                load (of the machine when it began, one-minute average)
-    legs       list of: part "pipeline" or "query"; pace "back to back" or "camera rate"; seconds, busy (processor
-               seconds), runs (frames or queries), predictions, dropped (frames), joules by sensor: all without warm-up;
-               stages, warm_up: per stage n, mean, p50, p90, p95, p99, max in ms;
+    measurements
+               list of: part "pipeline" or "query"; arrival (of frames or queries) "back to back" or "camera rate";
+               seconds, busy (processor seconds), runs (frames or queries), predictions, dropped (frames), joules by
+               sensor: all without warm-up; stages, warm_up: per stage n, mean, p50, p90, p95, p99, max in ms;
                steady_ms, warm_up_ms: every sample in order, by stage
     batches    list of: size, n, p50, p90 (ms per run), faces_per_second
     memory     MB: loaded, now, peak;  notes  list of sentences (energy that is not told, among others)
 
-In a query leg, "total" is encoder and head together.
+In a query measurement, "total" is encoder and head together.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ import numpy as np
 from ..errors import DferError
 from ..timing import STAGES, StageTimes
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "dfer-profile"
 
 
 @dataclass
-class Leg:
+class Measurement:
     """One way of running, all its turns together. Fields as in the JSON; samples in milliseconds, by stage."""
 
     part: str
-    pace: str
+    arrival: str
     seconds: float = 0.0
     busy: float = 0.0
     runs: int = 0
@@ -79,7 +80,7 @@ class Report:
     machine: Mapping[str, Any]
     versions: Mapping[str, str]
     setup: Mapping[str, Any]
-    legs: Sequence[Leg]
+    measurements: Sequence[Measurement]
     batches: Sequence[Batch]
     memory: Mapping[str, float]
     notes: Sequence[str]
@@ -92,7 +93,7 @@ class Report:
             "machine": self.machine,
             "versions": self.versions,
             "setup": self.setup,
-            "legs": [_leg_to_json(leg) for leg in self.legs],
+            "measurements": [_measurement_to_json(measured) for measured in self.measurements],
             "batches": [asdict(batch) for batch in self.batches],
             "memory": self.memory,
             "notes": list(self.notes),
@@ -115,6 +116,8 @@ def read_report(path: Path) -> Report:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["kind"] != KIND:
             raise KeyError("kind")
+        if content["schema"] < SCHEMA:
+            raise DferError(f"{path}: written by an older dfer-profile (schema {content['schema']}); measure again")
         if content["schema"] > SCHEMA:
             raise DferError(f"{path}: written by a newer dfer-profile (schema {content['schema']}); upgrade dfer-edge")
         return Report(
@@ -122,7 +125,7 @@ def read_report(path: Path) -> Report:
             machine=dict(content["machine"]),
             versions=dict(content["versions"]),
             setup=dict(content["setup"]),
-            legs=[_leg_from_json(leg) for leg in content["legs"]],
+            measurements=[_measurement_from_json(measured) for measured in content["measurements"]],
             batches=[Batch(**batch) for batch in content["batches"]],
             memory=dict(content["memory"]),
             notes=list(content["notes"]),
@@ -131,8 +134,8 @@ def read_report(path: Path) -> Report:
         raise DferError(f"{path}: not a report of dfer-profile --json ({error})") from error
 
 
-def _leg_to_json(leg: Leg) -> dict[str, Any]:
-    values = asdict(leg)
+def _measurement_to_json(measured: Measurement) -> dict[str, Any]:
+    values = asdict(measured)
     steady, warm_up = values.pop("steady"), values.pop("warm_up")
     for name, samples in (("stages", steady), ("warm_up", warm_up)):
         values[name] = [asdict(row) for row in stage_times(samples)]
@@ -141,9 +144,9 @@ def _leg_to_json(leg: Leg) -> dict[str, Any]:
     return values
 
 
-def _leg_from_json(values: dict[str, Any]) -> Leg:
-    names = ("part", "pace", "seconds", "busy", "runs", "predictions", "dropped", "joules")
-    return Leg(
+def _measurement_from_json(values: dict[str, Any]) -> Measurement:
+    names = ("part", "arrival", "seconds", "busy", "runs", "predictions", "dropped", "joules")
+    return Measurement(
         **{name: values[name] for name in names},
         steady={stage: [float(value) for value in taken] for stage, taken in values["steady_ms"].items()},
         warm_up={stage: [float(value) for value in taken] for stage, taken in values["warm_up_ms"].items()},

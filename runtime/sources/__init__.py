@@ -3,7 +3,7 @@
 Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
 times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
 
-    with Feeds(open_sources(["a.mp4", "rtsp://host/stream", 0])) as feeds:
+    with SourceReaders(open_sources(["a.mp4", "rtsp://host/stream", 0])) as feeds:
         for tick in feeds.ticks():
             for feed, frame in tick: ...
 """
@@ -12,18 +12,18 @@ from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, natural_order
 from .images import ImageFolder
 from .live import LiveSource
-from .opening import Place, expand, open_source, open_sources, without_credentials
-from .readers import Feed, Feeds, State
+from .opening import SourceSpec, expand, open_source, open_sources, without_credentials
+from .readers import SourceReader, SourceReaders, State
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "Feed",
-    "Feeds",
     "Frame",
     "ImageFolder",
     "LiveSource",
-    "Place",
     "Source",
+    "SourceReader",
+    "SourceReaders",
+    "SourceSpec",
     "State",
     "VideoFile",
     "Warn",

@@ -54,7 +54,7 @@ class Source(ABC):
         """The frames; of a live source the newest each time one is asked for."""
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame, read by the thread that asks; what a `Feed` reads."""
+        """Every frame, read by the thread that asks; what a `SourceReader` reads."""
         return iter(self)
 
     def close(self) -> None:  # noqa: B027 (images hold nothing open)

@@ -9,7 +9,7 @@ from time import monotonic
 from ..errors import DferError
 from .captures import Capture, Picture, within
 from .frames import Frame, Source, Warn
-from .readers import Feeds
+from .readers import SourceReaders
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds before the first try to reconnect, and at most; each pause is twice the one before."""
@@ -51,9 +51,9 @@ class LiveSource(Source):
         self._first: Frame | None = self._stamp(first)
 
     def __iter__(self) -> Iterator[Frame]:
-        with Feeds([self]) as feeds:
-            for tick in feeds.ticks():
-                for _, frame in tick:
+        with SourceReaders([self]) as readers:
+            for batch in readers.batches():
+                for _, frame in batch:
                     yield frame
 
     def frames(self) -> Iterator[Frame]:

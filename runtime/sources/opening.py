@@ -16,7 +16,7 @@ from .frames import IMAGE_SUFFIXES, Source, Warn, natural_order
 from .images import ImageFolder
 from .live import LiveSource
 
-Place: TypeAlias = "str | int | Path"
+SourceSpec: TypeAlias = "str | int | Path"
 
 _OPENING = 30.0
 """Seconds that opening may take; streams give up sooner by themselves."""
@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"%0?\d*d")
 
 
 def open_source(
-    place: Place,
+    spec: SourceSpec,
     image_rate: float = 8.0,
     warn: Warn = lambda _: None,
     *,
@@ -32,7 +32,7 @@ def open_source(
     fps: float | None = None,
     reconnect_tries: int = 5,
 ) -> Source:
-    """Open one source: whatever `place` names.
+    """Open one source: whatever `spec` names.
 
     place: a camera (its number, "/dev/video0", or "csi://0" on a Jetson); a video file; a folder of images, an image,
     or several by a pattern ("frames/*.png", "frame_%04d.png"); a URL (RTSP, HTTP, …); a GStreamer pipeline ("… ! …").
@@ -42,12 +42,12 @@ def open_source(
     size, fps: (width, height) in pixels and frames per second to ask a camera for; other sources have their own.
     reconnect_tries: how often in a row to try again after a camera or stream was lost, before that is an error; 0: the
     source then simply ends.
-    Raises DferError when there is nothing to read at `place`.
+    Raises DferError when there is nothing to read at `spec`.
     """
-    text = str(place)
-    if isinstance(place, int) or text.startswith(("/dev/video", "/dev/v4l/")):
-        name = f"camera {place}" if isinstance(place, int) else text
-        connect = partial(open_camera, place if isinstance(place, int) else text, size, fps)
+    text = str(spec)
+    if isinstance(spec, int) or text.startswith(("/dev/video", "/dev/v4l/")):
+        name = f"camera {spec}" if isinstance(spec, int) else text
+        connect = partial(open_camera, spec if isinstance(spec, int) else text, size, fps)
         capture = _in_time(connect, f"{name} does not open; is it plugged in and free?")
         _compare(name, capture, size, fps, warn)
         return LiveSource(capture, connect, name, warn, reconnect_tries)
@@ -87,23 +87,23 @@ def open_source(
     return VideoFile(video, str(path), warn)
 
 
-def expand(places: Iterable[Place]) -> list[Place]:
+def expand(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
     """The places of single sources: a pattern becomes the files that it matches, in natural order.
 
     A pattern of images stays as it is, for that is one source. Raises DferError for a pattern that matches nothing, or
     both images and other files.
     """
-    single: list[Place] = []
-    for place in places:
-        if _is_pattern(place) and not _is_image((files := _matches(str(place)))[0]):
+    single: list[SourceSpec] = []
+    for spec in specs:
+        if _is_pattern(spec) and not _is_image((files := _matches(str(spec)))[0]):
             single += files
         else:
-            single.append(place)
+            single.append(spec)
     return single
 
 
 def open_sources(
-    places: Iterable[Place],
+    specs: Iterable[SourceSpec],
     image_rate: float = 8.0,
     warn: Warn = lambda _: None,
     *,
@@ -111,11 +111,11 @@ def open_sources(
     fps: float | None = None,
     reconnect_tries: int = 5,
 ) -> list[Source]:
-    """Open all of `expand(places)`, or none; see `open_source`."""
+    """Open all of `expand(specs)`, or none; see `open_source`."""
     opened: list[Source] = []
     try:
-        for place in expand(places):
-            opened.append(open_source(place, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries))
+        for spec in expand(specs):
+            opened.append(open_source(spec, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries))
     except BaseException:
         for source in opened:
             source.close()
@@ -156,11 +156,11 @@ def _compare(name: str, capture: Capture, size: tuple[int, int] | None, fps: flo
         warn(f"{name}: gives {capture.rate:g} frames per second, not the {fps:g} asked for")
 
 
-def _csi_pipeline(place: str, size: tuple[int, int] | None, fps: float | None) -> str:
+def _csi_pipeline(spec: str, size: tuple[int, int] | None, fps: float | None) -> str:
     """A Jetson's CSI camera through NVIDIA's own elements, the newest frame kept; 1280×720 at 30 unless asked."""
-    sensor = place.removeprefix("csi://")
+    sensor = spec.removeprefix("csi://")
     if not sensor.isdecimal():
-        raise DferError(f"{place}: a CSI camera is named by its sensor number, such as csi://0")
+        raise DferError(f"{spec}: a CSI camera is named by its sensor number, such as csi://0")
     width, height = size or (1280, 720)
     return (
         f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
@@ -177,10 +177,10 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
     return natural_order(str(path))
 
 
-def _is_pattern(place: Place) -> bool:
-    """Whether `place` has wildcards, and is no address and no file that is really called so."""
-    text = str(place)
-    if isinstance(place, int) or "://" in text or " ! " in text or Path(text).exists():
+def _is_pattern(spec: SourceSpec) -> bool:
+    """Whether `spec` has wildcards, and is no address and no file that is really called so."""
+    text = str(spec)
+    if isinstance(spec, int) or "://" in text or " ! " in text or Path(text).exists():
         return False
     return glob.has_magic(text) or _NUMBER.search(Path(text).name) is not None
 

@@ -20,8 +20,8 @@ _PATIENCE = 1.0
 """Seconds to wait, on closing, for readers; one that hangs in a driver is left behind and ends when that returns."""
 
 
-class Feed:
-    """A source with the thread that reads it. Made by `Feeds`.
+class SourceReader:
+    """A source with the thread that reads it. Made by `SourceReaders`.
 
     number: place among the sources of this run, from 0. name, rate, count: the source's.
     live: whether frames that are not taken in time are dropped (live sources; every source with `realtime`).
@@ -105,7 +105,7 @@ class Feed:
         return frame if self.live else replace(frame, arrived=monotonic())
 
 
-class Feeds:
+class SourceReaders:
     """Reads all of `sources` at once, from now on, and closes them. Use as a context manager.
 
     realtime: play files as if live: frames come at their media times, and those not taken by the next are dropped.
@@ -117,17 +117,17 @@ class Feeds:
         lock = threading.Lock()  # one for all; each reader has a condition of its own to sleep through others' affairs
         self._ready = threading.Condition(lock)
         self._closing = False
-        self.feeds = tuple(Feed(source, number, realtime, lock) for number, source in enumerate(sources))
-        self._readers = [
+        self.readers = tuple(SourceReader(source, number, realtime, lock) for number, source in enumerate(sources))
+        self._threads = [
             threading.Thread(
-                target=feed._read, args=(self._ready, len(sources) == 1), name=f"reader of {feed.name}", daemon=True
+                target=reader._read, args=(self._ready, len(sources) == 1), name=f"reader of {reader.name}", daemon=True
             )
-            for feed in self.feeds
+            for reader in self.readers
         ]
-        for reader in self._readers:
+        for reader in self._threads:
             reader.start()
 
-    def ticks(self) -> Iterator[list[tuple[Feed, Frame]]]:
+    def batches(self) -> Iterator[list[tuple[SourceReader, Frame]]]:
         """The frames that are ready, in the order of the sources, at most one of each; waits until there is one.
 
         Of several sources one may fail: it is warned of, its feed keeps the error, the others go on. Of a single one
@@ -138,18 +138,18 @@ class Feeds:
                 self._ready.wait_for(self._has_news)
                 if self._closing:
                     return
-                tick = [(feed, feed._take()) for feed in self.feeds if feed._waiting]
-            if not tick:
+                batch = [(reader, reader._take()) for reader in self.readers if reader._waiting]
+            if not batch:
                 break
-            yield tick
-        if len(self.feeds) == 1 and self.feeds[0].fault is not None:
-            raise DferError(self.feeds[0].error) from self.feeds[0].fault
+            yield batch
+        if len(self.readers) == 1 and self.readers[0].fault is not None:
+            raise DferError(self.readers[0].error) from self.readers[0].fault
 
     def _has_news(self) -> bool:
         return (
             self._closing
-            or any(feed._waiting for feed in self.feeds)
-            or all(feed._state in ("ended", "failed") for feed in self.feeds)
+            or any(reader._waiting for reader in self.readers)
+            or all(reader._state in ("ended", "failed") for reader in self.readers)
         )
 
     def close(self) -> None:
@@ -157,16 +157,16 @@ class Feeds:
         with self._ready:
             self._closing = True
             self._ready.notify()
-            for feed in self.feeds:
-                feed._closing = True
-                feed._room.notify()
-        for feed in self.feeds:
-            feed.source.close()
+            for reader in self.readers:
+                reader._closing = True
+                reader._room.notify()
+        for reader in self.readers:
+            reader.source.close()
         patience = monotonic() + _PATIENCE
-        for reader in self._readers:
-            reader.join(max(0.0, patience - monotonic()))
+        for thread in self._threads:
+            thread.join(max(0.0, patience - monotonic()))
 
-    def __enter__(self) -> Feeds:
+    def __enter__(self) -> SourceReaders:
         return self
 
     def __exit__(self, *_: object) -> None:

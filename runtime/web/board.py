@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..predictions import Prediction
-from ..recognizer import Step
+from ..predictions import Prediction, Step
 from ..timing import StageTimes
 
 SPAN = 30.0
@@ -19,7 +18,7 @@ _MOST_POINTS = 6000  # per source, however many faces and samples there are in S
 
 
 class SourceState(Protocol):
-    """How a source is: a `Feed`, or anything that tells as much. Read again whenever viewers are told."""
+    """How a source is: a `SourceReader`, or anything that tells as much. Read again whenever viewers are told."""
 
     @property
     def name(self) -> str: ...
@@ -32,7 +31,7 @@ class SourceState(Protocol):
 
 
 @dataclass(frozen=True)
-class View:
+class SourceSnapshot:
     """One source at one moment. frames: how many were shown so far, which also numbers the newest, `step`."""
 
     name: str
@@ -77,16 +76,16 @@ class Board:
             while shown.points and shown.points[0][1].time < step.frame.time - SPAN:
                 shown.points.popleft()
 
-    def look(self) -> list[View]:
+    def snapshots(self) -> list[SourceSnapshot]:
         """All sources as they are now, in the order of the run."""
         with self._lock:
             states = {state.name: state for state in self._states}
-            views = []
+            snapshots = []
             for name in dict.fromkeys((*states, *self._shown)):
                 shown, state = self._shown.get(name, _Shown()), states.get(name)
                 told = ("running", 0, None) if state is None else (state.state, state.dropped, state.error)
-                views.append(View(name, *told, shown.frames, shown.step))
-            return views
+                snapshots.append(SourceSnapshot(name, *told, shown.frames, shown.step))
+            return snapshots
 
     def points(self, after: int) -> tuple[dict[str, list[Prediction]], int]:
         """Per source the predictions numbered above `after`, oldest first, and the highest number given so far."""

@@ -5,9 +5,9 @@ A round is one binary message, so that boxes and the picture they lie on arrive 
     length of the JSON, uint32 big-endian │ JSON, UTF-8 │ JPEG │ JPEG │ …
 
     {"sources": [{"name", "state", "dropped", "error", "frames",
-                  "points": [{"track", "time", "label", "warming", "shares": [C]}, …],    those not told before
+                  "points": [{"track", "time", "label", "warmup", "shares": [C]}, …],    those not told before
                   "picture": null or {"bytes", "time", "width", "height",
-                                      "faces": [{"track", "box": [x, y, w, h], "label", "confidence", "warming"}, …]}}],
+                                      "faces": [{"track", "box": [x, y, w, h], "label", "confidence", "warmup"}, …]}}],
      "stages": [{"stage", "n", "mean", "p50", "p90", "p99", "max"}, …]}
 
 The JPEGs lie in the order of the sources that have a picture, each as long as its "bytes" say. Boxes are in pixels of
@@ -26,12 +26,10 @@ from typing import Any
 import cv2
 
 from ..outputs.palette import colour_of
-from ..pipeline.stream import VisibleFace
-from ..predictions import Prediction
-from ..recognizer import Step
+from ..predictions import Prediction, Step, VisibleFace
 from ..sources import without_credentials
 from ..timing import StageTimes
-from .board import SPAN, View
+from .board import SPAN, SourceSnapshot
 
 _LONGEST_SIDE = 960
 """Pixels; larger pictures are shrunk, for phones and for SSH tunnels."""
@@ -52,7 +50,7 @@ class Round:
     """What there is to tell at one moment; each viewer is told the part that is new to them."""
 
     number: int
-    views: list[View]
+    snapshots: list[SourceSnapshot]
     pictures: Mapping[str, Picture]
     stages: Sequence[StageTimes]
 
@@ -86,20 +84,20 @@ def picture_of(step: Step, number: int) -> Picture:
 def news(told: Round, seen: Mapping[str, int], points: Mapping[str, Sequence[Prediction]]) -> bytes:
     """A round as a viewer gets it who has `seen` the pictures of these numbers, per source."""
     sources, jpegs = [], []
-    for view in told.views:
-        picture = told.pictures.get(view.name)
-        if picture is not None and picture.number == seen.get(view.name):
+    for snapshot in told.snapshots:
+        picture = told.pictures.get(snapshot.name)
+        if picture is not None and picture.number == seen.get(snapshot.name):
             picture = None
         if picture is not None:
             jpegs.append(picture.jpeg)
         sources.append(
             {
-                "name": _without_secrets(view.name),
-                "state": view.state,
-                "dropped": view.dropped,
-                "error": view.error and _without_secrets(view.error),
-                "frames": view.frames,
-                "points": [_point(prediction) for prediction in points.get(view.name, ())],
+                "name": _without_secrets(snapshot.name),
+                "state": snapshot.state,
+                "dropped": snapshot.dropped,
+                "error": snapshot.error and _without_secrets(snapshot.error),
+                "frames": snapshot.frames,
+                "points": [_point(prediction) for prediction in points.get(snapshot.name, ())],
                 "picture": picture and {"bytes": len(picture.jpeg), **picture.about},
             }
         )
@@ -115,7 +113,7 @@ def _face(face: VisibleFace) -> dict[str, Any]:
         "box": [round(float(value), 1) for value in face.box],
         "label": read and read.label,
         "confidence": read and round(read.confidence, 3),
-        "warming": read is not None and read.state == "warming",
+        "warmup": read is not None and read.state == "warmup",
     }
 
 
@@ -124,7 +122,7 @@ def _point(prediction: Prediction) -> dict[str, Any]:
         "track": prediction.track_id,
         "time": round(prediction.time, 4),
         "label": prediction.label,
-        "warming": prediction.state == "warming",
+        "warmup": prediction.state == "warmup",
         "shares": [round(float(share), 3) for share in prediction.probabilities],
     }
 

@@ -10,7 +10,7 @@ from time import monotonic
 from urllib.parse import quote
 
 from ..errors import DferError, require
-from ..recognizer import Step
+from ..predictions import Step
 from ..timing import StageTimes
 from .board import Board, SourceState
 
@@ -49,7 +49,7 @@ class WebPage:
         """Show one step; costs some microseconds, for all work is done elsewhere and only while somebody watches.
 
         stages: gives the stages' times; asked in this thread, once a second while somebody watches.
-        states: how the sources are (`Feeds.feeds`), in their order; kept, and read again between steps.
+        states: how the sources are (`SourceReaders.readers`), in their order; kept, and read again between steps.
         """
         self._board.put(step, states)
         if self._server.watched and (now := monotonic()) - self._asked >= _STAGES_EVERY:

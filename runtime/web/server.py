@@ -24,7 +24,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from .board import Board, View
+from .board import Board, SourceSnapshot
 from .guard import Guard
 from .messages import Picture, Round, greeting, news, picture_of
 
@@ -104,24 +104,24 @@ class PageServer:
         while True:
             await self._hunger.wait()
             start = monotonic()
-            views, stages, last = self._board.look(), self._board.stages, self._round
-            if views != last.views or stages is not last.stages or start - self._made >= _HEARTBEAT:
+            snapshots, stages, last = self._board.snapshots(), self._board.stages, self._round
+            if snapshots != last.snapshots or stages is not last.stages or start - self._made >= _HEARTBEAT:
                 self._made = start
-                pictures = await anyio.to_thread.run_sync(self._encode, views)
-                self._round = Round(last.number + 1, views, pictures, stages)
+                pictures = await anyio.to_thread.run_sync(self._encode, snapshots)
+                self._round = Round(last.number + 1, snapshots, pictures, stages)
                 self._hunger, told, self._told = anyio.Event(), self._told, anyio.Event()
                 told.set()
             await anyio.sleep(max(0.0, 1 / _ROUNDS - (monotonic() - start)))
 
-    def _encode(self, views: list[View]) -> dict[str, Picture]:
+    def _encode(self, snapshots: list[SourceSnapshot]) -> dict[str, Picture]:
         """The newest picture of every source; those that did not change are not encoded again."""
         pictures = {}
-        for view in views:
-            picture = self._round.pictures.get(view.name)
-            if view.step is not None and (picture is None or picture.number != view.frames):
-                picture = picture_of(view.step, view.frames)
+        for snapshot in snapshots:
+            picture = self._round.pictures.get(snapshot.name)
+            if snapshot.step is not None and (picture is None or picture.number != snapshot.frames):
+                picture = picture_of(snapshot.step, snapshot.frames)
             if picture is not None:
-                pictures[view.name] = picture
+                pictures[snapshot.name] = picture
         return pictures
 
     async def _watch(self, connection: WebSocket) -> None:

@@ -16,9 +16,9 @@ from networks import add_outliers, random_crops, small_vit
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
 from dfer.calibration.int8 import Int8, quantizations
+from dfer.calibration.sensitivity import plot_sensitivity
 from dfer.calibration.quantization import quantize_dynamic, quantize_static
 from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
-from dfer.calibration.sensitivity import plot_damage
 from dfer.calibration.smoothing import find_joints, smooth
 from dfer.export.graphs import trace_encoder, trace_head
 from dfer.train.methods.align_dfer import AlignDfer
@@ -132,17 +132,17 @@ def test_layers_are_left_float_until_accuracy_is_reached(graphs: tuple[bytes, by
     tried = list(quantizations(*graphs, 16, FACES, 0.99995))
     counts = [len(one.floating) for one in tried]
     assert counts == sorted(counts)
-    assert all(one.floating == tuple(damage.layer for damage in one.ranking[: len(one.floating)]) for one in tried)
+    assert all(one.floating == tuple(layer.layer for layer in one.ranking[: len(one.floating)]) for one in tried)
     easy = next(quantizations(*graphs, 16, FACES, 0.5))
     assert easy.floating == ()
     assert list(quantizations(*graphs, 16, FACES, 1.1)) == []
 
 
 def test_the_ranking_is_from_the_most_damaging_layer_and_can_be_drawn(made: Int8, tmp_path: Path) -> None:
-    cosines = [damage.cosine for damage in made.ranking]
+    cosines = [layer.cosine for layer in made.ranking]
     assert len(cosines) == made.total == 20
     assert cosines == sorted(cosines)
-    plot_damage(list(made.ranking), {made.ranking[0].layer}, tmp_path / "plot.png")
+    plot_sensitivity(list(made.ranking), {made.ranking[0].layer}, tmp_path / "plot.png")
     assert [file.name for file in tmp_path.iterdir()] == ["plot.png"]
 
 
@@ -164,14 +164,14 @@ def test_what_is_always_zero_has_a_range() -> None:
 
 def test_ranges_are_remembered_for_the_same_graph_and_faces(graphs: tuple[bytes, bytes], tmp_path: Path) -> None:
     encoder, cache = graphs[0], tmp_path / "ranges.json"
-    heard: list[int] = []
-    first = measure_ranges(encoder, CROPS, [Graph(encoder).layers()[0].data], cache, heard.append)
-    assert sum(heard) == len(CROPS)
+    progress: list[int] = []
+    first = measure_ranges(encoder, CROPS, [Graph(encoder).layers()[0].data], cache, progress.append)
+    assert sum(progress) == len(CROPS)
     assert json.loads(cache.read_text())["key"] == first.key
-    again = measure_ranges(encoder, CROPS, [Graph(encoder).layers()[0].data], cache, heard.append)
+    again = measure_ranges(encoder, CROPS, [Graph(encoder).layers()[0].data], cache, progress.append)
     assert again == first
-    assert sum(heard) == len(CROPS)
-    measure_ranges(encoder, CROPS[:8], [Graph(encoder).layers()[0].data], cache, heard.append)
-    assert sum(heard) == len(CROPS) + 8
+    assert sum(progress) == len(CROPS)
+    measure_ranges(encoder, CROPS[:8], [Graph(encoder).layers()[0].data], cache, progress.append)
+    assert sum(progress) == len(CROPS) + 8
     cache.write_text("{")
     assert measure_ranges(encoder, CROPS[:8], [Graph(encoder).layers()[0].data], cache) is not None

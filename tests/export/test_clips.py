@@ -12,7 +12,7 @@ from networks import random_crops, small_vit
 
 from dfer.export.clips import FRAMES, read_faces
 from dfer.export.command import main as export
-from dfer.export.exporting import Wish, export_method
+from dfer.export.exporting import ExportOptions, export_method
 from dfer.runtime.errors import DferError
 from dfer.train.data.choice import DataChoice
 
@@ -51,7 +51,10 @@ def test_training_clips_are_measured_and_test_clips_judge(dfew: Path) -> None:
 
 def test_the_export_tells_recalls_of_every_precision(dfew: Path, tmp_path: Path) -> None:
     exported = export_method(
-        small_vit(), tmp_path / "x.dfer", {}, wish=Wish(int8=True, faces=chosen(dfew), minimum=40, gate="off")
+        small_vit(),
+        tmp_path / "x.dfer",
+        {},
+        options=ExportOptions(int8=True, faces=chosen(dfew), minimum=40, gate="off"),
     )
     for parity in exported.parity.values():
         assert parity.war is not None and parity.uar is not None

@@ -18,11 +18,11 @@ from onnx import TensorProto, numpy_helper
 from dfer.calibration.graphs import Graph
 from dfer.export import exporting
 from dfer.export.command import main as export
-from dfer.export.exporting import Wish, export_method
+from dfer.export.exporting import ExportOptions, export_method
 from dfer.export.fp16 import COMFORTABLE, to_half
 from dfer.export.graphs import trace_encoder
 from dfer.export.latency import Measurement, recommend
-from dfer.export.parity import Parity, Trial, measure_parity
+from dfer.export.parity import Parity, ReferenceOutputs, measure_parity
 from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.engines import Engine, computes_bf16, open_engine
 from dfer.train.checkpoints.checkpoint import save_checkpoint
@@ -206,8 +206,8 @@ def test_a_bad_half_is_refused_and_an_open_gate_is_written_down(
     layer = "clip_model.visual.transformer.resblocks.2.mlp.c_proj/MatMul"
     monkeypatch.setattr(exporting, "to_half", lambda graph, frames: flipped(to_half(graph, frames), layer))
     with pytest.raises(DferError, match=r"fp16 export refused.*resblocks\.2\.mlp\.c_proj"):
-        export_method(method, tmp_path / "x.dfer", {}, wish=Wish(fp16=True))
-    bundle = export_method(method, tmp_path / "x.dfer", {}, wish=Wish(fp16=True, gate="off")).bundle
+        export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(fp16=True))
+    bundle = export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(fp16=True, gate="off")).bundle
     assert bundle.manifest.precisions["fp16"]["gate"] == "off"
 
 
@@ -230,7 +230,7 @@ def test_int8_without_faces_is_refused_at_once(tmp_path: Path) -> None:
 
 @bf16
 def test_bf16_is_compared_timed_and_run_where_it_is_asked_for(method: AlignDfer, tmp_path: Path) -> None:
-    bundle = export_method(method, tmp_path / "x.dfer", {}, wish=Wish(bf16=True)).bundle
+    bundle = export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(bf16=True)).bundle
     entry: Any = bundle.manifest.precisions["bf16"]
     assert entry["files"]["encoder"] == {"openvino": "encoder.fp32.onnx"}  # no file of its own
     assert list(entry["providers"]) == ["openvino"] and set(entry["providers"]["openvino"]["latency_ms"]) == {"1", "8"}
@@ -253,7 +253,7 @@ def test_a_recommendation_of_bf16_is_not_followed_where_the_cpu_has_none(
 ) -> None:
     from helpers import edit_manifest
 
-    export_method(method, tmp_path / "x.dfer", {}, wish=Wish(bf16=True))
+    export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(bf16=True))
     edit_manifest(tmp_path / "x.dfer", recommended={"openvino": "bf16"})
     with Recognizer(tmp_path / "x.dfer", provider="openvino") as recognizer:
         assert recognizer.precision == "bf16"
@@ -265,7 +265,7 @@ def test_a_recommendation_of_bf16_is_not_followed_where_the_cpu_has_none(
     with pytest.raises(DferError, match="bf16: --provider openvino does not compute it here"):
         Recognizer(tmp_path / "x.dfer", provider="openvino", precision="bf16")
     with pytest.raises(DferError, match="--bf16 cannot be compared with PyTorch here"):
-        export_method(method, tmp_path / "y.dfer", {}, wish=Wish(bf16=True))
+        export_method(method, tmp_path / "y.dfer", {}, options=ExportOptions(bf16=True))
 
 
 def test_bf16_on_a_provider_that_does_not_offer_it_is_refused(encoder: bytes) -> None:
@@ -299,14 +299,14 @@ def test_ties_are_forgiven_and_the_exact_figure_is_told_beside(method: AlignDfer
 
         def close(self) -> None: ...
 
-    trial = Trial(
+    reference = ReferenceOutputs(
         frames, np.arange(3)[:, None], np.eye(3, dtype=np.float32), probabilities, np.full(3, -1), ("sad", "glad")
     )
     features = Says("features", np.eye(3))
-    tie = trial.compare(features, Says("probabilities", np.array([torn[::-1], sure, sure])))
+    tie = reference.compare(features, Says("probabilities", np.array([torn[::-1], sure, sure])))
     assert (tie.top1, round(tie.exact_top1, 3)) == (1.0, 0.667)
     assert tie.to_json()["exact_top1"] < tie.to_json()["top1"]
-    wrong = trial.compare(features, Says("probabilities", np.array([torn, sure[::-1], sure])))
+    wrong = reference.compare(features, Says("probabilities", np.array([torn, sure[::-1], sure])))
     assert wrong.top1 == wrong.exact_top1 < 0.99
 
 

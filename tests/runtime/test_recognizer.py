@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dfer.runtime import DferError, Prediction, Recognizer, open_source
 from dfer.runtime.engines import Engine
-from dfer.runtime.sources import Feeds
+from dfer.runtime.sources import SourceReaders
 from helpers import Pipeline, edit_manifest, write_video
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def test_every_sampled_frame_has_one_row_at_its_time(predictions: list[Predictio
     assert [row.frame for row in predictions] == list(range(0, 72, 3))
     np.testing.assert_allclose([row.time for row in predictions], np.arange(0, 72, 3) / 24, atol=1e-3)
     assert {row.track_id for row in predictions} == {1}
-    assert [row.state for row in predictions] == ["warming"] * 15 + ["steady"] * 9
+    assert [row.state for row in predictions] == ["warmup"] * 15 + ["ready"] * 9
 
 
 def test_probabilities_are_a_distribution_and_the_label_its_maximum(predictions: list[Prediction]) -> None:
@@ -108,8 +108,12 @@ def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
 
 
 def test_faces_carry_the_final_prediction_between_samples(pipeline: Pipeline, face_video: Path) -> None:
-    with Recognizer(pipeline.bundle) as recognizer, open_source(face_video) as source, Feeds([source]) as feeds:
-        steps = list(recognizer.follow(feeds, refine=lambda prediction: replace(prediction, label="fear")))
+    with (
+        Recognizer(pipeline.bundle) as recognizer,
+        open_source(face_video) as source,
+        SourceReaders([source]) as readers,
+    ):
+        steps = list(recognizer.follow(readers, refine=lambda prediction: replace(prediction, label="fear")))
     assert {row.label for step in steps for row in step.predictions} == {"fear"}
     between = [step.faces[0].prediction for step in steps if not step.predictions]
     assert len(between) == 48
@@ -131,17 +135,17 @@ def test_too_many_live_faces_are_read_less_often_by_turns_and_that_is_told(
     clip = write_video(tmp_path / "crowd.mp4", crowd, 24)
     with Recognizer(pipeline.bundle) as recognizer:
         recognizer.encoder = SlowEngine(recognizer.encoder)
-        with open_source(clip) as source, Feeds([source], realtime=True) as feeds:
-            rows = [row for step in recognizer.follow(feeds) for row in step.predictions]
-        assert recognizer.pacer.shed_share > 0.3
-        assert recognizer.pacer.encoded == len(rows)
+        with open_source(clip) as source, SourceReaders([source], realtime=True) as readers:
+            rows = [row for step in recognizer.follow(readers) for row in step.predictions]
+        assert recognizer.scheduler.skipped_share > 0.3
+        assert recognizer.scheduler.encoded == len(rows)
         per_face = Counter(row.track_id for row in rows)
         assert len(per_face) == 3
         assert max(per_face.values()) - min(per_face.values()) <= 3
         assert max(len(batch) for batch in recognizer.encoder.seen[3:]) == 1  # once it is known what a face costs
-        recognizer.pacer.shed = recognizer.pacer.encoded = 0
+        recognizer.scheduler.skipped = recognizer.scheduler.encoded = 0
         assert len(list(recognizer.stream(write_video(tmp_path / "short.mp4", crowd[:24], 24)))) == 24  # files wait
-        assert recognizer.pacer.shed == 0
+        assert recognizer.scheduler.skipped == 0
 
 
 def test_only_the_largest_faces_are_read_when_asked(
@@ -197,8 +201,8 @@ def test_a_face_that_goes_away_starts_anew_when_it_comes_back(
         rows = list(recognizer.stream(write_video(tmp_path / "gap.mp4", frames, 24)))
     assert {row.track_id for row in rows} == {1}  # half a second away
     assert not [row for row in rows if 60 <= row.frame < 72]
-    assert [row.state for row in rows if row.frame < 60][-1] == "steady"
-    assert {row.state for row in rows if row.frame >= 72} == {"warming"}
+    assert [row.state for row in rows if row.frame < 60][-1] == "ready"
+    assert {row.state for row in rows if row.frame >= 72} == {"warmup"}
 
 
 def test_sampling_faster_than_the_source_uses_its_rate_and_says_so(pipeline: Pipeline, face_video: Path) -> None:

@@ -19,7 +19,7 @@ from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from ..methods.dfer_clip import DferClip
 from ..models.clip import ClipSizes, build_clip
 from ..models.prompts import DescribedPrompts
-from .untrusted_checkpoint import read_foreign
+from .untrusted_checkpoint import read_untrusted
 
 CLASSES = {len(names): names for names in (EXPRESSIONS, MAFW_EXPRESSIONS)}
 SHAPED = (  # the tensors whose shapes tell all sizes
@@ -64,7 +64,7 @@ def load_official(path: Path) -> tuple[DferClip, dict[str, Any]]:
     Descriptions must stand behind the contexts, as in all published settings (`--class-token-position end`).
     Raises DferError for anything else, naming the keys that are missing or unexpected.
     """
-    content = read_foreign(path)
+    content = read_untrusted(path)
     try:
         state, training = _state_of(content)
         method = _empty_model(state)

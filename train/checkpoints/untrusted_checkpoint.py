@@ -16,18 +16,18 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from ...runtime.errors import DferError
 
 
-class Inert:
+class Placeholder:
     """Stands where a file has an object that is neither a tensor nor a plain value."""
 
-    def __new__(cls, *_: object) -> Inert:
+    def __new__(cls, *_: object) -> Placeholder:
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
         """Forget the state."""
 
 
-def read_foreign(path: Path) -> object:
-    """What `torch.save` wrote to `path`, on the CPU: tensors, plain values and containers; all else is `Inert`.
+def read_untrusted(path: Path) -> object:
+    """What `torch.save` wrote to `path`, on the CPU: tensors, plain values and containers; all else is `Placeholder`.
 
     Raises DferError for a missing file, one that is not in torch's zip format (torch ≥ 1.6), TorchScript, or a pickle
     that does more than describe values, such as naming functions of `os`.
@@ -38,7 +38,7 @@ def read_foreign(path: Path) -> object:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             names = get_unsafe_globals_in_checkpoint(path)
-            with safe_globals([(Inert, name) for name in names]):
+            with safe_globals([(Placeholder, name) for name in names]):
                 content: object = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file made by a stranger can make the reader raise anything
         raise DferError(

@@ -68,7 +68,7 @@ def main(
     batch: int,
     learning_rate: float,
     balance: float,
-    jitter: float,
+    affine: float,
     grey: bool,
     seed: int,
     workers: int,
@@ -114,7 +114,7 @@ def main(
             progress.update(training, completed=step, note=f"loss {mean_loss:.3f}")
 
         settings = PretrainSettings(
-            steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, jitter=jitter, seed=seed
+            steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, affine=affine, seed=seed
         )
         pretrain(clip, sources, settings, show)
     save_weights(clip, out)

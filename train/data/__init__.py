@@ -25,7 +25,7 @@ class ClipSet(Protocol):
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
     groups: list[str | None]
-    tremble: float
+    jitter: float
     fingerprint: str
 
     def __len__(self) -> int: ...

@@ -26,23 +26,23 @@ def augmented_view(
     frames: Frames,
     size: int,
     rng: np.random.Generator,
-    tremble: float = 0.0,
+    jitter: float = 0.0,
     erase: float = 0.0,
-    jitter: float = 1.0,
+    affine: float = 1.0,
 ) -> Frames:
     """A random view [T,size,size,3] of a clip [T,H,W,3].
 
-    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %, each times `jitter`), flip and change of light for
+    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %, each times `affine`), flip and change of light for
     the whole clip, as the paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera
-    (blur, lower resolution, noise). `tremble` adds a slow random walk in position, scale and light from frame to frame
+    (blur, lower resolution, noise). `jitter` adds a slow random walk in position, scale and light from frame to frame
     (0 none, 1 as unsteady as a badly tracked face) and makes a clip out of a still. `erase` is the probability
     that a random rectangle is painted over, so that no single region carries the decision.
     """
     count = len(frames)
-    walk = _random_walk(count, 4, rng) * tremble
-    angle = np.deg2rad(rng.uniform(-10, 10) * jitter)
+    walk = _random_walk(count, 4, rng) * jitter
+    angle = np.deg2rad(rng.uniform(-10, 10) * affine)
     flip = rng.random() < 0.5
-    scale, shift = 1 + rng.uniform(-0.14, 0.14) * jitter, rng.uniform(-0.05, 0.05, 2) * jitter
+    scale, shift = 1 + rng.uniform(-0.14, 0.14) * affine, rng.uniform(-0.05, 0.05, 2) * affine
     curve = _light_curve(rng)
     blur = rng.uniform(0.4, 1.3) if rng.random() < 0.25 else 0.0
     coarse = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else 1.0
@@ -76,14 +76,14 @@ def augmented_view(
     return result
 
 
-def paper_view(frames: Frames, size: int, rng: np.random.Generator, tremble: float = 0.0) -> Frames:
+def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> Frames:
     """A random view [T,size,size,3] of a clip [T,H,W,3] as the DFER papers train: scaled so that 120 of its pixels
     give 112, a random crop with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
 
     tremble: as in `augmented_view`; stills would stand still otherwise.
     """
     count = len(frames)
-    walk = _random_walk(count, 4, rng) * tremble
+    walk = _random_walk(count, 4, rng) * jitter
     part = rng.choice([1.0, 112 / 120, 0.875])
     shift = rng.uniform(-0.5, 0.5, 2) * (1 - part) / part
     flip = rng.random() < 0.5

@@ -125,7 +125,7 @@ class PixelBatches:
     def _random_view(self, number: int, index: int, seed: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng(seed)
         clips = self._sets[number]
-        return self._augment(clips.frames(index, rng), self._size, rng, clips.tremble)
+        return self._augment(clips.frames(index, rng), self._size, rng, clips.jitter)
 
     def _test_view(self, clips: ClipSet, index: int) -> NDArray[np.uint8]:
         return plain_view(clips.frames(index), self._size)

@@ -143,7 +143,7 @@ def _view(
     if view == 0:
         return plain_view(clips.frames(index), size)
     rng = np.random.default_rng([settings.seed, view, index])
-    return augment(clips.frames(index, rng), size, rng, clips.tremble)
+    return augment(clips.frames(index, rng), size, rng, clips.jitter)
 
 
 def _indices(rows: slice) -> range:

@@ -32,7 +32,7 @@ class ProceduralClips:
     """
 
     classes = EXPRESSIONS
-    tremble = 0.0
+    jitter = 0.0
 
     def __init__(
         self, identities: Sequence[int], workers: int = 1, progress: Callable[[int], object] | None = None

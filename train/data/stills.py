@@ -28,7 +28,7 @@ class StillClips:
     """
 
     classes = EXPRESSIONS
-    tremble = 1.0
+    jitter = 1.0
 
     def __init__(self, table: Path, split: str, most: int | None = None) -> None:
         self.paths: list[Path] = []

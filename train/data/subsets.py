@@ -17,7 +17,7 @@ class Subset:
 
     def __init__(self, clips: ClipSet, indices: NDArray[np.int64]) -> None:
         self._clips, self._indices = clips, indices
-        self.classes, self.tremble = clips.classes, clips.tremble
+        self.classes, self.jitter = clips.classes, clips.jitter
         self.groups = [clips.groups[index] for index in indices]
         self.labels: NDArray[np.int64] = clips.labels[indices]
         chosen = " ".join(map(str, indices.tolist()))

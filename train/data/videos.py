@@ -31,7 +31,7 @@ class VideoClips:
     Raises DferError when too many are missing, naming the first; and from `frames` for a clip that no longer reads.
     """
 
-    tremble = 0.0
+    jitter = 0.0
 
     def __init__(
         self,

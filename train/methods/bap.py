@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from torch import nn
 
 from ..models.synchronizer import Synchronizer, TemporalMean
 from .phases import Phase, Plan, warm_cosine
 
-if TYPE_CHECKING:
-    from .align_dfer import AlignDfer
+
+class TwoSided(Protocol):
+    """What BAP trains: a model whose videos and class sentences each go through a side of their own, or share one.
+
+    window: T, which is also the sentences per class. width: D.
+    """
+
+    window: int
+    video_side: nn.Module
+    text_side: nn.Module
+
+    @property
+    def width(self) -> int: ...
+
 
 STEPS = ("1-text", "2-video", "3-joint")
 _INHERITED = 2  # layers of the video dynamic encoder that the synchronizer starts from
 
 
-def bap_phases(method: AlignDfer, plan: Plan) -> list[Phase]:
+def bap_phases(method: TwoSided, plan: Plan) -> list[Phase]:
     """The three steps, with a phase for every layer that is grown (Align-DFER, section on BAP).
 
     1. Video is the temporal mean; the tokens and a text dynamic encoder are trained.

@@ -56,7 +56,7 @@ function prepare(canvas) {
 /** One face: its reading, the chart of its last seconds, and a bar for every class. */
 class Track {
   constructor(id) {
-    this.points = []; // {time, label, warming, sums: cumulative shares}, at most `span` seconds
+    this.points = []; // {time, label, warmup, sums: cumulative shares}, at most `span` seconds
     this.card = make("li", "track");
     const header = make("header");
     this.reading = make("span", "reading");
@@ -80,17 +80,17 @@ class Track {
     return this.points[this.points.length - 1];
   }
 
-  add({ time, label, warming, shares }) {
+  add({ time, label, warmup, shares }) {
     let sum = 0;
-    this.points.push({ time, label, warming, shares, sums: [0, ...shares.map((share) => (sum += share))] });
+    this.points.push({ time, label, warmup, shares, sums: [0, ...shares.map((share) => (sum += share))] });
   }
 
   /** Write what was read last. */
   tell() {
-    const { label, warming, shares } = this.last;
+    const { label, warmup, shares } = this.last;
     this.reading.textContent = `${label} ${percent(shares[classes.findIndex(({ name }) => name === label)] ?? 0)}`;
     this.reading.style.setProperty("--colour", classOf(label).colour);
-    this.note.textContent = warming ? "window is filling" : "";
+    this.note.textContent = warmup ? "window is filling" : "";
     this.chart.setAttribute(
       "aria-label",
       `Probabilities of ${this.title.toLowerCase()} over the last ${span} seconds, now ${this.reading.textContent}`,
@@ -109,8 +109,8 @@ class Track {
     const x = (time) => width - ((head - time) / span) * width;
     const y = (share) => floor * (1 - share);
     pen.clearRect(0, 0, width, height);
-    for (const run of this.runs((before, after) => before.warming === after.warming)) {
-      pen.globalAlpha = run[0].warming ? 0.45 : 1;
+    for (const run of this.runs((before, after) => before.warmup === after.warmup)) {
+      pen.globalAlpha = run[0].warmup ? 0.45 : 1;
       classes.forEach(({ colour }, place) => {
         pen.beginPath();
         for (const { time, sums } of run) pen.lineTo(x(time), y(sums[place]));
@@ -125,7 +125,7 @@ class Track {
     pen.font = "11px system-ui, sans-serif";
     pen.textBaseline = "middle";
     pen.textAlign = "center";
-    const same = (before, after) => before.label === after.label && before.warming === after.warming;
+    const same = (before, after) => before.label === after.label && before.warmup === after.warmup;
     for (const run of this.runs(same)) this.name(pen, run, x, y, width);
     pen.fillStyle = "#9aa6b3";
     for (let mark = Math.ceil((head - span) / PERIOD) * PERIOD; mark <= head; mark += PERIOD) {
@@ -149,7 +149,7 @@ class Track {
     pen.save();
     pen.translate(middle, (top + bottom) / 2);
     if (!flat) pen.rotate(-Math.PI / 2);
-    pen.fillStyle = run[0].warming ? LIGHT : classes[place].ink;
+    pen.fillStyle = run[0].warmup ? LIGHT : classes[place].ink;
     pen.fillText(run[0].label, 0, 0);
     pen.restore();
   }
@@ -296,7 +296,7 @@ class Source {
       pen.strokeRect(x, y, w, h);
       pen.strokeStyle = colour;
       pen.lineWidth = 2;
-      pen.setLineDash(face.warming ? [6, 4] : []);
+      pen.setLineDash(face.warmup ? [6, 4] : []);
       pen.strokeRect(x, y, w, h);
       pen.setLineDash([]);
       const tag = pen.measureText(text).width + 12;

@@ -18,7 +18,8 @@ from click.testing import CliRunner, Result
 from dfer.runtime.cli.run import main
 from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.runtime.recognizer import Recognizer, Step
+from dfer.runtime.predictions import Step
+from dfer.runtime.recognizer import Recognizer
 from helpers import Pipeline, edit_manifest, write_video
 
 COLUMNS = [

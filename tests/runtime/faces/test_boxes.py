@@ -29,7 +29,7 @@ def test_landmarks_are_found_inside_the_users_box(face_frames: list[np.ndarray],
     for box in ((x, y, w, h), (x - 0.1 * w, y + 0.1 * h, 1.1 * w, w)):  # a detector's, and a square one
         path = write(tmp_path, "frame,x,y,w,h\n0," + ",".join(map(str, box)))
         (boxes,) = read_boxes(path, ["clip.mp4"])
-        assert boxes.due(0, 0.0)
+        assert boxes.should_detect(0, 0.0)
         (found,) = boxes.detect(face_frames[0])
         assert found.box == pytest.approx(box)
         assert isinstance(found, GivenFace) and (found.id, found.score) == (None, 1)
@@ -43,7 +43,7 @@ def test_a_large_face_is_found_and_one_at_the_edge_too(face_frames: list[np.ndar
     for image, x in ((large, face.box[0]), (cut, -0.1 * face.box[2])):
         box = (x, *face.box[1:])
         (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n0," + ",".join(map(str, box))), ["clip.mp4"])
-        boxes.due(0, 0.0)
+        boxes.should_detect(0, 0.0)
         (found,) = boxes.detect(image)
         expected = face.landmarks - (face.box[0] - x, 0)
         assert np.linalg.norm(found.landmarks - expected, axis=1).mean() < 0.08 * face.size
@@ -52,7 +52,7 @@ def test_a_large_face_is_found_and_one_at_the_edge_too(face_frames: list[np.ndar
 def test_where_no_face_is_found_an_average_one_fills_the_box(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     (face,) = FaceDetector().detect(face_frames[0])
     (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n0," + ",".join(map(str, face.box))), ["clip.mp4"])
-    boxes.due(0, 0.0)
+    boxes.should_detect(0, 0.0)
     (found,) = boxes.detect(np.full_like(face_frames[0], 128))
     assert np.linalg.norm(found.landmarks - face.landmarks, axis=1).mean() < 0.12 * face.size
     assert found.frontal
@@ -65,12 +65,12 @@ def test_what_dfer_run_wrote_is_read_with_its_tracks(face_frames: list[np.ndarra
     for frame in (0, 3, 6):
         for track in (4, 2):
             box = (10.0 * track, 20.0, 50.0, 60.0)
-            sink.write(Prediction("clip.mp4", frame, frame / 24, track, box, probabilities, classes, "steady"))
+            sink.write(Prediction("clip.mp4", frame, frame / 24, track, box, probabilities, classes, "ready"))
     sink.close()
     (boxes,) = read_boxes(tmp_path / "out.csv", ["/elsewhere/clip.mp4"])
     tracker, seen = Tracker(), []
     for index in range(8):
-        if boxes.due(index, index / 24):
+        if boxes.should_detect(index, index / 24):
             image = face_frames[index]
             tracks = tracker.update(boxes.detect(image), index / 24, image)
             seen.append((index, [track.id for track in tracks], [track.face.box[0] for track in tracks]))
@@ -81,14 +81,14 @@ def test_what_dfer_run_wrote_is_read_with_its_tracks(face_frames: list[np.ndarra
 def test_times_go_to_the_first_frame_at_or_after_them(tmp_path: Path) -> None:
     path = write(tmp_path, "time_s,x,y,w,h\n0.0417,1,1,9,9\n0.05,2,2,9,9\n0.3,3,3,9,9\n")
     (boxes,) = read_boxes(path, ["clip.mp4"])
-    assert [index for index in range(12) if boxes.due(index, index / 24)] == [1, 2, 8]
+    assert [index for index in range(12) if boxes.should_detect(index, index / 24)] == [1, 2, 8]
 
 
 def test_sources_get_their_own_rows(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     path = write(tmp_path, "source,frame,x,y,w,h\na.mp4,0,1,1,9,9\nb.mp4,1,2,2,9,9\nother.mp4,0,3,3,9,9\n")
     first, second = read_boxes(path, ["films/a.mp4", "b.mp4"])
-    assert (first.due(0, 0), first.due(1, 0.1)) == (True, False)
-    assert (second.due(0, 0), second.due(1, 0.1)) == (False, True)
+    assert (first.should_detect(0, 0), first.should_detect(1, 0.1)) == (True, False)
+    assert (second.should_detect(0, 0), second.should_detect(1, 0.1)) == (False, True)
     assert [face.box[0] for face in second.detect(face_frames[0])] == [2]
     with pytest.raises(DferError, match=r"no row is for c\.mp4"):
         read_boxes(path, ["a.mp4", "c.mp4"])
@@ -129,11 +129,11 @@ def test_a_missing_and_a_binary_file_are_refused(tmp_path: Path) -> None:
 
 def test_boxes_that_meet_no_frame_or_no_pixel_are_an_error(tmp_path: Path) -> None:
     (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n500,1,1,9,9\n510,1,1,9,9\n"), ["clip.mp4"])
-    assert not any(boxes.due(index, index / 24) for index in range(100))
+    assert not any(boxes.should_detect(index, index / 24) for index in range(100))
     with pytest.raises(DferError, match="frames 500 to 510"):
         boxes.finish()
     (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n0,900,1,9,9\n"), ["clip.mp4"])
-    assert boxes.due(0, 0.0)
+    assert boxes.should_detect(0, 0.0)
     with pytest.raises(DferError, match="line 2: the box lies outside the picture, which is 320×240"):
         boxes.detect(np.zeros((240, 320, 3), np.uint8))
 
@@ -146,4 +146,4 @@ def test_whatever_the_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.
     except DferError as error:
         assert "\n" not in str(error)
     else:
-        boxes.due(0, 0.0)
+        boxes.should_detect(0, 0.0)

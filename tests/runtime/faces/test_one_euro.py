@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import Face, GivenFace
-from dfer.runtime.faces.one_euro import SteadyFace
-from dfer.runtime.faces.optical_flow import Move
+from dfer.runtime.faces.one_euro import LandmarkFilter
+from dfer.runtime.faces.optical_flow import SimilarityMotion
 
 LAG = 1 / (2 * math.pi * 5)  # face sizes, the bound that the class promises
 
@@ -30,7 +30,7 @@ def face(x: float = 0.0, size: float = 128, noise: np.ndarray | None = None) -> 
 def test_a_still_face_trembles_less_than_half_as_much(rate: float, size: float) -> None:
     rng = np.random.default_rng(0)
     seen = [face(size=size, noise=rng.normal(0, 0.01, (7, 2))) for _ in range(200)]
-    steady = SteadyFace(seen[0], 0.0)
+    steady = LandmarkFilter(seen[0], 0.0)
     shown = [steady.update(one, (index + 1) / rate) for index, one in enumerate(seen)]
     for read in (lambda f: f.landmarks, lambda f: np.array(f.box)):
         raw = np.std([read(f) for f in seen[20:]], axis=0).mean()
@@ -42,7 +42,7 @@ def test_a_still_face_trembles_less_than_half_as_much(rate: float, size: float) 
 def test_a_moving_face_is_never_far_behind(speed: float, rate: float) -> None:
     """Speeds in face sizes a second; the face rests, then moves evenly."""
     size = 100.0
-    steady = SteadyFace(face(size=size), 0.0)
+    steady = LandmarkFilter(face(size=size), 0.0)
     lags = []
     for index in range(1, 4 * rate):
         time = index / rate
@@ -53,21 +53,21 @@ def test_a_moving_face_is_never_far_behind(speed: float, rate: float) -> None:
 
 
 def test_motion_that_is_known_is_followed_without_any_lag() -> None:
-    steady = SteadyFace(face(0.0), 0.0)
+    steady = LandmarkFilter(face(0.0), 0.0)
     for index in range(1, 20):
-        steady.carry(Move((0.0, 0.0), (7.0, 0.0)))
+        steady.carry(SimilarityMotion((0.0, 0.0), (7.0, 0.0)))
         shown = steady.update(face(7.0 * index), index / 8)
         np.testing.assert_allclose(shown.landmarks, face(7.0 * index).landmarks, atol=1e-3)
 
 
 def test_after_a_gap_nothing_is_dragged_along() -> None:
-    steady = SteadyFace(face(0.0), 0.0)
+    steady = LandmarkFilter(face(0.0), 0.0)
     np.testing.assert_array_equal(steady.update(face(300.0), 0.8).landmarks, face(300.0).landmarks)
     np.testing.assert_array_equal(steady.update(face(900.0), 0.8).landmarks, face(900.0).landmarks)  # the same moment
 
 
 def test_a_given_box_is_kept_while_its_landmarks_are_steadied() -> None:
-    steady = SteadyFace(face(0.0), 0.0)
+    steady = LandmarkFilter(face(0.0), 0.0)
     given = GivenFace((20.0, 0.0, 128.0, 128.0), face(20.0).landmarks, 1.0, 7)
     shown = steady.update(given, 0.04)
     assert shown.box == given.box
@@ -83,7 +83,7 @@ def test_a_given_box_is_kept_while_its_landmarks_are_steadied() -> None:
     )
 )
 def test_whatever_is_seen_the_shown_lies_between_old_and_new(steps: list[tuple[float, float, float]]) -> None:
-    steady, time, shown = SteadyFace(face(0.0, 50), 0.0), 0.0, face(0.0, 50)
+    steady, time, shown = LandmarkFilter(face(0.0, 50), 0.0), 0.0, face(0.0, 50)
     for elapsed, x, size in steps:
         before, time, seen = shown.landmarks, time + elapsed, face(x, size)
         shown = steady.update(seen, time)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.faces.detection import Face, FaceDetector
-from dfer.runtime.faces.optical_flow import Motion
+from dfer.runtime.faces.optical_flow import MedianFlow
 from dfer.runtime.procedural import ActionUnits, Identity, Pose, draw_background, draw_face
 
 PERSON, OTHER = (Identity.sample(np.random.default_rng(seed)) for seed in (3, 8))
@@ -32,11 +32,11 @@ def face(landmarks: np.ndarray) -> Face:
 def test_a_face_is_followed_to_about_a_pixel(shift: tuple[int, int]) -> None:
     before, (was,) = picture((PERSON, 300, 180, 120))
     after, (now,) = picture((PERSON, 300 + shift[0], 180 + shift[1], 120))
-    motion = Motion()
+    motion = MedianFlow()
     assert motion.follow(before, [face(was).box]) == [None]  # nothing to compare with
-    (move,) = motion.follow(after, [face(was).box])
-    assert move is not None
-    moved = move.face(face(was))
+    (motion,) = motion.follow(after, [face(was).box])
+    assert motion is not None
+    moved = motion.face(face(was))
     np.testing.assert_allclose(moved.landmarks, now, atol=1.5)
     np.testing.assert_allclose(moved.box, face(now).box, atol=4)
 
@@ -44,16 +44,16 @@ def test_a_face_is_followed_to_about_a_pixel(shift: tuple[int, int]) -> None:
 def test_a_face_that_comes_nearer_grows() -> None:
     before, (was,) = picture((PERSON, 300, 180, 100))
     after, (now,) = picture((PERSON, 306, 182, 108))
-    motion = Motion()
+    motion = MedianFlow()
     motion.follow(before, [])
-    (move,) = motion.follow(after, [face(was).box])
-    assert move is not None
-    assert move.scale == pytest.approx(1.08, abs=0.03)
-    np.testing.assert_allclose(move.face(face(was)).landmarks, now, atol=2)
+    (motion,) = motion.follow(after, [face(was).box])
+    assert motion is not None
+    assert motion.scale == pytest.approx(1.08, abs=0.03)
+    np.testing.assert_allclose(motion.face(face(was)).landmarks, now, atol=2)
 
 
 def test_a_face_is_not_carried_off_by_a_person_who_passes_in_front() -> None:
-    motion = Motion()
+    motion = MedianFlow()
     before, (back, front) = picture((OTHER, 300, 180, 100), (PERSON, 390, 180, 130))
     after, _ = picture((OTHER, 300, 180, 100), (PERSON, 375, 180, 130))
     motion.follow(before, [])
@@ -65,7 +65,7 @@ def test_a_face_is_not_carried_off_by_a_person_who_passes_in_front() -> None:
 
 def test_a_cut_to_another_scene_is_no_motion() -> None:
     rng = np.random.default_rng(0)
-    motion = Motion()
+    motion = MedianFlow()
     before, (was,) = picture((PERSON, 300, 180, 120))
     motion.follow(before, [])
     assert motion.follow(rng.integers(0, 256, before.shape, np.uint8), [face(was).box]) == [None]
@@ -73,14 +73,14 @@ def test_a_cut_to_another_scene_is_no_motion() -> None:
 
 
 def test_pictures_of_another_size_are_not_compared() -> None:
-    motion = Motion()
+    motion = MedianFlow()
     motion.follow(picture((PERSON, 300, 180, 120))[0], [])
     assert motion.follow(np.zeros((90, 160, 3), np.uint8), [(10, 10, 30, 30)]) == [None]
     assert motion.follow(np.zeros((1, 1, 3), np.uint8), []) == []
 
 
 def test_boxes_beyond_the_picture_and_empty_ones_do_no_harm() -> None:
-    motion = Motion()
+    motion = MedianFlow()
     image, _ = picture((PERSON, 300, 180, 120))
     motion.follow(image, [])
     assert motion.follow(image, [(-500, 0, 40, 40), (700, 400, 40, 40), (50, 50, 0, 0)])[:2] == [None, None]
@@ -89,19 +89,19 @@ def test_boxes_beyond_the_picture_and_empty_ones_do_no_harm() -> None:
 def test_a_filmed_face_stays_where_the_detector_finds_it(shared_data) -> None:  # type: ignore[no-untyped-def]
     """Half a second without any detection."""
     capture = cv2.VideoCapture(str(shared_data / "videos" / "WolfgangLanger_Pexels.mp4"))
-    detector, motion, errors = FaceDetector(), Motion(), []
+    detector, flow, errors = FaceDetector(), MedianFlow(), []
     carried: Face | None = None
     for index in range(240):
         image = cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)
-        (move,) = motion.follow(image, [carried.box]) if carried else [None]
+        (motion,) = flow.follow(image, [carried.box]) if carried else [None]
         if index % 12 == 0:
-            if carried and move:
+            if carried and motion:
                 (found, *_) = detector.detect(image)
                 errors.append(
-                    np.linalg.norm(move.face(carried).landmarks - found.landmarks, axis=1).mean() / found.size
+                    np.linalg.norm(motion.face(carried).landmarks - found.landmarks, axis=1).mean() / found.size
                 )
             carried = detector.detect(image)[0]
-        elif carried and move:
-            carried = move.face(carried)
+        elif carried and motion:
+            carried = motion.face(carried)
     assert len(errors) >= 15
     assert np.median(errors) < 0.06

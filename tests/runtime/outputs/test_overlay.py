@@ -15,8 +15,7 @@ from dfer.runtime.faces.tracking import Box
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.overlay import annotate
 from dfer.runtime.outputs.palette import colour_of
-from dfer.runtime.predictions import Prediction
-from dfer.runtime.recognizer import Step, VisibleFace
+from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 
 SURE = np.array([0.94, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01], np.float32)
@@ -25,7 +24,7 @@ SURE = np.array([0.94, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01], np.float32)
 def step(image: np.ndarray, boxes: list[Box], classes: tuple[str, ...] = EXPRESSIONS, read: bool = True) -> Step:
     shares = SURE[: len(classes)] / SURE[: len(classes)].sum()
     faces = [
-        VisibleFace(i + 1, box, Prediction("a", 0, 0, i + 1, box, shares, classes, "steady") if read else None)
+        VisibleFace(i + 1, box, Prediction("a", 0, 0, i + 1, box, shares, classes, "ready") if read else None)
         for i, box in enumerate(boxes)
     ]
     return Step("a", Frame(image, 0, 0.0), (), tuple(faces))

@@ -16,7 +16,7 @@ CLASSES = ("happiness", "neutral")
 
 def said(time: float, label: str, track: int = 1, source: str = "a.mp4") -> Prediction:
     probabilities = np.array([0.8, 0.2] if label == "happiness" else [0.4, 0.6], np.float32)
-    return Prediction(source, round(time * 24), time, track, (0, 0, 9, 9), probabilities, CLASSES, "steady")
+    return Prediction(source, round(time * 24), time, track, (0, 0, 9, 9), probabilities, CLASSES, "ready")
 
 
 def printed(summary: Summary) -> str:

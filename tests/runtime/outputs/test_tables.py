@@ -23,7 +23,7 @@ CLASSES = ("joy", "calm", "fury, rage")
 
 def prediction(source: str = "a.mp4", time: float = 0.0, track: int = 1, first: float = 0.7) -> Prediction:
     probabilities = np.array([first, 0.9 - first, 0.1], np.float32)
-    return Prediction(source, round(24 * time), time, track, (10.04, 20, 30, 40), probabilities, CLASSES, "steady")
+    return Prediction(source, round(24 * time), time, track, (10.04, 20, 30, 40), probabilities, CLASSES, "ready")
 
 
 def test_rows_of_several_sources_share_a_csv(tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_row_that_found_room_for_a_part_of_it_is_taken_back(tmp_path: Path) ->
     assert ended.stdout.startswith(f"{path}: File too large"), ended.stderr
     text = path.read_text()
     assert 4800 < len(text) <= 5000
-    assert text.endswith("steady\n")
+    assert text.endswith("ready\n")
 
 
 WRITER = """

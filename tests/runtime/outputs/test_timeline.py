@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.outputs.history import MOST_FACES, MOST_POINTS, Course, History
+from dfer.runtime.outputs.history import MOST_FACES, MOST_POINTS, History, ProbabilitySeries
 from dfer.runtime.outputs.timeline import PLOT_SUFFIXES, Timeline
 from dfer.runtime.predictions import Prediction
 
@@ -22,7 +22,7 @@ CLASSES = ("happiness", "neutral", "anger")
 
 
 def said(time: float, row: tuple[float, ...], track: int = 1, source: str = "a.mp4") -> Prediction:
-    return Prediction(source, 0, time, track, (0, 0, 9, 9), np.array(row, np.float32), CLASSES, "steady")
+    return Prediction(source, 0, time, track, (0, 0, 9, 9), np.array(row, np.float32), CLASSES, "ready")
 
 
 def shares(time: float) -> tuple[float, float, float]:
@@ -31,45 +31,45 @@ def shares(time: float) -> tuple[float, float, float]:
 
 
 def test_a_short_recording_is_kept_point_by_point() -> None:
-    course = Course(3)
+    series = ProbabilitySeries(3)
     times = [index / 8 for index in range(500)]
     for time in times:
-        course.add(time, np.array(shares(time), np.float32))
-    kept, rows = course.points()
+        series.add(time, np.array(shares(time), np.float32))
+    kept, rows = series.points()
     assert kept == pytest.approx(times)
     assert rows == pytest.approx(np.array([shares(time) for time in times]), abs=1e-6)
 
 
 def test_an_hour_is_thinned_to_a_picture_and_looks_the_same() -> None:
-    course = Course(3)
+    series = ProbabilitySeries(3)
     for index in range(8 * 3600):
-        course.add(index / 8, np.array(shares(index / 8), np.float32))
-    times, rows = course.points()
+        series.add(index / 8, np.array(shares(index / 8), np.float32))
+    times, rows = series.points()
     assert MOST_POINTS / 3 < len(times) <= MOST_POINTS
     assert rows == pytest.approx(np.array([shares(float(time)) for time in times]), abs=0.01)
-    assert len(course.stretches()) == 1
+    assert len(series.stretches()) == 1
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.floats(1e-4, 1e5), st.floats(0, 1)), max_size=3 * MOST_POINTS))
 def test_whatever_comes_there_are_few_points_and_their_shares_sum_to_one(steps: list[tuple[float, float]]) -> None:
-    course, time = Course(2), 0.0
+    series, time = ProbabilitySeries(2), 0.0
     for step, share in steps:
         time += step
-        course.add(time, np.array([share, 1 - share], np.float32))
-    times, rows = course.points()
+        series.add(time, np.array([share, 1 - share], np.float32))
+    times, rows = series.points()
     assert len(times) <= MOST_POINTS and bool(len(times)) == bool(steps)
     assert rows.sum(axis=1) == pytest.approx(np.ones(len(times)), abs=1e-5)
     assert (np.diff(times) > 0).all()
-    assert sum(len(part[0]) - 2 for part in course.stretches()) == len(times)
+    assert sum(len(part[0]) - 2 for part in series.stretches()) == len(times)
 
 
 def test_an_absence_stays_an_absence_even_in_a_thinned_recording() -> None:
-    course = Course(3)
+    series = ProbabilitySeries(3)
     for index in range(8 * 3600):
         if not 1000 <= index / 8 < 1600:
-            course.add(index / 8, np.array(shares(0), np.float32))
-    first, second = (part[0] for part in course.stretches())
+            series.add(index / 8, np.array(shares(0), np.float32))
+    first, second = (part[0] for part in series.stretches())
     assert first[-1] == pytest.approx(1000, abs=20)
     assert second[0] == pytest.approx(1600, abs=20)
 

@@ -12,8 +12,7 @@ import pytest
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.writer import OutputPaths, Outputs
-from dfer.runtime.predictions import Prediction
-from dfer.runtime.recognizer import Step, VisibleFace
+from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 from dfer.runtime.timing import Stopwatch
 
@@ -22,7 +21,7 @@ CLASSES = ("happiness", "neutral")
 
 def step(source: str, index: int, rate: float, size: tuple[int, int] = (120, 160)) -> Step:
     probabilities = np.array([0.75, 0.25], np.float32)
-    prediction = Prediction(source, index, index / rate, 1, (40, 40, 40, 40), probabilities, CLASSES, "steady")
+    prediction = Prediction(source, index, index / rate, 1, (40, 40, 40, 40), probabilities, CLASSES, "ready")
     face = VisibleFace(1, prediction.box, prediction)
     image = np.full((*size, 3), index, np.uint8)
     return Step(source, Frame(image, index, index / rate), (prediction,), (face,))

@@ -21,27 +21,27 @@ def filled(times: list[float], length: int = 16, seconds: float = 2.0, step: flo
 def test_full_window_holds_every_sample_once_in_order() -> None:
     times = [index * 0.125 for index in range(40)]
     window = filled(times)
-    assert not window.warming
+    assert not window.warmup
     np.testing.assert_allclose(window.stack()[:, 0], times[-16:], atol=1e-6)
 
 
 def test_filling_window_is_padded_with_its_oldest_feature() -> None:
     window = filled([0.0, 0.125, 0.25])
-    assert window.warming
+    assert window.warmup
     assert window.stack()[:, 0].tolist() == [0.0] * 14 + [0.125, 0.25]
 
 
 def test_it_is_warm_from_the_sixteenth_sample_on() -> None:
     times = [index * 0.125 for index in range(16)]
-    assert filled(times[:15]).warming
-    assert not filled(times).warming
+    assert filled(times[:15]).warmup
+    assert not filled(times).warmup
 
 
 @pytest.mark.parametrize(("gap", "kept"), [(0.125, True), (0.25, True), (0.375, False), (5.0, False)])
 def test_one_missing_sample_is_bridged_and_more_reset(gap: float, kept: bool) -> None:
     times = [index * 0.125 for index in range(16)]
     window = filled([*times, times[-1] + gap])
-    assert window.warming is not kept
+    assert window.warmup is not kept
     assert bool(window.stack()[0, 0] < times[-1]) is kept
 
 
@@ -54,7 +54,7 @@ def test_samples_left_out_under_load_are_bridged_up_to_half_the_window() -> None
 
 def test_slow_sampling_repeats_the_nearest_feature() -> None:
     window = filled([0.0, 0.5, 1.0, 1.5, 2.0], step=0.5)
-    assert not window.warming
+    assert not window.warmup
     values, counts = np.unique(window.stack()[:, 0], return_counts=True)
     assert values.tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert counts.max() <= 4

@@ -20,7 +20,7 @@ HAPPY, CALM, ANGRY = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 
 def said(time: float, row: tuple[float, ...], track: int = 1, source: str = "a") -> Prediction:
     probabilities = np.array(row, np.float32)
-    return Prediction(source, round(time * 100), time, track, (0, 0, 9, 9), probabilities, CLASSES, "steady")
+    return Prediction(source, round(time * 100), time, track, (0, 0, 9, 9), probabilities, CLASSES, "ready")
 
 
 rows = st.lists(st.floats(0.001, 1), min_size=3, max_size=3).map(lambda row: tuple(v / sum(row) for v in row))
@@ -38,11 +38,11 @@ def test_without_options_predictions_stay_as_they_are() -> None:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), rows, st.integers(1, 3)), max_size=30), st.floats(0, 5))
 def test_probabilities_sum_to_one_and_lie_between_those_that_were_said(
-    course: list[tuple[float, tuple[float, ...], int]], seconds: float
+    curve: list[tuple[float, tuple[float, ...], int]], seconds: float
 ) -> None:
     smoother, time = Smoother(CLASSES, seconds=seconds, gap=100), 0.0
     heard: dict[int, list[tuple[float, ...]]] = {}
-    for step, row, track in course:
+    for step, row, track in curve:
         time += step
         heard.setdefault(track, []).append(row)
         final = smoother.refine(said(time, row, track))
@@ -56,10 +56,10 @@ def test_probabilities_sum_to_one_and_lie_between_those_that_were_said(
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(rows, st.sampled_from([("a", 1), ("a", 2), ("b", 1)])), max_size=30))
-def test_tracks_and_sources_do_not_touch_each_other(course: list[tuple[tuple[float, ...], tuple[str, int]]]) -> None:
+def test_tracks_and_sources_do_not_touch_each_other(curve: list[tuple[tuple[float, ...], tuple[str, int]]]) -> None:
     together = Smoother(CLASSES, seconds=0.5)
-    alone = {key: Smoother(CLASSES, seconds=0.5) for _, key in course}
-    for index, (row, (source, track)) in enumerate(course):
+    alone = {key: Smoother(CLASSES, seconds=0.5) for _, key in curve}
+    for index, (row, (source, track)) in enumerate(curve):
         raw = said(index / 8, row, track, source)
         mixed, single = together.refine(raw), alone[source, track].refine(raw)
         assert np.array_equal(mixed.probabilities, single.probabilities)
@@ -85,8 +85,8 @@ def test_a_track_starts_afresh_after_a_gap_and_after_a_jump_back() -> None:
         assert final.label == "happiness"
 
 
-def labels(smoother: Smoother, course: list[tuple[float, ...]], rate: float = 10) -> list[str]:
-    return [smoother.refine(said(index / rate, row)).label for index, row in enumerate(course)]
+def labels(smoother: Smoother, curve: list[tuple[float, ...]], rate: float = 10) -> list[str]:
+    return [smoother.refine(said(index / rate, row)).label for index, row in enumerate(curve)]
 
 
 def test_a_near_tie_does_not_flicker() -> None:
@@ -104,9 +104,9 @@ def test_a_small_lead_takes_over_when_it_lasts_and_a_large_one_at_once() -> None
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(rows, min_size=2, max_size=60))
-def test_a_label_that_is_held_is_never_far_behind(course: list[tuple[float, ...]]) -> None:
+def test_a_label_that_is_held_is_never_far_behind(curve: list[tuple[float, ...]]) -> None:
     smoother = Smoother(CLASSES, seconds=0.4)
-    for index, row in enumerate(course):
+    for index, row in enumerate(curve):
         final = smoother.refine(said(index / 10, row))
         assert final.probabilities.max() - final.confidence < 0.1 + 1e-6
 

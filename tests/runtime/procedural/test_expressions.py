@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from dfer.runtime.procedural import ActionUnits, Identity, Pose
-from dfer.runtime.procedural.expressions import APEX, REVERSED, Course, render_clip
+from dfer.runtime.procedural.expressions import APEX, REVERSED, ExpressionCurve, render_clip
 
 SECONDS, FPS = 2.0, 8.0
 TIMES = [(i + 0.5) / FPS for i in range(16)]
 PAIRS = [("surprise", "fear"), ("disgust", "anger")]
 
 
-def course(label: str, seed: int) -> Course:
-    return Course.sample(label, SECONDS, np.random.default_rng(seed))
+def curve(label: str, seed: int) -> ExpressionCurve:
+    return ExpressionCurve.sample(label, SECONDS, np.random.default_rng(seed))
 
 
 def states(label: str, seed: int) -> list[tuple[ActionUnits, Pose]]:
-    return [course(label, seed).at(t) for t in TIMES]
+    return [curve(label, seed).at(t) for t in TIMES]
 
 
 def test_labels() -> None:
@@ -38,7 +38,7 @@ def test_pairs_are_exact_time_reversals(forward: str, backward: str) -> None:
 def test_the_quick_flank_comes_first_and_in_the_reversed_label_last(forward: str, backward: str) -> None:
     for seed in range(20):
         for label, sign in ((forward, 1), (backward, -1)):
-            values = np.array([course(label, seed).intensity(t) for t in np.linspace(0, SECONDS, 81)])
+            values = np.array([curve(label, seed).intensity(t) for t in np.linspace(0, SECONDS, 81)])
             steps = np.diff(values)
             assert sign * (steps.max() + steps.min()) > 0.02
 
@@ -46,7 +46,7 @@ def test_the_quick_flank_comes_first_and_in_the_reversed_label_last(forward: str
 @pytest.mark.parametrize("label", APEX)
 def test_courses_fit_the_clip(label: str) -> None:
     for seed in range(10):
-        drawn = course(label, seed)
+        drawn = curve(label, seed)
         values = [drawn.intensity(t) for t in np.linspace(0, SECONDS, 201)]
         assert min(values) >= 0 and max(values) <= 1
         if label == "neutral":
@@ -58,7 +58,7 @@ def test_courses_fit_the_clip(label: str) -> None:
 
 @pytest.mark.parametrize("label", ["happiness", "sadness", "surprise", "anger"])
 def test_the_apex_shows_the_prototype(label: str) -> None:
-    drawn = course(label, 1)
+    drawn = curve(label, 1)
     peak = max(TIMES, key=drawn.intensity)
     shown, apex = np.array(drawn.at(peak)[0].vector()), np.array(APEX[label].vector())
     strong = np.abs(apex) >= 0.7

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.profiling.comparison import PERCENTILES, compare_reports, compare_samples, differences
-from dfer.runtime.profiling.report import Leg, Report
+from dfer.runtime.profiling.report import Measurement, Report
 
 
 def durations(seed: int, count: int = 2000, factor: float = 1.0) -> list[float]:
@@ -58,9 +58,9 @@ def test_few_samples_tell_nothing() -> None:
 
 
 def a_report(scenario: str = "single", cpu: str = "A", load: float = 0.0, **stages: list[float]) -> Report:
-    leg = Leg("query", "back to back", steady=stages)
+    measured = Measurement("query", "back to back", steady=stages)
     setup = {"scenario": scenario, "samples_per_query": 1, "load": load}
-    return Report("", {"cpu": cpu, "cores": 2}, {}, setup, [leg], [], {}, [])
+    return Report("", {"cpu": cpu, "cores": 2}, {}, setup, [measured], [], {}, [])
 
 
 def test_only_what_both_reports_measured_alike_is_compared() -> None:

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from dfer.runtime.cli.profile import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural.demo import RATE
-from dfer.runtime.profiling.profiler import Loop
+from dfer.runtime.profiling.profiler import RepeatedSource
 from dfer.runtime.profiling.report import Report, read_report, stage_times
 
 
@@ -40,29 +40,33 @@ def report(outcome: tuple[Result, Path]) -> Report:
 
 
 def test_every_stage_of_the_pipeline_is_measured_at_both_paces(report: Report) -> None:
-    legs = {leg.pace: leg for leg in report.legs if leg.part == "pipeline"}
-    assert set(legs) == {"back to back", "camera rate"}
-    for leg in legs.values():
-        stages = [row.stage for row in stage_times(leg.steady)]
+    measurements = {measured.arrival: measured for measured in report.measurements if measured.part == "pipeline"}
+    assert set(measurements) == {"back to back", "camera rate"}
+    for measured in measurements.values():
+        stages = [row.stage for row in stage_times(measured.steady)]
         assert stages == ["decode", "detect", "track", "align", "encode", "head", "draw", "write", "total"]
-        assert len(leg.steady["draw"]) == pytest.approx(leg.runs, abs=3)
-        assert len(leg.steady["encode"]) == len(leg.steady["total"])
-    assert legs["camera rate"].rate <= 1.3 * 24
-    assert legs["back to back"].rate > legs["camera rate"].rate
+        assert len(measured.steady["draw"]) == pytest.approx(measured.runs, abs=3)
+        assert len(measured.steady["encode"]) == len(measured.steady["total"])
+    assert measurements["camera rate"].rate <= 1.3 * 24
+    assert measurements["back to back"].rate > measurements["camera rate"].rate
 
 
 def test_end_to_end_holds_its_stages(report: Report) -> None:
-    for leg in report.legs:
-        if leg.part == "pipeline":
-            for total, encode, head in zip(leg.steady["total"], leg.steady["encode"], leg.steady["head"], strict=True):
+    for measured in report.measurements:
+        if measured.part == "pipeline":
+            for total, encode, head in zip(
+                measured.steady["total"], measured.steady["encode"], measured.steady["head"], strict=True
+            ):
                 assert total >= encode + head
 
 
 def test_warm_up_is_apart_and_nothing_is_lost(report: Report, outcome: tuple[Result, Path]) -> None:
-    (leg,) = [leg for leg in report.legs if (leg.part, leg.pace) == ("query", "back to back")]
-    assert leg.warm_up["encode"]
-    rows = json.loads((outcome[1] / "profile.json").read_text())["legs"]
-    (written,) = [row for row in rows if (row["part"], row["pace"]) == ("query", "back to back")]
+    (measured,) = [
+        measured for measured in report.measurements if (measured.part, measured.arrival) == ("query", "back to back")
+    ]
+    assert measured.warm_up["encode"]
+    rows = json.loads((outcome[1] / "profile.json").read_text())["measurements"]
+    (written,) = [row for row in rows if (row["part"], row["arrival"]) == ("query", "back to back")]
     (encode,) = [row for row in written["stages"] if row["stage"] == "encode"]
     samples = written["steady_ms"]["encode"]
     assert (encode["n"], encode["max"]) == (len(samples), pytest.approx(max(samples), abs=1e-3))
@@ -101,17 +105,19 @@ def test_the_page_is_whole_and_fetches_nothing(outcome: tuple[Result, Path]) -> 
         def handle_endtag(self, tag: str) -> None:
             assert opened.pop() == tag
 
-    Balance().feed(page)
+    Balance().reader(page)
     assert not opened
-    assert page.count("<svg") == 5  # four legs and the batches
+    assert page.count("<svg") == 5  # four measurements and the batches
 
 
 def test_a_comparison_tells_what_became_slower_and_exits_with_3(
     outcome: tuple[Result, Path], face_video: Path, tmp_path: Path
 ) -> None:
     content = json.loads((outcome[1] / "profile.json").read_text())
-    for leg in content["legs"]:
-        leg["steady_ms"] = {stage: [value / 50 for value in taken] for stage, taken in leg["steady_ms"].items()}
+    for measured in content["measurements"]:
+        measured["steady_ms"] = {
+            stage: [value / 50 for value in taken] for stage, taken in measured["steady_ms"].items()
+        }
     content["setup"]["provider"] = "cuda"
     (tmp_path / "old.json").write_text(json.dumps(content))
     result = run(
@@ -135,20 +141,20 @@ def test_other_scenarios_ask_for_more_faces_at_once(
     assert result.exit_code == 0, result.output
     found = read_report(tmp_path / "o.json")
     assert found.setup["samples_per_query"] == size or found.setup["samples_per_query"] in (1, 2, 4, 8, 16)
-    query = [leg for leg in found.legs if leg.part == "query"]
+    query = [measured for measured in found.measurements if measured.part == "query"]
     assert len(query) == (1 if scenario == "offline" else 2)
     assert query[0].predictions == query[0].runs * found.setup["samples_per_query"]
     assert ("faces/s" if scenario == "offline" else "p99") in result.output
 
 
 def test_a_loop_goes_round_with_rising_times_and_ends_in_time(face_video: Path) -> None:
-    loop = Loop(face_video, 8, 30)
-    frames = [(frame.index, frame.time) for frame, _ in zip(loop, range(200), strict=False)]
-    loop.close()
+    repeated = RepeatedSource(face_video, 8, 30)
+    frames = [(frame.index, frame.time) for frame, _ in zip(repeated, range(200), strict=False)]
+    repeated.close()
     assert [index for index, _ in frames] == list(range(200))
     assert np.diff([time for _, time in frames]).min() == pytest.approx(1 / RATE, abs=2e-3)
     begun = monotonic()
-    assert list(Loop(face_video, 8, 0.2))
+    assert list(RepeatedSource(face_video, 8, 0.2))
     assert 0.2 <= monotonic() - begun < 10
 
 
@@ -170,6 +176,6 @@ def test_bad_input_gives_one_line_before_anything_is_measured(face_video: Path, 
 
 
 def test_a_newer_report_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "new.json").write_text('{"kind": "dfer-profile", "schema": 2}')
+    (tmp_path / "new.json").write_text('{"kind": "dfer-profile", "schema": 3}')
     with pytest.raises(DferError, match="newer"):
         read_report(tmp_path / "new.json")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.sources import Feeds, Frame, LiveSource, open_source
+from dfer.runtime.sources import Frame, LiveSource, SourceReaders, open_source
 from dfer.runtime.sources.captures import Capture, within
 from streams import MjpegServer, RtspServer, StreamServer
 
@@ -107,13 +107,13 @@ def test_a_live_source_drops_what_is_not_taken_in_time() -> None:
 def test_a_camera_pulled_out_and_put_back_goes_on_in_time_and_number() -> None:
     warnings: list[str] = []
     devices = [Device(20), Device(0), Device(20)]  # the second opens, but gives no picture yet
-    with Feeds([camera(*devices, warnings=warnings, tries=3)]) as feeds:
+    with SourceReaders([camera(*devices, warnings=warnings, tries=3)]) as readers:
         frames = []
-        for [(_, frame)] in feeds.ticks():
+        for [(_, frame)] in readers.batches():
             frames.append(frame)
             if frame.index >= 30:
                 break
-        assert feeds.feeds[0].state == "running"
+        assert readers.readers[0].state == "running"
     assert all(device.released.is_set() for device in devices)
     assert all(early.time < late.time for early, late in pairwise(frames))
     assert frames[-1].time - frames[0].time > 0.15  # three pauses of reconnecting are part of it
@@ -124,21 +124,21 @@ def test_a_camera_pulled_out_and_put_back_goes_on_in_time_and_number() -> None:
 
 def test_a_camera_that_stays_away_is_an_error_after_the_tries() -> None:
     warnings: list[str] = []
-    with Feeds([camera(Device(3), warnings=warnings, tries=2)]) as feeds:
+    with SourceReaders([camera(Device(3), warnings=warnings, tries=2)]) as readers:
         with pytest.raises(DferError, match="camera 0: lost, and not back after 2 tries"):
-            list(feeds.ticks())
-        assert feeds.feeds[0].state == "failed"
+            list(readers.batches())
+        assert readers.readers[0].state == "failed"
     assert warnings == ["camera 0: lost; reconnecting"]
 
 
 def test_the_state_tells_of_reconnecting_and_closing_cuts_the_pause_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfer.runtime.sources.live.FIRST_PAUSE", 60.0)
-    with Feeds([camera(Device(3), tries=1), camera(Device(100))]) as feeds:
-        assert feeds.feeds[1].name == "camera 0 #2"
-        for tick in feeds.ticks():
-            if feeds.feeds[0].state == "reconnecting" and tick[-1][1].index > 20:
+    with SourceReaders([camera(Device(3), tries=1), camera(Device(100))]) as readers:
+        assert readers.readers[1].name == "camera 0 #2"
+        for batch in readers.batches():
+            if readers.readers[0].state == "reconnecting" and batch[-1][1].index > 20:
                 break
-    assert [feed.state for feed in feeds.feeds] == ["ended", "ended"]
+    assert [reader.state for reader in readers.readers] == ["ended", "ended"]
 
 
 def test_a_camera_that_breaks_or_never_gives_a_picture_is_an_error() -> None:
@@ -165,8 +165,8 @@ def test_closing_during_a_read_that_hangs_returns_and_frees_the_device_later(mon
     monkeypatch.setattr("dfer.runtime.sources.readers._PATIENCE", 0.1)
     driver, warnings = threading.Event(), list[str]()
     device = Device(3, hang=driver)
-    with Feeds([camera(device, warnings=warnings, tries=5)]) as feeds:
-        for [(_, frame)] in feeds.ticks():
+    with SourceReaders([camera(device, warnings=warnings, tries=5)]) as readers:
+        for [(_, frame)] in readers.batches():
             if frame.index == 2:
                 break
     assert not device.released.is_set()  # releasing under a running read crashes OpenCV
@@ -261,11 +261,11 @@ def test_a_stream_gives_pictures_and_its_name_no_password(stream: Any) -> None:
 
 def test_a_stream_killed_and_restarted_goes_on(stream: Any) -> None:
     warnings: list[str] = []
-    with Feeds([open_source(stream.url, warn=warnings.append, reconnect_tries=50)]) as feeds:
-        (feed,) = feeds.feeds
+    with SourceReaders([open_source(stream.url, warn=warnings.append, reconnect_tries=50)]) as readers:
+        (reader,) = readers.readers
         frames: list[Frame] = []
         enough = 10**9
-        for [(_, frame)] in feeds.ticks():
+        for [(_, frame)] in readers.batches():
             frames.append(frame)
             if len(frames) == 10:
                 stream.close()
@@ -274,10 +274,10 @@ def test_a_stream_killed_and_restarted_goes_on(stream: Any) -> None:
                 enough = min(enough, len(frames) + 10)
                 if len(frames) == enough:
                     break
-        assert feed.state == "running"
+        assert reader.state == "running"
     assert all(early.time < late.time for early, late in pairwise(frames))
     assert all(early.index < late.index for early, late in pairwise(frames))
-    assert frames[-1].index + 1 >= len(frames) + feed.dropped
+    assert frames[-1].index + 1 >= len(frames) + reader.dropped
     assert "lost; reconnecting" in warnings[0]
     assert "back after" in warnings[1]
     assert len(warnings) == 2
@@ -288,14 +288,14 @@ def test_a_stream_that_falls_silent_counts_as_lost_and_stalls_no_other(stream: A
     warnings: list[str] = []
     with MjpegServer() as other:
         sources = [open_source(stream.url, warn=warnings.append, reconnect_tries=2), open_source(other.url)]
-        with Feeds(sources) as feeds:
-            quiet, steady = feeds.feeds
+        with SourceReaders(sources) as readers:
+            quiet, steady = readers.readers
             after = 0
-            for tick in feeds.ticks():
-                if tick[0][1].index == 5:
+            for batch in readers.batches():
+                if batch[0][1].index == 5:
                     stream.silent.set()
                 if quiet.state == "failed":
-                    after += any(feed is steady for feed, _ in tick)
+                    after += any(reader is steady for reader, _ in batch)
                     if after == 5:
                         break
             assert steady.state == "running"

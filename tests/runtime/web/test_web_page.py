@@ -36,7 +36,7 @@ def test_a_viewer_gets_the_picture_together_with_what_is_seen_in_it(page: WebPag
     assert (picture["time"], picture["width"], picture["height"]) == (1.5, 160, 120)
     assert np.abs(picture["image"].astype(int) - step.frame.image).mean() < 4  # JPEG, and red is not blue
     (face,) = picture["faces"]
-    assert face == {"track": 1, "box": list(BOX), "label": "fear", "confidence": 0.88, "warming": False}
+    assert face == {"track": 1, "box": list(BOX), "label": "fear", "confidence": 0.88, "warmup": False}
 
 
 def test_classes_and_their_colours_come_from_the_palette(page: WebPage) -> None:

@@ -20,7 +20,7 @@ from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dfer.train.checkpoints.dfer_clip_checkpoint import load_official
-from dfer.train.checkpoints.untrusted_checkpoint import Inert, read_foreign
+from dfer.train.checkpoints.untrusted_checkpoint import Placeholder, read_untrusted
 
 MOST = 1e-4  # |Δlogit|, of logits up to 100
 
@@ -144,9 +144,9 @@ def test_functions_named_in_place_of_the_recorder_do_not_run(tmp_path: Path) -> 
     state = random_state(7, True)
     for call in (Calls(eval, code), Calls(exec, code), Calls(shutil.copytree, str(tmp_path), str(trace))):
         torch.save({"state_dict": state, "recorder": call}, path)
-        content = read_foreign(path)
+        content = read_untrusted(path)
         assert isinstance(content, dict)
-        assert type(content["recorder"]) is Inert
+        assert type(content["recorder"]) is Placeholder
         assert load_official(path)[0].classes == EXPRESSIONS  # the tensors are good, the call is nothing
     for call in (Calls(os.mkdir, str(trace)), Calls(os.system, f"mkdir {trace}")):
         torch.save({"state_dict": state, "recorder": call}, path)
@@ -187,7 +187,7 @@ def test_hand_made_pickles_do_not_run(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.pth"
         write_zip(path, {"data.pkl": pickled})
         with contextlib.suppress(DferError):
-            assert type(read_foreign(path)) is Inert, name
+            assert type(read_untrusted(path)) is Placeholder, name
         with pytest.raises(DferError):
             load_official(path)
         assert not trace.exists(), name

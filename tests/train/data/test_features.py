@@ -23,7 +23,7 @@ from dfer.train.models.clip import load_clip
 class NoiseClips:
     """Clips of noise that count how often they are read, and fail at one when told to."""
 
-    tremble = 0.0
+    jitter = 0.0
     classes = EXPRESSIONS
 
     def __init__(self, count: int, fingerprint: str = "noise") -> None:
