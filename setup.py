@@ -6,6 +6,7 @@ from setuptools import setup
 
 PARTS = [
     "runtime",
+    "runtime.bundle",
     "runtime.cli",
     "runtime.engines",
     "runtime.faces",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.storage import atomic_write
 from .graphs import Array, observe
 
 KINDS = ("max", "percentile", "entropy")
@@ -110,9 +111,8 @@ def measure_ranges(
     kinds = {kind: {name: histogram.range(kind) for name, histogram in histograms.items()} for kind in KINDS}
     measured = Measured(key, kinds)
     if cache:
-        partial = cache.with_name(f".{cache.name}.part")
-        partial.write_text(json.dumps(asdict(measured)), encoding="utf-8")
-        partial.replace(cache)
+        with atomic_write(cache) as aside:
+            aside.write_text(json.dumps(asdict(measured)), encoding="utf-8")
     return measured
 
 

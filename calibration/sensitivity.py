@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from ..runtime.engines import open_engine
+from ..runtime.storage import atomic_write
 from .graphs import Graph, batches
 from .quantization import TINY, quantize_weight
 
@@ -151,6 +152,5 @@ def plot_sensitivity(ranking: list[LayerSensitivity], floating: Collection[str],
     axes.set_yticks(range(len(names)), names, fontsize="xx-small")
     axes.invert_yaxis()
     axes.set(xscale="log", xlabel="1 − cosine of features with this layer alone in INT8 (red: left float)")
-    partial = path.with_name(f".{path.name}.part.png")
-    figure.savefig(partial, dpi=120)
-    partial.replace(path)
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=120)

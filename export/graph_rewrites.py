@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..runtime.preprocessing import Preprocessing
+from ..runtime.bundle import Preprocessing
 from ..train.methods import lay_out, normalise_pixels
 
 _GREY = 128.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..runtime.storage import atomic_write
 from .metrics import Scores
 
 
@@ -26,6 +27,5 @@ def plot_confusion(scores: Scores, title: str, path: Path) -> None:
             colour = "white" if shares[row, column] > 0.5 else "black"
             cell = f"{shares[row, column]:.0%}\n{scores.confusion[row, column]}"
             axes.text(column, row, cell, ha="center", va="center", color=colour, fontsize="small")
-    partial = path.with_name(f".{path.name}.part.png")
-    figure.savefig(partial, dpi=120)
-    partial.replace(path)
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=120)

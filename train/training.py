@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..runtime.errors import DferError
+from ..runtime.storage import atomic_write
 from .data.batches import Batches
 from .methods import Method
 from .methods.phases import Phase
@@ -249,9 +250,8 @@ class Trainer:
             "results": [result.to_json() for result in self.results],
             "best": self._best and [self._best[0], self._best[1], self._best[2].to_json()],
         }
-        partial = self._state_path.with_name(self._state_path.name + ".part")
-        torch.save(content, partial)
-        partial.replace(self._state_path)
+        with atomic_write(self._state_path) as aside:
+            torch.save(content, aside)
 
     def _read_state(self) -> dict[str, Any]:
         try:

@@ -10,6 +10,7 @@ import click
 
 from ..engines import PRECISIONS, PROVIDERS
 from ..errors import DferError, reports_errors
+from ..storage import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,12 +121,8 @@ def _check(path: Path | None) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(path) as aside:
+        aside.write_text(text, encoding="utf-8")
 
 
 def _measure(

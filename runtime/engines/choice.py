@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -18,6 +15,7 @@ import numpy as np
 from ..bundle import MANIFEST, Bundle
 from ..errors import DferError
 from ..machine import cache_folder, cpu_model, gpus, versions
+from ..storage import atomic_write
 from . import Engine, computes_bf16, open_graph, present_providers
 from .cuda import open_cuda
 from .trt_library import BACKENDS, is_installed
@@ -51,7 +49,7 @@ def choose(bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: No
     entry = {"provider": provider, "milliseconds": {name: round(time, 3) for name, time in timings.items()}}
     try:
         _write_choices(dict([*known.items(), (key, entry)][-_KEPT:]))
-    except OSError as error:
+    except (OSError, DferError) as error:
         warn(f"the choice of {provider} cannot be kept, so each start will try all providers again: {error}")
     return provider, precision_for(bundle, provider)
 
@@ -147,11 +145,5 @@ def _read_choices() -> dict[str, Any]:
 def _write_choices(choices: dict[str, Any]) -> None:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".choices.", dir=folder)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"choices": choices}, file, indent=2)
-        Path(name).replace(folder / "choices.json")
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_write(folder / "choices.json") as aside:
+        aside.write_text(json.dumps({"choices": choices}, indent=2), encoding="utf-8")

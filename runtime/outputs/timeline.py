@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..errors import DferError
 from ..predictions import Prediction
+from ..storage import atomic_write
 from .history import History, ProbabilitySeries
 from .palette import hex_of
 
@@ -31,13 +31,8 @@ class Timeline:
     def close(self) -> None:
         """Draw, completely or not at all; raises DferError when the file cannot be written."""
         draw = draw_page if self._path.suffix.lower() == ".html" else draw_plot
-        partial = self._path.with_name(f".{self._path.name}.part{self._path.suffix}")
-        try:
-            draw(self._history, partial)
-            partial.replace(self._path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise DferError(f"{self._path}: {error.strerror or error}") from error
+        with atomic_write(self._path) as aside:
+            draw(self._history, aside)
 
     def discard(self) -> None:
         """Draw nothing."""

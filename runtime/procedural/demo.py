@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from ..outputs.video import VideoSink
+from ..storage import atomic_write
 from . import ActionUnits, Colour, Identity, Image, Pose, draw_face
 from .expressions import ExpressionCurve
 
@@ -91,8 +92,7 @@ def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) 
     """
     actors = [_Actor(role) for role in reversed(ROLES)]
     room, total = _room(), round(SECONDS * RATE)
-    partial = path.with_name(f".{path.name}.part.mp4")
-    with VideoSink(partial, RATE, SIZE) as video:
+    with atomic_write(path) as aside, VideoSink(aside, RATE, SIZE) as video:
         for index in range(total):
             frame = room.copy()
             for actor in actors:
@@ -100,7 +100,6 @@ def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) 
             video.write(frame, index / RATE)
             if progress is not None:
                 progress(index + 1, total)
-    partial.replace(path)
 
 
 class _Actor:

@@ -16,9 +16,9 @@ from networks import add_outliers, random_crops, small_vit
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
 from dfer.calibration.int8 import Int8, quantizations
-from dfer.calibration.sensitivity import plot_sensitivity
 from dfer.calibration.quantization import quantize_dynamic, quantize_static
 from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
+from dfer.calibration.sensitivity import plot_sensitivity
 from dfer.calibration.smoothing import find_joints, smooth
 from dfer.export.graphs import trace_encoder, trace_head
 from dfer.train.methods.align_dfer import AlignDfer

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dfer.runtime.bundle import Bundle, Manifest, write_bundle
+from dfer.runtime.bundle import Bundle, Manifest, Preprocessing, write_bundle
 from dfer.runtime.errors import DferError
-from dfer.runtime.preprocessing import Preprocessing
 from helpers import edit_manifest
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ...runtime.errors import DferError
+from ...runtime.storage import atomic_write
 from ..methods import Method, method_classes
 
 FORMAT = "dfer-edge checkpoint 1"
@@ -24,9 +25,8 @@ def save_checkpoint(method: Method, path: Path, training: dict[str, Any]) -> Non
         "state": method.state_dict(),
         "training": training,
     }
-    partial = path.with_name(path.name + ".part")
-    torch.save(content, partial)
-    partial.replace(path)
+    with atomic_write(path, durable=True) as aside:
+        torch.save(content, aside)
 
 
 def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:

@@ -11,6 +11,7 @@ import click
 
 from ...runtime.engines import PRECISIONS, PROVIDERS
 from ...runtime.errors import DferError, reports_errors
+from ...runtime.storage import atomic_write
 from ..data.choice import DataChoice, data_options
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def main(
         console.print(f"mean of {FOLDS} folds   WAR {war:.4f}   UAR {uar:.4f}")
     if json_path is not None:
         values = [_values(name, scores, shuffle_frames) for name, scores in results]
-        json_path.write_text(json.dumps(values if len(values) > 1 else values[0], indent=2) + "\n", encoding="utf-8")
+        with atomic_write(json_path) as aside:
+            aside.write_text(json.dumps(values if len(values) > 1 else values[0], indent=2) + "\n", encoding="utf-8")
     if plot_path is not None:
         from ..metrics import pooled
         from ..plots import plot_confusion

@@ -48,7 +48,7 @@ Examples:
     help="0: classes as they come; 1: equally often.",
 )
 @click.option(
-    "--jitter",
+    "--affine",
     type=click.FloatRange(0, 2),
     default=1.0,
     show_default=True,

@@ -30,6 +30,7 @@ from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.tracking import Tracker
 from ...runtime.sources import IMAGE_SUFFIXES, Source, open_source
+from ...runtime.storage import atomic_write
 from .lists import VIDEO_SUFFIXES
 
 REPORT = "report.csv"
@@ -257,7 +258,5 @@ def _check_size(films: Sequence[Film], out: Path, size: int) -> None:
 
 
 def _write_report(out: Path, outcomes: Sequence[Outcome]) -> None:
-    aside = out / f"{REPORT}.partial"
-    with aside.open("w", newline="", encoding="utf-8") as report:
+    with atomic_write(out / REPORT) as aside, aside.open("w", newline="", encoding="utf-8") as report:
         csv.writer(report).writerows([_COLUMNS, *(outcome.row() for outcome in outcomes)])
-    aside.replace(out / REPORT)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...runtime.preprocessing import Preprocessing
+from ...runtime.bundle import Preprocessing
 from .phases import Phase, Plan
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's

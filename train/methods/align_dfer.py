@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
-from ...runtime.preprocessing import Preprocessing
 from ..models.clip import Clip, rebuild_clip
 from ..models.synchronizer import Synchronizer, TemporalMean
 from ..models.tokens import AlignmentTokens, WordedSentences

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, require
-from ...runtime.preprocessing import Preprocessing
+from ...runtime.storage import atomic_write
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -219,9 +220,8 @@ def save_weights(clip: Clip, path: Path) -> None:
     """Write a CLIP's weights so that `load_clip(name, path)` reads them back."""
     state = dict(clip.model.state_dict())
     state["dfer.grey"] = torch.tensor(clip.preprocessing.grey)
-    partial = path.with_name(path.name + ".part")
-    torch.save(state, partial)
-    partial.replace(path)
+    with atomic_write(path, durable=True) as aside:
+        torch.save(state, aside)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

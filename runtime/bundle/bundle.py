@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DferError
+from ..errors import DferError
 from .preprocessing import Preprocessing
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 CLASS_MATRIX = "class_matrix.npy"
-DEMO = Path(__file__).parent / "assets" / "demo.dfer"
+DEMO = Path(__file__).parents[1] / "assets" / "demo.dfer"
 
 
 @dataclass(frozen=True)

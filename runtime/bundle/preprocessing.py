@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .errors import DferError
+from ..errors import DferError
 
 
 @dataclass(frozen=True)
