@@ -15,6 +15,24 @@ class DferError(Exception):
     """An error with a one-line message meant for the person at the keyboard."""
 
 
+class ParameterError(DferError):
+    """What is wrong with one parameter of a function.
+
+    Its text is "parameter: problem". A command decorated with `reports_errors` names its own option instead.
+
+    >>> print(ParameterError("window", "must hold at least two sampled frames"))
+    window: must hold at least two sampled frames
+    """
+
+    def __init__(self, parameter: str, problem: str) -> None:
+        super().__init__(parameter, problem)
+        self.parameter = parameter
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.parameter}: {self.problem}"
+
+
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Decorate a click command so that a `DferError`, or a file or device that fails, ends it with one line on stderr
     and exit status 1."""
@@ -25,6 +43,8 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
         try:
             return command(*args, **kwargs)
+        except ParameterError as error:
+            raise click.ClickException(f"{_option(error.parameter)}: {error.problem}") from error
         except DferError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:
@@ -34,6 +54,16 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise click.ClickException(f"{place}{error.strerror or error}") from error
 
     return wrapper
+
+
+def _option(parameter: str) -> str:
+    """How the running click command spells a parameter: its longest option, its argument, or the name itself."""
+    import click
+
+    for declared in click.get_current_context().command.params:
+        if declared.name == parameter:
+            return max(declared.opts, key=len) if isinstance(declared, click.Option) else declared.human_readable_name
+    return parameter
 
 
 def require(module: str, extra: str) -> None:
