@@ -10,14 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
+    from .cli.runner import RunOptions as RunOptions
+    from .cli.runner import RunResult as RunResult
+    from .cli.runner import run as run
     from .errors import DferError as DferError
+    from .errors import ParameterError as ParameterError
     from .labels import EXPRESSIONS as EXPRESSIONS
+    from .outputs.overlay import annotate as annotate
+    from .outputs.tables import to_dataframe as to_dataframe
     from .pipeline.class_map import ClassMap as ClassMap
     from .pipeline.smoothing import Smoother as Smoother
     from .predictions import Prediction as Prediction
+    from .predictions import Step as Step
     from .recognizer import Recognizer as Recognizer
+    from .recognizer import Session as Session
     from .sources import Frame as Frame
     from .sources import open_source as open_source
+
+    __version__: str
 
 _HOMES = {
     "Bundle": "bundle",
@@ -25,16 +35,28 @@ _HOMES = {
     "DferError": "errors",
     "EXPRESSIONS": "labels",
     "Frame": "sources",
+    "ParameterError": "errors",
     "Prediction": "predictions",
     "Recognizer": "recognizer",
+    "RunOptions": "cli.runner",
+    "RunResult": "cli.runner",
+    "Session": "recognizer",
     "Smoother": "pipeline.smoothing",
+    "Step": "predictions",
+    "annotate": "outputs.overlay",
     "open_source": "sources",
+    "run": "cli.runner",
+    "to_dataframe": "outputs.tables",
 }
 
-__all__ = list(_HOMES)
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("dfer-edge")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

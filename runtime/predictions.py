@@ -13,9 +13,9 @@ from .sources.frames import Frame
 State = Literal["warmup", "ready"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
-    """The expression of one face at one moment, read from the window that ends there.
+    """The expression of one face at one moment, read from the window that ends there. Equal if all of it is equal.
 
     source: name of the source, without credentials. frame: index in the source, from 0. time: media time, seconds.
     track_id: which face, per source. box: x, y, width, height in pixels of the source.
@@ -37,6 +37,17 @@ class Prediction:
     def __post_init__(self) -> None:
         if not self.label:
             object.__setattr__(self, "label", self.classes[int(self.probabilities.argmax())])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Prediction):
+            return NotImplemented
+        return self._key() == other._key() and np.array_equal(self.probabilities, other.probabilities)
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return (self.source, self.frame, self.time, self.track_id, self.box, self.classes, self.state, self.label)
 
     @property
     def confidence(self) -> float:
@@ -61,9 +72,13 @@ class VisibleFace:
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view."""
+    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view.
+
+    profiles: tracks that were sampled but turn their side to the camera, so that nothing was read from them.
+    """
 
     source: str
     frame: Frame
     predictions: tuple[Prediction, ...]
     faces: tuple[VisibleFace, ...]
+    profiles: tuple[int, ...] = ()

@@ -1,11 +1,14 @@
-"""The loop: source → face → track → feature → window → prediction."""
+"""The loop: source → face → track → feature → window → prediction; for sources, and for frames of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +16,18 @@ from numpy.typing import NDArray
 from .bundle import DEMO, Bundle
 from .engines import Engine, open_graph
 from .engines.choice import choose, precision_for
-from .errors import DferError
-from .faces.alignment import align
+from .errors import DferError, ParameterError
+from .faces.alignment import align, resize_crop
+from .faces.boxes import align_box
 from .faces.detection import FaceDetector
 from .machine import default_threads
+from .pipeline.class_map import ClassMap
 from .pipeline.feature_window import FeatureWindow
 from .pipeline.scheduler import Scheduler
+from .pipeline.smoothing import Smoother
 from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, StreamState
 from .predictions import Prediction, Step
-from .sources import Source, SourceReader, SourceReaders, SourceSpec, open_sources
+from .sources import Frame, Source, SourceReaders, SourceSpec, check_image, open_sources
 from .timing import Stopwatch
 
 _LARGEST_BATCH = 16
@@ -37,10 +43,14 @@ class Recognizer:
     max_faces: how many faces of a source are read, largest first; None for all.
     min_face: side in pixels of the smallest face that is read; the larger, the faster faces are found.
     detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
+    None searches sampled frames, five to ten times a second.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
     threads: of the CPU for one run of an engine; None for all physical cores this process may use.
+    smooth, classes, neutral_prior: how predictions become final (see `Smoother`): seconds of smoothing; new names of
+    classes, as a mapping or a JSON file (see `ClassMap`); the share of "neutral" that the model was trained with.
     warn: told, in one line, about trouble that is not an error.
 
+    classes: names of the final probabilities, in their order. face_cost: seconds that one face takes.
     Raises DferError for a bad bundle, an absent provider or impossible settings.
     """
 
@@ -53,31 +63,43 @@ class Recognizer:
         fps: float = 8.0,
         max_faces: int | None = None,
         min_face: int = 40,
-        detect_every: int = 3,
+        detect_every: int | None = None,
         precision: str = "auto",
         threads: int | None = None,
+        smooth: float = 0.0,
+        classes: Mapping[str, str | None] | Path | None = None,
+        neutral_prior: float | None = None,
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
         if not (0 < window <= 60 and 0 < fps <= 240 and window * fps >= 2):
-            raise DferError(
-                f"--window {window:g} --fps {fps:g}: a window must hold at least two sampled frames (and at most 60 s)"
+            raise ParameterError(
+                "window", f"{window:g} s at {fps:g} frames per second: it must hold at least two (and at most 60 s)"
             )
         self.bundle = Bundle.open(DEMO if bundle is None else bundle)
-        if precision not in ("auto", *self.bundle.manifest.precisions):
-            held = ", ".join(self.bundle.manifest.precisions)
-            raise DferError(f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
+        manifest = self.bundle.manifest
+        if precision not in ("auto", *manifest.precisions):
+            held = ", ".join(manifest.precisions)
+            raise ParameterError("precision", f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
+        names = ClassMap.read(classes, manifest.classes) if isinstance(classes, Path) else classes
+        self.new_smoother: Callable[[], Smoother] = partial(
+            Smoother,
+            manifest.classes,
+            seconds=smooth,
+            gap=max(1.0, 2.25 / fps),
+            neutral_prior=neutral_prior,
+            names=ClassMap.of(names, manifest.classes) if isinstance(names, Mapping) else names,
+        )
+        self.classes = self.new_smoother().classes
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
         self.min_face, self.detect_every = min_face, detect_every
         self.threads = default_threads(0) if threads is None else threads
         self.stopwatch = Stopwatch()
-        self.scheduler = Scheduler(1 / fps)
-        self.precision, self.encoder, self.head = self._open_engines(provider, precision)
-        self._try_engines()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the probabilities, in their order."""
-        return self.bundle.manifest.classes
+        self._turn = threading.Lock()  # one run of an engine at a time, whichever session asks
+        with ExitStack() as stack:
+            self.precision, self.encoder, self.head = self._open_engines(stack, provider, precision)
+            self.face_cost = self._try_engines()
+            self._engines = stack.pop_all()
+        self.scheduler = Scheduler(1 / fps, self.face_cost)
 
     @property
     def provider(self) -> str:
@@ -94,95 +116,176 @@ class Recognizer:
         with SourceReaders(sources) as readers:
             yield from self.follow(readers)
 
-    def follow(
-        self,
-        readers: SourceReaders,
-        boxes: Sequence[FaceProvider] | None = None,
-        refine: Callable[[Prediction], Prediction] = lambda prediction: prediction,
-    ) -> Iterator[Step]:
+    def follow(self, readers: SourceReaders, boxes: Sequence[FaceProvider] | None = None) -> Iterator[Step]:
         """Every frame that is taken of sources being read, with what was seen in it.
 
-        boxes: per source, what says where its faces are in place of the detector (`boxes.read_boxes`).
-        refine: makes the final form of every prediction (`Smoother.refine`).
+        boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
         """
-        face_providers = boxes or [DetectionScheduler(self._detector(), self.detect_every) for _ in readers.readers]
+        providers = boxes or [self._detection() for _ in readers.readers]
         streams = [
-            self._open_stream(reader, face_provider)
-            for reader, face_provider in zip(readers.readers, face_providers, strict=True)
+            self._open_stream(reader.name, reader.live, reader.rate, provider, self.scheduler, self.stopwatch)
+            for reader, provider in zip(readers.readers, providers, strict=True)
         ]
         for batch in readers.batches():
-            requests: list[EncodeRequest] = []
-            for reader, frame in batch:
+            for _, frame in batch:
                 self.stopwatch.add("decode", frame.decode)
-                requests.extend(streams[reader.number].process(frame))
-            made = self._predict(self.scheduler.choose(requests), refine)
+            requests = [request for reader, frame in batch for request in streams[reader.number].process(frame)]
+            self.serve(requests, self.scheduler, self.stopwatch)
             for reader, frame in batch:
-                stream = streams[reader.number]
-                predictions = tuple(made.pop(stream, ()))
-                yield Step(reader.name, frame, predictions, stream.visible(frame.time))
-                if predictions:
+                step = streams[reader.number].step(frame)
+                yield step
+                if step.predictions:
                     self.stopwatch.add("total", monotonic() - frame.arrived)
         for stream in streams:
             stream.finish()
 
-    def _detector(self) -> FaceDetector:
-        return FaceDetector(min_score=0.4, min_face=self.min_face)  # weak ones keep tracks alive, but begin none
+    def session(self, name: str = "session", *, live: bool = False, rate: float | None = None) -> Session:
+        """A stream whose frames you push yourself. See `Session`."""
+        return Session(self, name, live, rate)
 
-    def _open_stream(self, reader: SourceReader, face_provider: FaceProvider) -> StreamState:
-        fps = self.fps
-        if reader.rate is not None and reader.rate < fps:
-            fps = reader.rate
-            self.warn(f"{reader.name}: has {fps:g} frames per second; --fps {self.fps:g} is lowered to that")
-            if self.window * fps < 2:
-                raise DferError(
-                    f"{reader.name}: {self.window:g} s hold fewer than two of its frames; a longer --window is needed"
-                )
-        return StreamState(
-            reader.name,
-            reader.live,
-            1 / fps,
-            face_provider=face_provider,
-            max_faces=self.max_faces,
-            open_window=partial(FeatureWindow, self.bundle.manifest.window, self.window, 1 / fps),
-            scheduler=self.scheduler,
-            watch=self.stopwatch,
-        )
+    def predict(
+        self, image_or_clip: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], rate: float | None = None
+    ) -> list[Prediction]:
+        """The faces of one picture, RGB uint8 [H,W,3], or at the end of a clip of several: one prediction for each.
 
-    def _predict(
-        self, chosen: list[EncodeRequest], refine: Callable[[Prediction], Prediction]
-    ) -> dict[StreamState, list[Prediction]]:
-        """Encode faces of any sources, each once; read all windows that now end with them."""
-        made: dict[StreamState, list[Prediction]] = {}
+        rate: pictures of the clip per second; None for as many as are sampled (`fps`).
+        Raises DferError for anything that is no such picture.
+        """
+        single = isinstance(image_or_clip, np.ndarray) and image_or_clip.ndim < 4
+        clip: Sequence[NDArray[np.uint8]] = [image_or_clip] if single else image_or_clip  # type: ignore[list-item, assignment]
+        session = self.session("clip", rate=rate)
+        latest: dict[int, Prediction] = {}
+        for index, image in enumerate(clip):
+            for prediction in session.push(image, index / (rate or self.fps)):
+                latest[prediction.track_id] = prediction
+        return list(latest.values())
+
+    def predict_crops(
+        self, crops: Sequence[NDArray[np.uint8]], times: Sequence[float] | None = None, *, aligned: bool = True
+    ) -> list[Prediction]:
+        """One face that you found yourself: a prediction for each of its crops, from the window that ends with it.
+
+        crops: RGB uint8 [H,W,3], square and aligned as the runtime aligns (`faces.alignment`); with `aligned` False
+        boxes around the face, in which its eyes, nose and mouth are looked for first.
+        times: seconds, rising; None for crops that follow each other at `fps`.
+        Raises DferError for anything that is no such crop.
+        """
+        moments = np.arange(len(crops)) / self.fps if times is None else np.asarray(times, np.float64)
+        if len(moments) != len(crops) or not (np.diff(moments) > 0).all() or not np.isfinite(moments).all():
+            raise ParameterError("times", f"must be {len(crops)} rising numbers of seconds, one for each crop")
+        size = self.bundle.manifest.preprocessing.size
+        detector = None if aligned else FaceDetector(min_score=0.5)
+        window, smoother = self._open_window(1 / self.fps), self.new_smoother()
+        made: list[Prediction] = []
+        for index, (crop, time) in enumerate(zip(crops, moments.tolist(), strict=True)):
+            image = check_image(crop, "crops")
+            face = resize_crop(image, size) if detector is None else align_box(detector, image, size)
+            window.push(time, self.encode(face[None])[0])
+            box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+            row = self.classify(window.stack()[None])[0]
+            classes = self.bundle.manifest.classes
+            raw = Prediction("crops", index, time, 1, box, row, classes, "warmup" if window.warmup else "ready")
+            made.append(smoother.refine(raw))
+        return made
+
+    def serve(self, requests: list[EncodeRequest], scheduler: Scheduler, watch: Stopwatch) -> None:
+        """Encode those faces of any streams whose turn it is, each once; read all windows that now end with them."""
+        chosen = scheduler.choose(requests)
         size = self.bundle.manifest.preprocessing.size
         for start in range(0, len(chosen), _LARGEST_BATCH):
             batch = chosen[start : start + _LARGEST_BATCH]
-            with self.stopwatch.time("align"):
+            with watch.time("align"):
                 crops = np.stack([align(one.frame.image, one.track.face.landmarks, size) for one in batch])
             begun = perf_counter()
             features = self.encode(crops)
             spent = perf_counter() - begun
-            self.stopwatch.add("encode", spent)
-            self.scheduler.learn(spent, len(batch))
-            with self.stopwatch.time("head"):
-                windows = [one.stream.push(one, feature) for one, feature in zip(batch, features, strict=True)]
+            watch.add("encode", spent)
+            scheduler.learn(spent, len(batch))
+            self._check(features, np.isfinite(features).all(axis=1), batch, "encoder")
+            with watch.time("head"):
+                windows = [one.stream.add(one, feature) for one, feature in zip(batch, features, strict=True)]
                 rows = self.classify(np.stack([window.stack() for window in windows]))
-            for one, window, row in zip(batch, windows, rows, strict=True):
-                prediction = Prediction(
-                    source=one.stream.source,
-                    frame=one.frame.index,
-                    time=one.frame.time,
-                    track_id=one.track.id,
-                    box=one.track.face.box,
-                    probabilities=row,
-                    classes=self.classes,
-                    state="warmup" if window.warmup else "ready",
-                )
-                one.state.prediction = refine(prediction)
-                made.setdefault(one.stream, []).append(one.state.prediction)
-        return made
+            distributed = np.isclose(rows.sum(axis=1), 1, atol=0.01)
+            self._check(rows, distributed & (rows >= -1e-3).all(axis=1), batch, "head")
+            for one, row in zip(batch, rows, strict=True):
+                one.stream.record(one, row)
 
-    def _open_engines(self, provider: str, precision: str) -> tuple[str, Engine, Engine]:
-        """The precision that runs, and both engines."""
+    def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
+        with self._turn:
+            (features,) = self.encoder.run({"frames": crops}).values()
+        return features
+
+    def classify(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The model's own probabilities [N,C] of windows of features [N,T,D]."""
+        with self._turn:
+            (probabilities,) = self.head.run({"features": windows}).values()
+        return probabilities
+
+    def close(self) -> None:
+        self._engines.close()
+
+    def __enter__(self) -> Recognizer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a Recognizer holds loaded engines, which cannot be pickled or sent to another process; "
+            f"open one there: Recognizer({str(self.bundle.path)!r})"
+        )
+
+    def _detection(self) -> FaceProvider:
+        # Weak detections keep tracks alive, but begin none.
+        return DetectionScheduler(FaceDetector(min_score=0.4, min_face=self.min_face), self.detect_every)
+
+    def _open_window(self, step: float) -> FeatureWindow:
+        return FeatureWindow(self.bundle.manifest.window, self.window, step)
+
+    def _open_stream(
+        self,
+        name: str,
+        live: bool,
+        rate: float | None,
+        provider: FaceProvider,
+        scheduler: Scheduler,
+        watch: Stopwatch,
+    ) -> StreamState:
+        fps = self.fps
+        if rate is not None and rate < fps:
+            fps = rate
+            self.warn(f"{name}: has {fps:g} frames per second, fewer than the {self.fps:g} to sample; all are taken")
+            if self.window * fps < 2:
+                raise ParameterError(
+                    "window", f"{self.window:g} s hold fewer than two frames of {name}; a longer one is needed"
+                )
+        return StreamState(
+            name,
+            live,
+            1 / fps,
+            face_provider=provider,
+            max_faces=self.max_faces,
+            open_window=partial(self._open_window, 1 / fps),
+            scheduler=scheduler,
+            smoother=self.new_smoother(),
+            watch=watch,
+        )
+
+    def _check(self, values: NDArray[np.float32], good: Any, batch: Sequence[EncodeRequest], graph: str) -> None:
+        """Raise DferError, naming source and track, when a row of a graph's results is none."""
+        if not good.all():
+            place = int(good.argmin())
+            one = batch[place]
+            raise DferError(
+                f"{one.stream.source}, track {one.track.id}, {one.frame.time:.2f} s: the {graph} of bundle "
+                f"{self.bundle.path} gives {values[place].min():g} to {values[place].max():g} on {self.provider} "
+                f"in {self.precision}, which is no result; try precision fp32 or provider cpu, or export it again"
+            )
+
+    def _open_engines(self, stack: ExitStack, provider: str, precision: str) -> tuple[str, Engine, Engine]:
+        """The precision that runs, and both engines, which `stack` closes."""
         if provider == "auto":
             provider, recommended = choose(self.bundle, self.threads, self.warn)
         else:
@@ -190,18 +293,24 @@ class Recognizer:
         if precision == "auto":
             precision = recommended
         encoder, head = self.bundle.manifest.graphs(precision, provider)
-        opened = open_graph(self.bundle, head, provider, self.threads, self.warn)
+        opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
+        bf16 = precision == "bf16"
         return (
             precision,
-            open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision == "bf16"),
+            stack.enter_context(open_graph(self.bundle, encoder, provider, self.threads, self.warn, bf16)),
             opened,
         )
 
-    def _try_engines(self) -> None:
-        """Run both graphs, which warms them up and tells what a face costs; raises DferError when they are not what the
-        manifest says."""
+    def _try_engines(self) -> float:
+        """Run both graphs, which warms them up; returns the seconds that a face takes. Raises DferError when they are
+        not what the manifest says."""
         manifest = self.bundle.manifest
-        size, window, width, classes = manifest.preprocessing.size, manifest.window, manifest.width, len(self.classes)
+        size, window, width, classes = (
+            manifest.preprocessing.size,
+            manifest.window,
+            manifest.width,
+            len(manifest.classes),
+        )
         features = self.encode(np.zeros((2, size, size, 3), np.uint8))
         probabilities = self.classify(np.zeros((2, window, width), np.float32))
         if features.shape != (2, width) or probabilities.shape != (2, classes):
@@ -211,24 +320,41 @@ class Recognizer:
             )
         begun = perf_counter()
         self.encode(np.zeros((1, size, size, 3), np.uint8))
-        self.scheduler.learn(perf_counter() - begun, 1)
+        return perf_counter() - begun
 
-    def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
-        (features,) = self.encoder.run({"frames": crops}).values()
-        return features
 
-    def classify(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities [N,C] of windows of features [N,T,D]."""
-        (probabilities,) = self.head.run({"features": windows}).values()
-        return probabilities
+class Session:
+    """Frames of one's own: push each, and get the predictions that it gives. Made by `Recognizer.session`.
 
-    def close(self) -> None:
-        self.encoder.close()
-        self.head.close()
+    name: what predictions call the source. live: whether faces may be left out when there are more than can be encoded
+    in time. rate: frames per second that are pushed, where that is fewer than are sampled.
+    Sessions of one recogniser may be used from several threads, each from one at a time.
 
-    def __enter__(self) -> Recognizer:
-        return self
+    stopwatch: how long each stage took.
+    """
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __init__(self, recognizer: Recognizer, name: str, live: bool, rate: float | None) -> None:
+        self.stopwatch = Stopwatch()
+        self._recognizer = recognizer
+        self._scheduler = Scheduler(1 / recognizer.fps, recognizer.face_cost)
+        self._stream = recognizer._open_stream(
+            name, live, rate, recognizer._detection(), self._scheduler, self.stopwatch
+        )
+        self._index, self._time = -1, 0.0
+
+    def push(self, image: NDArray[np.uint8], seconds: float) -> tuple[Prediction, ...]:
+        """What the frame at `seconds` (rising) gives: a prediction for each face, where the frame is sampled.
+
+        image: RGB uint8 [H,W,3]. Raises DferError for another shape or type, and for a time that does not rise.
+        """
+        return self.step(image, seconds).predictions
+
+    def step(self, image: NDArray[np.uint8], seconds: float) -> Step:
+        """The same with all faces in view, for drawing (`outputs.overlay.annotate`)."""
+        picture = check_image(image, "image")
+        if not np.isfinite(seconds) or (self._index >= 0 and seconds <= self._time):
+            raise ParameterError("seconds", f"{seconds} does not come after the frame before, at {self._time:g}")
+        self._index, self._time = self._index + 1, float(seconds)
+        frame = Frame(picture, self._index, self._time, 0.0, monotonic())
+        self._recognizer.serve(self._stream.process(frame), self._scheduler, self.stopwatch)
+        return self._stream.step(frame)

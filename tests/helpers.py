@@ -10,6 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dfer.runtime.predictions import Prediction, Step
+from dfer.runtime.sources import Frame
+
 
 @dataclass(frozen=True)
 class Pipeline:
@@ -28,6 +31,13 @@ def edit_manifest(bundle: Path, **changes: object) -> None:
     content.pop("sha256", None)
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     path.write_text(json.dumps({**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
+
+
+def step_of(*predictions: Prediction) -> Step:
+    """A step that made these predictions, on a small black frame."""
+    first = predictions[0]
+    frame = Frame(np.zeros((8, 8, 3), np.uint8), first.frame, first.time)
+    return Step(first.source, frame, predictions, ())
 
 
 def write_video(path: Path, frames: list[np.ndarray], rate: float) -> Path:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,9 @@ from ..errors import DferError, reports_errors
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..outputs.writer import OutputPaths
-    from ..recognizer import Recognizer
+    from ..predictions import Prediction, Step
     from ..sources import SourceSpec
+    from .runner import RunResult
 
 DEMO_FOLDER = Path("demo-output")
 DEMO_CLIP = "clip.mp4"
@@ -62,12 +61,12 @@ _PATH = click.Path(path_type=Path)
 @click.option("--camera", "cameras", type=click.IntRange(min=0), multiple=True, metavar="N", help="Read camera N.")
 @click.option("--demo", is_flag=True, help="Make a clip of drawn faces and read that.")
 @click.option("--bundle", type=_PATH, help="Model to run; default: $DFER_BUNDLE, else the demo bundle.")
-@click.option("--csv", "csv_path", type=_PATH, help="Write predictions as CSV.")
-@click.option("--jsonl", "jsonl_path", type=_PATH, help="Write predictions as JSON lines, after one about the run.")
+@click.option("--csv", type=_PATH, help="Write predictions as CSV.")
+@click.option("--jsonl", type=_PATH, help="Write predictions as JSON lines, after one about the run.")
 @click.option(
-    "--save-video", "video_path", type=_PATH, help="Write the annotated video (MP4); of several sources OUT-1.mp4, …"
+    "--save-video", "video", type=_PATH, help="Write the annotated video (MP4); of several sources OUT-1.mp4, …"
 )
-@click.option("--plot", "plot_path", type=_PATH, help="Draw the timeline (.png, .svg, .pdf, .html).")
+@click.option("--plot", type=_PATH, help="Draw the timeline (.png, .svg, .pdf, .html).")
 @click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Esc ends.")
 @click.option(
     "--web",
@@ -91,7 +90,6 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option(
     "--classes",
-    "classes_path",
     type=_PATH,
     help='JSON file that renames, joins or leaves out classes: {"happiness": "positive", "neutral": null}.',
 )
@@ -113,12 +111,11 @@ _PATH = click.Path(path_type=Path)
 @click.option(
     "--detect-every",
     type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
     metavar="FRAMES",
-    help="Look for faces so often; between, they are carried along by their motion.",
+    help="Search for faces in every so many frames; between, they follow the motion in the picture. Default: in "
+    "sampled frames, five to ten times a second.",
 )
-@click.option("--boxes", "boxes_path", type=_PATH, help="CSV of where the faces are, in place of the detector.")
+@click.option("--boxes", type=_PATH, help="CSV of where the faces are, in place of the detector.")
 @click.option("--realtime", is_flag=True, help="Play files as if they were live, dropping what comes too soon.")
 @click.option("--size", callback=_parse_size, metavar="WxH", help="Ask cameras for this size.")
 @click.option("--camera-fps", type=float, metavar="N", help="Ask cameras for so many frames per second.")
@@ -147,123 +144,107 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
 
     Files are read completely; cameras and streams until Ctrl-C, always at the newest frame.
     """
-    web: str | None = options["web"]
+    web: str | None = options.pop("web")
     if web is not None and not web.isdecimal():  # `--web clip.mp4`
         sources, web = (web, *sources), str(WEB_PORT)
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end cleanly
-    failed = _run((*sources, *cameras), demo, None if web is None else int(web), options)
+    quiet, as_json = options.pop("quiet"), options.pop("as_json")
+    options["web"] = None if web is None else int(web)
+    options["bundle"] = options["bundle"] or (Path(named) if (named := os.environ.get("DFER_BUNDLE")) else None)
+    try:
+        failed = _run((*sources, *cameras), demo, quiet, as_json, options)
+    except KeyboardInterrupt:  # before the first frame: there is nothing to tell
+        failed = False
     sys.exit(3 if failed else 0)
 
 
-def _run(places: tuple[SourceSpec, ...], demo: bool, port: int | None, options: dict[str, Any]) -> bool:
-    """Open everything, read, report; whether some source failed on the way."""
+def _run(specs: tuple[SourceSpec, ...], demo: bool, quiet: bool, as_json: bool, options: dict[str, Any]) -> bool:
+    """Read and report; whether some source failed on the way."""
     from rich.console import Console
-
-    from ..faces.boxes import read_boxes
-    from ..outputs.writer import OutputPaths
-    from ..pipeline.class_map import ClassMap
-    from ..pipeline.smoothing import Smoother
-    from ..sources import SourceReaders, expand, open_sources
-    from .runner import Run
-
-    paths = OutputPaths(*(options[f"{kind}_path"] for kind in ("csv", "jsonl", "video", "plot")))
-    if demo:
-        paths = _demo_paths(paths)
-        places = (DEMO_FOLDER / DEMO_CLIP,)
-    places = tuple(expand(places))
-    paths.check(None if isinstance(place, int) else Path(place) for place in places)
-    console = Console(stderr=True, highlight=False)
-    told = Console(stderr=True, highlight=False, quiet=options["quiet"])
-    with ExitStack() as stack:
-        live = sum(isinstance(place, int) or "://" in str(place) for place in places)
-        recognizer = stack.enter_context(_open_recognizer(console, told, live, options))
-        names = options["classes_path"]
-        smoother = Smoother(
-            recognizer.classes,
-            seconds=options["smooth"],
-            gap=max(1.0, 2.25 / recognizer.fps),
-            neutral_prior=options["neutral_prior"],
-            names=None if names is None else ClassMap.read(names, recognizer.classes),
-        )
-        page = None
-        if port is not None:
-            from ..web import WebPage
-
-            page = stack.enter_context(WebPage(smoother.classes, port, options["host"], options["token"]))
-            console.print(f"live page: {page.url}", soft_wrap=True, markup=False)
-        if demo:
-            _film_demo(told)
-        opened = open_sources(
-            places,
-            recognizer.fps,
-            recognizer.warn,
-            size=options["size"],
-            fps=options["camera_fps"],
-            reconnect_tries=options["reconnect_tries"],
-        )
-        readers = stack.enter_context(SourceReaders(opened, realtime=options["realtime"]))
-        boxes = options["boxes_path"] and read_boxes(options["boxes_path"], [reader.name for reader in readers.readers])
-        run = Run(recognizer, smoother, readers, paths, told, boxes=boxes, show=options["show"], page=page, keep=demo)
-        run.report(run.read())
-        failures = run.failures()
-    for name, reason in failures.items():
-        console.print(f"error: {name}: {reason}", soft_wrap=True, markup=False)
-    if options["as_json"]:
-        click.echo(json.dumps({**run.summary.to_json(), "failed": failures}, ensure_ascii=False, indent=2))
-    return bool(failures)
-
-
-def _open_recognizer(console: Console, told: Console, live: int, options: dict[str, Any]) -> Recognizer:
-    """The model; warnings go to `console`, what runs to `told`. live: how many sources are."""
     from rich.markup import escape
 
-    from ..machine import default_threads
-    from ..recognizer import Recognizer
+    from .runner import RunOptions, run
 
-    bundle: Path | None = options["bundle"]
-    named = os.environ.get("DFER_BUNDLE") if bundle is None else bundle
-    chosen = ("provider", "precision", "window", "fps", "max_faces", "min_face", "detect_every")
-    recognizer = Recognizer(
-        named or None,
-        threads=options["threads"] or default_threads(live),
+    console = Console(stderr=True, highlight=False)
+    told = Console(stderr=True, highlight=False, quiet=quiet)
+    kept = KeptPredictions()
+    if demo:
+        specs = (DEMO_FOLDER / DEMO_CLIP,)
+        _make_demo(told, options)
+    result = run(
+        RunOptions(specs, **options),
+        sinks=[kept] if demo else [],
         warn=lambda message: console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True),
-        **{name: options[name] for name in chosen},
+        tell=lambda message: told.print(message, soft_wrap=True, markup=False),
+        console=told,
     )
-    if named:
-        origin = f"bundle {named}" + ("" if bundle else " (from $DFER_BUNDLE)")
-    else:
-        origin = "the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
-    told.print(
-        f"model: {origin}; provider: {recognizer.provider}; precision: {recognizer.precision}",
-        soft_wrap=True,
-        markup=False,
-    )
-    return recognizer
+    _report(told, result, kept.predictions)
+    for name, reason in result.failures.items():
+        console.print(f"error: {name}: {reason}", soft_wrap=True, markup=False)
+    if as_json:
+        found = {**result.summary.to_json(), "failed": dict(result.failures)}
+        click.echo(json.dumps(found, ensure_ascii=False, indent=2))
+    return bool(result.failures)
 
 
-def _demo_paths(wanted: OutputPaths) -> OutputPaths:
-    """Where the demo writes what was not given another place; its folder is made."""
+def _report(console: Console, result: RunResult, kept: list[Prediction]) -> None:
+    """Print what was found, how long it took, and which files there are now."""
+    from ..outputs.summary import predictions_table, stages_table
+
+    summary = result.summary
+    if result.stopped:
+        console.print("stopped")
+    if kept:
+        console.print(predictions_table(kept, every=1.0))
+    console.print(summary.table() if summary.predictions else "no face was found")
+    if summary.profile_samples:
+        console.print(
+            f"{summary.profile_samples} samples show a face from the side, which cannot be read, and have no row"
+        )
+    console.print(stages_table(result.timing))
+    for name, count in result.dropped.items():
+        console.print(f"{name}: {count} frames came too soon and were dropped", markup=False)
+    if result.skipped_share:
+        console.print(
+            f"too much for this machine: {result.skipped_share:.0%} of the live samples were left out, so faces were "
+            "read less often; a lower --fps, --max-faces or a smaller model would fit"
+        )
+    for line in result.files:
+        console.print(f"wrote {line}", soft_wrap=True, markup=False)
+
+
+class KeptPredictions:
+    """A sink that remembers all predictions, for the table of the demo."""
+
+    def __init__(self) -> None:
+        self.predictions: list[Prediction] = []
+
+    def write(self, step: Step) -> None:
+        self.predictions.extend(step.predictions)
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    discard = close
+
+
+def _make_demo(console: Console, options: dict[str, Any]) -> None:
+    """Draw the demo's clip, and name the files that it writes beside it where others were not asked for."""
+    from rich.progress import Progress
+
     from ..outputs.writer import OutputPaths
+    from ..procedural.demo import film_demo
 
     try:
         DEMO_FOLDER.mkdir(exist_ok=True)
     except FileExistsError as error:
         raise DferError(f"{DEMO_FOLDER} is a file, and the demo writes a folder of that name; move it") from error
-    return OutputPaths(
-        wanted.csv or DEMO_FOLDER / "predictions.csv",
-        wanted.jsonl,
-        wanted.video or DEMO_FOLDER / "annotated.mp4",
-        wanted.plot or DEMO_FOLDER / "timeline.png",
-    )
-
-
-def _film_demo(console: Console) -> None:
-    from rich.progress import Progress
-
-    from ..procedural.demo import film_demo
-
+    for option, name in (("csv", "predictions.csv"), ("video", "annotated.mp4"), ("plot", "timeline.png")):
+        options[option] = options[option] or DEMO_FOLDER / name
+    clip = DEMO_FOLDER / DEMO_CLIP
+    OutputPaths(*(options[name] for name in ("csv", "jsonl", "video", "plot"))).check([clip])
     with Progress(console=console) as progress:
         task = progress.add_task("drawing the demo clip", total=None)
-        film_demo(DEMO_FOLDER / DEMO_CLIP, lambda done, total: progress.update(task, completed=done, total=total))
+        film_demo(clip, lambda done, total: progress.update(task, completed=done, total=total))

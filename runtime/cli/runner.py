@@ -1,133 +1,233 @@
-"""A run: sources read to their end, results written and shown as they come, and what was found."""
+"""One run, from options to result: everything that `dfer-run` does, to be called from Python as well."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-from ..outputs.summary import Summary, predictions_table, stages_table
+from ..errors import ParameterError
+from ..machine import default_threads
+from ..outputs.summary import Summary
 from ..outputs.tables import run_header
-from ..outputs.writer import OutputPaths, Outputs
-from ..predictions import Prediction
+from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
+from ..recognizer import Recognizer
+from ..sources import SourceReader, SourceReaders, SourceSpec, expand, open_sources
 
 if TYPE_CHECKING:
-    from ..faces.boxes import GivenBoxes
-    from ..pipeline.smoothing import Smoother
+    from rich.console import Console
+
     from ..predictions import Step
-    from ..recognizer import Recognizer
-    from ..sources import SourceReader, SourceReaders
-    from ..web import WebPage
+    from ..timing import StageTimes
+
+Report = Callable[[str], object]
+"""Told one line."""
 
 
-class Run:
-    """What `dfer-run` does once everything is open.
+@dataclass(frozen=True)
+class RunOptions:
+    """What to read, how, and what to write; each field is an option of `dfer-run` of the same name.
 
-    boxes: per source, where its faces are, in place of the detector. show: open a window. page: the web page that
-    watches. keep: remember all predictions, for the table of a demo.
+    sources: cameras' numbers, files, folders, patterns, URLs (see `open_source`).
+    bundle, provider, precision, threads, window, fps, max_faces, min_face, detect_every, smooth, classes,
+    neutral_prior: as of `Recognizer`; threads None leaves some for the readers of live sources.
+    csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered.
+    boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
+    show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page.
+    realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
     """
 
-    def __init__(
-        self,
-        recognizer: Recognizer,
-        smoother: Smoother,
-        readers: SourceReaders,
-        paths: OutputPaths,
-        console: Console,
-        *,
-        boxes: Sequence[GivenBoxes] | None = None,
-        show: bool = False,
-        page: WebPage | None = None,
-        keep: bool = False,
-    ) -> None:
-        self._recognizer, self._smoother, self._readers, self._paths = recognizer, smoother, readers, paths
-        self._boxes = boxes
-        self._console, self._show, self._page, self._keep = console, show, page, keep
-        self._kept: list[Prediction] = []
-        self.summary = Summary(step=1 / recognizer.fps, gap=smoother.gap)
+    sources: Sequence[SourceSpec]
+    bundle: Path | None = None
+    csv: Path | None = None
+    jsonl: Path | None = None
+    video: Path | None = None
+    plot: Path | None = None
+    show: bool = False
+    web: int | None = None
+    host: str = "127.0.0.1"
+    token: str | None = None
+    window: float = 2.0
+    fps: float = 8.0
+    smooth: float = 0.0
+    classes: Path | Mapping[str, str | None] | None = None
+    neutral_prior: float | None = None
+    max_faces: int | None = None
+    min_face: int = 40
+    detect_every: int | None = None
+    boxes: Path | None = None
+    realtime: bool = False
+    size: tuple[int, int] | None = None
+    camera_fps: float | None = None
+    reconnect_tries: int = 5
+    provider: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
 
-    def read(self) -> Outputs:
-        """Read to the end of all sources, to Ctrl-C, or until the window is closed. Raises DferError when one fails."""
-        names = [reader.name for reader in self._readers.readers]
-        watch = self._recognizer.stopwatch
-        with ExitStack() as stack:
-            window = None
-            if self._show:
-                from ..outputs.window import Window
 
-                window = stack.enter_context(Window(names))
-            rates = {reader.name: reader.rate for reader in self._readers.readers}
-            header = run_header(self._recognizer, self._smoother.classes, names)
-            outputs = Outputs(self._paths, self._smoother.classes, rates, watch, header=header, window=window)
-            stack.enter_context(outputs)
-            tell = stack.enter_context(_progress(self._console, self._readers.readers))
+@dataclass(frozen=True)
+class RunResult:
+    """What a run found and left.
+
+    summary: per face. files: what was written, with what a person should know of it. timing: per stage.
+    failures: of several sources, those that failed on the way, and why. dropped: frames of sources that came too soon.
+    skipped_share: of the samples of live faces, those left out for lack of time, 0..1.
+    stopped: whether Ctrl-C, or closing the window, ended it.
+    """
+
+    summary: Summary
+    files: Sequence[str]
+    timing: Sequence[StageTimes]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    skipped_share: float = 0.0
+    stopped: bool = False
+
+
+def run(
+    options: RunOptions,
+    *,
+    sinks: Sequence[Sink] = (),
+    warn: Report = lambda _: None,
+    tell: Report = lambda _: None,
+    console: Console | None = None,
+) -> RunResult:
+    """Read all sources to their end, to Ctrl-C, or until the window is closed; write and show what was asked for.
+
+    sinks: more outputs, which get every `Step`. warn: told of trouble that is not an error. tell: told which model runs
+    and where the page is. console: where progress bars are drawn, None for none.
+
+    Raises DferError for options that cannot work, a model or source that does not open, an output that cannot be
+    written, and when the only source fails; of several, the others go on (see `RunResult.failures`).
+    """
+    specs = expand(options.sources)
+    if not specs:
+        raise ParameterError("sources", "name at least one")
+    paths = OutputPaths(options.csv, options.jsonl, options.video, options.plot)
+    paths.check([None if isinstance(spec, int) else Path(spec) for spec in specs])
+    with ExitStack() as stack:
+        opened = open_sources(
+            specs,
+            options.fps,
+            warn,
+            size=options.size,
+            fps=options.camera_fps,
+            reconnect_tries=options.reconnect_tries,
+        )
+        for source in opened:
+            stack.callback(source.close)
+        live = sum(source.live or options.realtime for source in opened)
+        recognizer = stack.enter_context(_open_recognizer(options, live, warn))
+        tell(f"{_origin(options.bundle)}; provider: {recognizer.provider}; precision: {recognizer.precision}")
+        page = None
+        if options.web is not None:
+            from ..web import WebPage
+
+            page = stack.enter_context(WebPage(recognizer.classes, options.web, options.host, options.token))
+            tell(f"live page: {page.url}")
+        readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime))
+        names = [reader.name for reader in readers.readers]
+        boxes = None
+        if options.boxes is not None:
+            from ..faces.boxes import read_boxes
+
+            boxes = read_boxes(options.boxes, names)
+        watch = recognizer.stopwatch
+        drawing = Drawing(watch)
+        window = None
+        if options.show:
+            from ..outputs.window import Window
+
+            window = stack.enter_context(Window(names, drawing))
+        summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / recognizer.fps))
+        rates = {reader.name: reader.rate for reader in readers.readers}
+        header = partial(run_header, recognizer, names)
+        every = [*file_sinks(paths, recognizer.classes, rates, watch, header, drawing), summary, *sinks]
+        if window is not None:
+            every.append(window)
+        if page is not None:
+            every.append(page.sink(watch.report, readers.readers))
+        if console is not None:
+            every.append(stack.enter_context(ProgressBars(console, readers.readers)))
+        stopped = False
+        with Sinks(every) as together:
             try:
-                for step in self._recognizer.follow(self._readers, self._boxes, self._smoother.refine):
-                    outputs.write(step)
-                    if self._page is not None:
-                        self._page.show(step, watch.report, self._readers.readers)
-                    for prediction in step.predictions:
-                        self.summary.add(prediction)
-                    if self._keep:
-                        self._kept.extend(step.predictions)
-                    tell(step)
+                for step in recognizer.follow(readers, boxes):
+                    together.write(step)
                     if window is not None and window.closed:
+                        stopped = True
                         break
             except KeyboardInterrupt:
-                self._console.print("stopped")
-        return outputs
+                stopped = True
+    return RunResult(
+        summary=summary,
+        files=paths.describe(len(specs)),
+        timing=watch.report(),
+        failures={one.name: one.error for one in readers.readers if one.state == "failed" and one.error},
+        dropped={one.name: one.dropped for one in readers.readers if one.dropped},
+        skipped_share=recognizer.scheduler.skipped_share,
+        stopped=stopped,
+    )
 
-    def report(self, outputs: Outputs) -> None:
-        """Print what was found, how long it took, and which files there are now."""
-        console, scheduler = self._console, self._recognizer.scheduler
-        if self._kept:
-            console.print(predictions_table(self._kept, every=1.0))
-        console.print(self.summary.table() if self.summary.predictions else "no face was found")
-        console.print(stages_table(self._recognizer.stopwatch))
-        for reader in self._readers.readers:
-            if reader.dropped:
-                console.print(f"{reader.name}: {reader.dropped} frames came too soon and were dropped", markup=False)
-        if scheduler.skipped:
-            console.print(
-                f"too much for this machine: {scheduler.skipped_share:.0%} of the live samples were left out, so faces "
-                "were read less often; a lower --fps, --max-faces or a smaller model would fit"
-            )
-        for line in outputs.written():
-            console.print(f"wrote {line}", soft_wrap=True, markup=False)
 
-    def failures(self) -> Mapping[str, str]:
-        """Of several sources, those that failed on the way, and why."""
-        return {
-            reader.name: reader.error for reader in self._readers.readers if reader.state == "failed" and reader.error
+def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer:
+    """live: how many sources are, whose readers need processors, too."""
+    return Recognizer(
+        options.bundle,
+        provider=options.provider,
+        precision=options.precision,
+        threads=options.threads or default_threads(live),
+        window=options.window,
+        fps=options.fps,
+        max_faces=options.max_faces,
+        min_face=options.min_face,
+        detect_every=options.detect_every,
+        smooth=options.smooth,
+        classes=options.classes,
+        neutral_prior=options.neutral_prior,
+        warn=warn,
+    )
+
+
+def _origin(bundle: Path | None) -> str:
+    if bundle is not None:
+        return f"model: bundle {bundle}"
+    return "model: the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
+
+
+class ProgressBars:
+    """A bar per source with what is seen in it now. Use as a context manager."""
+
+    def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        note = TextColumn("{task.fields[now]}", markup=False)
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        self._progress = Progress(*columns, TimeRemainingColumn(), note, console=console)
+        self._readers = {reader.name: reader for reader in readers}
+        self._tasks = {
+            name: self._progress.add_task(f"reading {name.rsplit('/', 1)[-1]}", total=reader.count, now="")
+            for name, reader in self._readers.items()
         }
 
+    def write(self, step: Step) -> None:
+        if step.predictions:
+            state = self._readers[step.source].state
+            now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
+            self._progress.update(self._tasks[step.source], now=now if state == "running" else f"[{state}]  {now}")
+        self._progress.advance(self._tasks[step.source])
 
-@contextmanager
-def _progress(console: Console, readers: tuple[SourceReader, ...]) -> Iterator[Callable[[Step], None]]:
-    """A bar per source; gives the function to call after each step."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[now]}"),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks: dict[str, tuple[SourceReader, TaskID]] = {}
-        for reader in readers:
-            name = escape(reader.name.rsplit("/", 1)[-1])
-            tasks[reader.name] = reader, progress.add_task(f"reading {name}", total=reader.count, now="")
+    def close(self) -> None:
+        """The bars end with their context."""
 
-        def tell(step: Step) -> None:
-            reader, task = tasks[step.source]
-            if step.predictions:
-                state = "" if reader.state == "running" else f"[{reader.state}]  "
-                now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
-                progress.update(task, now=escape(state + now))
-            progress.advance(task)
+    discard = close
 
-        yield tell
+    def __enter__(self) -> ProgressBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -33,6 +33,15 @@ def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]
     return np.hstack([linear, shift[:, None]])
 
 
+def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """An aligned crop [H,W,3] as [size,size,3]: averaged where it shrinks, interpolated where it grows."""
+    if crop.shape[:2] == (size, size):
+        return crop
+    shrinks = size < min(crop.shape[:2])
+    resized = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
 def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """Cut the face with `landmarks` [5,2] (pixels) out of an RGB image [H,W,3] as a crop [size,size,3].
 

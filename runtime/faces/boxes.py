@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from .alignment import TEMPLATE
+from .alignment import TEMPLATE, align
 from .detection import Box, Face, FaceDetector, GivenFace
 
 _TIME_SLACK = 1e-3  # seconds; times in files are rounded
@@ -74,9 +74,7 @@ class GivenBoxes:
         if x >= image.shape[1] or y >= image.shape[0] or x + width <= 0 or y + height <= 0:
             size = f"{image.shape[1]}×{image.shape[0]}"
             raise DferError(f"{self._place}, line {row.line}: the box lies outside the picture, which is {size}")
-        found = self._detector.refine_landmarks(image, row.box)
-        landmarks = _average_landmarks(row.box) if found is None else found
-        return GivenFace(row.box, landmarks, 1.0, row.id)
+        return GivenFace(row.box, _landmarks_in(self._detector, image, row.box), 1.0, row.id)
 
 
 def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
@@ -162,6 +160,18 @@ def _check_ids(path: Path, rows: Mapping[float, list[_Row]]) -> None:
         ids = [row.id for row in group if row.id is not None]
         if len(set(ids)) < len(ids):
             raise DferError(f"{path}, line {group[-1].line}: a track is twice at the same moment")
+
+
+def align_box(detector: FaceDetector, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The face that fills an RGB image [H,W,3], aligned: [size,size,3]."""
+    height, width = image.shape[:2]
+    return align(image, _landmarks_in(detector, image, (0.0, 0.0, float(width), float(height))), size)
+
+
+def _landmarks_in(detector: FaceDetector, image: NDArray[np.uint8], box: Box) -> NDArray[np.float32]:
+    """Landmarks [5,2] of the face in a box; where the detector finds none, those of an average face there."""
+    found = detector.refine_landmarks(image, box)
+    return _average_landmarks(box) if found is None else found
 
 
 def _average_landmarks(box: Box) -> NDArray[np.float32]:

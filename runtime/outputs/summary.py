@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..predictions import Prediction
-from ..timing import Stopwatch
+from ..predictions import Prediction, Step
+from ..timing import StageTimes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,6 +61,7 @@ class Summary:
 
     A prediction stands for the time since the one before it; the first, and one after a gap, for `step` seconds.
 
+    profile_samples: samples of faces that turned their side to the camera, so that nothing could be read from them.
     step: seconds between samples. gap: seconds without a prediction that do not count for the face.
     """
 
@@ -68,10 +69,23 @@ class Summary:
         self._step, self._gap = step, gap
         self.tracks: dict[tuple[str, int], TrackSummary] = {}
         self.predictions = 0
+        self.profile_samples = 0
         self.forgotten = 0  # faces that are only counted
         self._latest: dict[str, float] = {}  # per source
 
+    def write(self, step: Step) -> None:
+        """As a sink."""
+        for prediction in step.predictions:
+            self.add(prediction)
+        self.profile_samples += len(step.profiles)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    discard = close
+
     def add(self, prediction: Prediction) -> None:
+        """Add the next prediction of its track."""
         key = prediction.source, prediction.track_id
         self._latest[prediction.source] = prediction.time
         track = self.tracks.get(key)
@@ -91,13 +105,18 @@ class Summary:
         self.predictions += 1
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: {"predictions": n, "faces": [{"source", "track", …}], "faces_left_out": n}.
+        """Plain values: {"predictions": n, "profile_samples": n, "faces": [{"source", …}], "faces_left_out": n}.
 
         Per face: first_s, last_s (media time), predictions, dominant (the label shown longest), confidence (mean),
         shares ({label: share of the time}), transitions ([{from, to, count}], most frequent first).
         """
         faces = [{"source": source, "track": number, **track.to_json()} for (source, number), track in self._sorted()]
-        return {"predictions": self.predictions, "faces": faces, "faces_left_out": self.forgotten}
+        return {
+            "predictions": self.predictions,
+            "profile_samples": self.profile_samples,
+            "faces": faces,
+            "faces_left_out": self.forgotten,
+        }
 
     def table(self) -> Table:
         """A row per face, for the 20 that were read most: when, in how many predictions of what mean confidence, and
@@ -175,7 +194,7 @@ def predictions_table(predictions: list[Prediction], every: float) -> Table:
     return table
 
 
-def stages_table(watch: Stopwatch) -> Table:
+def stages_table(rows: Iterable[StageTimes]) -> Table:
     """A row per stage: how often it ran and how long it took."""
     from rich.table import Table
 
@@ -183,7 +202,7 @@ def stages_table(watch: Stopwatch) -> Table:
     table.add_column("stage")
     for heading in ("n", "mean", "p50", "p90", "p95", "p99", "max"):
         table.add_column(heading, justify="right")
-    for row in watch.report():
+    for row in rows:
         figures = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
         table.add_row(row.stage, str(row.n), *(f"{figure:.2f}" for figure in figures))
     return table

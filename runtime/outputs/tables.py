@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import platform
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError
-from ..predictions import Prediction
+from ..pipeline.class_map import RESERVED
+from ..predictions import Prediction, Step
 
 if TYPE_CHECKING:
+    import pandas
+
     from ..recognizer import Recognizer
 
 JSONL_SCHEMA = 2
@@ -62,30 +67,39 @@ class Lines:
             self._path.unlink()
 
 
+def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the CSV's columns for these classes.
+
+    >>> ",".join(columns(("joy", "fear")))
+    'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state'
+    """
+    return (*RESERVED[:-1], *classes, RESERVED[-1])
+
+
 class CsvSink:
     """One line per prediction of any source.
 
-    Columns: source, frame, time_s, track, x, y, w, h, label, confidence, entropy, one per class, state.
+    Columns as `columns` gives them: box in pixels of the source, time in media seconds, entropy in nats.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        columns = ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy")
-        self._lines = Lines(path, _csv_line([*columns, *classes, "state"]))
+        self._lines = Lines(path, _csv_line(columns(classes)))
 
-    def write(self, prediction: Prediction) -> None:
-        fields = [
-            prediction.source,
-            prediction.frame,
-            f"{prediction.time:.4f}",
-            prediction.track_id,
-            *(f"{value:.1f}" for value in prediction.box),
-            prediction.label,
-            f"{prediction.confidence:.4f}",
-            f"{prediction.entropy:.4f}",
-            *(f"{value:.4f}" for value in prediction.probabilities),
-            prediction.state,
-        ]
-        self._lines.append(_csv_line(fields))
+    def write(self, step: Step) -> None:
+        for prediction in step.predictions:
+            fields = [
+                prediction.source,
+                prediction.frame,
+                f"{prediction.time:.4f}",
+                prediction.track_id,
+                *(f"{value:.1f}" for value in prediction.box),
+                prediction.label,
+                f"{prediction.confidence:.4f}",
+                f"{prediction.entropy:.4f}",
+                *(f"{value:.4f}" for value in prediction.probabilities),
+                prediction.state,
+            ]
+            self._lines.append(_csv_line(fields))
 
     def close(self) -> None:
         self._lines.close()
@@ -117,23 +131,24 @@ class JsonlSink:
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self._lines = Lines(path, _json_line({"schema": JSONL_SCHEMA, **header}))
 
-    def write(self, prediction: Prediction) -> None:
-        entry = {
-            "source": prediction.source,
-            "frame": prediction.frame,
-            "time_s": round(prediction.time, 4),
-            "track": prediction.track_id,
-            "box": [round(value, 1) for value in prediction.box],
-            "label": prediction.label,
-            "confidence": round(prediction.confidence, 4),
-            "entropy": round(prediction.entropy, 4),
-            "probabilities": {
-                name: round(float(value), 4)
-                for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
-            },
-            "state": prediction.state,
-        }
-        self._lines.append(_json_line(entry))
+    def write(self, step: Step) -> None:
+        for prediction in step.predictions:
+            entry = {
+                "source": prediction.source,
+                "frame": prediction.frame,
+                "time_s": round(prediction.time, 4),
+                "track": prediction.track_id,
+                "box": [round(value, 1) for value in prediction.box],
+                "label": prediction.label,
+                "confidence": round(prediction.confidence, 4),
+                "entropy": round(prediction.entropy, 4),
+                "probabilities": {
+                    name: round(float(value), 4)
+                    for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
+                },
+                "state": prediction.state,
+            }
+            self._lines.append(_json_line(entry))
 
     def close(self) -> None:
         self._lines.close()
@@ -141,6 +156,27 @@ class JsonlSink:
     def discard(self) -> None:
         """Close; the file goes unless it holds a prediction."""
         self._lines.discard()
+
+
+def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
+    """Predictions as a pandas DataFrame with the CSV's columns, not rounded; those of one recogniser, for its classes.
+
+    Raises DferError where pandas is not installed.
+    """
+    if importlib.util.find_spec("pandas") is None:
+        raise DferError("pandas is not installed; run: pip install pandas")
+    import pandas
+
+    known = list(predictions)
+    rows = [
+        (
+            *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
+            *one.probabilities.tolist(),
+            one.state,
+        )
+        for one in known
+    ]
+    return pandas.DataFrame(rows, columns=columns(known[0].classes if known else ()))
 
 
 def _csv_line(fields: Iterable[object]) -> str:
@@ -153,9 +189,10 @@ def _json_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def run_header(recognizer: Recognizer, classes: tuple[str, ...], sources: Iterable[str]) -> dict[str, Any]:
-    """What the rows of a run depend on, for the first line of its JSONL.
+def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]:
+    """What the rows of a run that starts now depend on, for the first line of its JSONL.
 
+    started: wall-clock time, ISO 8601 in UTC; media times of live sources count from about then.
     bundle: sha256 of its manifest, which lists those of its files. model: its method. provider: what really ran the
     encoder. precision: of its graph. versions: of the software. classes: names in the order of the probabilities.
     window_s: seconds behind each prediction. fps: frames sampled per second. sources: names without credentials.
@@ -166,6 +203,7 @@ def run_header(recognizer: Recognizer, classes: tuple[str, ...], sources: Iterab
 
     bundle = recognizer.bundle
     return {
+        "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "bundle": bundle.digest,
         "model": bundle.manifest.method,
         "provider": recognizer.provider,
@@ -177,7 +215,7 @@ def run_header(recognizer: Recognizer, classes: tuple[str, ...], sources: Iterab
             "onnxruntime": onnxruntime.__version__,
             "opencv": cv2.__version__,
         },
-        "classes": list(classes),
+        "classes": list(recognizer.classes),
         "window_s": recognizer.window,
         "fps": recognizer.fps,
         "sources": list(sources),

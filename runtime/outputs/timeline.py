@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..predictions import Prediction
+from ..predictions import Step
 from ..storage import atomic_write
 from .history import History, ProbabilitySeries
 from .palette import hex_of
@@ -18,15 +18,16 @@ _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 class Timeline:
     """Collects predictions and draws them, at most the 20 faces seen longest, each with at most 600 points.
 
-    As a sink: `write` each prediction, `close` to draw `path`: .png, .svg, .pdf, or .html, a page that stands alone
+    As a sink: `write` each step, `close` to draw `path`: .png, .svg, .pdf, or .html, a page that stands alone
     and tells time and probabilities under the pointer.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
         self._path, self._history = path, History(classes)
 
-    def write(self, prediction: Prediction) -> None:
-        self._history.add(prediction)
+    def write(self, step: Step) -> None:
+        for prediction in step.predictions:
+            self._history.add(prediction)
 
     def close(self) -> None:
         """Draw, completely or not at all; raises DferError when the file cannot be written."""

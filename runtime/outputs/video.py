@@ -49,7 +49,13 @@ class VideoSink:
         self._written = 0
         self._late = 0.0  # seconds that were cut from frames held too long
         self._shown: NDArray[np.uint8] | None = None  # the frame that lasts until the next
-        self._rate, self._encoder = _open_encoder(path, rate, self._size)
+        existed = path.exists()
+        try:
+            self._rate, self._encoder = _open_encoder(path, rate, self._size)
+        except BaseException:  # Ctrl-C, too: no empty file stays behind
+            if not existed and path.is_file():
+                path.unlink()
+            raise
         self.codec = self._encoder.codec
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
@@ -113,6 +119,11 @@ def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float
     if program is not None:
         return rate, _Ffmpeg(program, path, rate, size)
     return _open_opencv(path, rate, size)
+
+
+def codec_here() -> str:
+    """What videos are written in on this machine: "H.264" or "MPEG-4"."""
+    return _OpenCv.codec if find_ffmpeg() is None else _Ffmpeg.codec
 
 
 @cache

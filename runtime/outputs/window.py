@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import ParameterError
+from ..predictions import Step
+from .writer import Drawing
 
 _SIZE = (1280, 720)
 _NAME = "dfer-run (q ends)"
@@ -23,12 +25,14 @@ _KEYS = {ord("q"), ord("Q"), 27}  # 27: Esc
 class Window:
     """Use as a context manager.
 
-    sources: their names; each has a tile of its own, in this order.
-    Raises DferError where there is no window to be had, and says what to do.
+    sources: their names; each has a tile of its own, in this order. drawing: annotates their frames.
+    closed: whether the person has ended the show.
+    Raises ParameterError where there is no window to be had, and says what to do.
     """
 
-    def __init__(self, sources: list[str]) -> None:
+    def __init__(self, sources: list[str], drawing: Drawing) -> None:
         _check()
+        self._drawing = drawing
         columns = math.ceil(math.sqrt(len(sources)))
         rows = math.ceil(len(sources) / columns)
         self._tile = _SIZE[0] // columns, _SIZE[1] // rows
@@ -40,7 +44,11 @@ class Window:
             cv2.namedWindow(_NAME, cv2.WINDOW_NORMAL)
             cv2.resizeWindow(_NAME, *_SIZE)
         except cv2.error as error:
-            raise DferError(f"--show: no window opens here ({_first_line(error)}); use --web instead") from error
+            raise ParameterError("show", f"no window opens here ({_first_line(error)}); use the web page") from error
+
+    def write(self, step: Step) -> None:
+        """Show a step, annotated."""
+        self.show(step.source, self._drawing.of(step))
 
     def show(self, source: str, picture: NDArray[np.uint8]) -> bool:
         """Put the picture, RGB [H,W,3], into the source's tile; False when the person has ended the show, by q, Esc or
@@ -65,6 +73,8 @@ class Window:
     def close(self) -> None:
         cv2.destroyAllWindows()
 
+    discard = close
+
     def __enter__(self) -> Window:
         return self
 
@@ -76,12 +86,13 @@ def _check() -> None:
     """Qt ends the whole program where it finds no screen, so that must be known before."""
     found = re.search(r"^\s*GUI:\s*(\S+)", cv2.getBuildInformation(), re.MULTILINE)
     if found is None or found.group(1).upper() == "NONE":
-        raise DferError(
-            "--show: this OpenCV has no windows; run: pip uninstall -y opencv-python-headless && "
-            "pip install opencv-python; or use --web, which needs none"
+        raise ParameterError(
+            "show",
+            "this OpenCV has no windows; run: pip uninstall -y opencv-python-headless && "
+            "pip install opencv-python; or use the web page, which needs none",
         )
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise DferError("--show: there is no screen here (DISPLAY is not set); use --web and a browser elsewhere")
+        raise ParameterError("show", "there is no screen here (DISPLAY is not set); use the web page")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,24 +1,24 @@
-"""The files of one run, checked before it starts and written together."""
+"""The outputs of a run: files checked before it starts, and sinks that take every step."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from ..errors import DferError
-from ..predictions import Prediction, Step
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError, ParameterError
+from ..predictions import Step
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import CsvSink, JsonlSink
 from .timeline import PLOT_SUFFIXES, Timeline
-from .video import VideoSink
-
-if TYPE_CHECKING:
-    from .window import Window
+from .video import VideoSink, codec_here
 
 _RATE = 25.0  # frames per second of the video of a source that does not tell
 
@@ -49,6 +49,15 @@ class OutputPaths:
         tables = [path for path in (self.csv, self.jsonl) if path is not None]
         return [*tables, *self.videos(sources), *([] if self.plot is None else [self.plot])]
 
+    def describe(self, sources: int = 1) -> list[str]:
+        """Those of the files that there are, with what a person should know of a video: its codec."""
+        videos = self.videos(sources)
+        return [
+            f"{path} ({codec_here()})" if path in videos else str(path)
+            for path in self.wanted(sources)
+            if path.exists()
+        ]
+
     def check(self, sources: Iterable[Path | None]) -> None:
         """Raise DferError for what could not be written, or would overwrite a source, before any work is done.
 
@@ -70,93 +79,141 @@ class OutputPaths:
                 raise DferError(f"two outputs have the name {path}")
             seen.add(path.resolve())
         if self.plot is not None and self.plot.suffix.lower() not in PLOT_SUFFIXES:
-            raise DferError(f"--plot {self.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+            raise ParameterError("plot", f"{self.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
         if self.video is not None and self.video.suffix.lower() != ".mp4":
-            raise DferError(f"--save-video {self.video}: the name must end in .mp4")
+            raise ParameterError("video", f"{self.video}: the name must end in .mp4")
 
 
-class _Sink(Protocol):
-    def write(self, prediction: Prediction) -> None: ...
-
-    def close(self) -> None: ...
-
-    def discard(self) -> None: ...
-
-
-class Outputs:
-    """The outputs of one run; times spent are added to `watch`. Use as a context manager.
-
-    Files are opened at the first frame (or, when there is none, at the end), so that a run that cannot begin leaves
-    nothing. However the run ends, the rows and videos written so far stay and are whole; after an error, plots and
-    files without rows go. An output that fails (a full disk) ends the run with a DferError that names it, and the
-    others are closed.
-
-    rates: per source, in their order, the frames per second that it tells, for its video; None where it tells none.
-    header: what the first line of the JSONL says of the run. window: shows the annotated frames as well.
-    """
-
-    def __init__(
-        self,
-        paths: OutputPaths,
-        classes: tuple[str, ...],
-        rates: Mapping[str, float | None],
-        watch: Stopwatch,
-        *,
-        header: Mapping[str, Any] | None = None,
-        window: Window | None = None,
-    ) -> None:
-        self._paths, self._classes, self._rates, self._watch = paths, classes, rates, watch
-        self._header, self._window = header or {}, window
-        self._places = dict(zip(rates, paths.videos(len(rates)), strict=False))
-        self._videos: dict[str, VideoSink] = {}
-        self._sinks: list[_Sink] | None = None
+class Sink(Protocol):
+    """Takes every step of a run: a file, a window, a page, a summary."""
 
     def write(self, step: Step) -> None:
-        """Add one frame of a source and its predictions."""
-        sinks = self._open()
-        if self._window is not None or step.source in self._places:
-            self._draw(step)
-        if sinks and step.predictions:
-            with self._watch.time("write"):
-                for prediction in step.predictions:
-                    for sink in sinks:
-                        sink.write(prediction)
+        """Add one frame of a source with what was seen in it."""
 
-    def written(self) -> list[str]:
-        """The files that there are, each with what a person should know of it."""
-        notes = {self._places[source]: f" ({video.codec})" for source, video in self._videos.items()}
-        return [f"{path}{notes.get(path, '')}" for path in self._paths.wanted(len(self._rates)) if path.exists()]
+    def close(self) -> None:
+        """The run has ended as it should."""
 
-    def _draw(self, step: Step) -> None:
-        with self._watch.time("draw"):
-            picture = annotate(step)
-            if self._window is not None:
-                self._window.show(step.source, picture)
-        if step.source in self._places:
-            with self._watch.time("write"):
-                if step.source not in self._videos:
-                    height, width = picture.shape[:2]
-                    rate = self._rates[step.source] or _RATE
-                    self._videos[step.source] = VideoSink(self._places[step.source], rate, (width, height))
-                self._videos[step.source].write(picture, step.frame.time)
+    def discard(self) -> None:
+        """It has ended with an error: keep what is whole, remove what is not."""
 
-    def _open(self) -> list[_Sink]:
-        if self._sinks is None:
-            self._sinks = []
-            if self._paths.csv is not None:
-                self._sinks.append(CsvSink(self._paths.csv, self._classes))
-            if self._paths.jsonl is not None:
-                self._sinks.append(JsonlSink(self._paths.jsonl, self._header))
-            if self._paths.plot is not None:
-                self._sinks.append(Timeline(self._paths.plot, self._classes))
-        return self._sinks
 
-    def __enter__(self) -> Outputs:
+class Sinks:
+    """Several sinks as one. Use as a context manager: they are closed at the end, or discarded after an error.
+
+    One that fails ends the run, and does not keep the others from being closed.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def write(self, step: Step) -> None:
+        for sink in self._sinks:
+            sink.write(step)
+
+    def __enter__(self) -> Sinks:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        with ExitStack() as stack:  # one that fails does not keep the others open
-            for sink in self._open() if kind is None else self._sinks or []:
+        with ExitStack() as stack:
+            for sink in self._sinks:
                 stack.callback(sink.close if kind is None else sink.discard)
+
+
+def file_sinks(
+    paths: OutputPaths,
+    classes: tuple[str, ...],
+    rates: Mapping[str, float | None],
+    watch: Stopwatch,
+    header: Callable[[], Mapping[str, Any]] = dict,
+    drawing: Drawing | None = None,
+) -> list[Sink]:
+    """The files of a run; times spent are added to `watch`.
+
+    They are opened at the first frame (or, when there is none, at the end), so that a run that cannot begin leaves
+    nothing. However the run ends, the rows and videos written so far stay and are whole; after an error, plots and
+    files without rows go. Raises DferError, when writing, for a file that cannot be written (a full disk).
+
+    rates: per source, in their order, the frames per second that it tells, for its video; None where it tells none.
+    header: what the first line of the JSONL says of the run, asked for when that is opened.
+    drawing: draws the frames of the videos.
+    """
+    sinks: list[Sink] = []
+    csv, jsonl, plot = paths.csv, paths.jsonl, paths.plot
+    if csv is not None:
+        sinks.append(_Late(lambda: CsvSink(csv, classes), watch))
+    if jsonl is not None:
+        sinks.append(_Late(lambda: JsonlSink(jsonl, header()), watch))
+    if plot is not None:
+        sinks.append(_Late(lambda: Timeline(plot, classes), watch))
+    if paths.video is not None:
+        videos = dict(zip(rates, paths.videos(len(rates)), strict=True))
+        sinks.append(AnnotatedVideos(videos, rates, drawing or Drawing(watch), watch))
+    return sinks
+
+
+class _Late:
+    """A sink that is opened when the first frame is there; the time that predictions take to write is measured."""
+
+    def __init__(self, opening: Callable[[], Sink], watch: Stopwatch) -> None:
+        self._opening, self._watch = opening, watch
+        self._sink: Sink | None = None
+
+    def _opened(self) -> Sink:
+        if self._sink is None:
+            self._sink = self._opening()
+        return self._sink
+
+    def write(self, step: Step) -> None:
+        sink = self._opened()
+        if step.predictions:
+            with self._watch.time("write"):
+                sink.write(step)
+
+    def close(self) -> None:
+        self._opened().close()
+
+    def discard(self) -> None:
+        if self._sink is not None:
+            self._sink.discard()
+
+
+class Drawing:
+    """Annotated pictures of steps, each drawn once for all that show it."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self._watch = watch
+        self._step: Step | None = None
+        self._picture: NDArray[np.uint8] | None = None
+
+    def of(self, step: Step) -> NDArray[np.uint8]:
+        """RGB uint8 [H,W,3]; not to be changed."""
+        if self._picture is None or self._step is not step:
+            with self._watch.time("draw"):
+                self._step, self._picture = step, annotate(step)
+        return self._picture
+
+
+class AnnotatedVideos:
+    """A video of annotated frames for each source, opened at its first frame. paths, rates: per source."""
+
+    def __init__(
+        self, paths: Mapping[str, Path], rates: Mapping[str, float | None], drawing: Drawing, watch: Stopwatch
+    ) -> None:
+        self._paths, self._rates, self._drawing, self._watch = paths, rates, drawing, watch
+        self._videos: dict[str, VideoSink] = {}
+
+    def write(self, step: Step) -> None:
+        picture = self._drawing.of(step)
+        with self._watch.time("write"):
+            if step.source not in self._videos:
+                height, width = picture.shape[:2]
+                rate = self._rates[step.source] or _RATE
+                self._videos[step.source] = VideoSink(self._paths[step.source], rate, (width, height))
+            self._videos[step.source].write(picture, step.frame.time)
+
+    def close(self) -> None:
+        with ExitStack() as stack:
             for video in self._videos.values():
                 stack.callback(video.close)
+
+    discard = close  # what was written plays

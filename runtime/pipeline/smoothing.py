@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import ParameterError
 from ..predictions import Prediction
 from .class_map import ClassMap
 
@@ -20,7 +20,7 @@ _REMEMBERED = 60.0
 
 
 class Smoother:
-    """Raw predictions in, final ones out; one for all sources and tracks of a run.
+    """Raw predictions of one source in, final ones out.
 
     In this order, each step only where it is asked for:
 
@@ -36,7 +36,8 @@ class Smoother:
     neutral_prior: share of "neutral" that the model was trained with, between 0 and 1; None corrects nothing.
     names: the classes wanted; None keeps the model's.
 
-    Raises DferError for impossible settings; `classes` are the model's.
+    classes: of the final predictions. model_classes: those given, which are the model's.
+    Raises DferError for impossible settings.
     """
 
     def __init__(
@@ -49,26 +50,26 @@ class Smoother:
         names: ClassMap | None = None,
     ) -> None:
         if not 0 <= seconds <= 60:
-            raise DferError(f"--smooth {seconds:g}: must lie between 0 and 60 seconds")
+            raise ParameterError("smooth", f"{seconds:g} s must lie between 0 and 60 seconds")
         self._seconds, self.gap, self._names = seconds, gap, names
         self._prior = None if neutral_prior is None else _neutral_prior(neutral_prior, classes)
+        self.model_classes = classes
         self.classes = classes if names is None else names.classes
-        self._sources: dict[str, dict[int, _Memory]] = {}
+        self._tracks: dict[int, _Memory] = {}
 
     def refine(self, prediction: Prediction) -> Prediction:
         """The final form of the next prediction of its track."""
-        tracks = self._sources.setdefault(prediction.source, {})
         now = np.asarray(prediction.probabilities, dtype=np.float64)
         if self._prior is not None:
             now = correct_prior(now, self._prior)
         if self._names is not None:
             now = self._names.apply(now)
-        memory = tracks.get(prediction.track_id)
+        memory = self._tracks.get(prediction.track_id)
         if memory is None:
-            _forget(tracks, prediction.time)
+            self._forget(prediction.time)
         if memory is None or not 0 <= prediction.time - memory.final.time <= self.gap:
             label = self.classes[int(now.argmax())]
-            memory = tracks[prediction.track_id] = _Memory(now, prediction)
+            memory = self._tracks[prediction.track_id] = _Memory(now, prediction)
         else:
             elapsed = prediction.time - memory.final.time
             share = -math.expm1(-elapsed / self._seconds) if self._seconds else 1.0
@@ -92,6 +93,10 @@ class Smoother:
         memory.rival = None
         return leader
 
+    def _forget(self, time: float) -> None:
+        for ended in [track for track, memory in self._tracks.items() if abs(time - memory.final.time) > _REMEMBERED]:
+            del self._tracks[ended]
+
 
 @dataclass
 class _Memory:
@@ -101,11 +106,6 @@ class _Memory:
     final: Prediction
     rival: str | None = None
     since: float = 0.0
-
-
-def _forget(tracks: dict[int, _Memory], time: float) -> None:
-    for ended in [track for track, memory in tracks.items() if abs(time - memory.final.time) > _REMEMBERED]:
-        del tracks[ended]
 
 
 def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -121,8 +121,8 @@ def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float6
 def _neutral_prior(share: float, classes: tuple[str, ...]) -> NDArray[np.float64]:
     """`share` for "neutral", the rest split evenly among the others."""
     if not 0 < share < 1:
-        raise DferError(f"--neutral-prior {share:g}: must lie between 0 and 1, both excluded")
+        raise ParameterError("neutral_prior", f"{share:g} must lie between 0 and 1, both excluded")
     if "neutral" not in classes or len(classes) < 2:
-        raise DferError(f'--neutral-prior: the model has no class "neutral"; it has {", ".join(classes)}')
+        raise ParameterError("neutral_prior", f'the model has no class "neutral"; it has {", ".join(classes)}')
     others = (1 - share) / (len(classes) - 1)
     return np.array([share if name == "neutral" else others for name in classes])

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from ..faces.detection import Face, FaceDetector
 from ..faces.tracking import Track, Tracker
-from ..predictions import Prediction, VisibleFace
+from ..predictions import Prediction, Step, VisibleFace
 from ..sources import Frame
 from ..timing import Stopwatch
 from .feature_window import FeatureWindow
 from .scheduler import Scheduler
+from .smoothing import Smoother
 
-_LONGEST_BLIND = 0.2
-"""Seconds after which faces are looked for even where no frame is sampled, so that slow sampling keeps ids stable."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.2
+"""Seconds from one search for faces to the next where the user asks for no other cadence: sampled frames that come
+faster share one, and where sampling is slower, faces are searched between samples, too, so that ids stay stable."""
+_ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 
 
 class FaceProvider(Protocol):
@@ -36,18 +39,28 @@ class FaceProvider(Protocol):
 
 
 class DetectionScheduler:
-    """The detector, for a sampled frame that comes at least `every` frames after the last search, or after 0.2 s."""
+    """The detector, in every frame whose number is `every` above that of the last search, whether sampled or not.
 
-    def __init__(self, detector: FaceDetector, every: int) -> None:
+    every: None searches sampled frames, at most ten times a second, and any frame where five a second would be missed.
+    """
+
+    def __init__(self, detector: FaceDetector, every: int | None = None) -> None:
         self.detect = detector.detect
         self._every = every
-        self._index, self._time = -every, -_LONGEST_BLIND
+        self._index: int | None = None  # of the last search
+        self._time = 0.0
 
     def should_detect(self, index: int, time: float, wanted: bool) -> bool:
-        should_detect = time - self._time >= _LONGEST_BLIND or (wanted and index - self._index >= self._every)
-        if should_detect:
+        if self._index is None:
+            searches = wanted or self._every is not None
+        elif self._every is not None:
+            searches = index - self._index >= self._every
+        else:
+            elapsed = time - self._time + _ROUNDING
+            searches = elapsed >= _LONGEST_PAUSE or (wanted and elapsed >= _SHORTEST_PAUSE)
+        if searches:
             self._index, self._time = index, time
-        return should_detect
+        return searches
 
     def finish(self) -> None:
         pass
@@ -55,7 +68,7 @@ class DetectionScheduler:
 
 @dataclass
 class TrackState:
-    """A track that is read. turn: number of its last encoding. missed: samples of it left out since."""
+    """A track that is read. last_served: number of its last encoding. missed: samples of it left out since."""
 
     window: FeatureWindow
     last_served: int = -1
@@ -82,11 +95,11 @@ class EncodeRequest:
 
 
 class StreamState:
-    """One source as the loop sees it.
+    """One source as the loop sees it. For every frame `process`, then `add` and `record` for faces, then `step`.
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
-    finder: says where the faces are; in sampled frames for which it does not, they are carried along by their motion.
-    max_faces: how many are read, None for all.
+    face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
+    motion. max_faces: how many are read, the largest, None for all. smoother: makes the final form of predictions.
     """
 
     def __init__(
@@ -94,37 +107,44 @@ class StreamState:
         source: str,
         live: bool,
         step: float,
+        *,
         face_provider: FaceProvider,
         max_faces: int | None,
         open_window: Callable[[], FeatureWindow],
         scheduler: Scheduler,
+        smoother: Smoother,
         watch: Stopwatch,
     ) -> None:
         self.source, self.live = source, live
         self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
-        self._open_window, self._scheduler, self._watch = open_window, scheduler, watch
+        self._open_window, self._scheduler, self._smoother, self._watch = open_window, scheduler, smoother, watch
         self._tracker = Tracker(patience=max(2.0, 2.25 * step))
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
         self._pending: set[int] = set()  # those of them that are not encoded yet
+        self._profiles: tuple[int, ...] = ()  # tracks of the current frame, if sampled, that turn their side to us
+        self._made: list[Prediction] = []  # at the current frame
         self._period = -1  # number of the sampling period
         self._index = -1  # of the last frame
-        self._looked = -1.0  # time of the frame in which the finder said where faces are
+        self._looked = -1.0  # time of the frame in which the provider said where faces are
 
     def process(self, frame: Frame) -> list[EncodeRequest]:
         """Follow the faces into `frame`; returns those to be encoded: all of a sampled frame, else those left out."""
-        period = int((frame.time + 1e-3) / self._step)  # time stamps may be rounded to milliseconds
+        period = int((frame.time + _ROUNDING) / self._step)
         fresh = period > self._period
         if fresh:
             self._begin(period, frame)
         self._index = frame.index
         wanted = fresh or bool(self._pending)
         tracks = self._follow(frame, wanted)
+        readable = [track for track in tracks if track.face.frontal]
+        self._profiles = ()
         if fresh:
-            self._sampled = {track.id for track in tracks}
+            self._profiles = tuple(track.id for track in tracks if not track.face.frontal)
+            self._sampled = {track.id for track in readable}
             self._pending = set(self._sampled)
         return [
-            EncodeRequest(self, frame, track, self._states[track.id]) for track in tracks if track.id in self._pending
+            EncodeRequest(self, frame, track, self._states[track.id]) for track in readable if track.id in self._pending
         ]
 
     def _begin(self, period: int, frame: Frame) -> None:
@@ -135,7 +155,7 @@ class StreamState:
         for number in self._sampled & self._states.keys():
             lost = slept + (number in self._pending)
             self._states[number].missed += lost
-            self._scheduler.skipped += lost
+            self._scheduler.skip(lost)
         self._period = period
 
     def _follow(self, frame: Frame, wanted: bool) -> list[Track]:
@@ -151,28 +171,46 @@ class StreamState:
                 tracks = self._tracker.carry(frame.image, frame.time)
         else:
             return []
-        tracks = tracks[: self._max_faces]  # largest first; cut here, for a face left out keeps its id
+        if self._max_faces is not None:  # cut here and not before, for a face left out keeps its id
+            tracks = sorted(tracks, key=lambda track: track.face.size, reverse=True)[: self._max_faces]
         for track in tracks:
             if track.id not in self._states:
                 self._states[track.id] = TrackState(self._open_window())
-        return [track for track in tracks if track.face.frontal]
+        return tracks
 
     def _forget(self) -> None:
         alive = {track.id for track in self._tracker.tracks}
         for ended in self._states.keys() - alive:
             del self._states[ended]
 
-    def push(self, requests: EncodeRequest, feature: NDArray[np.float32]) -> FeatureWindow:
-        """Add the feature [D] of a face that waited; returns its window, to be read."""
-        state = requests.state
-        state.window.push(requests.frame.time, feature, state.missed)
-        state.last_served, state.missed = next(self._scheduler.turns), 0
-        self._pending.discard(requests.track.id)
+    def add(self, request: EncodeRequest, feature: NDArray[np.float32]) -> FeatureWindow:
+        """Add the feature [D] of a face that was encoded; returns its window, to be read."""
+        state = request.state
+        state.window.push(request.frame.time, feature, state.missed)
+        state.last_served, state.missed = self._scheduler.serve(), 0
+        self._pending.discard(request.track.id)
         return state.window
 
-    def finish(self) -> None:
-        """The source has ended. Raises DferError when it fits nothing that was said of it."""
-        self._face_provider.finish()
+    def record(self, request: EncodeRequest, probabilities: NDArray[np.float32]) -> None:
+        """Take what was read from the window of `request`: the model's probabilities [C], made final here."""
+        request.state.prediction = self._smoother.refine(
+            Prediction(
+                source=self.source,
+                frame=request.frame.index,
+                time=request.frame.time,
+                track_id=request.track.id,
+                box=request.track.face.box,
+                probabilities=probabilities,
+                classes=self._smoother.model_classes,
+                state="warmup" if request.state.window.warmup else "ready",
+            )
+        )
+        self._made.append(request.state.prediction)
+
+    def step(self, frame: Frame) -> Step:
+        """What was seen in the frame that was processed last, and read from it."""
+        made, self._made = tuple(self._made), []
+        return Step(self.source, frame, made, self.visible(frame.time), self._profiles)
 
     def visible(self, time: float) -> tuple[VisibleFace, ...]:
         """The tracks seen where faces were last looked for, carried along to `time`."""
@@ -182,3 +220,7 @@ class StreamState:
     def _latest(self, number: int) -> Prediction | None:
         state = self._states.get(number)
         return None if state is None else state.prediction
+
+    def finish(self) -> None:
+        """The source has ended. Raises DferError when it fits nothing that was said of it."""
+        self._face_provider.finish()

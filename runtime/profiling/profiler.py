@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from ..bundle import MANIFEST
 from ..machine import describe_machine, read_text, versions
-from ..outputs.writer import OutputPaths, Outputs
+from ..outputs.writer import OutputPaths, Sinks, file_sinks
 from ..recognizer import Recognizer
 from ..sources import Frame, Source, SourceReaders, open_source
 from ..timing import STAGES, Stopwatch
@@ -205,7 +205,7 @@ class Profiler:
             repeated = RepeatedSource(self.source, self.recognizer.fps, seconds)
             with (
                 SourceReaders([repeated], realtime=measured.arrival == ARRIVALS[1]) as readers,
-                Outputs(paths, self.recognizer.classes, {repeated.name: repeated.rate}, watch) as outputs,
+                Sinks(file_sinks(paths, self.recognizer.classes, {repeated.name: repeated.rate}, watch)) as outputs,
                 _measured(measured, watch, seconds, self.sensors) as settled,
             ):
                 for step in self.recognizer.follow(readers):

@@ -9,7 +9,7 @@ times: a file's presentation time stamps, counted from its first frame; for live
 """
 
 from .files import VideoFile
-from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, natural_order
+from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, check_image, natural_order
 from .images import ImageFolder
 from .live import LiveSource
 from .opening import SourceSpec, expand, open_source, open_sources, without_credentials
@@ -27,6 +27,7 @@ __all__ = [
     "State",
     "VideoFile",
     "Warn",
+    "check_image",
     "expand",
     "natural_order",
     "open_source",

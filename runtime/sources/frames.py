@@ -11,6 +11,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ParameterError
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
 Warn = Callable[[str], object]
@@ -65,6 +67,18 @@ class Source(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_image(image: object, parameter: str) -> NDArray[np.uint8]:
+    """A picture of the user's own, contiguous in memory. Raises ParameterError unless it is RGB uint8 [H,W,3]."""
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
+        return np.ascontiguousarray(image)
+    given = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise ParameterError(
+        parameter,
+        f"must be a NumPy array uint8 [height, width, 3], channels in the order red, green, blue; it is {given} "
+        "(OpenCV reads blue first: cv2.cvtColor(image, cv2.COLOR_BGR2RGB))",
+    )
 
 
 def natural_order(name: str) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from time import monotonic
 from urllib.parse import quote
 
-from ..errors import DferError, require
+from ..errors import DferError, ParameterError, require
 from ..predictions import Step
 from ..timing import StageTimes
 from .board import Board, SourceState
@@ -37,7 +37,7 @@ class WebPage:
         from .server import PageServer
 
         if token == "":
-            raise DferError("--token is empty; give one that cannot be guessed")
+            raise ParameterError("token", "is empty; give one that cannot be guessed")
         listener = _listen(host, port, needs_loopback=token is None)
         self.url = _url(host, listener.getsockname()[1], token)
         """What a viewer opens, token included."""
@@ -56,6 +56,10 @@ class WebPage:
             self._asked = now
             self._board.stages = tuple(stages())
 
+    def sink(self, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> PageSink:
+        """What shows every step of a run; arguments as of `show`."""
+        return PageSink(self, stages, states)
+
     def close(self) -> None:
         """End the server, within a second; viewers are told and try to come back."""
         self._server.close()
@@ -67,17 +71,35 @@ class WebPage:
         self.close()
 
 
+class PageSink:
+    """Shows the steps of one run on a page, which stays open after it."""
+
+    def __init__(
+        self, page: WebPage, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]
+    ) -> None:
+        self._page, self._stages, self._states = page, stages, states
+
+    def write(self, step: Step) -> None:
+        self._page.show(step, self._stages, self._states)
+
+    def close(self) -> None:
+        """The page is closed by who opened it."""
+
+    discard = close
+
+
 def _listen(host: str, port: int, needs_loopback: bool) -> socket.socket:
     """A listening socket: bound now, so that a port that is taken is told before any work is done."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
-        raise DferError(f"--host {host} --web {port}: no such address ({error})") from error
+        raise ParameterError("host", f"{host}, port {port}: no such address ({error})") from error
     family, kind, protocol, _, address = min(found)  # IPv4 first
     if needs_loopback and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise DferError(
-            f"--host {host} shows the pictures to the network; give a --token too, one that cannot be guessed "
-            '(python -c "import secrets; print(secrets.token_urlsafe())" makes one)'
+        raise ParameterError(
+            "token",
+            f"is needed, for host {host} shows the pictures to the network; one that cannot be guessed "
+            '(python -c "import secrets; print(secrets.token_urlsafe())" makes one)',
         )
     listener = socket.socket(family, kind, protocol)
     try:

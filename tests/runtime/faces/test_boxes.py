@@ -15,6 +15,7 @@ from dfer.runtime.faces.detection import FaceDetector, GivenFace
 from dfer.runtime.faces.tracking import Tracker
 from dfer.runtime.outputs.tables import CsvSink
 from dfer.runtime.predictions import Prediction
+from helpers import step_of
 
 
 def write(folder: Path, text: str) -> Path:
@@ -65,7 +66,7 @@ def test_what_dfer_run_wrote_is_read_with_its_tracks(face_frames: list[np.ndarra
     for frame in (0, 3, 6):
         for track in (4, 2):
             box = (10.0 * track, 20.0, 50.0, 60.0)
-            sink.write(Prediction("clip.mp4", frame, frame / 24, track, box, probabilities, classes, "ready"))
+            sink.write(step_of(Prediction("clip.mp4", frame, frame / 24, track, box, probabilities, classes, "ready")))
     sink.close()
     (boxes,) = read_boxes(tmp_path / "out.csv", ["/elsewhere/clip.mp4"])
     tracker, seen = Tracker(), []

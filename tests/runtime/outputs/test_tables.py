@@ -17,6 +17,7 @@ import pytest
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.tables import CsvSink, JsonlSink
 from dfer.runtime.predictions import Prediction
+from helpers import step_of
 
 CLASSES = ("joy", "calm", "fury, rage")
 
@@ -29,7 +30,7 @@ def prediction(source: str = "a.mp4", time: float = 0.0, track: int = 1, first: 
 def test_rows_of_several_sources_share_a_csv(tmp_path: Path) -> None:
     sink = CsvSink(tmp_path / "o.csv", CLASSES)
     for source in ('a, "b".mp4', "rtsp://host/ü"):
-        sink.write(prediction(source, 1.5))
+        sink.write(step_of(prediction(source, 1.5)))
     sink.close()
     with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(lines))
@@ -44,7 +45,7 @@ def test_rows_of_several_sources_share_a_csv(tmp_path: Path) -> None:
 
 def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path / "o.jsonl", {"provider": "cpu", "sources": ["a.mp4"]})
-    sink.write(prediction())
+    sink.write(step_of(prediction()))
     sink.close()
     header, row = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines())
     assert header == {"schema": 1, "provider": "cpu", "sources": ["a.mp4"]}
@@ -59,7 +60,7 @@ def test_files_without_a_row_are_discarded_and_others_stay(tmp_path: Path) -> No
     JsonlSink(tmp_path / "o.jsonl", {}).discard()
     assert not list(tmp_path.iterdir())
     sink = CsvSink(tmp_path / "o.csv", CLASSES)
-    sink.write(prediction())
+    sink.write(step_of(prediction()))
     sink.discard()
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 2
 
@@ -76,12 +77,14 @@ def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_device_alone
 FILLER = """
 import resource, sys
 from pathlib import Path
-from test_rows import CLASSES, CsvSink, DferError, prediction
+sys.path.insert(0, str(Path.cwd().parents[1]))
+from helpers import step_of
+from test_tables import CLASSES, CsvSink, DferError, prediction
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 sink = CsvSink(Path(sys.argv[1]), CLASSES)
 try:
     for index in range(1000):
-        sink.write(prediction(time=index / 8))
+        sink.write(step_of(prediction(time=index / 8)))
 except DferError as error:
     print(error)
 """
@@ -102,11 +105,13 @@ def test_a_row_that_found_room_for_a_part_of_it_is_taken_back(tmp_path: Path) ->
 WRITER = """
 import sys, time
 from pathlib import Path
-from test_rows import CLASSES, CsvSink, JsonlSink, prediction
+sys.path.insert(0, str(Path.cwd().parents[1]))
+from helpers import step_of
+from test_tables import CLASSES, CsvSink, JsonlSink, prediction
 sinks = CsvSink(Path(sys.argv[1]), CLASSES), JsonlSink(Path(sys.argv[2]), {})
 for index in range(500):
     for sink in sinks:
-        sink.write(prediction(time=index / 8))
+        sink.write(step_of(prediction(time=index / 8)))
 print("written", flush=True)
 time.sleep(60)
 """

@@ -17,6 +17,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.history import MOST_FACES, MOST_POINTS, History, ProbabilitySeries
 from dfer.runtime.outputs.timeline import PLOT_SUFFIXES, Timeline
 from dfer.runtime.predictions import Prediction
+from helpers import step_of
 
 CLASSES = ("happiness", "neutral", "anger")
 
@@ -91,7 +92,7 @@ def test_every_kind_of_picture_is_drawn_for_several_sources(tmp_path: Path, suff
     timeline = Timeline(path, CLASSES)
     for index in range(40):
         for source in ("a $1 & <b>.mp4", "rtsp://host/x_{2}"):
-            timeline.write(said(index / 8, shares(100 * index), 1, source))
+            timeline.write(step_of(said(index / 8, shares(100 * index), 1, source)))
     timeline.close()
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert path.stat().st_size > 3000
@@ -101,7 +102,7 @@ def test_every_kind_of_picture_is_drawn_for_several_sources(tmp_path: Path, suff
 
 def test_a_face_seen_once_is_in_the_picture(tmp_path: Path) -> None:
     timeline = Timeline(tmp_path / "o.png", CLASSES)
-    timeline.write(said(3.0, (1.0, 0.0, 0.0)))
+    timeline.write(step_of(said(3.0, (1.0, 0.0, 0.0))))
     timeline.close()
     image = cv2.imread(str(tmp_path / "o.png"))[100:]
     assert (np.abs(image.astype(int) - (5, 183, 242)).sum(axis=2) < 20).mean() > 0.2
@@ -117,7 +118,7 @@ def test_the_page_stands_alone_and_a_name_cannot_end_its_script(tmp_path: Path) 
     page, name = tmp_path / "o.html", "</script><script>alert(1)</script>"
     timeline = Timeline(page, CLASSES)
     for source in (name, "b"):
-        timeline.write(said(0, shares(0), 1, source))
+        timeline.write(step_of(said(0, shares(0), 1, source)))
     timeline.close()
     text = page.read_text(encoding="utf-8")
     assert "http" not in text.replace("http://www.w3.org/", "")
@@ -132,7 +133,7 @@ def test_the_page_tells_the_probabilities_under_the_pointer_and_zooms(tmp_path: 
         pytest.skip("no Chromium here")
     timeline = Timeline(tmp_path / "o.html", CLASSES)
     for index in range(80):
-        timeline.write(said(index / 8, (0.1, 0.85, 0.05) if index < 40 else (0.1, 0.05, 0.85)))
+        timeline.write(step_of(said(index / 8, (0.1, 0.85, 0.05) if index < 40 else (0.1, 0.05, 0.85))))
     timeline.close()
     with browsers.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
@@ -161,7 +162,7 @@ def test_the_page_of_an_hour_is_small(tmp_path: Path) -> None:
     page = tmp_path / "o.html"
     timeline = Timeline(page, CLASSES)
     for index in range(8 * 3600):
-        timeline.write(said(index / 8, shares(index / 8)))
+        timeline.write(step_of(said(index / 8, shares(index / 8))))
     timeline.close()
     assert page.stat().st_size < 100_000
 

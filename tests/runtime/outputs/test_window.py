@@ -9,6 +9,10 @@ import pytest
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs import window
 from dfer.runtime.outputs.window import Window
+from dfer.runtime.outputs.writer import Drawing
+from dfer.runtime.timing import Stopwatch
+
+DRAWING = Drawing(Stopwatch())
 
 
 class Screen:
@@ -43,7 +47,7 @@ def screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
 def test_every_source_has_its_tile_and_keeps_its_shape(screen: Screen) -> None:
     colours = {"a": (250, 0, 0), "b": (0, 250, 0), "c": (0, 0, 250)}
     shapes = {"a": (360, 640), "b": (1920, 1080), "c": (20, 30)}
-    with Window(list(colours)) as window:
+    with Window(list(colours), DRAWING) as window:
         for source, colour in colours.items():
             assert window.show(source, np.full((*shapes[source], 3), colour, np.uint8))
     height, width = screen.picture.shape[:2]
@@ -56,7 +60,7 @@ def test_every_source_has_its_tile_and_keeps_its_shape(screen: Screen) -> None:
 
 @pytest.mark.parametrize("key", [ord("q"), ord("Q"), 27, 0x100000 + 27])
 def test_q_and_esc_end_the_show(screen: Screen, key: int) -> None:
-    window = Window(["a"])
+    window = Window(["a"], DRAWING)
     picture = np.zeros((90, 160, 3), np.uint8)
     assert window.show("a", picture)
     screen.key = key
@@ -65,7 +69,7 @@ def test_q_and_esc_end_the_show(screen: Screen, key: int) -> None:
 
 
 def test_closing_the_window_ends_the_show(screen: Screen) -> None:
-    window = Window(["a"])
+    window = Window(["a"], DRAWING)
     screen.visible = 0.0
     assert not window.show("a", np.zeros((90, 160, 3), np.uint8))
 
@@ -73,7 +77,7 @@ def test_closing_the_window_ends_the_show(screen: Screen) -> None:
 def test_an_opencv_without_windows_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
     with pytest.raises(DferError, match=r"pip install opencv-python; or use --web"):
-        Window(["a"])
+        Window(["a"], DRAWING)
 
 
 def test_a_machine_without_screen_is_an_error(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +85,7 @@ def test_a_machine_without_screen_is_an_error(screen: Screen, monkeypatch: pytes
     monkeypatch.delenv("DISPLAY")
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(DferError, match="no screen here"):
-        Window(["a"])
+        Window(["a"], DRAWING)
 
 
 def test_a_window_that_does_not_open_is_an_error_of_one_line(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,4 +94,4 @@ def test_a_window_that_does_not_open_is_an_error_of_one_line(screen: Screen, mon
 
     monkeypatch.setattr(cv2, "namedWindow", fail)
     with pytest.raises(DferError, match=r"cannot open display\)"):
-        Window(["a"])
+        Window(["a"], DRAWING)

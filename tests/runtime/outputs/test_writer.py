@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.outputs.writer import OutputPaths, Outputs
+from dfer.runtime.outputs.writer import OutputPaths, Sinks, file_sinks
 from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 from dfer.runtime.timing import Stopwatch
@@ -40,8 +40,8 @@ def outputs_in(folder: Path) -> OutputPaths:
 
 def test_several_sources_share_the_tables_and_have_a_video_each(tmp_path: Path) -> None:
     rates, sizes = {"a.mp4": 25.0, "camera 0": None}, {"a.mp4": (120, 160), "camera 0": (90, 60)}
-    outputs = Outputs(outputs_in(tmp_path), CLASSES, rates, Stopwatch(), header={"sources": list(rates)})
-    with outputs:
+    sinks = file_sinks(outputs_in(tmp_path), CLASSES, rates, Stopwatch(), lambda: {"sources": list(rates)})
+    with Sinks(sinks) as outputs:
         for index in range(20):
             for source in ("camera 0", "a.mp4"):  # not in their order
                 outputs.write(step(source, index, 25, sizes[source]))
@@ -52,7 +52,7 @@ def test_several_sources_share_the_tables_and_have_a_video_each(tmp_path: Path) 
     assert [row["source"] for row in rows] == [entry["source"] for entry in objects[1:]] == ["camera 0", "a.mp4"] * 20
     assert frames_of(tmp_path / "o-1.mp4") == [(120, 160)] * 20
     assert frames_of(tmp_path / "o-2.mp4") == [(90, 60)] * 20
-    notes = outputs.written()
+    notes = outputs_in(tmp_path).describe(2)
     assert [note.split(" ")[0] for note in notes] == [
         str(tmp_path / name) for name in ("o.csv", "o.jsonl", "o-1.mp4", "o-2.mp4", "o.svg")
     ]
@@ -60,7 +60,10 @@ def test_several_sources_share_the_tables_and_have_a_video_each(tmp_path: Path) 
 
 
 def test_an_error_in_the_middle_leaves_what_was_written(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), Outputs(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch()) as outputs:
+    with (
+        pytest.raises(RuntimeError),
+        Sinks(file_sinks(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch())) as outputs,
+    ):
         for index in range(30):
             outputs.write(step("a", index, 25))
         raise RuntimeError
@@ -74,7 +77,7 @@ def test_an_error_in_the_middle_leaves_what_was_written(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_for_one_output_ends_the_run_and_the_others_are_whole(tmp_path: Path, name: str) -> None:
     (tmp_path / name).symlink_to("/dev/full")
     with pytest.raises(DferError, match=name) as error:  # noqa: SIM117
-        with Outputs(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch()) as outputs:
+        with Sinks(file_sinks(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch())) as outputs:
             for index in range(5000):
                 outputs.write(step("a", index % 256, 25))
     assert "No space left" in str(error.value) and "\n" not in str(error.value)
@@ -85,7 +88,7 @@ def test_a_disk_that_is_full_for_one_output_ends_the_run_and_the_others_are_whol
 
 
 def test_nothing_is_opened_before_the_first_frame(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), Outputs(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch()):
+    with pytest.raises(RuntimeError), Sinks(file_sinks(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch())):
         raise RuntimeError
     assert not list(tmp_path.iterdir())
 

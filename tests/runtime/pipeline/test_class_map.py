@@ -68,7 +68,7 @@ def test_a_file_that_means_nothing_is_an_error_that_names_it(tmp_path: Path, tex
     path.write_text(text)
     with pytest.raises(DferError, match=words) as error:
         ClassMap.read(path, EXPRESSIONS)
-    assert str(error.value).startswith(f"--classes {path}: ")
+    assert str(error.value).startswith(f"classes: {path}: ")
     assert "\n" not in str(error.value)
 
 
