@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from dfer.runtime.bundle import DEMO
 from dfer.runtime.procedural import Identity, draw_background, draw_face
 from dfer.runtime.procedural.expressions import ExpressionCurve
 from helpers import Pipeline, write_video
@@ -58,9 +59,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @pytest.fixture
-def bundle(pipeline: Pipeline, tmp_path: Path) -> Path:
-    """A copy of the tiny bundle that a test may damage."""
-    return Path(shutil.copytree(pipeline.bundle, tmp_path / "copy.dfer"))
+def bundle(tmp_path: Path) -> Path:
+    """A copy of the demo bundle that a test may damage."""
+    return Path(shutil.copytree(DEMO, tmp_path / "copy.dfer", ignore=shutil.ignore_patterns("engines")))
 
 
 @pytest.fixture(scope="session")

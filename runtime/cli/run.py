@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,10 +148,8 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
         sources, web = (web, *sources), str(WEB_PORT)
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # both end cleanly
     quiet, as_json = options.pop("quiet"), options.pop("as_json")
     options["web"] = None if web is None else int(web)
-    options["bundle"] = options["bundle"] or (Path(named) if (named := os.environ.get("DFER_BUNDLE")) else None)
     try:
         failed = _run((*sources, *cameras), demo, quiet, as_json, options)
     except KeyboardInterrupt:  # before the first frame: there is nothing to tell
@@ -169,6 +166,9 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, quiet: bool, as_json: bool, 
 
     console = Console(stderr=True, highlight=False)
     told = Console(stderr=True, highlight=False, quiet=quiet)
+    if options["bundle"] is None and (named := os.environ.get("DFER_BUNDLE")):
+        options["bundle"] = Path(named)
+        told.print(f"bundle {named}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
     kept = KeptPredictions()
     if demo:
         specs = (DEMO_FOLDER / DEMO_CLIP,)

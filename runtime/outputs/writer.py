@@ -138,6 +138,9 @@ def file_sinks(
     drawing: draws the frames of the videos.
     """
     sinks: list[Sink] = []
+    if paths.video is not None:  # first, for it is the one that may fail to open
+        videos = dict(zip(rates, paths.videos(len(rates)), strict=True))
+        sinks.append(AnnotatedVideos(videos, rates, drawing or Drawing(watch), watch))
     csv, jsonl, plot = paths.csv, paths.jsonl, paths.plot
     if csv is not None:
         sinks.append(_Late(lambda: CsvSink(csv, classes), watch))
@@ -145,9 +148,6 @@ def file_sinks(
         sinks.append(_Late(lambda: JsonlSink(jsonl, header()), watch))
     if plot is not None:
         sinks.append(_Late(lambda: Timeline(plot, classes), watch))
-    if paths.video is not None:
-        videos = dict(zip(rates, paths.videos(len(rates)), strict=True))
-        sinks.append(AnnotatedVideos(videos, rates, drawing or Drawing(watch), watch))
     return sinks
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from time import sleep
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from dfer.runtime import DferError, Prediction, Recognizer, open_source
-from dfer.runtime.engines import Engine
-from dfer.runtime.sources import SourceReaders
-from helpers import Pipeline, edit_manifest, write_video
+from dfer.runtime.bundle import DEMO
+from dfer.runtime.engines import Engine, open_graph
+from dfer.runtime.faces.boxes import read_boxes
+from dfer.runtime.faces.detection import Face, FaceDetector
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.outputs.summary import Summary
+from dfer.runtime.pipeline.stream import EncodeRequest, StreamState
+from dfer.runtime.sources import Frame, SourceReaders
+from helpers import edit_manifest, write_video
 
 if TYPE_CHECKING:
     from dfer.runtime.engines import Array
@@ -42,8 +47,8 @@ class CountingEngine(Engine):
 
 
 @pytest.fixture(scope="module")
-def predictions(pipeline: Pipeline, face_video: Path) -> list[Prediction]:
-    with Recognizer(pipeline.bundle) as recognizer:
+def predictions(face_video: Path) -> list[Prediction]:
+    with Recognizer(DEMO) as recognizer:
         return list(recognizer.stream(face_video))
 
 
@@ -61,8 +66,8 @@ def test_probabilities_are_a_distribution_and_the_label_its_maximum(predictions:
         assert row.confidence == pytest.approx(row.probabilities.max())
 
 
-def test_the_ring_gives_what_encoding_the_whole_window_gives(pipeline: Pipeline, face_video: Path) -> None:
-    with Recognizer(pipeline.bundle) as recognizer:
+def test_the_ring_gives_what_encoding_the_whole_window_gives(face_video: Path) -> None:
+    with Recognizer(DEMO) as recognizer:
         encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
         rows = list(recognizer.stream(face_video))
         crops = np.concatenate(encoder.seen)
@@ -71,12 +76,10 @@ def test_the_ring_gives_what_encoding_the_whole_window_gives(pipeline: Pipeline,
             np.testing.assert_allclose(rows[last].probabilities, whole, atol=1e-4)
 
 
-def test_each_sampled_frame_is_encoded_once_per_face(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
-) -> None:
+def test_each_sampled_frame_is_encoded_once_per_face(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     pair = [np.hstack([frame, frame[:, ::-1]]) for frame in face_frames[:48]]
     video = write_video(tmp_path / "pair.mp4", pair, 24)
-    with Recognizer(pipeline.bundle) as recognizer:
+    with Recognizer(DEMO) as recognizer:
         encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
         rows = list(recognizer.stream(video))
     sampled = len({row.frame for row in rows})
@@ -86,13 +89,13 @@ def test_each_sampled_frame_is_encoded_once_per_face(
 
 
 def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+    face_frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     clips = [
         write_video(tmp_path / "a.mp4", face_frames, 24),
         write_video(tmp_path / "b.mp4", [frame[:, ::-1] for frame in face_frames[:48]], 24),
     ]
-    with Recognizer(pipeline.bundle) as recognizer:
+    with Recognizer(DEMO) as recognizer:
         alone = {str(clip): list(recognizer.stream(clip)) for clip in clips}
         encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
         together = list(recognizer.stream(*clips))
@@ -107,17 +110,17 @@ def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
         )
 
 
-def test_faces_carry_the_final_prediction_between_samples(pipeline: Pipeline, face_video: Path) -> None:
+def test_faces_carry_the_final_prediction_between_samples(face_video: Path) -> None:
     with (
-        Recognizer(pipeline.bundle) as recognizer,
+        Recognizer(DEMO, classes=dict.fromkeys(EXPRESSIONS, "seen")) as recognizer,
         open_source(face_video) as source,
         SourceReaders([source]) as readers,
     ):
-        steps = list(recognizer.follow(readers, refine=lambda prediction: replace(prediction, label="fear")))
-    assert {row.label for step in steps for row in step.predictions} == {"fear"}
+        steps = list(recognizer.follow(readers))
+    assert {row.label for step in steps for row in step.predictions} == {"seen"}
     between = [step.faces[0].prediction for step in steps if not step.predictions]
     assert len(between) == 48
-    assert {prediction.label for prediction in between if prediction is not None} == {"fear"}
+    assert {prediction.label for prediction in between if prediction is not None} == {"seen"}
 
 
 class SlowEngine(CountingEngine):
@@ -129,11 +132,11 @@ class SlowEngine(CountingEngine):
 
 
 def test_too_many_live_faces_are_read_less_often_by_turns_and_that_is_told(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+    face_frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     crowd = [np.hstack([frame, frame[:, ::-1], frame]) for frame in face_frames]
     clip = write_video(tmp_path / "crowd.mp4", crowd, 24)
-    with Recognizer(pipeline.bundle) as recognizer:
+    with Recognizer(DEMO) as recognizer:
         recognizer.encoder = SlowEngine(recognizer.encoder)
         with open_source(clip) as source, SourceReaders([source], realtime=True) as readers:
             rows = [row for step in recognizer.follow(readers) for row in step.predictions]
@@ -148,40 +151,36 @@ def test_too_many_live_faces_are_read_less_often_by_turns_and_that_is_told(
         assert recognizer.scheduler.skipped == 0
 
 
-def test_only_the_largest_faces_are_read_when_asked(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
-) -> None:
+def test_only_the_largest_faces_are_read_when_asked(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     small = [frame[::2, ::2] for frame in face_frames[:24]]
     pair = [
         np.hstack([frame, np.vstack([half, half[::-1] * 0])]) for frame, half in zip(face_frames, small, strict=False)
     ]
-    with Recognizer(pipeline.bundle, max_faces=1) as recognizer:
+    with Recognizer(DEMO, max_faces=1) as recognizer:
         rows = list(recognizer.stream(write_video(tmp_path / "pair.mp4", pair, 24)))
     assert {row.track_id for row in rows} == {1}
     assert all(row.box[0] < 320 for row in rows)
 
 
 def test_the_face_that_is_read_keeps_its_id_when_another_is_larger_for_a_moment(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
+    face_frames: list[np.ndarray], tmp_path: Path
 ) -> None:
     larger = [np.repeat(np.repeat(frame, 2, 0), 2, 1)[60:300, 130:450] for frame in face_frames]
     beside = [face if 24 <= index < 36 else np.zeros_like(face) for index, face in enumerate(larger)]
     frames = [np.hstack(pair) for pair in zip(face_frames, beside, strict=True)]
-    with Recognizer(pipeline.bundle, max_faces=1) as recognizer:
+    with Recognizer(DEMO, max_faces=1) as recognizer:
         rows = list(recognizer.stream(write_video(tmp_path / "two.mp4", frames, 24)))
     first = [row.track_id for row in rows if row.box[0] < 320]
     assert set(first) == {first[0]}
     assert {row.frame for row in rows if row.box[0] < 320} >= {0, 21, 45, 69}
 
 
-def test_a_slow_sampling_rate_keeps_the_track(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
-) -> None:
+def test_a_slow_sampling_rate_keeps_the_track(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     video = write_video(tmp_path / "slow.mp4", face_frames[::12], 0.5)
-    with Recognizer(pipeline.bundle, window=30, fps=0.5) as recognizer:
+    with Recognizer(DEMO, window=30, fps=0.5) as recognizer:
         rows = list(recognizer.stream(video))
     assert [row.track_id for row in rows] == [1] * 6
-    with Recognizer(pipeline.bundle) as recognizer, pytest.raises(DferError, match="longer --window"):
+    with Recognizer(DEMO) as recognizer, pytest.raises(DferError, match="window: 2 s hold fewer"):
         list(recognizer.stream(video))
 
 
@@ -192,12 +191,10 @@ def test_a_manifest_that_does_not_fit_the_graphs_is_refused(bundle: Path) -> Non
             Recognizer(bundle)
 
 
-def test_a_face_that_goes_away_starts_anew_when_it_comes_back(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
-) -> None:
+def test_a_face_that_goes_away_starts_anew_when_it_comes_back(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     empty = [np.full_like(face_frames[0], 90)] * 12
     frames = [*face_frames[:60], *empty, *face_frames[:12]]
-    with Recognizer(pipeline.bundle) as recognizer:
+    with Recognizer(DEMO) as recognizer:
         rows = list(recognizer.stream(write_video(tmp_path / "gap.mp4", frames, 24)))
     assert {row.track_id for row in rows} == {1}  # half a second away
     assert not [row for row in rows if 60 <= row.frame < 72]
@@ -205,15 +202,134 @@ def test_a_face_that_goes_away_starts_anew_when_it_comes_back(
     assert {row.state for row in rows if row.frame >= 72} == {"warmup"}
 
 
-def test_sampling_faster_than_the_source_uses_its_rate_and_says_so(pipeline: Pipeline, face_video: Path) -> None:
+def test_sampling_faster_than_the_source_uses_its_rate_and_says_so(face_video: Path) -> None:
     warnings: list[str] = []
-    with Recognizer(pipeline.bundle, fps=60, warn=warnings.append) as recognizer:
+    with Recognizer(DEMO, fps=60, warn=warnings.append) as recognizer:
         rows = list(recognizer.stream(face_video))
     assert [row.frame for row in rows] == list(range(72))
     assert "24 frames per second" in warnings[0]
 
 
 @pytest.mark.parametrize("settings", [{"window": 0}, {"fps": -1}, {"window": 0.1, "fps": 8}, {"precision": "int3"}])
-def test_impossible_settings_are_refused(pipeline: Pipeline, settings: dict[str, float]) -> None:
+def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(DferError):
-        Recognizer(pipeline.bundle, **settings)  # type: ignore[arg-type]
+        Recognizer(DEMO, **settings)  # type: ignore[arg-type]
+
+
+class BrokenEngine(CountingEngine):
+    """One whose second row is no number."""
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        results = super().run(inputs)
+        for values in results.values():
+            values[1:2] = np.nan
+        return results
+
+
+@pytest.mark.parametrize("graph", ["encoder", "head"])
+def test_results_that_are_no_numbers_are_an_error_that_names_source_and_track(
+    graph: str, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    pair = [np.hstack([frame, frame[:, ::-1]]) for frame in face_frames[:12]]
+    video = write_video(tmp_path / "pair.mp4", pair, 24)
+    with Recognizer() as recognizer:
+        setattr(recognizer, graph, BrokenEngine(getattr(recognizer, graph)))
+        with pytest.raises(DferError, match=rf"pair\.mp4, track 2, 0\.00 s: the {graph} .* gives nan"):
+            list(recognizer.stream(video))
+
+
+def test_probabilities_that_are_none_are_an_error(face_video: Path) -> None:
+    class Percent(CountingEngine):
+        def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+            return {name: 100 * values for name, values in super().run(inputs).items()}
+
+    with Recognizer() as recognizer:
+        recognizer.head = Percent(recognizer.head)
+        with pytest.raises(DferError, match=r"track 1.*the head"):
+            list(recognizer.stream(face_video))
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 8, 30, 100])
+def test_faces_are_searched_in_every_so_many_frames(
+    every: int, face_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert searches(face_video, monkeypatch, detect_every=every) == [*range(0, 72, every)]
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (8, [*range(0, 72, 3)]),  # in every sampled frame
+        (24, [*range(0, 72, 3)]),  # ten times a second at most: every third frame of 24
+        (1, [*range(0, 24, 5), *range(24, 48, 5), *range(48, 72, 5)]),  # and between samples, so that ids stay
+    ],
+)
+def test_faces_are_searched_five_to_ten_times_a_second_unless_asked_otherwise(
+    fps: float, expected: list[int], face_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert searches(face_video, monkeypatch, fps=fps, window=4) == expected
+
+
+def searches(video: Path, monkeypatch: pytest.MonkeyPatch, **settings: float) -> list[int]:
+    """The frames of a video in which the detector was asked."""
+    frames: list[int] = []
+    seen = FaceDetector.detect
+
+    def detect(self: FaceDetector, image: NDArray[np.uint8]) -> list[Face]:
+        frames.append(taken[-1])
+        return seen(self, image)
+
+    taken: list[int] = []
+    monkeypatch.setattr(FaceDetector, "detect", detect)
+    with Recognizer(**settings) as recognizer, open_source(video) as source:  # type: ignore[arg-type]
+        process = StreamState.process
+
+        def watched(self: StreamState, frame: Frame) -> list[EncodeRequest]:
+            taken.append(frame.index)
+            return process(self, frame)
+
+        monkeypatch.setattr(StreamState, "process", watched)
+        list(recognizer.steps(source))
+    return frames
+
+
+def test_of_given_boxes_too_the_largest_are_read(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", face_frames[:12], 24)
+    rows = [f"{frame},{x},20,{side},{side}" for frame in range(0, 12, 3) for x, side in ((5, 40), (110, 120))]
+    (tmp_path / "boxes.csv").write_text("\n".join(["frame,x,y,w,h", *rows]))
+    with Recognizer(max_faces=1) as recognizer, SourceReaders([open_source(video)]) as readers:
+        steps = list(recognizer.follow(readers, read_boxes(tmp_path / "boxes.csv", [str(video)])))
+    assert {row.box[2] for step in steps for row in step.predictions} == {120}
+
+
+def test_a_face_in_profile_gives_no_row_and_is_counted(face_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Face, "frontal", property(lambda self: False))
+    with Recognizer() as recognizer, open_source(face_video) as source:
+        steps = list(recognizer.steps(source))
+    summary = Summary()
+    for step in steps:
+        summary.write(step)
+    assert not any(step.predictions for step in steps)
+    assert [step.frame.index for step in steps if step.profiles] == list(range(0, 72, 3))
+    assert summary.to_json()["profile_samples"] == 24
+
+
+def test_engines_are_closed_when_a_recogniser_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Engine] = []
+    closed: list[Engine] = []
+
+    class Noting(CountingEngine):
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def opening(*arguments: Any) -> Engine:
+        opened.append(Noting(open_graph(*arguments)))
+        return opened[-1]
+
+    monkeypatch.setattr("dfer.runtime.recognizer.open_graph", opening)
+    monkeypatch.setattr(Noting, "run", lambda *_: (_ for _ in ()).throw(DferError("out of memory")))
+    with pytest.raises(DferError, match="out of memory"):
+        Recognizer(provider="cpu")
+    assert len(opened) == 2
+    assert {id(engine) for engine in opened} == {id(engine) for engine in closed}

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.run import main
+from dfer.runtime.cli.runner import RunOptions
+from dfer.runtime.cli.runner import run as call
 from dfer.runtime.engines.trt_library import is_installed
+from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
 from dfer.runtime.recognizer import Recognizer
-from helpers import Pipeline, edit_manifest, write_video
+from helpers import edit_manifest, write_video
 
 COLUMNS = [
     "source",
@@ -48,10 +55,10 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def test_a_file_gives_all_outputs_and_they_agree(pipeline: Pipeline, face_video: Path, tmp_path: Path) -> None:
+def test_a_file_gives_all_outputs_and_they_agree(face_video: Path, tmp_path: Path) -> None:
     table, lines, video, plot = (tmp_path / name for name in ("o.csv", "o.jsonl", "o.mp4", "o.png"))
     result = run(
-        *(face_video, "--bundle", pipeline.bundle, "--provider", "cpu"),
+        *(face_video, "--bundle", DEMO, "--provider", "cpu"),
         *("--csv", table, "--jsonl", lines, "--save-video", video, "--plot", plot),
     )
     assert result.exit_code == 0, result.output
@@ -60,8 +67,8 @@ def test_a_file_gives_all_outputs_and_they_agree(pipeline: Pipeline, face_video:
     assert len(rows) == 24
     assert sum(float(rows[0][name]) for name in EXPRESSIONS) == pytest.approx(1, abs=2e-3)
     header, *objects = [json.loads(line) for line in lines.read_text().splitlines()]
-    assert (header["schema"], header["provider"], header["sources"]) == (1, "cpu", [str(face_video)])
-    assert header["bundle"] == hashlib.sha256((pipeline.bundle / "manifest.json").read_bytes()).hexdigest()
+    assert (header["schema"], header["provider"], header["sources"]) == (2, "cpu", [str(face_video)])
+    assert header["bundle"] == hashlib.sha256((DEMO / "manifest.json").read_bytes()).hexdigest()
     assert header["classes"] == list(EXPRESSIONS)
     for row, entry in zip(rows, objects, strict=True):
         assert {name: str(value) for name, value in entry.items() if name in ("frame", "label", "state", "track")} == {
@@ -76,8 +83,8 @@ def test_a_file_gives_all_outputs_and_they_agree(pipeline: Pipeline, face_video:
     assert "encode" in result.output  # the latency table
 
 
-def test_the_annotated_video_shows_box_and_bars(pipeline: Pipeline, face_video: Path, tmp_path: Path) -> None:
-    assert run(face_video, "--bundle", pipeline.bundle, "--save-video", tmp_path / "a.mp4").exit_code == 0
+def test_the_annotated_video_shows_box_and_bars(face_video: Path, tmp_path: Path) -> None:
+    assert run(face_video, "--bundle", DEMO, "--save-video", tmp_path / "a.mp4").exit_code == 0
     plain, drawn = cv2.VideoCapture(str(face_video)), cv2.VideoCapture(str(tmp_path / "a.mp4"))
     for _ in range(40):
         (_, before), (_, after) = plain.read(), drawn.read()
@@ -85,28 +92,26 @@ def test_the_annotated_video_shows_box_and_bars(pipeline: Pipeline, face_video: 
     assert 0.02 < changed.mean() < 0.5
 
 
-def test_a_video_without_faces_gives_a_header_and_no_rows(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_video_without_faces_gives_a_header_and_no_rows(tmp_path: Path) -> None:
     video = write_video(tmp_path / "wall.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20, 10)
-    result = run(video, "--bundle", pipeline.bundle, "--csv", tmp_path / "o.csv", "--plot", tmp_path / "o.svg")
+    result = run(video, "--bundle", DEMO, "--csv", tmp_path / "o.csv", "--plot", tmp_path / "o.svg")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "o.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert (tmp_path / "o.svg").exists()
     assert "no face was found" in result.output
 
 
-def test_the_bundle_of_the_environment_is_used_and_named(pipeline: Pipeline, face_video: Path) -> None:
-    result = run(face_video, DFER_BUNDLE=str(pipeline.bundle))
+def test_the_bundle_of_the_environment_is_used_and_named(face_video: Path) -> None:
+    result = run(face_video, DFER_BUNDLE=str(DEMO))
     assert result.exit_code == 0, result.output
     assert "from $DFER_BUNDLE" in result.output.replace("\n", "")
 
 
-def test_a_folder_of_images_is_sampled_image_by_image(
-    pipeline: Pipeline, face_frames: list[np.ndarray], tmp_path: Path
-) -> None:
+def test_a_folder_of_images_is_sampled_image_by_image(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     for index in range(5):
         cv2.imwrite(str(tmp_path / f"{index}.jpg"), face_frames[index][..., ::-1])
     table = tmp_path / "o.csv"
-    assert run(tmp_path, "--bundle", pipeline.bundle, "--fps", 4, "--csv", table).exit_code == 0
+    assert run(tmp_path, "--bundle", DEMO, "--fps", 4, "--csv", table).exit_code == 0
     assert [(row["frame"], float(row["time_s"])) for row in rows_of(table)] == [(str(i), i / 4) for i in range(5)]
 
 
@@ -123,14 +128,12 @@ def test_demo_runs_with_the_bundled_model_and_finds_both_people(
     assert {row["track"] for row in rows_of(tmp_path / "demo-output" / "predictions.csv")} == {"1", "2"}
 
 
-def test_bad_input_gives_one_line_status_1_and_no_files(
-    pipeline: Pipeline, bundle: Path, face_video: Path, tmp_path: Path
-) -> None:
+def test_bad_input_gives_one_line_status_1_and_no_files(bundle: Path, face_video: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     fake = tmp_path / "fake.mp4"
     fake.write_text("this is not a video")
-    good = ("--bundle", pipeline.bundle)
+    good = ("--bundle", DEMO)
     table = ("--csv", out / "o.csv", "--save-video", out / "o.mp4", "--plot", out / "o.png")
     head = bundle / "head.fp32.onnx"
     head.write_bytes(head.read_bytes()[:-1] + b"!")
@@ -149,7 +152,7 @@ def test_bad_input_gives_one_line_status_1_and_no_files(
         ((face_video, *good, "--csv", out), "is a folder"),
         ((face_video, *good, "--plot", out / "o.txt"), "must end in"),
         ((face_video, *good, "--save-video", face_video), "is the source"),
-        ((face_video, *good, "--fps", 0), "at least two sampled frames"),
+        ((face_video, *good, "--fps", 0), "--window: 2 s at 0 frames per second"),
         ((face_video, *good, "--csv", out / "o.csv", "--jsonl", out / "." / ".." / "out" / "o.csv"), "two outputs"),
         ((face_video, *good, "--save-video", out / "o.avi"), "must end in .mp4"),
         ((face_video, *good, "--csv", "/dev/full"), "No space left"),
@@ -166,7 +169,7 @@ def test_bad_input_gives_one_line_status_1_and_no_files(
 
 
 def test_ctrl_c_ends_a_run_with_its_rows_kept(
-    pipeline: Pipeline, face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     follow = Recognizer.follow
 
@@ -176,18 +179,18 @@ def test_ctrl_c_ends_a_run_with_its_rows_kept(
 
     monkeypatch.setattr(Recognizer, "follow", interrupted)
     table, video = tmp_path / "o.csv", tmp_path / "o.mp4"
-    result = run(face_video, "--bundle", pipeline.bundle, "--csv", table, "--save-video", video)
+    result = run(face_video, "--bundle", DEMO, "--csv", table, "--save-video", video)
     assert result.exit_code == 0, result.output
     assert "stopped" in result.output
     assert [int(row["frame"]) for row in rows_of(table)] == list(range(0, 40, 3))
     assert cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FRAME_COUNT) == 40
 
 
-def test_a_truncated_video_is_read_as_far_as_it_goes(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_a_truncated_video_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 120, 160, 3), dtype=np.uint8)
     whole = write_video(tmp_path / "whole.avi", list(noise), 25).read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
-    result = run(tmp_path / "cut.avi", "--bundle", pipeline.bundle, "--csv", tmp_path / "o.csv")
+    result = run(tmp_path / "cut.avi", "--bundle", DEMO, "--csv", tmp_path / "o.csv")
     assert result.exit_code == 0
     assert "truncated" in result.output
     assert (tmp_path / "o.csv").exists()
@@ -209,10 +212,8 @@ def test_wrong_options_are_usage_errors(face_video: Path) -> None:
 
 
 @pytest.mark.skipif(is_installed("tensorrt"), reason="TensorRT is installed")
-def test_a_native_provider_that_is_absent_is_an_error_that_says_what_to_install(
-    pipeline: Pipeline, face_video: Path
-) -> None:
-    result = run(face_video, "--bundle", pipeline.bundle, "--provider", "native-tensorrt")
+def test_a_native_provider_that_is_absent_is_an_error_that_says_what_to_install(face_video: Path) -> None:
+    result = run(face_video, "--bundle", DEMO, "--provider", "native-tensorrt")
     assert result.exit_code == 1
     assert "dfer-edge[tensorrt]" in " ".join(result.output.split())
 
@@ -248,8 +249,8 @@ def test_settings_of_the_predictions_that_mean_nothing_are_errors(face_video: Pa
     (tmp_path / "classes.json").write_text('{"joy": "happiness"}')
     for arguments, words in (
         (("--classes", tmp_path / "classes.json"), 'no "joy"'),
-        (("--smooth", -1), "--smooth -1"),
-        (("--neutral-prior", 2), "--neutral-prior 2"),
+        (("--smooth", -1), "--smooth: -1"),
+        (("--neutral-prior", 2), "--neutral-prior: 2"),
     ):
         result = run(face_video, *arguments, "--csv", tmp_path / "o.csv")
         assert (result.exit_code, isinstance(result.exception, SystemExit)) == (1, True)
@@ -268,3 +269,75 @@ def test_help_has_examples() -> None:
     result = run("--help")
     assert "dfer-run --camera 0" in result.output
     assert result.exit_code == 0
+
+
+def test_ctrl_c_while_the_video_opens_leaves_no_empty_one(
+    face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dfer.runtime.outputs.video.find_ffmpeg", interrupted)
+    result = run(face_video, "--save-video", tmp_path / "o.mp4", "--csv", tmp_path / "o.csv")
+    assert (result.exit_code, "o.mp4" in result.output, (tmp_path / "o.mp4").exists()) == (0, False, False)
+
+
+@pytest.mark.parametrize("module", ["click", "rich.console", "dfer.runtime.recognizer"])
+def test_ctrl_c_while_the_program_loads_is_no_traceback(module: str, face_video: Path, tmp_path: Path) -> None:
+    program = f"""
+import sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from dfer.runtime.cli import dfer_run
+sys.argv = ["dfer-run", {str(face_video)!r}, "--csv", {str(tmp_path / "o.csv")!r}]
+dfer_run()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_the_jsonl_says_when_by_the_clock_the_run_began(face_video: Path, tmp_path: Path) -> None:
+    before = datetime.now(timezone.utc)
+    assert run(face_video, "--jsonl", tmp_path / "o.jsonl").exit_code == 0
+    started = datetime.fromisoformat(json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])["started"])
+    assert before - timedelta(seconds=1) <= started <= datetime.now(timezone.utc)
+
+
+def test_everything_can_be_called_from_python_and_gives_what_the_command_gives(
+    face_video: Path, tmp_path: Path
+) -> None:
+    assert run(face_video, "--csv", tmp_path / "command.csv", "--smooth", 0.5, "--provider", "cpu").exit_code == 0
+    seen: list[Step] = []
+
+    class Seen:
+        def write(self, step: Step) -> None:
+            seen.append(step)
+
+        def close(self) -> None:
+            pass
+
+        discard = close
+
+    options = RunOptions([face_video], csv=tmp_path / "called.csv", smooth=0.5, provider="cpu")
+    result = call(options, sinks=[Seen()])
+    assert (tmp_path / "called.csv").read_bytes() == (tmp_path / "command.csv").read_bytes()
+    assert (result.summary.predictions, len(seen), result.stopped) == (24, 72, False)
+    assert result.files == [str(tmp_path / "called.csv")]
+    with Recognizer(smooth=0.5, provider="cpu") as recognizer:
+        streamed = list(recognizer.stream(face_video))
+    assert streamed == [row for step in seen for row in step.predictions]
+    with pytest.raises(DferError, match=r"^window: "):
+        call(RunOptions([face_video], window=-1))
+
+
+def test_whether_a_source_is_live_is_asked_of_the_source(face_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads are left for the readers of live sources; /dev/video0 is one, a file behind file:// is not."""
+    threads: list[int] = []
+    monkeypatch.setattr("dfer.runtime.cli.runner.default_threads", lambda live: threads.append(live) or 1)
+    assert run(face_video.as_uri()).exit_code == 0
+    assert run(face_video, "--realtime").exit_code == 0
+    assert threads == [0, 1]

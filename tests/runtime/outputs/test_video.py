@@ -102,7 +102,7 @@ def test_a_full_disk_ends_the_writing_with_an_error_that_names_the_file(encoder:
 WRITER = """
 import sys, time, numpy as np
 from pathlib import Path
-from dfer.runtime import video
+from dfer.runtime.outputs import video
 if sys.argv[2] == "opencv":
     video.find_ffmpeg = lambda: None
 sink = video.VideoSink(Path(sys.argv[1]), 25, (320, 240))

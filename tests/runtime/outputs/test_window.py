@@ -76,7 +76,7 @@ def test_closing_the_window_ends_the_show(screen: Screen) -> None:
 
 def test_an_opencv_without_windows_is_an_error_that_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:                           NONE\n")
-    with pytest.raises(DferError, match=r"pip install opencv-python; or use --web"):
+    with pytest.raises(DferError, match=r"pip install opencv-python; or use the web page"):
         Window(["a"], DRAWING)
 
 

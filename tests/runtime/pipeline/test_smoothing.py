@@ -139,10 +139,10 @@ def test_the_prior_is_corrected_before_classes_are_joined() -> None:
 @pytest.mark.parametrize(
     ("classes", "options", "words"),
     [
-        (CLASSES, {"seconds": -1}, "--smooth -1"),
-        (CLASSES, {"seconds": math.nan}, "--smooth nan"),
-        (CLASSES, {"neutral_prior": 1.0}, "--neutral-prior 1"),
-        (CLASSES, {"neutral_prior": math.nan}, "--neutral-prior nan"),
+        (CLASSES, {"seconds": -1}, "smooth: -1"),
+        (CLASSES, {"seconds": math.nan}, "smooth: nan"),
+        (CLASSES, {"neutral_prior": 1.0}, "neutral_prior: 1"),
+        (CLASSES, {"neutral_prior": math.nan}, "neutral_prior: nan"),
         (("joy", "rage"), {"neutral_prior": 0.3}, "joy, rage"),
     ],
 )
@@ -155,4 +155,4 @@ def test_tracks_that_ended_are_forgotten() -> None:
     smoother = Smoother(CLASSES)
     for index in range(5000):
         smoother.refine(said(index * 1.0, HAPPY, track=index))
-    assert len(smoother._sources["a"]) < 100
+    assert len(smoother._tracks) < 100

@@ -105,7 +105,7 @@ def test_the_page_is_whole_and_fetches_nothing(outcome: tuple[Result, Path]) -> 
         def handle_endtag(self, tag: str) -> None:
             assert opened.pop() == tag
 
-    Balance().reader(page)
+    Balance().feed(page)
     assert not opened
     assert page.count("<svg") == 5  # four measurements and the batches
 

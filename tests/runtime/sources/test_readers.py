@@ -55,7 +55,7 @@ class Written(Source):
         self.closed.set()
 
 
-def readers() -> int:
+def reader_threads() -> int:
     return sum(thread.name.startswith("reader of") for thread in threading.enumerate())
 
 
@@ -77,7 +77,7 @@ def test_several_files_give_every_frame_in_order_and_at_most_one_of_each_a_tick(
                 seen[reader.name].append(frame.index)
         assert {reader.state for reader in readers.readers} == {"ended"}
     assert [seen[str(place)] for place in places] == [list(range(length)) for length in (20, 25, 30)]
-    assert readers() == 0
+    assert reader_threads() == 0
 
 
 def test_when_frames_are_used_slowly_files_wait_and_advance_together() -> None:
@@ -194,7 +194,7 @@ def test_closing_ends_readers_that_wait_for_room_or_for_their_time() -> None:
     with SourceReaders([full]) as readers, SourceReaders([paced], realtime=True) as slow:
         next(readers.batches())
         next(slow.batches())
-    assert readers() == 0
+    assert reader_threads() == 0
     assert full.closed.is_set()
     assert paced.closed.is_set()
     assert list(readers.batches()) == []
@@ -212,10 +212,10 @@ def test_closing_does_not_wait_for_a_read_that_hangs(monkeypatch: pytest.MonkeyP
     assert hanging.closed.is_set()
     gate.set()
     for _ in range(100):
-        if readers() == 0:
+        if reader_threads() == 0:
             break
         time.sleep(0.02)
-    assert readers() == 0
+    assert reader_threads() == 0
     assert hanging.warnings == []
 
 

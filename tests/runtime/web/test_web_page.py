@@ -188,14 +188,14 @@ def test_a_port_that_is_taken_is_told_at_once() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_the_network_is_served_only_with_a_token(host: str) -> None:
-    with pytest.raises(DferError, match="--token"):
+    with pytest.raises(DferError, match="token: is needed"):
         WebPage(EXPRESSIONS, 0, host)
     with pytest.raises(DferError, match="empty"):
         WebPage(EXPRESSIONS, 0, host, token="")
 
 
 def test_a_host_that_is_not_ours_is_one_clear_error() -> None:
-    with pytest.raises(DferError, match="--host nowhere"):
+    with pytest.raises(DferError, match="host: nowhere"):
         WebPage(EXPRESSIONS, 0, "nowhere.invalid", "secret")
     with pytest.raises(DferError, match="cannot be served at 192"):
         WebPage(EXPRESSIONS, 0, "192.0.2.1", "secret")  # an address for documentation, nobody's
