@@ -48,7 +48,7 @@ def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
     sink.write(step_of(prediction()))
     sink.close()
     header, row = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines())
-    assert header == {"schema": 1, "provider": "cpu", "sources": ["a.mp4"]}
+    assert header == {"schema": 2, "provider": "cpu", "sources": ["a.mp4"]}
     assert list(row["probabilities"]) == list(CLASSES)
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert row["confidence"] == row["probabilities"][row["label"]]
