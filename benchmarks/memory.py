@@ -18,7 +18,7 @@ import click
 import psutil
 
 from dfer.runtime import Recognizer
-from dfer.runtime.profiling.profiler import Loop
+from dfer.runtime.profiling.profiler import RepeatedSource
 
 
 @click.command()
@@ -31,7 +31,7 @@ def main(video: Path, hours: float, limit_mb: float, rows: bool) -> None:
     start, settled, reported, frames, predictions = monotonic(), 0.0, 0.0, 0, 0
     with Recognizer() as recognizer:
         expected = round(hours * 3600 * recognizer.fps)
-        for step in recognizer.steps(Loop(video, recognizer.fps, math.inf)):
+        for step in recognizer.steps(RepeatedSource(video, recognizer.fps, math.inf)):
             if step.frame.time >= hours * 3600:
                 break
             frames += 1

@@ -18,7 +18,7 @@ from time import perf_counter
 from pages import Check, publish, table
 from vit import vit_bundle
 
-from dfer.runtime.outputs.writer import OutputPaths, Outputs
+from dfer.runtime.outputs.writer import OutputPaths, Sinks, file_sinks
 from dfer.runtime.procedural.demo import film_demo
 from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
@@ -43,7 +43,10 @@ def read(recognizer: Recognizer, clip: Path, paths: OutputPaths, found: Found) -
     watch.settle()
     networks = [watch.steady.setdefault(stage, []) for stage in ("encode", "head")]
     frames, begun = 0, perf_counter()
-    with open_source(clip) as source, Outputs(paths, recognizer.classes, {source.name: source.rate}, watch) as outputs:
+    with (
+        open_source(clip) as source,
+        Sinks(file_sinks(paths, recognizer.classes, {source.name: source.rate}, watch)) as outputs,
+    ):
         steps = iter(recognizer.steps(source))
         while True:
             before, start = sum(map(sum, networks)), perf_counter()

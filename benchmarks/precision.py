@@ -243,8 +243,8 @@ def main() -> None:
         def told(step: str) -> None:
             print(f"{monotonic() - begun:6.1f} s  {step}", file=sys.stderr)
 
-        options = ExportOptions(fp16=True, bf16=computes_bf16("openvino"), int8=True, faces=faces)
-        exported = export_method(method, Path(scratch) / "model.dfer", {}, told, options)
+        wanted = ExportOptions(fp16=True, bf16=computes_bf16("openvino"), int8=True, faces=faces)
+        exported = export_method(method, Path(scratch) / "model.dfer", {}, told, wanted)
         seconds, used = monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
         memory = used.ru_maxrss / 1e6  # KB on Linux
         told("naive INT8, for comparison")
