@@ -1,4 +1,4 @@
-"""Steady faces: crops that do not tremble while the head is still, and do not lag when it moves."""
+"""The One-Euro filter over landmarks: crops that do not jitter while the head is still, nor lag when it moves."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LandmarkFilter:
         self._speeds = np.zeros_like(self._points)
 
     def update(self, face: Face, time: float) -> Face:
-        """Take the face as detected at `time` (seconds, rising); returns it steadied. A given box stays as it is."""
+        """Take the face as detected at `time` (seconds, rising); returns it filtered. A given box stays as it is."""
         elapsed = time - self._time
         if not _SHORTEST <= elapsed <= _LONGEST_GAP:
             self._begin(face, time)

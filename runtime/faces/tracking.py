@@ -29,7 +29,7 @@ class Track:
     """One face followed over time.
 
     id: number, never used again in the same source.
-    face: where it is at `time`, in seconds; box and landmarks are steadied. seen: when it was last detected.
+    face: where it is at `time`, in seconds; box and landmarks are filtered. seen: when it was last detected.
     velocity: of the box's centre, pixels per second.
     """
 

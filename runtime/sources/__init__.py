@@ -3,9 +3,9 @@
 Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
 times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
 
-    with SourceReaders(open_sources(["a.mp4", "rtsp://host/stream", 0])) as feeds:
-        for tick in feeds.ticks():
-            for feed, frame in tick: ...
+    with SourceReaders(open_sources(["a.mp4", "rtsp://host/stream", 0])) as readers:
+        for batch in readers.batches():
+            for reader, frame in batch: ...
 """
 
 from .files import VideoFile
