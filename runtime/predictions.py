@@ -12,6 +12,11 @@ from .sources.frames import Frame
 
 State = Literal["warmup", "ready"]
 
+POOR = 0.25
+"""Quality below which a prediction is marked as poor."""
+UNSURE = "unsure"
+"""The label where the model does not know; no class may have this name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -21,7 +26,9 @@ class Prediction:
     track_id: which face, per source. box: x, y, width, height in pixels of the source.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
     state: "warmup" while the window is not filled and its beginning is padded, then "ready".
-    label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while).
+    label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while), or
+    `UNSURE` where even that is too improbable to be believed.
+    quality: how well the face can be read, 0..1 (`faces.quality`); None where that was not measured.
     """
 
     source: str
@@ -33,6 +40,7 @@ class Prediction:
     classes: tuple[str, ...]
     state: State
     label: str = ""
+    quality: float | None = None
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -47,12 +55,20 @@ class Prediction:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return (self.source, self.frame, self.time, self.track_id, self.box, self.classes, self.state, self.label)
+        moment = (self.source, self.frame, self.time, self.track_id, self.box)
+        return (*moment, self.classes, self.state, self.label, self.quality)
 
     @property
     def confidence(self) -> float:
-        """The label's probability, 0..1."""
+        """The label's probability, 0..1; of an unsure one the highest there is."""
+        if self.label == UNSURE:
+            return float(self.probabilities.max())
         return float(self.probabilities[self.classes.index(self.label)])
+
+    @property
+    def poor(self) -> bool:
+        """Whether the face is so small, blurred, turned or badly found that its reading means little."""
+        return self.quality is not None and self.quality < POOR
 
     @property
     def entropy(self) -> float:

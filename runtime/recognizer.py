@@ -20,6 +20,7 @@ from .errors import DferError, ParameterError
 from .faces.alignment import align, resize_crop
 from .faces.boxes import align_box
 from .faces.detection import FaceDetector
+from .faces.quality import face_quality, sharpness
 from .machine import default_threads
 from .pipeline.class_map import ClassMap
 from .pipeline.feature_window import FeatureWindow
@@ -30,6 +31,8 @@ from .predictions import Prediction, Step
 from .sources import Frame, Source, SourceReaders, SourceSpec, check_image, open_sources
 from .timing import Stopwatch
 
+LIVE_SMOOTHING = 0.4
+"""Seconds; a label that follows a face in half a second and does not flicker."""
 _LARGEST_BATCH = 16
 """Faces in one call of the encoder: more are no faster per face, and take memory."""
 
@@ -39,15 +42,17 @@ class Recognizer:
 
     bundle: folder of an exported model; None takes the demo bundle that ships with the package.
     provider: one of `engines.PROVIDERS`; "auto" takes what is fastest here (see `engines.choice.choose`).
-    window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded.
+    window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded; None takes
+    what the model was trained for.
     max_faces: how many faces of a source are read, largest first; None for all.
     min_face: side in pixels of the smallest face that is read; the larger, the faster faces are found.
     detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
     None searches sampled frames, five to ten times a second.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
     threads: of the CPU for one run of an engine; None for all physical cores this process may use.
-    smooth, classes, neutral_prior: how predictions become final (see `Smoother`): seconds of smoothing; new names of
-    classes, as a mapping or a JSON file (see `ClassMap`); the share of "neutral" that the model was trained with.
+    smooth, classes, neutral_prior, unsure: how predictions become final (see `Smoother`): seconds of smoothing, None
+    for 0.4 s of live sources and none of files; new names of classes, as a mapping or a JSON file (see `ClassMap`); the
+    share of "neutral" in training; the confidence below which a label is "unsure", None for the model's own.
     warn: told, in one line, about trouble that is not an error.
 
     classes: names of the final probabilities, in their order. face_cost: seconds that one face takes.
@@ -59,37 +64,41 @@ class Recognizer:
         bundle: str | Path | None = None,
         *,
         provider: str = "auto",
-        window: float = 2.0,
-        fps: float = 8.0,
+        window: float | None = None,
+        fps: float | None = None,
         max_faces: int | None = None,
         min_face: int = 40,
         detect_every: int | None = None,
         precision: str = "auto",
         threads: int | None = None,
-        smooth: float = 0.0,
+        smooth: float | None = None,
         classes: Mapping[str, str | None] | Path | None = None,
         neutral_prior: float | None = None,
+        unsure: float | None = None,
         warn: Callable[[str], object] = lambda _: None,
     ) -> None:
+        self.bundle = Bundle.open(DEMO if bundle is None else bundle)
+        manifest = self.bundle.manifest
+        window = manifest.seconds if window is None else window
+        fps = manifest.fps if fps is None else fps
         if not (0 < window <= 60 and 0 < fps <= 240 and window * fps >= 2):
             raise ParameterError(
                 "window", f"{window:g} s at {fps:g} frames per second: it must hold at least two (and at most 60 s)"
             )
-        self.bundle = Bundle.open(DEMO if bundle is None else bundle)
-        manifest = self.bundle.manifest
         if precision not in ("auto", *manifest.precisions):
             held = ", ".join(manifest.precisions)
             raise ParameterError("precision", f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
         names = ClassMap.read(classes, manifest.classes) if isinstance(classes, Path) else classes
-        self.new_smoother: Callable[[], Smoother] = partial(
+        self._smooth = smooth
+        self._new_smoother = partial(
             Smoother,
             manifest.classes,
-            seconds=smooth,
             gap=max(1.0, 2.25 / fps),
             neutral_prior=neutral_prior,
             names=ClassMap.of(names, manifest.classes) if isinstance(names, Mapping) else names,
+            unsure=manifest.unsure_below if unsure is None else unsure,
         )
-        self.classes = self.new_smoother().classes
+        self.classes = self.new_smoother(live=False).classes
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
         self.min_face, self.detect_every = min_face, detect_every
         self.threads = default_threads(0) if threads is None else threads
@@ -100,6 +109,16 @@ class Recognizer:
             self.face_cost = self._try_engines()
             self._engines = stack.pop_all()
         self.scheduler = Scheduler(1 / fps, self.face_cost)
+
+    def smoothing(self, live: bool) -> float:
+        """Seconds over which predictions of a source are smoothed."""
+        if self._smooth is not None:
+            return self._smooth
+        return LIVE_SMOOTHING if live else 0.0
+
+    def new_smoother(self, live: bool) -> Smoother:
+        """What makes predictions of one source final."""
+        return self._new_smoother(seconds=self.smoothing(live))
 
     @property
     def provider(self) -> str:
@@ -121,7 +140,7 @@ class Recognizer:
 
         boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
         """
-        providers = boxes or [self._detection() for _ in readers.readers]
+        providers = boxes or [self._detection(reader.name) for reader in readers.readers]
         streams = [
             self._open_stream(reader.name, reader.live, reader.rate, provider, self.scheduler, self.stopwatch)
             for reader, provider in zip(readers.readers, providers, strict=True)
@@ -175,7 +194,7 @@ class Recognizer:
             raise ParameterError("times", f"must be {len(crops)} rising numbers of seconds, one for each crop")
         size = self.bundle.manifest.preprocessing.size
         detector = None if aligned else FaceDetector(min_score=0.5)
-        window, smoother = self._open_window(1 / self.fps), self.new_smoother()
+        window, smoother = self._open_window(1 / self.fps), self.new_smoother(live=False)
         made: list[Prediction] = []
         for index, (crop, time) in enumerate(zip(crops, moments.tolist(), strict=True)):
             image = check_image(crop, "crops")
@@ -207,8 +226,8 @@ class Recognizer:
                 rows = self.classify(np.stack([window.stack() for window in windows]))
             distributed = np.isclose(rows.sum(axis=1), 1, atol=0.01)
             self._check(rows, distributed & (rows >= -1e-3).all(axis=1), batch, "head")
-            for one, row in zip(batch, rows, strict=True):
-                one.stream.record(one, row)
+            for one, row, crop in zip(batch, rows, crops, strict=True):
+                one.stream.record(one, row, face_quality(one.track.face, sharpness(crop)))
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
@@ -237,9 +256,13 @@ class Recognizer:
             f"open one there: Recognizer({str(self.bundle.path)!r})"
         )
 
-    def _detection(self) -> FaceProvider:
+    def _detection(self, name: str) -> FaceProvider:
+        def turned(degrees: int) -> None:
+            self.warn(f"{name}: faces are turned; rotate by {degrees} degrees (--rotate {degrees}) to read them right")
+
         # Weak detections keep tracks alive, but begin none.
-        return DetectionScheduler(FaceDetector(min_score=0.4, min_face=self.min_face), self.detect_every)
+        detector = FaceDetector(min_score=0.4, min_face=self.min_face)
+        return DetectionScheduler(detector, self.detect_every, turned)
 
     def _open_window(self, step: float) -> FeatureWindow:
         return FeatureWindow(self.bundle.manifest.window, self.window, step)
@@ -269,7 +292,7 @@ class Recognizer:
             max_faces=self.max_faces,
             open_window=partial(self._open_window, 1 / fps),
             scheduler=scheduler,
-            smoother=self.new_smoother(),
+            smoother=self.new_smoother(live),
             watch=watch,
         )
 
@@ -338,7 +361,7 @@ class Session:
         self._recognizer = recognizer
         self._scheduler = Scheduler(1 / recognizer.fps, recognizer.face_cost)
         self._stream = recognizer._open_stream(
-            name, live, rate, recognizer._detection(), self._scheduler, self.stopwatch
+            name, live, rate, recognizer._detection(name), self._scheduler, self.stopwatch
         )
         self._index, self._time = -1, 0.0
 

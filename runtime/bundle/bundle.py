@@ -34,6 +34,9 @@ class Manifest:
         which there are no others; "head") and its figures: `parity` with the PyTorch model, the `gate` that it passed
         ("off": none), the same by provider. "bf16" is the FP32 file, computed so where a provider can.
     recommended: per provider, the fastest precision that passes its gate there, as measured at export.
+    seconds, fps: the video behind a window and the frames sampled per second, as the model was trained for them.
+    temperature: by which logits were divided so that probabilities are calibrated; `scale` has it already, and so has
+        the head. unsure_below: confidence under which the label is not to be trusted, 0 for never.
     provenance: where it came from (checkpoint's sha256, versions, date).
     """
 
@@ -46,6 +49,10 @@ class Manifest:
     precisions: Mapping[str, Mapping[str, Any]]
     provenance: Mapping[str, Any]
     recommended: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 2.0
+    fps: float = 8.0
+    temperature: float = 1.0
+    unsure_below: float = 0.0
 
     def graphs(self, precision: str, provider: str) -> tuple[str, str]:
         """Names of the encoder's and the head's file for a precision on a provider; DferError if not for it."""
@@ -128,6 +135,8 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         "width": manifest.width,
         "scale": manifest.scale,
         "preprocessing": manifest.preprocessing.to_json(),
+        "sampling": {"seconds": manifest.seconds, "fps": manifest.fps},
+        "confidence": {"temperature": manifest.temperature, "unsure_below": manifest.unsure_below},
         "files": {
             name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
@@ -199,11 +208,18 @@ def _parse(folder: Path, content: dict[str, Any]) -> Manifest:
             precisions=_precisions(content["precisions"]),
             provenance=dict(content["provenance"]),
             recommended={str(name): str(value) for name, value in content.get("recommended", {}).items()},
+            seconds=float(content.get("sampling", {}).get("seconds", 2.0)),
+            fps=float(content.get("sampling", {}).get("fps", 8.0)),
+            temperature=float(content.get("confidence", {}).get("temperature", 1.0)),
+            unsure_below=float(content.get("confidence", {}).get("unsure_below", 0.0)),
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DferError(f"bundle {folder}: bad or missing field in {MANIFEST}: {error}") from error
     if not manifest.classes or not manifest.precisions or min(manifest.window, manifest.width) < 1:
         raise DferError(f"bundle {folder}: {MANIFEST} needs classes, a precision, and positive window and width")
+    sampled = 0 < manifest.seconds <= 60 and 0 < manifest.fps <= 240
+    if not (sampled and 0 < manifest.temperature <= 100 and 0 <= manifest.unsure_below <= 1):
+        raise DferError(f"bundle {folder}: {MANIFEST} has impossible sampling or confidence")
     for provider, precision in manifest.recommended.items():
         if precision not in manifest.precisions:
             raise DferError(

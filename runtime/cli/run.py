@@ -35,6 +35,7 @@ Examples:
   dfer-run rtsp://user:password@host/stream --camera 0 --jsonl live.jsonl
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
   dfer-run clip.mp4 --boxes boxes.csv                  # faces where you say: frame,x,y,w,h[,track]
+  dfer-run ceiling.mp4 --rotate auto --unsure 0.5      # a camera hung upside down; say so when not sure
   dfer-run clip.mp4 --quiet --json | jq .faces
 
 \b
@@ -78,14 +79,30 @@ _PATH = click.Path(path_type=Path)
 @click.option("--token", envvar="DFER_TOKEN", help="What viewers of that page must know; better in $DFER_TOKEN.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
-@click.option("--window", default=2.0, show_default=True, help="Seconds of video behind each prediction.")
-@click.option("--fps", default=8.0, show_default=True, help="Frames sampled per second; images per second.")
+@click.option(
+    "--window", type=float, help="Seconds of video behind each prediction; default: as the model was trained."
+)
+@click.option(
+    "--fps", type=float, help="Frames sampled per second, default: as the model was trained; images per second."
+)
 @click.option(
     "--smooth",
-    default=0.0,
-    show_default=True,
+    type=float,
     metavar="SECONDS",
-    help="Smooth probabilities over so many seconds, and change the label only for a clear or lasting lead.",
+    help="Smooth probabilities over so many seconds, and change the label only for a clear or lasting lead. Default: "
+    "0.4 for live sources, 0 for files.",
+)
+@click.option(
+    "--unsure",
+    type=float,
+    metavar="P",
+    help="Call the label unsure where its probability is below P; default: the model's own limit, 0 for never.",
+)
+@click.option(
+    "--rotate",
+    type=click.Choice(["90", "180", "270", "auto"]),
+    callback=lambda _context, _option, value: int(value) if value and value != "auto" else value,
+    help="Turn pictures clockwise by so many degrees before reading them; auto: as the first clear face asks for.",
 )
 @click.option(
     "--classes",
@@ -199,6 +216,10 @@ def _report(console: Console, result: RunResult, kept: list[Prediction]) -> None
     if kept:
         console.print(predictions_table(kept, every=1.0))
     console.print(summary.table() if summary.predictions else "no face was found")
+    if summary.poor:
+        console.print(
+            f"{summary.poor} of {summary.predictions} predictions are from faces too small or blurred to trust"
+        )
     if summary.profile_samples:
         console.print(
             f"{summary.profile_samples} samples show a face from the side, which cannot be read, and have no row"

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import ParameterError
 from ..machine import default_threads
@@ -15,7 +15,7 @@ from ..outputs.summary import Summary
 from ..outputs.tables import run_header
 from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
 from ..recognizer import Recognizer
-from ..sources import SourceReader, SourceReaders, SourceSpec, expand, open_sources
+from ..sources import IMAGE_RATE, RotatedSource, SourceReader, SourceReaders, SourceSpec, Turn, expand, open_sources
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +33,8 @@ class RunOptions:
 
     sources: cameras' numbers, files, folders, patterns, URLs (see `open_source`).
     bundle, provider, precision, threads, window, fps, max_faces, min_face, detect_every, smooth, classes,
-    neutral_prior: as of `Recognizer`; threads None leaves some for the readers of live sources.
+    neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
+    rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
     csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered.
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
     show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page.
@@ -50,11 +51,13 @@ class RunOptions:
     web: int | None = None
     host: str = "127.0.0.1"
     token: str | None = None
-    window: float = 2.0
-    fps: float = 8.0
-    smooth: float = 0.0
+    window: float | None = None
+    fps: float | None = None
+    smooth: float | None = None
     classes: Path | Mapping[str, str | None] | None = None
     neutral_prior: float | None = None
+    unsure: float | None = None
+    rotate: int | Literal["auto"] | None = None
     max_faces: int | None = None
     min_face: int = 40
     detect_every: int | None = None
@@ -111,7 +114,7 @@ def run(
     with ExitStack() as stack:
         opened = open_sources(
             specs,
-            options.fps,
+            options.fps or IMAGE_RATE,
             warn,
             size=options.size,
             fps=options.camera_fps,
@@ -119,9 +122,13 @@ def run(
         )
         for source in opened:
             stack.callback(source.close)
+        if options.rotate is not None:
+            opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
         live = sum(source.live or options.realtime for source in opened)
         recognizer = stack.enter_context(_open_recognizer(options, live, warn))
         tell(f"{_origin(options.bundle)}; provider: {recognizer.provider}; precision: {recognizer.precision}")
+        if live and options.smooth is None:
+            tell(f"live labels are smoothed over {recognizer.smoothing(live=True):g} s (--smooth 0 for none)")
         page = None
         if options.web is not None:
             from ..web import WebPage
@@ -190,6 +197,16 @@ def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer
         neutral_prior=options.neutral_prior,
         warn=warn,
     )
+
+
+def _turn(rotate: int | Literal["auto"], name: str, warn: Report) -> Turn:
+    from ..faces.orientation import TURNS, AutoTurn, turn
+
+    if rotate == "auto":
+        return AutoTurn(lambda degrees: warn(f"{name}: faces are turned; pictures are turned by {degrees} degrees"))
+    if rotate not in TURNS:
+        raise ParameterError("rotate", f"{rotate} is not one of {', '.join(map(str, TURNS))} or auto")
+    return partial(turn, degrees=rotate)
 
 
 def _origin(bundle: Path | None) -> str:

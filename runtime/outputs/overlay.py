@@ -74,7 +74,8 @@ def _draw_tag(
     """Track, label and confidence above the box, or where there is more room; in short where there is none. Returns the
     place."""
     scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
-    full = f"{track}  {prediction.label} {prediction.confidence:.0%}" + " ..." * (prediction.state == "warmup")
+    marks = " ..." * (prediction.state == "warmup") + " (poor)" * prediction.poor
+    full = f"{track}  {prediction.label} {prediction.confidence:.0%}{marks}"
     for text in (full, f"{track} {prediction.label[:_FEW_LETTERS]}", str(track)):
         (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
         width, height = text_width + 2 * pad, text_height + baseline + 2 * pad

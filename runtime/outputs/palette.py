@@ -19,6 +19,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "disappointment": (94, 98, 130),
     "positive": (242, 183, 5),
     "negative": (66, 120, 196),
+    "unsure": (120, 120, 120),
 }
 """RGB 0..255."""
 

@@ -62,6 +62,7 @@ class Summary:
     A prediction stands for the time since the one before it; the first, and one after a gap, for `step` seconds.
 
     profile_samples: samples of faces that turned their side to the camera, so that nothing could be read from them.
+    poor: predictions from faces of poor quality.
     step: seconds between samples. gap: seconds without a prediction that do not count for the face.
     """
 
@@ -69,7 +70,7 @@ class Summary:
         self._step, self._gap = step, gap
         self.tracks: dict[tuple[str, int], TrackSummary] = {}
         self.predictions = 0
-        self.profile_samples = 0
+        self.profile_samples = self.poor = 0
         self.forgotten = 0  # faces that are only counted
         self._latest: dict[str, float] = {}  # per source
 
@@ -103,9 +104,10 @@ class Summary:
         track.predictions += 1
         track.confidence += (prediction.confidence - track.confidence) / track.predictions
         self.predictions += 1
+        self.poor += prediction.poor
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: {"predictions": n, "profile_samples": n, "faces": [{"source", …}], "faces_left_out": n}.
+        """Plain values: {"predictions", "poor", "profile_samples": n, "faces": [{"source", …}], "faces_left_out": n}.
 
         Per face: first_s, last_s (media time), predictions, dominant (the label shown longest), confidence (mean),
         shares ({label: share of the time}), transitions ([{from, to, count}], most frequent first).
@@ -113,6 +115,7 @@ class Summary:
         faces = [{"source": source, "track": number, **track.to_json()} for (source, number), track in self._sorted()]
         return {
             "predictions": self.predictions,
+            "poor": self.poor,
             "profile_samples": self.profile_samples,
             "faces": faces,
             "faces_left_out": self.forgotten,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError
-from ..pipeline.class_map import RESERVED
+from ..pipeline.class_map import COLUMNS
 from ..predictions import Prediction, Step
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the CSV's columns for these classes.
 
     >>> ",".join(columns(("joy", "fear")))
-    'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state'
+    'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state,quality'
     """
-    return (*RESERVED[:-1], *classes, RESERVED[-1])
+    return (*COLUMNS[0], *classes, *COLUMNS[1])
 
 
 class CsvSink:
@@ -98,6 +98,7 @@ class CsvSink:
                 f"{prediction.entropy:.4f}",
                 *(f"{value:.4f}" for value in prediction.probabilities),
                 prediction.state,
+                "" if prediction.quality is None else f"{prediction.quality:.2f}",
             ]
             self._lines.append(_csv_line(fields))
 
@@ -121,11 +122,12 @@ class JsonlSink:
     | time_s | media time, seconds from the source's first frame |
     | track | number of the face, unique within its source |
     | box | [x, y, width, height], pixels of the source |
-    | label | the class shown |
-    | confidence | the label's probability |
+    | label | the class shown, or "unsure" where its probability is too low to be believed |
+    | confidence | the label's probability; where unsure, the highest there is |
     | entropy | of the probabilities, nats |
     | probabilities | {class: probability}, in the header's order; they sum to 1 |
     | state | "warmup" while the first window fills, then "ready" |
+    | quality | how well the face can be read, 0 to 1: worst of score, size, sharpness, pose; poor below 0.25 |
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -147,6 +149,7 @@ class JsonlSink:
                     for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
                 },
                 "state": prediction.state,
+                "quality": prediction.quality if prediction.quality is None else round(prediction.quality, 2),
             }
             self._lines.append(_json_line(entry))
 
@@ -173,6 +176,7 @@ def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
             *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
             *one.probabilities.tolist(),
             one.state,
+            one.quality,
         )
         for one in known
     ]

@@ -12,9 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ParameterError
+from ..predictions import UNSURE
 
-RESERVED = ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy", "state")
-"""Names that no class may have, for they are columns of the CSV."""
+COLUMNS = (
+    ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy"),
+    ("state", "quality"),
+)
+"""Of the CSV, before and after those of the classes."""
+RESERVED = (*COLUMNS[0], *COLUMNS[1], UNSURE)
+"""Names that no class may have: columns of the CSV, and the label of what is not known."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class ClassMap:
             if new is not None and not (isinstance(new, str) and new.strip() and new.isprintable()):
                 raise ParameterError("classes", f'"{name}" must become a name (or null, to leave it out)')
             if new in RESERVED:
-                raise ParameterError("classes", f'"{new}" is the name of a column; choose another for "{name}"')
+                raise ParameterError("classes", f'"{new}" is taken (a column, or unsure); choose another for "{name}"')
         renamed = [names.get(name, name) for name in classes]
         kept = tuple(dict.fromkeys(name for name in renamed if name is not None))
         if not kept:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ParameterError
-from ..predictions import Prediction
+from ..predictions import UNSURE, Prediction
 from .class_map import ClassMap
 
 MARGIN = 0.1
@@ -29,12 +29,12 @@ class Smoother:
     3. Smoothing, per track, exponential by media time: after Δt seconds the new probabilities have the weight
        1 − exp(−Δt / seconds), so that the result does not depend on the sampling rate.
     4. Label. Another class takes over when it leads the label by `MARGIN`, or when it has led for `seconds` without a
-       break; a near tie thus does not flicker.
+       break; a near tie thus does not flicker. Where its probability is under `unsure`, the label is `UNSURE`.
 
     seconds: the time constant; 0 leaves probabilities as they are, and the label is the most probable class.
     gap: seconds without a prediction after which a track starts afresh; more than the sampling period.
     neutral_prior: share of "neutral" that the model was trained with, between 0 and 1; None corrects nothing.
-    names: the classes wanted; None keeps the model's.
+    names: the classes wanted; None keeps the model's. unsure: probability below which a label is not believed, 0..1.
 
     classes: of the final predictions. model_classes: those given, which are the model's.
     Raises DferError for impossible settings.
@@ -48,10 +48,13 @@ class Smoother:
         gap: float = 1.0,
         neutral_prior: float | None = None,
         names: ClassMap | None = None,
+        unsure: float = 0.0,
     ) -> None:
         if not 0 <= seconds <= 60:
             raise ParameterError("smooth", f"{seconds:g} s must lie between 0 and 60 seconds")
-        self._seconds, self.gap, self._names = seconds, gap, names
+        if not 0 <= unsure <= 1:
+            raise ParameterError("unsure", f"{unsure:g} must lie between 0 and 1")
+        self._seconds, self.gap, self._names, self._unsure = seconds, gap, names, unsure
         self._prior = None if neutral_prior is None else _neutral_prior(neutral_prior, classes)
         self.model_classes = classes
         self.classes = classes if names is None else names.classes
@@ -77,6 +80,8 @@ class Smoother:
             label = self._next_label(memory, prediction.time)
         probabilities = memory.smoothed.astype(np.float32)
         memory.final = replace(prediction, probabilities=probabilities, classes=self.classes, label=label)
+        if memory.final.confidence < self._unsure:
+            return replace(memory.final, label=UNSURE)
         return memory.final
 
     def _next_label(self, memory: _Memory, time: float) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..faces.detection import Face, FaceDetector
+from ..faces.orientation import OrientationVote
 from ..faces.tracking import Track, Tracker
 from ..predictions import Prediction, Step, VisibleFace
 from ..sources import Frame
@@ -42,11 +43,14 @@ class DetectionScheduler:
     """The detector, in every frame whose number is `every` above that of the last search, whether sampled or not.
 
     every: None searches sampled frames, at most ten times a second, and any frame where five a second would be missed.
+    turned: told, once, by how many degrees clockwise pictures must be turned for faces to be upright, if any.
     """
 
-    def __init__(self, detector: FaceDetector, every: int | None = None) -> None:
-        self.detect = detector.detect
-        self._every = every
+    def __init__(
+        self, detector: FaceDetector, every: int | None = None, turned: Callable[[int], object] = lambda _: None
+    ) -> None:
+        self._detector, self._every, self._turned = detector, every, turned
+        self._vote: OrientationVote | None = OrientationVote()
         self._index: int | None = None  # of the last search
         self._time = 0.0
 
@@ -61,6 +65,16 @@ class DetectionScheduler:
         if searches:
             self._index, self._time = index, time
         return searches
+
+    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
+        faces = self._detector.detect(image)
+        if self._vote is not None:
+            self._vote.add(image, faces)
+            if self._vote.decided:
+                if self._vote.degrees:
+                    self._turned(self._vote.degrees)
+                self._vote = None
+        return faces
 
     def finish(self) -> None:
         pass
@@ -191,8 +205,11 @@ class StreamState:
         self._pending.discard(request.track.id)
         return state.window
 
-    def record(self, request: EncodeRequest, probabilities: NDArray[np.float32]) -> None:
-        """Take what was read from the window of `request`: the model's probabilities [C], made final here."""
+    def record(self, request: EncodeRequest, probabilities: NDArray[np.float32], quality: float) -> None:
+        """Take what was read from the window of `request`: the model's probabilities [C], made final here.
+
+        quality: of the face in its frame, 0..1.
+        """
         request.state.prediction = self._smoother.refine(
             Prediction(
                 source=self.source,
@@ -203,6 +220,7 @@ class StreamState:
                 probabilities=probabilities,
                 classes=self._smoother.model_classes,
                 state="warmup" if request.state.window.warmup else "ready",
+                quality=quality,
             )
         )
         self._made.append(request.state.prediction)

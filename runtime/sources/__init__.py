@@ -12,19 +12,23 @@ from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, check_image, natural_order
 from .images import ImageFolder
 from .live import LiveSource
-from .opening import SourceSpec, expand, open_source, open_sources, without_credentials
+from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources, without_credentials
 from .readers import SourceReader, SourceReaders, State
+from .rotation import RotatedSource, Turn
 
 __all__ = [
+    "IMAGE_RATE",
     "IMAGE_SUFFIXES",
     "Frame",
     "ImageFolder",
     "LiveSource",
+    "RotatedSource",
     "Source",
     "SourceReader",
     "SourceReaders",
     "SourceSpec",
     "State",
+    "Turn",
     "VideoFile",
     "Warn",
     "check_image",

@@ -6,7 +6,6 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,7 @@ class Source(ABC):
     name: str
     rate: float | None
     count: int | None
-    live: ClassVar[bool] = False
+    live: bool = False
     reconnecting: bool = False
     warn: Warn = staticmethod(lambda _: None)
 

@@ -18,6 +18,8 @@ from .live import LiveSource
 
 SourceSpec: TypeAlias = "str | int | Path"
 
+IMAGE_RATE = 8.0
+"""Images that make a second where nothing else is said."""
 _OPENING = 30.0
 """Seconds that opening may take; streams give up sooner by themselves."""
 _NUMBER = re.compile(r"%0?\d*d")
@@ -25,7 +27,7 @@ _NUMBER = re.compile(r"%0?\d*d")
 
 def open_source(
     spec: SourceSpec,
-    image_rate: float = 8.0,
+    image_rate: float = IMAGE_RATE,
     warn: Warn = lambda _: None,
     *,
     size: tuple[int, int] | None = None,
@@ -104,7 +106,7 @@ def expand(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
 
 def open_sources(
     specs: Iterable[SourceSpec],
-    image_rate: float = 8.0,
+    image_rate: float = IMAGE_RATE,
     warn: Warn = lambda _: None,
     *,
     size: tuple[int, int] | None = None,

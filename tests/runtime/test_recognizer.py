@@ -8,6 +8,7 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -276,7 +277,8 @@ def searches(video: Path, monkeypatch: pytest.MonkeyPatch, **settings: float) ->
     seen = FaceDetector.detect
 
     def detect(self: FaceDetector, image: NDArray[np.uint8]) -> list[Face]:
-        frames.append(taken[-1])
+        if image.shape == (240, 320, 3):  # not a close-up
+            frames.append(taken[-1])
         return seen(self, image)
 
     taken: list[int] = []
@@ -333,3 +335,33 @@ def test_engines_are_closed_when_a_recogniser_cannot_be_made(monkeypatch: pytest
         Recognizer(provider="cpu")
     assert len(opened) == 2
     assert {id(engine) for engine in opened} == {id(engine) for engine in closed}
+
+
+def test_window_and_rate_are_the_models_own_unless_told_otherwise(bundle: Path, face_video: Path) -> None:
+    edit_manifest(bundle, sampling={"seconds": 1.0, "fps": 6.0}, confidence={"temperature": 1.5, "unsure_below": 1.0})
+    with Recognizer(bundle) as recognizer:
+        assert (recognizer.window, recognizer.fps) == (1.0, 6.0)
+        rows = list(recognizer.stream(face_video))
+    assert [row.frame for row in rows] == list(range(0, 72, 4))
+    assert {row.label for row in rows} == {"unsure"}
+    with Recognizer(bundle, window=2, fps=8, unsure=0) as recognizer:
+        assert (recognizer.window, recognizer.fps) == (2, 8)
+        assert "unsure" not in {row.label for row in recognizer.stream(face_video)}
+    with Recognizer() as recognizer:  # a bundle that says nothing
+        assert (recognizer.window, recognizer.fps) == (2.0, 8.0)
+
+
+def test_live_sources_are_smoothed_and_files_are_not_unless_told_otherwise() -> None:
+    with Recognizer() as recognizer:
+        assert (recognizer.smoothing(live=True), recognizer.smoothing(live=False)) == (0.4, 0)
+    with Recognizer(smooth=0) as recognizer:
+        assert recognizer.smoothing(live=True) == 0
+
+
+def test_rows_have_the_quality_of_their_face(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    blurred = [cv2.GaussianBlur(frame, (0, 0), 4) for frame in face_frames[:12]]
+    with Recognizer() as recognizer:
+        sharp = recognizer.predict(face_frames[:12], rate=24)
+        (poor,) = recognizer.predict(blurred, rate=24)
+    assert poor.quality is not None and sharp[0].quality is not None
+    assert poor.poor and not sharp[0].poor

@@ -88,7 +88,7 @@ class Track {
   /** Write what was read last. */
   tell() {
     const { label, warmup, shares } = this.last;
-    this.reading.textContent = `${label} ${percent(shares[classes.findIndex(({ name }) => name === label)] ?? 0)}`;
+    this.reading.textContent = `${label} ${percent(shares[classes.findIndex(({ name }) => name === label)] ?? Math.max(...shares))}`;
     this.reading.style.setProperty("--colour", classOf(label).colour);
     this.note.textContent = warmup ? "window is filling" : "";
     this.chart.setAttribute(

@@ -43,6 +43,7 @@ COLUMNS = [
     "entropy",
     *EXPRESSIONS,
     "state",
+    "quality",
 ]
 
 
@@ -227,7 +228,7 @@ def test_classes_of_ones_own_are_in_every_output(face_video: Path, tmp_path: Pat
     assert (result.exit_code, result.stderr) == (0, "")
     rows = rows_of(tmp_path / "o.csv")
     names = ["good", "sadness", "anger", "disgust", "fear"]
-    assert list(rows[0])[11:] == [*names, "state"]
+    assert list(rows[0])[11:] == [*names, "state", "quality"]
     for row in rows:
         assert sum(float(row[name]) for name in names) == pytest.approx(1, abs=1e-3)
     summary = json.loads(result.stdout)

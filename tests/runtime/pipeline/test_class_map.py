@@ -58,7 +58,7 @@ def test_an_empty_map_changes_nothing() -> None:
         ('{"happiness": 3}', "must become a name"),
         ('{"happiness": " "}', "must become a name"),
         ('{"happiness": "a\\nb"}', "must become a name"),
-        ('{"happiness": "label"}', "name of a column"),
+        ('{"happiness": "label"}', "is taken"),
         ('{"happiness": "a", "happiness": "b"}', "twice"),
         (json.dumps(dict.fromkeys(EXPRESSIONS)), "leaves no class"),
     ],

@@ -156,3 +156,16 @@ def test_tracks_that_ended_are_forgotten() -> None:
     for index in range(5000):
         smoother.refine(said(index * 1.0, HAPPY, track=index))
     assert len(smoother._tracks) < 100
+
+
+@settings(deadline=None)
+@given(st.lists(rows, min_size=1, max_size=20), st.floats(0, 1))
+def test_below_the_limit_a_label_is_unsure_and_the_probabilities_stay(
+    curve: list[tuple[float, ...]], limit: float
+) -> None:
+    sure, doubting = Smoother(CLASSES, seconds=0.3), Smoother(CLASSES, seconds=0.3, unsure=limit)
+    for index, row in enumerate(curve):
+        plain, final = sure.refine(said(index / 8, row)), doubting.refine(said(index / 8, row))
+        assert np.array_equal(plain.probabilities, final.probabilities)
+        assert final.label == ("unsure" if plain.confidence < limit else plain.label)
+        assert final.label != "unsure" or final.confidence == final.probabilities.max()

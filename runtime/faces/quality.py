@@ -1,0 +1,47 @@
+"""How well a face can be read: from the detector's score, the face's size, sharpness and pose."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from .detection import Face
+
+_SCORES = 0.4, 0.8  # of the detector: the least it reports here, and what it gives to good frontal faces
+_SIZES = 24.0, 80.0  # pixels of the face's side: below, expressions are guessed; above, nothing is gained
+_SHARPNESSES = 0.003, 0.012  # as photographs of 20 and of 48 pixels a face have it, enlarged
+_POSES = 0.0, 0.25  # how far the nose is from the nearer eye, along the line between the eyes; 0.5 is frontal
+
+
+def sharpness(crop: NDArray[np.uint8]) -> float:
+    """Of an aligned RGB crop [H,W,3]: the variance of its Laplacian over its own, so that light does not matter.
+
+    Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000 (variance of the Laplacian).
+    """
+    grey = np.asarray(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), np.float32)
+    return float(cv2.Laplacian(grey, cv2.CV_32F).var()) / max(float(grey.var()), 1.0)
+
+
+def face_quality(face: Face, sharp: float) -> float:
+    """0 (cannot be read) to 1 (as good as training photographs): the worst of score, size, sharpness and pose.
+
+    sharp: `sharpness` of its aligned crop.
+    """
+    left, right, nose = face.landmarks[:3].astype(np.float64)
+    line = right - left
+    along = float(line @ (nose - left)) / max(float(line @ line), 1e-9)
+    logarithm = math.log(max(sharp, 1e-9) / _SHARPNESSES[0]) / math.log(_SHARPNESSES[1] / _SHARPNESSES[0])
+    parts = (
+        _share(face.score, *_SCORES),
+        _share(face.size, *_SIZES),
+        logarithm,
+        _share(min(along, 1 - along), *_POSES),
+    )
+    return min(1.0, max(0.0, min(parts)))
+
+
+def _share(value: float, none: float, full: float) -> float:
+    return (value - none) / (full - none)

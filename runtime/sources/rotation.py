@@ -1,0 +1,38 @@
+"""A source whose pictures are turned before anything else sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .frames import Frame, Source
+
+Turn = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+
+
+class RotatedSource(Source):
+    """The frames of `source`, each through `turn`, RGB uint8 [H,W,3] → [H',W',3]."""
+
+    def __init__(self, source: Source, turn: Turn) -> None:
+        self._source, self._turn = source, turn
+        self.name, self.rate, self.count, self.warn = source.name, source.rate, source.count, source.warn
+        self.live = source.live
+
+    @property
+    def reconnecting(self) -> bool:  # type: ignore[override]
+        return self._source.reconnecting
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self._turned(frame) for frame in self._source)
+
+    def frames(self) -> Iterator[Frame]:
+        return (self._turned(frame) for frame in self._source.frames())
+
+    def _turned(self, frame: Frame) -> Frame:
+        return replace(frame, image=self._turn(frame.image))
+
+    def close(self) -> None:
+        self._source.close()

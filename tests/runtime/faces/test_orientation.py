@@ -1,0 +1,63 @@
+"""Faces that are not upright: told, and turned when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dfer.runtime import Recognizer, RunOptions, run
+from dfer.runtime.faces.detection import FaceDetector
+from dfer.runtime.faces.orientation import AutoTurn, OrientationVote, turn
+from helpers import write_video
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_the_vote_finds_how_faces_must_be_turned(degrees: int, face_frames: list[np.ndarray]) -> None:
+    vote, detector = OrientationVote(), FaceDetector(min_score=0.4)
+    for frame in face_frames[::2]:
+        turned = turn(frame, degrees)
+        vote.add(turned, detector.detect(turned))
+    assert vote.decided
+    assert (vote.degrees + degrees) % 360 == 0
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_pictures_are_turned_as_the_first_clear_face_asks(degrees: int, face_frames: list[np.ndarray]) -> None:
+    told: list[int] = []
+    automatic = AutoTurn(told.append)
+    empty = np.zeros_like(turn(face_frames[0], degrees))
+    assert automatic(empty).shape == empty.shape  # nothing to go by yet
+    for _ in range(5):
+        automatic(empty)
+    upright = automatic(turn(face_frames[0], degrees))
+    np.testing.assert_array_equal(upright, face_frames[0])
+    assert told == ([(360 - degrees) % 360] if degrees else [])
+
+
+def test_a_turned_video_is_warned_of_and_read_right_when_turned(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    video = write_video(tmp_path / "upside.mp4", [frame[::-1, ::-1] for frame in face_frames], 24)
+    warnings: list[str] = []
+    run(RunOptions([video]), warn=warnings.append)
+    assert [line for line in warnings if "--rotate 180" in line]
+    upright = write_video(tmp_path / "upright.mp4", face_frames, 24)
+    with Recognizer() as recognizer:
+        expected = [row.label for row in recognizer.stream(upright)]
+    for rotate in (180, "auto"):
+        warnings.clear()
+        run(RunOptions([video], csv=tmp_path / "o.csv", rotate=rotate), warn=warnings.append)  # type: ignore[arg-type]
+        labels = [line.split(",")[8] for line in (tmp_path / "o.csv").read_text().splitlines()[1:]]
+        agree = [one == other for one, other in zip(labels, expected, strict=True)]
+        assert np.mean(agree) > 0.9
+        assert not [line for line in warnings if "--rotate" in line]
+
+
+def test_a_filmed_face_upside_down(shared_data: Path, tmp_path: Path) -> None:
+    video = shared_data / "cases" / "upside.mp4"
+    warnings: list[str] = []
+    run(RunOptions([video]), warn=warnings.append)
+    assert any("--rotate 180" in line for line in warnings)
+    warnings.clear()
+    run(RunOptions([shared_data / "videos" / "single_face.mp4"]), warn=warnings.append)
+    assert not any("turned" in line for line in warnings)
