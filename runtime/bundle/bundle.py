@@ -95,8 +95,14 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """sha256 of the manifest, which holds those of all other files: the bundle's identity."""
-        return _sha256(self.path / MANIFEST)
+        """sha256 of the manifest that lies there now, which holds those of all other files: the bundle's identity.
+
+        Raises DferError when it cannot be read.
+        """
+        try:
+            return _sha256(self.path / MANIFEST)
+        except OSError as error:
+            raise DferError(f"bundle {self.path}: {MANIFEST} cannot be read ({error.strerror})") from error
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file, checked once more so that what was verified is what is loaded."""
