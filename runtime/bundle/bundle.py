@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 from .preprocessing import Preprocessing
 
 SCHEMA = 1
@@ -53,7 +53,8 @@ class Manifest:
         encoders = files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
         encoder = encoders.get(provider) or encoders.get("default")
         if encoder is None:
-            raise DferError(f"{precision} is for --provider {' or '.join(encoders)}, not for {provider}")
+            where = " or ".join(encoders)
+            raise ParameterError("precision", f"{precision} of this bundle is for provider {where}, not for {provider}")
         return encoder, files.get("head", "head.fp32.onnx")
 
 

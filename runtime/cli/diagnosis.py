@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..engines import BACKENDS, find_backend
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 from ..machine import (
     ROOT,
     Machine,
@@ -92,7 +92,7 @@ def _try(bundle: str, provider: str) -> dict[str, Any]:
         told = find_backend(provider).start()
         return {"text": told} if told else _time_bundle(bundle, provider)
     except DferError as error:
-        return {"error": str(error)}
+        return {"error": error.problem if isinstance(error, ParameterError) else str(error)}
 
 
 def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:

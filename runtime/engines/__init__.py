@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..errors import DferError
+from ..errors import ParameterError
 from . import native, ort
 from .backend import LARGEST_BATCH, PRECISIONS, Backend, Engine, Report
 
@@ -31,9 +31,9 @@ imports that module in a process of its own."""
 
 
 def find_backend(provider: str) -> Backend:
-    """The backend that `--provider` names; DferError when there is none of that name."""
+    """The backend of a name; ParameterError when there is none."""
     if provider not in BACKENDS:
-        raise DferError(f"--provider {provider}: unknown; one of {', '.join(BACKENDS)}")
+        raise ParameterError("provider", f"{provider} is unknown; one of {', '.join(BACKENDS)}")
     return BACKENDS[provider]
 
 
@@ -72,11 +72,11 @@ def open_graph(
 def _usable(provider: str, precision: str) -> Backend:
     backend = find_backend(provider)
     if not backend.is_present():
-        raise DferError(f"--provider {provider} is not installed; {backend.install}")
+        raise ParameterError("provider", f"{provider} is not installed; {backend.install}")
     if not backend.runs(precision):
         can = " or ".join(name for name, other in BACKENDS.items() if precision in other.precisions)
         where = ", on a CPU with BF16 instructions (avx512_bf16, amx_bf16)" if precision == "bf16" else ""
-        raise DferError(
-            f"{precision}: --provider {provider} does not run it here; ask for another precision, or for {can}{where}"
+        raise ParameterError(
+            "precision", f"{provider} does not run {precision} here; ask for another, or for provider {can}{where}"
         )
     return backend

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from ..errors import DferError
+from ..errors import ParameterError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +82,7 @@ class Backend(ABC):
 
     def load(self, graph: bytes, precision: str = "fp32", threads: int | None = None) -> Engine:
         """An ONNX graph, ready to run. See `open_engine`; what that checks, holds here."""
-        raise DferError(f"--provider {self.name} runs the graphs of a bundle, not graphs alone; export a bundle first")
+        raise ParameterError("provider", f"{self.name} runs the graphs of a bundle, not graphs alone; export one first")
 
     def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
         """The graph `graph` of a bundle, ready to run. See `open_graph`; what that checks, holds here."""

@@ -1,4 +1,4 @@
-"""`--provider auto`: which of the providers present here runs a bundle fastest, found in a trial and remembered."""
+"""The provider "auto": which of the providers present here runs a bundle fastest, found in a trial and remembered."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 from ..machine import cache_folder, cpu_model, gpus, versions
 from ..storage import atomic_write
 from . import Engine, find_backend, open_graph, present_providers
@@ -78,7 +78,7 @@ def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) ->
 
 
 def _passes(bundle: Bundle, precision: str, provider: str) -> bool:
-    """Whether a bundle holds a precision for a provider that passed its gate at export and that the provider runs here."""
+    """Whether a bundle holds a precision for a provider, which passed its gate at export, and the provider runs it."""
     entry = bundle.manifest.precisions.get(precision, {})
     graphs = entry.get("files", {}).get("encoder", {"default": ""})
     gated = entry.get("gate", "off") != "off" and not {provider, "default"}.isdisjoint(graphs)
@@ -94,7 +94,7 @@ def compare_providers(
     """
     size = bundle.manifest.preprocessing.size
     crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    failures: dict[str, DferError] = {}
+    failures: dict[str, str] = {}
     times: dict[str, list[float]] = {}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -104,7 +104,7 @@ def compare_providers(
                 for _ in range(_WARM_UP):
                     engine.run({"frames": crop})
             except DferError as error:
-                failures[provider] = error
+                failures[provider] = error.problem if isinstance(error, ParameterError) else str(error)
                 continue
             engines[provider], times[provider] = engine, []
         begun = perf_counter()
@@ -116,7 +116,7 @@ def compare_providers(
     if not times:
         raise DferError(f"no provider runs bundle {bundle.path}; the CPU says: {failures['cpu']}")
     for provider, failure in failures.items():
-        warn(f"--provider auto leaves out {provider}: {failure}")
+        warn(f"provider auto leaves out {provider}: {failure}")
     return {provider: median(spent) for provider, spent in times.items()}
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 from ..machine import cache_folder
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine
 
@@ -94,9 +94,9 @@ class OrtBackend(Backend):
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise DferError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
         if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
-            raise DferError(
-                f"--provider {self.name}: ONNX Runtime could not start it and would run on the CPU; {self.repair}, or "
-                "ask for --provider cpu"
+            raise ParameterError(
+                "provider",
+                f"ONNX Runtime could not start {self.name} and would run on the CPU; {self.repair}, or ask for cpu",
             )
         return OrtEngine(session, self.name, self.largest)
 
@@ -112,9 +112,8 @@ class OrtBackend(Backend):
         options = self.options(graph, precision, threads)
         if self.plugin is not None:
             if not (devices := self._plugin_devices()):
-                raise DferError(
-                    f"--provider {self.name}: it finds no {self.device.upper()} it can run on; ask for --provider cpu"
-                )
+                device = self.device.upper()
+                raise ParameterError("provider", f"{self.name} finds no {device} it can run on; ask for cpu")
             session.add_provider_for_devices(devices[:1], options)
             session.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of the graph, or an error
             return ort.InferenceSession(graph, session)

@@ -64,7 +64,7 @@ def test_a_name_that_is_none_is_a_usage_error_with_those_that_are() -> None:
     result = CliRunner().invoke(run, ["clip.mp4", "--provider", "abacus"])
     assert result.exit_code == 2
     assert "'abacus' is not one of auto, cpu, " in result.output and "plain" in result.output
-    with pytest.raises(DferError, match=r"abacus: unknown; one of cpu, .*plain"):
+    with pytest.raises(DferError, match=r"^provider: abacus is unknown; one of cpu, .*plain"):
         open_engine(b"", "abacus")
 
 
@@ -90,7 +90,7 @@ def test_auto_tries_it(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_absent_says_what_to_install(face_video: Path) -> None:
     result = CliRunner().invoke(run, [str(face_video), "--provider", "ghost"])
     assert result.exit_code == 1
-    assert "--provider ghost is not installed; pip install ghost" in result.output
+    assert "--provider: ghost is not installed; pip install ghost" in result.output
 
 
 def test_a_precision_that_it_does_not_run_is_an_error_and_never_a_recommendation(
@@ -102,7 +102,7 @@ def test_a_precision_that_it_does_not_run_is_an_error_and_never_a_recommendation
     arguments = [str(face_video), "--bundle", str(bundle), "--provider", "plain", "--precision"]
     result = CliRunner().invoke(run, [*arguments, "fp16"])
     assert result.exit_code == 1
-    assert "fp16: --provider plain does not run it here; ask for another precision, or for cpu or" in result.output
+    assert "--precision: plain does not run fp16 here; ask for another, or for provider cpu or" in result.output
     result = CliRunner().invoke(run, [*arguments, "auto"])
     assert result.exit_code == 0
     assert "plain does not run fp16 here" in result.stderr and "precision: fp32" in result.stderr

@@ -76,7 +76,7 @@ def test_openvino_that_is_not_installed_is_an_error_that_says_what_to_install(
 def test_tensorrt_that_is_not_installed_is_an_error_that_says_what_to_install(provider: str) -> None:
     if provider in present_providers():
         pytest.skip(f"{provider} is installed")
-    with pytest.raises(DferError, match=f"--provider {provider} is not installed; pip .*native-{provider}"):
+    with pytest.raises(DferError, match=f"{provider} is not installed; pip .*native-{provider}"):
         open_engine(b"", provider)
 
 
