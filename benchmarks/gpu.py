@@ -1,8 +1,8 @@
 """Every precision of a bundle on a GPU: agreement with FP32 on the CPU, and latency, host memory to host memory.
 
-python benchmarks/gpu.py align.dfer [--providers cuda,tensorrt,tensorrt-rtx] [--runs 200] [--json gpu.json]
+python benchmarks/gpu.py align.dfer [--providers cuda,native-tensorrt] [--runs 200] [--json gpu.json]
 
-"cuda" is ONNX Runtime's provider (onnxruntime-gpu); "tensorrt" and "tensorrt-rtx" are the native runner, which first
+"cuda" is ONNX Runtime's provider (onnxruntime-gpu); "native-tensorrt" and "-rtx" are the native runner, which first
 builds its engines into the bundle. What is absent here, or does not run, is a line of the table. Providers and
 precisions take turns, so that a drift of the clocks hits all alike.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -22,10 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dfer.runtime.bundle import Bundle
-from dfer.runtime.engines import Engine, open_engine
+from dfer.runtime.engines import Engine, open_engine, open_graph
 from dfer.runtime.engines.cuda import open_cuda
-from dfer.runtime.engines.native import open_native
-from dfer.runtime.engines.trt_library import BACKENDS
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural import Identity, draw_background, draw_face
 from dfer.runtime.procedural.expressions import ExpressionCurve
@@ -98,7 +95,7 @@ def gpu_name() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--providers", default="cuda,tensorrt,tensorrt-rtx")
+    parser.add_argument("--providers", default="cuda,native-tensorrt,native-tensorrt-rtx")
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -108,11 +105,6 @@ def main() -> None:
         wanted = encode(encoder, windows)
         wanted_p = head.run({"features": wanted})["probabilities"]
 
-    def opener(provider: str, graph: str) -> Callable[[], Engine]:
-        if provider in BACKENDS:
-            return lambda: open_native(bundle, graph, provider, report=print)
-        return lambda: open_engine(bundle.read(graph), provider)
-
     rows: dict[tuple[str, str], Row] = {}
     engines: dict[tuple[str, str], Engine] = {}
     graphs = sorted(name for name in bundle.digests if name.startswith("encoder.") and not name.endswith(".cpu.onnx"))
@@ -120,8 +112,8 @@ def main() -> None:
         for graph in graphs:
             name = (provider, graph.removeprefix("encoder.").removesuffix(".onnx"))
             try:
-                with opener(provider, HEAD)() as head:
-                    engines[name] = opener(provider, graph)()
+                with open_graph(bundle, HEAD, provider, report=print) as head:
+                    engines[name] = open_graph(bundle, graph, provider, report=print)
                     found = encode(engines[name], windows)
                     found_p = head.run({"features": found})["probabilities"]
             except DferError as error:
@@ -139,12 +131,12 @@ def main() -> None:
     for batch in BATCHES:
         for name, spent in timings(engines, windows[0, :batch], options.runs).items():
             rows[name].milliseconds[batch] = spent
-    print(f"{'provider':14}{'precision':11}{'cosine':>10}{'max |Δp|':>10}{'top-1':>7}   ms, p50 (p90) at batch 1 and 8")
+    print(f"{'provider':23}{'precision':11}{'cosine':>10}{'max |Δp|':>10}{'top-1':>7}   ms, p50 (p90) at batch 1 and 8")
     for row in rows.values():
         figures = f"{row.cosine:10.6f}{row.delta:10.2g}{row.top1:7.1%}   " + "   ".join(
             f"{median:.2f} ({late:.2f})" for median, late in (row.milliseconds or {}).values()
         )
-        print(f"{row.provider:14}{row.precision:11}{row.error or figures}")
+        print(f"{row.provider:23}{row.precision:11}{row.error or figures}")
     if options.json:
         content = {"bundle": str(options.bundle), "gpu": gpu_name(), "rows": [asdict(r) for r in rows.values()]}
         options.json.write_text(json.dumps(content, indent=2) + "\n")

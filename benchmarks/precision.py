@@ -37,7 +37,7 @@ from dfer.export.exporting import Exported, ExportOptions, export_method
 from dfer.export.latency import measure_latency
 from dfer.export.parity import GATES, Parity, faces_reference
 from dfer.runtime.bundle import Bundle
-from dfer.runtime.engines import computes_bf16, open_engine, present_providers
+from dfer.runtime.engines import find_backend, open_engine, open_graph, present_providers
 from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.errors import DferError
 from dfer.train.checkpoints.checkpoint import load_checkpoint
@@ -127,7 +127,7 @@ def file_lines(bundle: Bundle) -> Iterator[str]:
         cells = [name, f"{(bundle.path / name).stat().st_size / 1e6:.1f}"]
         for provider in providers:
             try:
-                with open_engine(bundle.read(name), provider) as engine:
+                with open_graph(bundle, name, provider) as engine:
                     engine.run({given: inputs[given]})
                 cells.append("runs")
             except DferError as error:
@@ -161,7 +161,7 @@ def race(bundle: Bundle) -> dict[str, float]:
         engines = {}
         for place, name in there:
             graph = bundle.read(bundle.manifest.graphs(name, place)[0])
-            engines[f"{name} on {place}"] = stack.enter_context(open_engine(graph, place, bf16=name == "bf16"))
+            engines[f"{name} on {place}"] = stack.enter_context(open_engine(graph, place, precision=name))
         found = measure_latency(engines, bundle.manifest.preprocessing.size)
     return {name: by_batch[1] for name, by_batch in found.items()}
 
@@ -243,7 +243,7 @@ def main() -> None:
         def told(step: str) -> None:
             print(f"{monotonic() - begun:6.1f} s  {step}", file=sys.stderr)
 
-        wanted = ExportOptions(fp16=True, bf16=computes_bf16("openvino"), int8=True, faces=faces)
+        wanted = ExportOptions(fp16=True, bf16=find_backend("openvino").runs("bf16"), int8=True, faces=faces)
         exported = export_method(method, Path(scratch) / "model.dfer", {}, told, wanted)
         seconds, used = monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
         memory = used.ru_maxrss / 1e6  # KB on Linux

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..runtime.errors import DferError, reports_errors, require
+from .engine import CHOICES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +75,7 @@ Examples:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "tensorrt", "tensorrt-rtx", "none"]),
+    type=click.Choice(CHOICES),
     default="auto",
     show_default=True,
     help="Also build engines: auto for the GPU here, with what is installed.",
@@ -159,11 +160,11 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     if not rows:
         return
     table = Table(title=f"engines in {bundle.path}/engines")
-    for heading in ("graph", "backend", "target", "size", "seconds"):
+    for heading in ("graph", "library", "target", "size", "seconds"):
         table.add_column(heading)
     for row in rows:
         took = row.refused or ("was there" if row.seconds is None else f"{row.seconds:.1f}")
-        table.add_row(row.graph, f"{row.backend} {row.version}", row.target, f"{row.size / 1e6:.1f} MB", took)
+        table.add_row(row.graph, f"{row.product} {row.version}", row.target, f"{row.size / 1e6:.1f} MB", took)
     console.print(table)
 
 

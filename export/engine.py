@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..runtime.bundle import Bundle
+from ..runtime.engines.backend import Report
 from ..runtime.engines.building import Progress, check_target
-from ..runtime.engines.cuda import open_cuda
-from ..runtime.engines.native import Report, gpu_target, stored_engine
-from ..runtime.engines.trt_library import BACKENDS, TrtLibrary, is_installed, load_trt
+from ..runtime.engines.native import stored_engine, target_here
+from ..runtime.engines.trt_library import PRODUCTS, is_installed, load_trt
 from ..runtime.errors import DferError
 
-CHOICES = ("auto", *BACKENDS, "none")
+if TYPE_CHECKING:
+    from ..runtime.bundle import Bundle
+
+CHOICES = ("auto", *PRODUCTS, "none")
 """What `--engine` can be asked for."""
 
 
@@ -24,7 +27,7 @@ class EngineBuild:
     """
 
     graph: str
-    backend: str
+    product: str
     version: str
     target: str
     size: int = 0
@@ -42,7 +45,7 @@ def build_engines(
 ) -> list[EngineBuild]:
     """Build `graphs`, ONNX files of the bundle that TensorRT reads, into its engines/; returns a row for each.
 
-    engine: one of CHOICES. A backend by name must be there and build every graph, else DferError; "auto" takes those
+    engine: one of CHOICES. A product by name must be there and build every graph, else DferError; "auto" takes those
     installed and says in the row what one does not build; "none" does nothing.
     targets: compute capabilities for TensorRT-RTX ("sm86"), no GPU needed; empty for the GPU of this machine.
     """
@@ -54,14 +57,14 @@ def build_engines(
             raise DferError(f"--targets is for TensorRT-RTX; --engine {engine} builds none of them")
         if engine == "none":
             return []
-    backends = [backend for backend in BACKENDS if is_installed(backend)] if engine == "auto" else [engine]
+    products = list(filter(is_installed, PRODUCTS)) if engine == "auto" else [engine]
     if wanted:  # only TensorRT-RTX builds for what is not here
-        backends = ["tensorrt-rtx"]
+        products = ["tensorrt-rtx"]
     rows = []
-    for backend in backends:
-        library = load_trt(backend)
+    for product in products:
+        library = load_trt(product)
         try:
-            places = wanted or [_target_here(library)]
+            places = wanted or [target_here(library)]
         except DferError as error:
             if engine != "auto":
                 raise
@@ -69,22 +72,13 @@ def build_engines(
             continue
         for target in places:
             for graph in graphs:
-                row = EngineBuild(graph, backend, library.version, target)
+                row = EngineBuild(graph, product, library.version, target)
                 try:
                     data, seconds = stored_engine(bundle, graph, library, target, report, progress)
-                    row = EngineBuild(graph, backend, library.version, target, len(data), seconds)
+                    row = EngineBuild(graph, product, library.version, target, len(data), seconds)
                 except DferError as error:
                     if engine != "auto":
                         raise
-                    row = EngineBuild(graph, backend, library.version, target, refused=str(error))
+                    row = EngineBuild(graph, product, library.version, target, refused=str(error))
                 rows.append(row)
     return rows
-
-
-def _target_here(library: TrtLibrary) -> str:
-    cuda = open_cuda()
-    with cuda.active():
-        try:
-            return gpu_target(library, cuda)
-        finally:
-            cuda.close()

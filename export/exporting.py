@@ -17,7 +17,7 @@ from ..calibration.faces import MINIMUM, FaceClips
 from ..calibration.int8 import Int8, quantizations
 from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
-from ..runtime.engines import Engine, computes_bf16, open_engine, present_providers
+from ..runtime.engines import Engine, find_backend, open_engine, present_providers
 from ..runtime.errors import DferError
 from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
 from ..train.checkpoints.dfer_clip_checkpoint import load_official
@@ -117,7 +117,7 @@ def export_method(
     options = options or ExportOptions()
     if options.int8 and options.faces is None:
         raise DferError("INT8 needs faces to measure ranges on; name videos or crops with --calib")
-    if options.bf16 and not computes_bf16(BF16_PROVIDER):
+    if options.bf16 and not find_backend(BF16_PROVIDER).runs("bf16"):
         raise DferError(
             "--bf16 cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a "
             "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without --bf16"
@@ -239,7 +239,7 @@ def _quantize(
 
 
 def _open(precision: str, encoder: bytes) -> Engine:
-    return open_engine(encoder, BF16_PROVIDER, bf16=True) if precision == "bf16" else open_engine(encoder, "cpu")
+    return open_engine(encoder, BF16_PROVIDER if precision == "bf16" else "cpu", precision=precision)
 
 
 def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:

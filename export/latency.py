@@ -50,7 +50,7 @@ def measure_provider(
             return {}  # installed, but it does not start on this machine
         for precision, graph in graphs.items():
             try:
-                engine = stack.enter_context(open_engine(graph, provider, bf16=precision == "bf16"))
+                engine = stack.enter_context(open_engine(graph, provider, precision=precision))
                 parities[precision] = reference.compare(engine, classifying)
             except DferError:
                 continue

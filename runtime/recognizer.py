@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import DEMO, Bundle
-from .engines import Engine, open_graph
+from .engines import LARGEST_BATCH, Engine, open_graph
 from .engines.choice import choose, precision_for
 from .errors import DferError, ParameterError
 from .faces.alignment import align, resize_crop
@@ -33,15 +33,13 @@ from .timing import Stopwatch
 
 LIVE_SMOOTHING = 0.4
 """Seconds; a label that follows a face in half a second and does not flicker."""
-_LARGEST_BATCH = 16
-"""Faces in one call of the encoder: more are no faster per face, and take memory."""
 
 
 class Recognizer:
     """Expressions from video with the engines of a bundle. Use as a context manager.
 
     bundle: folder of an exported model; None takes the demo bundle that ships with the package.
-    provider: one of `engines.PROVIDERS`; "auto" takes what is fastest here (see `engines.choice.choose`).
+    provider: a key of `engines.BACKENDS`; "auto" takes what is fastest here (see `engines.choice.choose`).
     window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded; None takes
     what the model was trained for.
     max_faces: how many faces of a source are read, largest first; None for all.
@@ -211,8 +209,8 @@ class Recognizer:
         """Encode those faces of any streams whose turn it is, each once; read all windows that now end with them."""
         chosen = scheduler.choose(requests)
         size = self.bundle.manifest.preprocessing.size
-        for start in range(0, len(chosen), _LARGEST_BATCH):
-            batch = chosen[start : start + _LARGEST_BATCH]
+        for start in range(0, len(chosen), LARGEST_BATCH):
+            batch = chosen[start : start + LARGEST_BATCH]
             with watch.time("align"):
                 crops = np.stack([align(one.frame.image, one.track.face.landmarks, size) for one in batch])
             begun = perf_counter()
@@ -317,10 +315,9 @@ class Recognizer:
             precision = recommended
         encoder, head = self.bundle.manifest.graphs(precision, provider)
         opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
-        bf16 = precision == "bf16"
         return (
             precision,
-            stack.enter_context(open_graph(self.bundle, encoder, provider, self.threads, self.warn, bf16)),
+            stack.enter_context(open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision)),
             opened,
         )
 

@@ -183,7 +183,7 @@ class _RuntimeCache:
         return self.kernels.encode()
 
 
-def fake_library(cuda: FakeCuda, backend: str = "tensorrt") -> tuple[TrtLibrary, set[str]]:
+def fake_library(cuda: FakeCuda, product: str = "tensorrt") -> tuple[TrtLibrary, set[str]]:
     """A TensorRT whose every engine is `features_of` for batches up to LARGEST, and the set of calls that shall fail.
 
     "deserialize" in it makes loading fail, "set_input_shape" and "execute_async_v3" running.
@@ -222,4 +222,4 @@ def fake_library(cuda: FakeCuda, backend: str = "tensorrt") -> tuple[TrtLibrary,
         CudaGraphStrategy=SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole graph"),
         config=config,
     )
-    return TrtLibrary(backend, "10.3.0", module, None, said), faults
+    return TrtLibrary(product, "10.3.0", module, None, said), faults

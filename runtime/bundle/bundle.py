@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 from .preprocessing import Preprocessing
 
 SCHEMA = 1
@@ -60,7 +60,8 @@ class Manifest:
         encoders = files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
         encoder = encoders.get(provider) or encoders.get("default")
         if encoder is None:
-            raise DferError(f"{precision} is for --provider {' or '.join(encoders)}, not for {provider}")
+            where = " or ".join(encoders)
+            raise ParameterError("precision", f"{precision} of this bundle is for provider {where}, not for {provider}")
         return encoder, files.get("head", "head.fp32.onnx")
 
 
@@ -102,8 +103,14 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """sha256 of the manifest, which holds those of all other files: the bundle's identity."""
-        return _sha256(self.path / MANIFEST)
+        """sha256 of the manifest that lies there now, which holds those of all other files: the bundle's identity.
+
+        Raises DferError when it cannot be read.
+        """
+        try:
+            return _sha256(self.path / MANIFEST)
+        except OSError as error:
+            raise DferError(f"bundle {self.path}: {MANIFEST} cannot be read ({error.strerror})") from error
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file, checked once more so that what was verified is what is loaded."""

@@ -6,6 +6,7 @@ does not fit may end the process it is loaded into.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -18,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ..engines import PROVIDERS
-from ..engines.trt_library import BACKENDS, is_installed
+from ..engines import BACKENDS, find_backend
+from ..errors import DferError, ParameterError
 from ..machine import (
     ROOT,
     Machine,
@@ -62,15 +63,13 @@ class Examination:
 def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
     """Look at everything. bundle: None for the one that ships with the package. Takes seconds, more with TensorRT."""
     from ..bundle import DEMO
-    from ..engines import present_providers
 
     machine = describe_machine(root)
     findings = [
         *_software(),
         *_hardware(machine),
     ]
-    present = [*present_providers(), *(f"native-{backend}" for backend in BACKENDS if is_installed(backend))]
-    started = {name: _start(DEMO, name) for name in present}
+    started = {name: _start(DEMO, name) for name, backend in BACKENDS.items() if backend.is_present()}
     findings.extend(_providers(started))
     opencv = _opencv()
     findings.extend(opencv)
@@ -81,30 +80,19 @@ def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
     return Examination(findings, _advice(machine, started, opencv), healthy)
 
 
-def start_provider(bundle: str, provider: str) -> None:
-    """Run a bundle on a provider and print, as JSON, its precision and the median milliseconds of a face, or the error.
+def start_provider(bundle: str, provider: str, module: str) -> None:
+    """Print, as JSON, what `_try` finds. module: where the backend is, which registers those from outside."""
+    importlib.import_module(module)
+    print(json.dumps(_try(bundle, provider)))
 
-    Of the native providers, which build engines into the bundle, only library and GPU are asked for.
-    """
-    from ..errors import DferError
 
+def _try(bundle: str, provider: str) -> dict[str, Any]:
+    """What a backend says of itself, else its precision and the median milliseconds of a face, or the error."""
     try:
-        if provider.startswith("native-"):
-            found = _native(provider.removeprefix("native-"))
-        else:
-            found = _time_bundle(bundle, provider)
+        told = find_backend(provider).start()
+        return {"text": told} if told else _time_bundle(bundle, provider)
     except DferError as error:
-        found = {"error": str(error)}
-    print(json.dumps(found))
-
-
-def _native(backend: str) -> dict[str, Any]:
-    from ..engines.cuda import open_cuda
-    from ..engines.native import gpu_target
-    from ..engines.trt_library import load_trt
-
-    library, cuda = load_trt(backend), open_cuda()
-    return {"text": f"{library.title} on {gpu_target(library, cuda)}; builds its engines at first use"}
+        return {"error": error.problem if isinstance(error, ParameterError) else str(error)}
 
 
 def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:
@@ -133,10 +121,14 @@ def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:
 
 def _start(bundle: Path, provider: str) -> dict[str, Any]:
     """What `start_provider` prints in a process of its own; {"error": why} when that fails in any way."""
+    module = type(find_backend(provider)).__module__
+    if module == "__main__":  # the script that is being run, which another process cannot import
+        return _try(str(bundle), provider)
     program = "import sys; from dfer.runtime.cli.diagnosis import start_provider; start_provider(*sys.argv[1:])"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", program, str(bundle), provider],
+            [sys.executable, "-c", program, str(bundle), provider, module],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
             errors="replace",
@@ -183,7 +175,7 @@ def _gpu(machine: Machine) -> str:
 
 def _providers(started: dict[str, dict[str, Any]]) -> list[Finding]:
     findings = []
-    for name in PROVIDERS[1:]:
+    for name in BACKENDS:
         if name not in started:
             findings.append(Finding("providers", name, "not installed", "absent"))
         elif "error" in started[name]:
@@ -247,6 +239,7 @@ def _cache() -> Finding:
 def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequence[Finding]) -> list[str]:
     """What would make this very machine faster."""
     working = {name for name, found in started.items() if "error" not in found}
+    on_gpu = {name for name, backend in BACKENDS.items() if backend.device == "gpu"}
     jetson = machine.l4t is not None or "Jetson" in (machine.board or "")
     absent = {finding.name for finding in opencv if finding.state == "absent"}
     advice = []
@@ -254,7 +247,7 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
         advice.append(
             "JetPack's TensorRT: sudo apt install python3-libnvinfer, and pip install cuda-bindings (or pycuda)"
         )
-    elif machine.gpus and not working & {"cuda", "tensorrt", "tensorrt-rtx", "native-tensorrt", "native-tensorrt-rtx"}:
+    elif machine.gpus and not working & on_gpu:
         advice.append(
             "the GPU is not used: pip install 'dfer-edge[tensorrt]' (or [tensorrt-rtx] for RTX cards), or "
             "pip uninstall onnxruntime && pip install onnxruntime-gpu"

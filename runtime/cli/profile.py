@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..engines import PRECISIONS, PROVIDERS
 from ..errors import DferError, reports_errors
 from ..storage import atomic_write
+from .options import bundle_option, precision_option, provider_option, threads_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,16 +41,12 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options, 3 --c
 
 @click.command(epilog=EPILOG)
 @click.argument("source", required=False)
-@click.option(
-    "--bundle",
-    type=click.Path(path_type=Path),
-    help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
-)
+@bundle_option
 @click.option("--scenario", type=click.Choice(("single", "multi", "offline")), default="single", show_default=True)
 @click.option("--seconds", type=click.FloatRange(min=1), default=60.0, show_default=True, help="How long, in all.")
-@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where to run.")
-@click.option("--precision", type=click.Choice(PRECISIONS), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="Of the CPU per run; default: its physical cores.")
+@provider_option()
+@precision_option
+@threads_option
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report with every sample.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as a page to look at.")
 @click.option("--compare", "old_path", type=click.Path(path_type=Path), help="A --json report from before.")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..engines import PRECISIONS, PROVIDERS
 from ..errors import DferError, reports_errors
+from .options import bundle_option, precision_option, provider_option, threads_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +60,7 @@ _PATH = click.Path(path_type=Path)
 @click.argument("sources", nargs=-1)
 @click.option("--camera", "cameras", type=click.IntRange(min=0), multiple=True, metavar="N", help="Read camera N.")
 @click.option("--demo", is_flag=True, help="Make a clip of drawn faces and read that.")
-@click.option("--bundle", type=_PATH, help="Model to run; default: $DFER_BUNDLE, else the demo bundle.")
+@bundle_option
 @click.option("--csv", type=_PATH, help="Write predictions as CSV.")
 @click.option("--jsonl", type=_PATH, help="Write predictions as JSON lines, after one about the run.")
 @click.option(
@@ -143,17 +143,9 @@ _PATH = click.Path(path_type=Path)
     metavar="N",
     help="Tries in a row to get a lost camera or stream back.",
 )
-@click.option("--provider", type=click.Choice(PROVIDERS), default="auto", show_default=True, help="Where to run.")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="Of the bundle's graphs; auto: what it recommends for the provider.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the model; default: physical cores."
-)
+@provider_option()
+@precision_option
+@threads_option
 @reports_errors
 def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **options: Any) -> None:
     """Read facial expressions from SOURCES: video files, folders of images, images, patterns of either, or URLs.

@@ -1,70 +1,57 @@
-"""Engines: loaded, runnable graphs. One file per backend behind one small protocol."""
+"""Engines: loaded, runnable graphs. One file per family of backends, and one registry of all."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from ..errors import ParameterError
+from . import native, ort
+from .backend import LARGEST_BATCH, PRECISIONS, Backend, Engine, Report
+
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ..bundle import Bundle
+    from .backend import Array as Array
 
-    Array = NDArray[np.float32] | NDArray[np.uint8]
+__all__ = [
+    "BACKENDS",
+    "LARGEST_BATCH",
+    "PRECISIONS",
+    "Backend",
+    "Engine",
+    "find_backend",
+    "open_engine",
+    "open_graph",
+    "present_providers",
+]
 
-PROVIDERS = (
-    "auto",
-    "cpu",
-    "openvino",
-    "cuda",
-    "tensorrt",
-    "tensorrt-rtx",
-    "native-tensorrt",
-    "native-tensorrt-rtx",
-)
-"""What the runtime can be asked for. "auto": the fastest of those present (see `choice.py`); the native ones build
-engines into the bundle (see `native.py`); the others run on ONNX Runtime."""
-
-PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
-"""What of a bundle can be asked for. "auto": what it recommends for the provider."""
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (*ort.BACKENDS, *native.BACKENDS)}
+"""By the names that `--provider` takes. `BACKENDS["mine"] = Mine("mine", …)`, in the module of its class, is all that a
+new one needs to be run, tried by "auto", measured at export, listed by `--help`, and started by `dfer-doctor`, which
+imports that module in a process of its own."""
 
 
-class Engine(ABC):
-    """A graph on some backend. Use as a context manager, or call `close`.
+def find_backend(provider: str) -> Backend:
+    """The backend of a name; ParameterError when there is none."""
+    if provider not in BACKENDS:
+        raise ParameterError("provider", f"{provider} is unknown; one of {', '.join(BACKENDS)}")
+    return BACKENDS[provider]
 
-    provider: what really runs: one of PROVIDERS without "auto" and "native-".
+
+def present_providers() -> list[str]:
+    """Names of the backends that are installed here and whose device is here; whether one starts shows when it is
+    opened."""
+    return [name for name, backend in BACKENDS.items() if backend.is_present() and backend.has_device()]
+
+
+def open_engine(graph: bytes, provider: str, threads: int | None = None, precision: str = "fp32") -> Engine:
+    """Load an ONNX graph on a backend.
+
+    threads: of the CPU that one run may use, None for what the backend thinks best; no matter to GPUs.
+    precision: that the graph is in; "bf16" for an FP32 graph that is to be computed in BF16.
+    Raises DferError when the backend is absent, does not run the precision, would silently have become another, or
+    runs nothing outside a bundle.
     """
-
-    provider: str
-
-    @abstractmethod
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """All outputs by name for all inputs by name; the first axis is the batch."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the graph and its memory."""
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def open_engine(graph: bytes, provider: str, threads: int | None = None, bf16: bool = False) -> Engine:
-    """Load an ONNX graph on ONNX Runtime.
-
-    provider: one of PROVIDERS that is neither native nor "auto".
-    threads: of the CPU that one run may use, None for what ONNX Runtime thinks best; no matter to GPUs.
-    bf16: compute an FP32 graph in BF16, where the provider can (see `computes_bf16`).
-    Raises DferError when the provider asked for is absent, or would silently have become another, or cannot do BF16.
-    """
-    from .ort import OrtEngine
-
-    return OrtEngine(graph, provider, threads, bf16)
+    return _usable(provider, precision).load(graph, precision, threads)
 
 
 def open_graph(
@@ -72,29 +59,24 @@ def open_graph(
     graph: str,
     provider: str,
     threads: int | None = None,
-    report: Callable[[str], object] = lambda _: None,
-    bf16: bool = False,
+    report: Report = lambda _: None,
+    precision: str = "fp32",
 ) -> Engine:
-    """Load the graph `graph` ("head.fp32.onnx") of a bundle on any of PROVIDERS. See `open_engine`.
+    """Load the graph `graph` ("head.fp32.onnx") of a bundle on any backend. See `open_engine`.
 
     report: told one line about what takes time, which is building engines.
     """
-    if provider.startswith("native-"):
-        from .native import open_native
-
-        return open_native(bundle, graph, provider.removeprefix("native-"), report)
-    return open_engine(bundle.read(graph), provider, threads, bf16)
+    return _usable(provider, precision).open(bundle, graph, precision, threads, report)
 
 
-def present_providers() -> list[str]:
-    """ONNX Runtime's providers installed here, GPUs first; whether one starts shows when it is opened."""
-    from .ort import present_providers
-
-    return present_providers()
-
-
-def computes_bf16(provider: str) -> bool:
-    """Whether a provider can compute FP32 graphs in BF16 on this machine: OpenVINO, where the CPU has instructions."""
-    from .ort import computes_bf16
-
-    return computes_bf16(provider)
+def _usable(provider: str, precision: str) -> Backend:
+    backend = find_backend(provider)
+    if not backend.is_present():
+        raise ParameterError("provider", f"{provider} is not installed; {backend.install}")
+    if not backend.runs(precision):
+        can = " or ".join(name for name, other in BACKENDS.items() if precision in other.precisions)
+        where = ", on a CPU with BF16 instructions (avx512_bf16, amx_bf16)" if precision == "bf16" else ""
+        raise ParameterError(
+            "precision", f"{provider} does not run {precision} here; ask for another, or for provider {can}{where}"
+        )
+    return backend

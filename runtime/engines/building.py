@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from ..errors import DferError
+from .backend import LARGEST_BATCH, TYPICAL_BATCH
 from .trt_library import TrtLibrary
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
@@ -18,19 +19,11 @@ Progress = Callable[[str, int, int], object]
 
 
 @dataclass(frozen=True)
-class Batches:
-    """Batch sizes an engine takes: from one to `largest`, fastest at `typical`."""
+class BuiltEngine:
+    """data: the serialised engine. timing_cache: to start the next build from (TensorRT-RTX: None). seconds: taken."""
 
-    typical: int = 4
-    largest: int = 16
-
-
-@dataclass(frozen=True)
-class Built:
-    """A serialised engine, the builder's timings to start the next build from (None on TensorRT-RTX), and seconds."""
-
-    engine: bytes
-    timings: bytes | None
+    data: bytes
+    timing_cache: bytes | None
     seconds: float
 
 
@@ -45,19 +38,19 @@ def parse_network(library: TrtLibrary, graph: bytes, name: str) -> tuple[Any, An
     """Builder and strongly typed network of an ONNX graph; needs no GPU on TensorRT-RTX.
 
     The precision of each layer is what the graph says: there are no flags that could do nothing.
-    Raises DferError with the parser's first complaint and the graph's `name`.
+    Raises DferError with the parser's first error and the graph's `name`.
     """
     trt = library.module
-    library.said.clear()
+    library.errors.clear()
     builder = trt.Builder(library.logger)
     if builder is None:
-        raise DferError(f"{library.title} does not start: {library.first_complaint()}")
+        raise DferError(f"{library.title} does not start: {library.first_error()}")
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)  # the only way from TensorRT 11 on
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, library.logger)
     if not parser.parse(graph):
-        reason = parser.get_error(0).desc() if parser.num_errors else library.first_complaint()
-        library.said.clear()
+        reason = parser.get_error(0).desc() if parser.num_errors else library.first_error()
+        library.errors.clear()
         raise DferError(
             f"{library.title} cannot read {name}: {' '.join(reason.split())[:300]}; export the bundle again"
         )
@@ -69,14 +62,13 @@ def build_engine(
     graph: bytes,
     name: str,
     target: str | None = None,
-    timings: bytes = b"",
-    batches: Batches = Batches(),
+    timing_cache: bytes = b"",
     progress: Progress = lambda *_: None,
-) -> Built:
-    """Build `graph`, an ONNX file whose first axes are the batch; `name` is for messages.
+) -> BuiltEngine:
+    """Build `graph`, an ONNX file whose first axes are the batch, for up to LARGEST_BATCH; `name` is for messages.
 
     target: one of TARGETS for TensorRT-RTX; None for TensorRT, which builds for the GPU of this machine.
-    timings: of an earlier build by the same version for the same GPU.
+    timing_cache: of an earlier build by the same version for the same GPU.
     progress: may raise, KeyboardInterrupt too; the build then ends and the exception comes out of here.
     FP32 products may be computed in TF32, as ONNX Runtime's CUDA provider does too.
     Raises DferError when the graph cannot be read or built.
@@ -84,15 +76,15 @@ def build_engine(
     trt = library.module
     builder, network = parse_network(library, graph, name)
     config = builder.create_builder_config()
-    config.add_optimization_profile(_profile(builder, network, batches))
-    if library.backend == "tensorrt-rtx":
+    config.add_optimization_profile(_profile(builder, network))
+    if library.product == "tensorrt-rtx":
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, check_target(target or "no target").upper()), 0)
     elif target is not None:
         raise DferError(f"{library.title} builds only for the GPU it runs on; leave the target {target} out")
-    keeps_timings = library.backend == "tensorrt"  # TensorRT-RTX measures nothing while it builds
-    if keeps_timings:
-        config.set_timing_cache(config.create_timing_cache(timings), False)
+    times_kernels = library.product == "tensorrt"  # TensorRT-RTX measures nothing while it builds
+    if times_kernels:
+        config.set_timing_cache(config.create_timing_cache(timing_cache), False)
     monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
     start = perf_counter()
@@ -101,18 +93,18 @@ def build_engine(
         raise monitor.raised
     if engine is None:
         where = f" for {target}" if target else ""
-        raise DferError(f"{library.title} cannot build {name}{where}: {library.first_complaint()}")
+        raise DferError(f"{library.title} cannot build {name}{where}: {library.first_error()}")
     seconds = perf_counter() - start
-    measured = bytes(config.get_timing_cache().serialize()) if keeps_timings else None
-    return Built(bytes(engine), measured, seconds)
+    measured = bytes(config.get_timing_cache().serialize()) if times_kernels else None
+    return BuiltEngine(bytes(engine), measured, seconds)
 
 
-def _profile(builder: Any, network: Any, batches: Batches) -> Any:
+def _profile(builder: Any, network: Any) -> Any:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         row = tuple(tensor.shape)[1:]
-        profile.set_shape(tensor.name, (1, *row), (batches.typical, *row), (batches.largest, *row))
+        profile.set_shape(tensor.name, (1, *row), (TYPICAL_BATCH, *row), (LARGEST_BATCH, *row))
     return profile
 
 

@@ -1,4 +1,4 @@
-"""`--provider auto`: which of the providers present here runs a bundle fastest, found in a trial and remembered."""
+"""The provider "auto": which of the providers present here runs a bundle fastest, found in a trial and remembered."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import MANIFEST, Bundle
-from ..errors import DferError
+from ..bundle import Bundle
+from ..errors import DferError, ParameterError
 from ..machine import cache_folder, cpu_model, gpus, versions
 from ..storage import atomic_write
-from . import Engine, computes_bf16, open_graph, present_providers
-from .cuda import open_cuda
-from .trt_library import BACKENDS, is_installed
+from . import Engine, find_backend, open_graph, present_providers
 
 Warn = Callable[[str], object]
 
@@ -36,7 +34,7 @@ def choose(bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: No
 
     Raises DferError when none works.
     """
-    candidates = candidate_providers()
+    candidates = present_providers()
     if len(candidates) == 1:
         return candidates[0], precision_for(bundle, candidates[0])
     key = _key(bundle, candidates, threads)
@@ -54,29 +52,37 @@ def choose(bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: No
     return provider, precision_for(bundle, provider)
 
 
-def candidate_providers() -> list[str]:
-    """What is present here; native TensorRT where both its library and a GPU that answers are."""
-    native = [f"native-{backend}" for backend in BACKENDS if is_installed(backend)]
-    if native:
-        try:
-            cuda = open_cuda()
-        except DferError:
-            native = []
-        else:
-            with cuda.active():
-                cuda.close()
-    return [*native, *present_providers()]
-
-
 def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) -> str:
-    """What the bundle recommends for a provider, where this CPU can do that, else FP32, else the first it holds."""
-    manifest = bundle.manifest
+    """The precision to run a bundle in, where none is asked for: the fastest that passes its gate, as far as is known.
+
+    It is what the bundle recommends for the backend, which was measured at export. Native TensorRT cannot be, since its
+    engines are built into a bundle: it goes by what was measured for ONNX Runtime's backend on the same library.
+    Where nothing was measured, as for a GPU where the export had none, it is the first of the backend's own order that
+    passed its gate at export: on TensorRT FP16, then INT8, whose graphs compute in FP32 what is not quantised. What was
+    exported with the gate off has passed none.
+
+    FP32, else the first it holds, where that leaves nothing, or this machine does not run what is recommended.
+    """
+    manifest, backend = bundle.manifest, find_backend(provider)
     fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
-    recommended = manifest.recommended.get(provider, fallback)
-    if recommended == "bf16" and not computes_bf16(provider):
-        warn(f"this CPU has no BF16, which the bundle recommends for {provider}; {fallback} is run")
+    measured = backend.measured_as or provider
+    recommended = manifest.recommended.get(measured)
+    if recommended is None:
+        if any(measured in entry.get("providers", {}) for entry in manifest.precisions.values()):
+            return fallback  # no precision passes there
+        return next((name for name in backend.precisions if _passes(bundle, name, provider)), fallback)
+    if not backend.runs(recommended):
+        warn(f"{provider} does not run {recommended} here, which the bundle recommends for it; {fallback} is run")
         return fallback
     return recommended
+
+
+def _passes(bundle: Bundle, precision: str, provider: str) -> bool:
+    """Whether a bundle holds a precision for a provider, which passed its gate at export, and the provider runs it."""
+    entry = bundle.manifest.precisions.get(precision, {})
+    graphs = entry.get("files", {}).get("encoder", {"default": ""})
+    gated = entry.get("gate", "off") != "off" and not {provider, "default"}.isdisjoint(graphs)
+    return gated and find_backend(provider).runs(precision)
 
 
 def compare_providers(
@@ -88,7 +94,7 @@ def compare_providers(
     """
     size = bundle.manifest.preprocessing.size
     crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-    failures: dict[str, DferError] = {}
+    failures: dict[str, str] = {}
     times: dict[str, list[float]] = {}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -98,7 +104,7 @@ def compare_providers(
                 for _ in range(_WARM_UP):
                     engine.run({"frames": crop})
             except DferError as error:
-                failures[provider] = error
+                failures[provider] = error.problem if isinstance(error, ParameterError) else str(error)
                 continue
             engines[provider], times[provider] = engine, []
         begun = perf_counter()
@@ -110,7 +116,7 @@ def compare_providers(
     if not times:
         raise DferError(f"no provider runs bundle {bundle.path}; the CPU says: {failures['cpu']}")
     for provider, failure in failures.items():
-        warn(f"--provider auto leaves out {provider}: {failure}")
+        warn(f"provider auto leaves out {provider}: {failure}")
     return {provider: median(spent) for provider, spent in times.items()}
 
 
@@ -121,13 +127,12 @@ def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn) -> Eng
     encoder, head = manifest.graphs(precision, provider)
     with open_graph(bundle, head, provider, threads, warn) as engine:
         engine.run({"features": np.zeros((1, manifest.window, manifest.width), np.float32)})
-    return open_graph(bundle, encoder, provider, threads, warn, precision == "bf16")
+    return open_graph(bundle, encoder, provider, threads, warn, precision)
 
 
 def _key(bundle: Bundle, candidates: list[str], threads: int | None) -> str:
     """Digest of everything that the choice depends on; the manifest seals what the bundle holds."""
-    manifest = hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    parts = [manifest, candidates, threads, cpu_model(), gpus(), versions()]
+    parts = [bundle.digest, candidates, threads, cpu_model(), gpus(), versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

@@ -6,12 +6,13 @@ import ctypes
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Cuda(ABC):
@@ -123,6 +124,8 @@ class CudaBindings(Cuda):
         self._cuda.cudaFree(address)
 
     def pin(self, size: int) -> NDArray[np.uint8]:
+        import numpy as np
+
         address = int(self._call("cudaMallocHost", size))
         memory: NDArray[np.uint8] = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return memory
@@ -209,6 +212,8 @@ class PyCuda(Cuda):
             self._memory.pop(address).free()
 
     def pin(self, size: int) -> NDArray[np.uint8]:
+        import numpy as np
+
         memory: NDArray[np.uint8] = self._cuda.pagelocked_empty(size, np.uint8)
         return memory
 

@@ -1,42 +1,79 @@
-"""From a graph of a bundle to an engine that fits this GPU: the stored one, or one built now."""
+"""TensorRT and TensorRT-RTX by their own API: from a graph of a bundle to an engine that fits this GPU, the stored one
+or one built now."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..bundle import Bundle
 from ..errors import DferError
-from .building import Built, Progress, build_engine, check_target
+from .backend import Backend, Engine, Report
+from .building import BuiltEngine, Progress, build_engine, check_target
 from .cuda import Cuda, open_cuda
-from .store import EngineKey, EngineStore
-from .tensorrt import TensorRTEngine
-from .trt_library import TrtLibrary, load_trt
+from .trt_library import PRODUCTS, TrtLibrary, is_installed, load_trt
 
-Report = Callable[[str], object]
-"""Told one line about what takes time."""
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+    from .store import EngineKey
 
 
-def open_native(
-    bundle: Bundle,
-    graph: str,
-    backend: str = "auto",
-    report: Report = lambda _: None,
-    progress: Progress = lambda *_: None,
-) -> TensorRTEngine:
+@dataclass(frozen=True, kw_only=True)
+class NativeBackend(Backend):
+    """Engines of TensorRT or TensorRT-RTX, built into the bundle on first use. product: a key of PRODUCTS."""
+
+    product: str
+
+    def is_present(self) -> bool:
+        return is_installed(self.product)
+
+    def has_device(self) -> bool:
+        try:
+            cuda = open_cuda()
+        except DferError:
+            return False
+        with cuda.active():
+            cuda.close()
+        return True
+
+    def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
+        return open_native(bundle, graph, self.product, report)
+
+    def start(self) -> str:
+        library = load_trt(self.product)
+        return f"{library.title} on {target_here(library)}; builds its engines at first use"
+
+
+BACKENDS = tuple(
+    NativeBackend(
+        name=f"native-{product}",
+        precisions=("fp16", "int8", "fp32"),
+        install=facts.install,
+        device="gpu",
+        measured_as=product,  # ONNX Runtime's backend on the same library, which runs graphs without a bundle
+        product=product,
+    )
+    for product, facts in PRODUCTS.items()
+)
+
+
+def open_native(bundle: Bundle, graph: str, product: str, report: Report = lambda _: None) -> Engine:
     """The graph `graph` ("encoder.fp16.onnx") of a bundle as a native engine on the first GPU, built if none fits.
 
-    backend: "tensorrt", "tensorrt-rtx", or "auto" for the first that is installed.
+    product: a key of PRODUCTS.
     Raises DferError when there is no such library, no GPU, or no engine can be had for it.
     """
-    library = load_trt(backend)
+    from .store import EngineStore
+    from .tensorrt import TensorRTEngine
+
+    library = load_trt(product)
     cuda = open_cuda()
     try:
         store = EngineStore(bundle)
         with cuda.active():
             target = gpu_target(library, cuda)
-            data, _ = stored_engine(bundle, graph, library, target, report, progress)
+            data, _ = stored_engine(bundle, graph, library, target, report)
         key = _key(bundle, graph, library, target)
-        kernels = store.kernels(key)
+        runtime_cache = store.runtime_cache(key)
     except BaseException:
         with cuda.active():
             cuda.close()
@@ -44,11 +81,11 @@ def open_native(
 
     def keep(compiled: bytes) -> None:
         try:
-            store.keep_kernels(key, compiled)
+            store.keep_runtime_cache(key, compiled)
         except DferError as error:  # it ran; only the next start pays
             report(f"what {library.title} compiled is not kept, and will be compiled again: {error}")
 
-    return TensorRTEngine(library, cuda, data, kernels, keep)
+    return TensorRTEngine(library, cuda, data, runtime_cache, keep)
 
 
 def stored_engine(
@@ -63,15 +100,18 @@ def stored_engine(
 
     target: one of TARGETS with TensorRT-RTX, which needs no GPU for it; with TensorRT the name of the GPU here.
     """
-    key = _key(bundle, graph, library, target)
-    ahead = library.backend == "tensorrt-rtx"
+    from .store import EngineStore
 
-    def build(timings: bytes) -> Built:
+    key = _key(bundle, graph, library, target)
+    ahead = library.product == "tensorrt-rtx"
+
+    def build(timing_cache: bytes) -> BuiltEngine:
         report(
             f"building {graph} for {target} with {library.title}; this is done once and takes "
             + ("some seconds" if ahead else "minutes")
         )
-        return build_engine(library, bundle.read(graph), graph, target if ahead else None, timings, progress=progress)
+        data = bundle.read(graph)
+        return build_engine(library, data, graph, target if ahead else None, timing_cache, progress)
 
     data, seconds = EngineStore(bundle).find_or_build(
         key, build, waiting=lambda: report(f"another process is building engines of {bundle.path}; waiting for it")
@@ -82,14 +122,26 @@ def stored_engine(
 
 
 def _key(bundle: Bundle, graph: str, library: TrtLibrary, target: str) -> EngineKey:
+    from .store import EngineKey
+
     if graph not in bundle.digests:
         raise DferError(f"bundle {bundle.path}: the manifest lists no {graph}")
-    return EngineKey(graph, bundle.digests[graph], library.backend, library.version, target)
+    return EngineKey(graph, bundle.digests[graph], library.product, library.version, target)
 
 
 def gpu_target(library: TrtLibrary, cuda: Cuda) -> str:
     """What engines for this GPU are built for; DferError when TensorRT-RTX does not know it (sm90, Jetson)."""
-    if library.backend == "tensorrt":
+    if library.product == "tensorrt":
         return cuda.name
     major, minor = cuda.capability
     return check_target(f"sm{major}{minor}")
+
+
+def target_here(library: TrtLibrary) -> str:
+    """`gpu_target` of this machine's first GPU; DferError when there is none, too."""
+    cuda = open_cuda()
+    with cuda.active():
+        try:
+            return gpu_target(library, cuda)
+        finally:
+            cuda.close()

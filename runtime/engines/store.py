@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..bundle import MANIFEST, Bundle
+from ..bundle import Bundle
 from ..errors import DferError
-from .building import Built
+from ..storage import atomic_write, locked
+from .building import BuiltEngine
 
 FOLDER = "engines"
 INDEX = "index.json"
@@ -28,12 +26,12 @@ class EngineKey:
     """What an engine holds for: it is used for exactly this and for nothing near it.
 
     graph: name of the ONNX file in the bundle ("encoder.fp16.onnx": part and precision). graph_sha256: its content.
-    backend, version: the TensorRT that built it. target: "sm86" with TensorRT-RTX, else the GPU's name.
+    product, version: the TensorRT that built it. target: "sm86" with TensorRT-RTX, else the GPU's name.
     """
 
     graph: str
     graph_sha256: str
-    backend: str
+    product: str
     version: str
     target: str
 
@@ -43,14 +41,19 @@ class EngineKey:
         return f"{_plain(self.graph.removesuffix('.onnx'))}.{self.machine}.engine"
 
     @property
-    def kernels(self) -> str:
+    def runtime_cache(self) -> str:
         """File name of what TensorRT-RTX compiled for the engine."""
-        return f"{self.file.removesuffix('.engine')}.kernels"
+        return f"{self.file.removesuffix('.engine')}.runtime-cache"
+
+    @property
+    def timing_cache(self) -> str:
+        """File name of TensorRT's timings, which all graphs that it builds for a GPU share."""
+        return f"{self.machine}.timing-cache"
 
     @property
     def machine(self) -> str:
-        """Backend, version and target as a file name's part; timings of builds are shared by what has it in common."""
-        return ".".join(map(_plain, (self.backend, self.version, self.target)))
+        """Product, version and target as a file name's part."""
+        return ".".join(map(_plain, (self.product, self.version, self.target)))
 
 
 class EngineStore:
@@ -68,7 +71,7 @@ class EngineStore:
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.folder = bundle.path / FOLDER
-        self._seal = _manifest_digest(bundle)
+        self._manifest = bundle.digest
 
     def find(self, key: EngineKey) -> bytes | None:
         """The engine's verified bytes; None when none was built for this key.
@@ -81,7 +84,7 @@ class EngineStore:
         data = self._read(key.file)
         if data is None:
             return None
-        if len(data) != record.get("size") or hashlib.sha256(data).hexdigest() != record.get("sha256"):
+        if record | _digest(data) != record:
             raise DferError(
                 f"{self.folder / key.file} is not the engine that was built for this bundle (sha256 differs) and was "
                 "not loaded; delete it to have it built again"
@@ -89,11 +92,11 @@ class EngineStore:
         return data
 
     def find_or_build(
-        self, key: EngineKey, build: Callable[[bytes], Built], waiting: Callable[[], object] = lambda: None
+        self, key: EngineKey, build: Callable[[bytes], BuiltEngine], waiting: Callable[[], object] = lambda: None
     ) -> tuple[bytes, float | None]:
         """The engine for `key`, and how many seconds building took, None if it was there.
 
-        build: called with the timings of earlier builds, at most once however many processes ask at the same time.
+        build: called with the timing cache of earlier builds, at most once however many processes ask at the same time.
         waiting: called when another process is building and this one has to wait for it.
         An exception in `build` leaves the folder as it was. Raises DferError like `find`, and when the folder cannot
         be written.
@@ -103,29 +106,29 @@ class EngineStore:
         with self._writing(waiting):
             if (found := self.find(key)) is not None:
                 return found, None
-            built = build(self._verified(f"{key.machine}.timings"))
-            files = {key.file: built.engine}
-            if built.timings is not None:
-                files[f"{key.machine}.timings"] = built.timings
+            built = build(self._verified(key.timing_cache))
+            files = {key.file: built.data}
+            if built.timing_cache is not None:
+                files[key.timing_cache] = built.timing_cache
             self._add(files, {key.file: {"key": asdict(key), "seconds": round(built.seconds, 2)}})
-        return built.engine, built.seconds
+        return built.data, built.seconds
 
-    def kernels(self, key: EngineKey) -> bytes:
+    def runtime_cache(self, key: EngineKey) -> bytes:
         """What TensorRT-RTX compiled for the engine in earlier runs; empty where nothing is kept, or it was changed."""
-        return self._verified(key.kernels)
+        return self._verified(key.runtime_cache)
 
-    def keep_kernels(self, key: EngineKey, kernels: bytes) -> None:
+    def keep_runtime_cache(self, key: EngineKey, compiled: bytes) -> None:
         """Keep what TensorRT-RTX compiled; as native as the engine, and recorded like it. DferError as above."""
         with self._writing():
-            self._add({key.kernels: kernels})
+            self._add({key.runtime_cache: compiled})
 
     @contextmanager
     def _writing(self, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
         """The folder, with nobody else writing to it and nothing left over of who was killed while writing."""
         try:
             self.folder.mkdir(exist_ok=True)
-            with _locked(self.folder / ".lock", waiting):
-                for left_over in self.folder.glob(".*.part"):
+            with locked(self.folder / ".lock", waiting):
+                for left_over in self.folder.glob(".*.part.*"):
                     left_over.unlink()
                 yield
         except OSError as error:
@@ -136,13 +139,13 @@ class EngineStore:
 
     def _add(self, files: Mapping[str, bytes], notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
         """Write files, and what the index says of them: their digests, and `notes` by name."""
-        if _manifest_digest(self.bundle) != self._seal:
+        if self.bundle.digest != self._manifest:
             raise DferError(f"bundle {self.bundle.path} was replaced while its engine was being built; start again")
         records = self._records()
         for name, data in files.items():
             self._write(name, data)
             records[name] = {**notes.get(name, {}), **_digest(data)}
-        index = {"schema": SCHEMA, "manifest_sha256": self._seal, "files": records}
+        index = {"schema": SCHEMA, "manifest_sha256": self._manifest, "files": records}
         self._write(INDEX, (json.dumps(index, indent=2) + "\n").encode())  # last: what it names is there
 
     def _records(self) -> dict[str, Any]:
@@ -151,7 +154,8 @@ class EngineStore:
             index = json.loads(self._read(INDEX) or b"{}")
         except (ValueError, RecursionError):
             return {}
-        if not isinstance(index, dict) or (index.get("schema"), index.get("manifest_sha256")) != (SCHEMA, self._seal):
+        ours = {"schema": SCHEMA, "manifest_sha256": self._manifest}
+        if not isinstance(index, dict) or index | ours != index:
             return {}
         files = index.get("files")
         return files if isinstance(files, dict) else {}
@@ -175,15 +179,8 @@ class EngineStore:
             raise DferError(f"{file} cannot be read: {error.strerror or error}") from error
 
     def _write(self, name: str, data: bytes) -> None:
-        part = self.folder / f".{name}.part"
-        try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(self.folder / name)
-        finally:
-            part.unlink(missing_ok=True)
+        with atomic_write(self.folder / name, durable=True) as aside:
+            aside.write_bytes(data)
 
 
 def _plain(text: str) -> str:
@@ -192,30 +189,3 @@ def _plain(text: str) -> str:
 
 def _digest(data: bytes) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _manifest_digest(bundle: Bundle) -> str:
-    """sha256 of the manifest that lies there now."""
-    try:
-        return hashlib.sha256((bundle.path / MANIFEST).read_bytes()).hexdigest()
-    except OSError as error:
-        raise DferError(f"bundle {bundle.path}: {MANIFEST} cannot be read ({error.strerror})") from error
-
-
-@contextmanager
-def _locked(path: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold an exclusive lock on the file `path`, among processes and threads.
-
-    flock, because the system gives it back however the holder ends: a lock that is a file outlives a killed builder.
-    """
-    if sys.platform == "win32":
-        raise DferError("building engines on Windows is not supported yet; run with ONNX Runtime (--provider cuda)")
-    import fcntl
-
-    with path.open("a") as file:  # never truncates what it may be a link to
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

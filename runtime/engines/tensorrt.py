@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from . import Engine
+from .backend import Engine
 from .cuda import Cuda
 from .trt_library import TrtLibrary
 
 if TYPE_CHECKING:
-    from . import Array
+    from .backend import Array
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class TensorRTEngine(Engine):
     """A deserialised engine on the first GPU. Any thread may run it, one at a time.
 
     data: a serialised engine that is known to be ours (see `EngineStore`), for it is native code.
-    kernels: what TensorRT-RTX compiled for this engine when it ran before, as trusted as `data`; it takes seconds to
-        do so. keep: given that again at `close`, if there is more of it by then. TensorRT compiles nothing at run time.
+    runtime_cache: what TensorRT-RTX compiled for this engine when it ran before, which takes it seconds; as trusted as
+        `data`. keep: given that at `close`, if there is more of it by then. TensorRT compiles nothing at run time.
     largest: rows of the largest batch; larger inputs are run in parts.
 
     At an unchanged batch the second run is captured as a CUDA graph, copies included, and later runs replay it;
@@ -53,17 +53,17 @@ class TensorRTEngine(Engine):
         library: TrtLibrary,
         cuda: Cuda,
         data: bytes,
-        kernels: bytes = b"",
+        runtime_cache: bytes = b"",
         keep: Callable[[bytes], object] = lambda _: None,
     ) -> None:
-        self.provider = library.backend
+        self.provider = library.product
         self._library, self._cuda = library, cuda
-        self._captures = cuda.captures and library.backend == "tensorrt"
+        self._captures = cuda.captures and library.product == "tensorrt"
         self._lock = Lock()
         self._engine: Any = None
         self._context: Any = None
-        self._compiled: Any = None  # TensorRT-RTX's run-time cache
-        self._kernels, self._keep = kernels, keep
+        self._runtime_cache: Any = None  # TensorRT-RTX's
+        self._loaded_cache, self._keep = runtime_cache, keep
         self._inputs: list[_Tensor] = []
         self._outputs: list[_Tensor] = []
         self._batch = 0  # rows that shapes are set for; 0: none
@@ -80,27 +80,25 @@ class TensorRTEngine(Engine):
 
     def _load(self, data: bytes) -> None:
         trt, title = self._library.module, self._library.title
-        self._library.said.clear()
+        self._library.errors.clear()
         runtime = trt.Runtime(self._library.logger)
         runtime.engine_host_code_allowed = False
         self._engine = runtime.deserialize_cuda_engine(data)
         if self._engine is None:
-            raise DferError(
-                f"{title} does not load the engine: {self._library.first_complaint()}; delete it to rebuild"
-            )
-        if self._library.backend == "tensorrt-rtx":
+            raise DferError(f"{title} does not load the engine: {self._library.first_error()}; delete it to rebuild")
+        if self._library.product == "tensorrt-rtx":
             config = self._engine.create_runtime_config()
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            compiled = config.create_runtime_cache()
-            if self._kernels:
-                compiled.deserialize(self._kernels)  # what another GPU or driver compiled is refused, and made anew
-            if config.set_runtime_cache(compiled):
-                self._compiled = compiled
+            cache = config.create_runtime_cache()
+            if self._loaded_cache:
+                cache.deserialize(self._loaded_cache)  # what another GPU or driver compiled is refused, and made anew
+            if config.set_runtime_cache(cache):
+                self._runtime_cache = cache
             self._context = self._engine.create_execution_context(config)
         else:
             self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise DferError(f"{title} cannot prepare the engine: {self._library.first_complaint()}")
+            raise DferError(f"{title} cannot prepare the engine: {self._library.first_error()}")
 
     def _allocate(self) -> None:
         trt, engine = self._library.module, self._engine
@@ -176,7 +174,7 @@ class TensorRTEngine(Engine):
             self._cuda.download(tensor.part(self._batch), tensor.address)
 
     def _failed(self) -> DferError:
-        return DferError(f"{self._library.title} cannot run the engine: {self._library.first_complaint()}")
+        return DferError(f"{self._library.title} cannot run the engine: {self._library.first_error()}")
 
     def _reset(self) -> None:
         """Forget what holds for one batch only."""
@@ -192,12 +190,12 @@ class TensorRTEngine(Engine):
             self._open = False
             with self._cuda.active():
                 self._reset()
-                if self._compiled is not None:
-                    compiled = self._compiled.serialize()
-                    if compiled is not None and bytes(compiled) != self._kernels:
+                if self._runtime_cache is not None:
+                    compiled = self._runtime_cache.serialize()
+                    if compiled is not None and bytes(compiled) != self._loaded_cache:
                         self._keep(bytes(compiled))
                 self._context = None
-                self._compiled = None
+                self._runtime_cache = None
                 self._engine = None
                 for tensor in (*self._inputs, *self._outputs):
                     self._cuda.free(tensor.address)

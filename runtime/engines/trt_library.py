@@ -15,91 +15,99 @@ from typing import Any
 
 from ..errors import DferError
 
-BACKENDS = ("tensorrt", "tensorrt-rtx")
-"""In the order in which "auto" tries them: TensorRT tunes to the very GPU, TensorRT-RTX builds in seconds."""
-
 JETPACK = Path("/usr/lib")
 """JetPack and NVIDIA's Debian packages put the module into python3*/dist-packages below this."""
 
-_MODULES = {"tensorrt": ("tensorrt",), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
-_VERSIONS = {"tensorrt": ((10, 3), (12, 0)), "tensorrt-rtx": ((1, 2), (2, 0))}
-_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-_INSTALL = {
-    "tensorrt": (
+
+@dataclass(frozen=True)
+class Product:
+    """title: for people. modules: names of the Python module. lowest, beyond: versions that this code is written for.
+
+    install: what to do where it is absent, for people.
+    """
+
+    title: str
+    modules: tuple[str, ...]
+    lowest: tuple[int, int]
+    beyond: tuple[int, int]
+    install: str
+
+
+PRODUCTS = {
+    "tensorrt": Product(
+        "TensorRT",
+        ("tensorrt",),
+        (10, 3),
+        (12, 0),
         "run: pip install 'dfer-edge[tensorrt]' (it downloads from NVIDIA, so it needs the network); "
-        "on a Jetson install JetPack's: apt install python3-libnvinfer"
+        "on a Jetson install JetPack's: apt install python3-libnvinfer",
     ),
-    "tensorrt-rtx": "run: pip install 'dfer-edge[tensorrt-rtx]' (x86-64 with an RTX GPU; there is none for Jetson)",
+    "tensorrt-rtx": Product(
+        "TensorRT-RTX",
+        ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+        (1, 2),
+        (2, 0),
+        "run: pip install 'dfer-edge[tensorrt-rtx]' (x86-64 with an RTX GPU; there is none for Jetson)",
+    ),
 }
+"""TensorRT tunes to the very GPU; TensorRT-RTX builds in seconds, and needs no GPU for it."""
 
 
 @dataclass(frozen=True)
 class TrtLibrary:
     """A loaded TensorRT.
 
-    backend: one of BACKENDS. version: complete, as NVIDIA writes it. module: the Python module.
+    product: a key of PRODUCTS. version: complete, as NVIDIA writes it. module: the Python module.
     logger: the one logger of this process for it (TensorRT keeps the first it is given).
-    said: the latest errors it logged, oldest first.
+    errors: the latest that it logged, oldest first.
     """
 
-    backend: str
+    product: str
     version: str
     module: Any
     logger: Any
-    said: deque[str]
+    errors: deque[str]
 
     @property
     def title(self) -> str:
         """Name and version for people."""
-        return f"{_TITLES[self.backend]} {self.version}"
+        return f"{PRODUCTS[self.product].title} {self.version}"
 
-    def first_complaint(self) -> str:
+    def first_error(self) -> str:
         """The first error logged since the last call, on one line; later ones mostly follow from it."""
-        first = self.said[0] if self.said else "no reason given"
-        self.said.clear()
+        first = self.errors[0] if self.errors else "no reason given"
+        self.errors.clear()
         return " ".join(first.split())[:300]
 
 
-def load_trt(backend: str) -> TrtLibrary:
-    """Import a backend, one of BACKENDS, or "auto" for the first that is there.
-
-    Raises DferError that says what to install when there is none, when it does not load, or is of a version that
-    this code was not written for.
-    """
-    if backend != "auto":
-        return _load(backend)
-    for name in BACKENDS:
-        if is_installed(name):
-            return _load(name)
-    raise DferError(
-        f"neither TensorRT nor TensorRT-RTX is installed; {_INSTALL['tensorrt']}; or {_INSTALL[BACKENDS[1]]}"
-    )
-
-
-def is_installed(backend: str) -> bool:
+def is_installed(product: str) -> bool:
     """Whether there is a module to import; it may still fail to load."""
-    names = _MODULES[backend]
+    names = PRODUCTS[product].modules
     return any(importlib.util.find_spec(name) is not None for name in names) or _system_spec(names[0]) is not None
 
 
 @functools.cache
-def _load(backend: str) -> TrtLibrary:
-    if backend not in _MODULES:
-        raise DferError(f"engine backend {backend!r} is unknown; one of {', '.join(BACKENDS)}")
-    module = _import(backend)
+def load_trt(product: str) -> TrtLibrary:
+    """Import one of PRODUCTS.
+
+    Raises DferError that says what to install when it is absent, does not load, or is of a version that this code was
+    not written for.
+    """
+    wanted = PRODUCTS[product]
+    module = _import(wanted)
     version = str(module.__version__)
-    lowest, beyond = _VERSIONS[backend]
-    if not lowest <= _numbers(version) < beyond:
+    if not wanted.lowest <= _numbers(version) < wanted.beyond:
+        major, minor = wanted.lowest
         raise DferError(
-            f"{_TITLES[backend]} {version} is installed, and dfer-edge needs at least {lowest[0]}.{lowest[1]} and less "
-            f"than {beyond[0]}; {_INSTALL[backend]}"
+            f"{wanted.title} {version} is installed, and dfer-edge needs at least {major}.{minor} and less than "
+            f"{wanted.beyond[0]}; {wanted.install}"
         )
-    said: deque[str] = deque(maxlen=50)
-    return TrtLibrary(backend, version, module, _logger(module, said), said)
+    errors: deque[str] = deque(maxlen=50)
+    return TrtLibrary(product, version, module, _logger(module, errors), errors)
 
 
-def _import(backend: str) -> Any:
-    for name in _MODULES[backend]:
+def _import(product: Product) -> Any:
+    for name in product.modules:
         try:
             if importlib.util.find_spec(name) is not None:
                 return importlib.import_module(name)
@@ -114,8 +122,8 @@ def _import(backend: str) -> Any:
                 return module
         except (ImportError, OSError) as error:  # OSError: a library that ctypes cannot open
             reason = str(error).splitlines()[0]
-            raise DferError(f"{_TITLES[backend]} does not load ({reason}); {_INSTALL[backend]}") from error
-    raise DferError(f"{_TITLES[backend]} is not installed; {_INSTALL[backend]}")
+            raise DferError(f"{product.title} does not load ({reason}); {product.install}") from error
+    raise DferError(f"{product.title} is not installed; {product.install}")
 
 
 def _system_spec(name: str) -> Any:
@@ -133,13 +141,13 @@ def _numbers(version: str) -> tuple[int, int]:
     return int(major), int("".join(filter(str.isdigit, minor)) or 0)
 
 
-def _logger(module: Any, said: deque[str]) -> Any:
+def _logger(module: Any, errors: deque[str]) -> Any:
     class ErrorsKept(module.ILogger):  # type: ignore[misc]  # a class of the module at hand
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
             if severity <= module.ILogger.ERROR:
-                said.append(message)
+                errors.append(message)
 
     return ErrorsKept()

@@ -10,10 +10,6 @@ the 90th percentile; "multi" is eight samples per query, by the 99th; "offline" 
 
 from __future__ import annotations
 
-import hashlib
-import os
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,9 +22,9 @@ from statistics import median
 from time import monotonic, perf_counter
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
-from ..bundle import MANIFEST
 from ..machine import describe_machine, read_text, versions
 from ..outputs.writer import OutputPaths, Sinks, file_sinks
 from ..recognizer import Recognizer
@@ -116,10 +112,10 @@ class Profiler:
     def measure(self, scenario: str, notes: Sequence[str] = ()) -> Report:
         """Everything, in about `seconds`; `notes` are added to the report's."""
         recognizer, machine = self.recognizer, describe_machine()
-        load = os.getloadavg()[0]
+        load = psutil.getloadavg()[0]
         with open_source(self.source, recognizer.fps) as source:
             name, rate, live = source.name, source.rate, source.live
-        loaded = memory()
+        loaded = memory()["now"]
         batches = self.batches()
         best = max(batches, key=lambda batch: batch.faces_per_second).size
         pipeline = self.pipeline(live)
@@ -133,7 +129,7 @@ class Profiler:
             versions=versions(),
             setup={
                 "bundle": str(recognizer.bundle.path),
-                "bundle_sha256": hashlib.sha256((recognizer.bundle.path / MANIFEST).read_bytes()).hexdigest(),
+                "bundle_sha256": recognizer.bundle.digest,
                 "provider": recognizer.provider,
                 "precision": recognizer.precision,
                 "threads": recognizer.threads,
@@ -149,7 +145,7 @@ class Profiler:
             },
             measurements=[*pipeline, *queries],
             batches=batches,
-            memory={"loaded": loaded["now"], **memory()} if "now" in loaded else memory(),
+            memory={"loaded": loaded, **memory()},
             notes=[*told, *notes],
         )
 
@@ -285,8 +281,10 @@ def _measured(
 
 
 def memory() -> dict[str, float]:
-    """Resident memory of this process in MB: now, where the system tells, and at its peak."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    pages = (read_text(Path("/proc/self/statm")) or "").split()
-    now = {"now": int(pages[1]) * resource.getpagesize() / 1e6} if len(pages) > 1 else {}
-    return {**now, "peak": peak / 1e6}
+    """Resident memory of this process in MB: now, and at its peak, where the system tells that (not macOS)."""
+    now = psutil.Process().memory_info()
+    peak = getattr(now, "peak_wset", None)  # Windows; elsewhere psutil does not know it
+    for line in (read_text(Path("/proc/self/status")) or "").splitlines():
+        if line.startswith("VmHWM:"):
+            peak = 1024 * int(line.split()[1])
+    return {"now": now.rss / 1e6} | ({} if peak is None else {"peak": peak / 1e6})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ from dfer.export.graphs import trace_encoder
 from dfer.export.latency import Measurement, recommend
 from dfer.export.parity import Parity, ReferenceOutputs, measure_parity
 from dfer.runtime import Bundle, DferError, Recognizer
-from dfer.runtime.engines import Engine, computes_bf16, open_engine
+from dfer.runtime.engines import BACKENDS, Engine, open_engine
 from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.methods.align_dfer import AlignDfer
 
-bf16 = pytest.mark.skipif(not computes_bf16("openvino"), reason="no OpenVINO, or this CPU has no BF16 instructions")
+bf16 = pytest.mark.skipif(
+    not BACKENDS["openvino"].runs("bf16"), reason="no OpenVINO, or this CPU has no BF16 instructions"
+)
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +246,7 @@ def test_bf16_is_compared_timed_and_run_where_it_is_asked_for(method: AlignDfer,
         assert half.precision == "bf16"
         found, wanted = half.encode(frames), single.encode(frames)
     assert 1e-4 < np.abs(found - wanted).max() < 0.05  # it really is computed in fewer bits
-    with pytest.raises(DferError, match="bf16 is for --provider openvino, not for cpu"):
+    with pytest.raises(DferError, match="bf16 of this bundle is for provider openvino, not for cpu"):
         Recognizer(bundle.path, provider="cpu", precision="bf16")
 
 
@@ -257,20 +260,20 @@ def test_a_recommendation_of_bf16_is_not_followed_where_the_cpu_has_none(
     edit_manifest(tmp_path / "x.dfer", recommended={"openvino": "bf16"})
     with Recognizer(tmp_path / "x.dfer", provider="openvino") as recognizer:
         assert recognizer.precision == "bf16"
-    monkeypatch.setattr("dfer.runtime.engines.ort.computes_bf16", lambda _: False)
+    monkeypatch.setitem(BACKENDS, "openvino", replace(BACKENDS["openvino"], precisions=("fp32",)))
     said: list[str] = []
     with Recognizer(tmp_path / "x.dfer", provider="openvino", warn=said.append) as recognizer:
         assert recognizer.precision == "fp32"
-    assert "no BF16" in said[0]
-    with pytest.raises(DferError, match="bf16: --provider openvino does not compute it here"):
+    assert "openvino does not run bf16 here" in said[0]
+    with pytest.raises(DferError, match="openvino does not run bf16 here"):
         Recognizer(tmp_path / "x.dfer", provider="openvino", precision="bf16")
     with pytest.raises(DferError, match="--bf16 cannot be compared with PyTorch here"):
         export_method(method, tmp_path / "y.dfer", {}, options=ExportOptions(bf16=True))
 
 
 def test_bf16_on_a_provider_that_does_not_offer_it_is_refused(encoder: bytes) -> None:
-    with pytest.raises(DferError, match="bf16: --provider cpu does not compute it"):
-        open_engine(encoder, "cpu", bf16=True)
+    with pytest.raises(DferError, match="cpu does not run bf16 here"):
+        open_engine(encoder, "cpu", precision="bf16")
 
 
 def test_bf16_may_move_probabilities_eight_times_as_far_as_fp16_but_not_the_class() -> None:

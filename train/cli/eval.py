@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.engines import PRECISIONS, PROVIDERS
+from ...runtime.cli.options import precision_option, provider_option
 from ...runtime.errors import DferError, reports_errors
 from ...runtime.storage import atomic_write
 from ..data.choice import DataChoice, data_options
@@ -39,14 +39,8 @@ Examples:
 @data_options(identities=40)
 @click.option("--stills", type=click.Path(path_type=Path), help="Test on a CSV of image,label,person,split instead.")
 @click.option("--split", help="Which part; default: test, for --stills val.")
-@click.option("--provider", type=click.Choice(PROVIDERS), default="cpu", show_default=True, help="Where a bundle runs.")
-@click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="auto",
-    show_default=True,
-    help="Of a bundle's graphs; auto: what it recommends for the provider.",
-)
+@provider_option("cpu", "Where a bundle runs.")
+@precision_option
 @click.option("--shuffle-frames", is_flag=True, help="Put each clip's frames in random order first.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write here.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Confusion matrix (.png).")

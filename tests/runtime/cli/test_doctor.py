@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli import diagnosis
 from dfer.runtime.cli.doctor import main
+from dfer.runtime.engines import BACKENDS
 from dfer.runtime.machine import Machine
 
 
@@ -53,7 +54,7 @@ def test_the_page_tells_what_works_here(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_damaged_bundle_is_named_and_the_status_is_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfer.runtime.engines.present_providers", lambda: ["cpu"])
+    monkeypatch.setattr(diagnosis, "BACKENDS", {"cpu": BACKENDS["cpu"]})
     damaged = Path(shutil.copytree(DEMO, tmp_path / "damaged.dfer"))
     head = damaged / "head.fp32.onnx"
     head.write_bytes(head.read_bytes()[:-1] + b"!")
@@ -84,7 +85,7 @@ def test_a_provider_that_ends_its_process_or_hangs_is_told(
 
 
 def test_odd_files_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfer.runtime.engines.present_providers", lambda: [])
+    monkeypatch.setattr(diagnosis, "BACKENDS", {})
     video = tmp_path / "sys/class/video4linux"
     for name, content in (("video0", b"USB Camera\n"), ("video1", b"\xff\xfe"), ("video2", None)):
         (video / name).mkdir(parents=True)

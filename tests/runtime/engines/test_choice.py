@@ -39,7 +39,7 @@ class Here:
         self.delays, self.said = delays, list[str]()
         monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
         monkeypatch.setattr(choice, "_SECONDS", 0.05)
-        monkeypatch.setattr(choice, "candidate_providers", lambda: list(self.delays))
+        monkeypatch.setattr(choice, "present_providers", lambda: list(self.delays))
         monkeypatch.setattr(choice, "open_graph", self._open)
 
     def _open(self, bundle: Bundle, graph: str, provider: str, *_: object) -> Engine:
@@ -129,10 +129,46 @@ def test_each_provider_runs_what_the_bundle_recommends_for_it(tmp_path: Path) ->
     assert choice.precision_for(opened, "cpu") == "fp32"
 
 
+GATED = {"gate": "default"}
+OFF = {"gate": "off"}
+MEASURED = {"gate": "default", "providers": {"cpu": {}, "tensorrt": {}}}
+CPU_ONLY = {"gate": "default", "files": {"encoder": {"cpu": "encoder.fp32.onnx"}, "head": "head.fp32.onnx"}}
+
+
+@pytest.mark.parametrize(
+    ("precisions", "recommended", "provider", "precision"),
+    [
+        # What was measured for ONNX Runtime's backend on the same library holds for the native one, and only for that.
+        ({"fp32": GATED, "fp16": GATED, "int8": GATED}, {"cpu": "fp16", "tensorrt": "int8"}, "native-tensorrt", "int8"),
+        ({"fp32": GATED, "fp16": GATED, "int8": GATED}, {"tensorrt": "int8"}, "native-tensorrt-rtx", "fp16"),
+        ({"fp32": GATED, "fp16": GATED}, {"tensorrt-rtx": "fp32"}, "native-tensorrt-rtx", "fp32"),
+        # Nothing measured: the fastest that passed its gate elsewhere.
+        ({"fp32": GATED, "int8": GATED, "fp16": GATED}, {"cpu": "int8"}, "native-tensorrt", "fp16"),
+        ({"fp32": GATED, "int8": GATED}, {}, "native-tensorrt", "int8"),
+        ({"fp32": GATED, "int8": GATED, "fp16": OFF}, {}, "native-tensorrt", "int8"),
+        ({"fp32": GATED, "int8": CPU_ONLY}, {}, "native-tensorrt", "fp32"),
+        ({"fp32": OFF, "int8": OFF, "fp16": OFF}, {}, "native-tensorrt", "fp32"),
+        ({"fp32": GATED, "fp16": GATED}, {}, "cuda", "fp16"),
+        ({"fp32": GATED, "fp16": GATED, "int8": GATED}, {}, "cpu", "fp32"),
+        # Measured, and none passed there.
+        ({"fp32": MEASURED, "fp16": MEASURED}, {"cpu": "fp16"}, "native-tensorrt", "fp32"),
+    ],
+)
+def test_a_precision_is_found_for_backends_that_export_could_not_measure(
+    precisions: dict[str, dict[str, object]], recommended: dict[str, str], provider: str, precision: str, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(DEMO, tmp_path / "copy.dfer"))
+    files = {"files": {"encoder": {"default": "encoder.fp32.onnx"}, "head": "head.fp32.onnx"}}
+    edit_manifest(
+        bundle, precisions={name: {**files, **entry} for name, entry in precisions.items()}, recommended=recommended
+    )
+    assert choice.precision_for(Bundle.open(bundle), provider) == precision
+
+
 def test_what_is_present_here_really_competes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(choice, "_SECONDS", 0.05)
-    candidates = choice.candidate_providers()
+    candidates = choice.present_providers()
     assert "cpu" in candidates
     timings = choice.compare_providers(Bundle.open(DEMO), ["cpu"])
     assert timings["cpu"] > 0

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dfer.runtime.bundle import DEMO, Bundle
-from dfer.runtime.engines.building import Built
+from dfer.runtime.engines.building import BuiltEngine
 from dfer.runtime.engines.store import EngineKey, EngineStore
 from dfer.runtime.errors import DferError
 from helpers import edit_manifest
@@ -39,11 +39,11 @@ def key_of(store: EngineStore, **changes: str) -> EngineKey:
     return replace(key, **changes)
 
 
-def built(timings: bytes = b"") -> Built:
-    return Built(b"an engine", timings + b"t", 1.5)
+def built(timing_cache: bytes = b"") -> BuiltEngine:
+    return BuiltEngine(b"an engine", timing_cache + b"t", 1.5)
 
 
-def never(timings: bytes) -> Built:
+def never(timing_cache: bytes) -> BuiltEngine:
     raise AssertionError("was built again")
 
 
@@ -58,7 +58,7 @@ def test_an_engine_is_built_once_and_found_by_later_processes(store: EngineStore
     again = EngineStore(Bundle.open(store.bundle.path))
     assert again.find_or_build(key, never) == (b"an engine", None)
     assert key.file == "head.fp32.tensorrt.10.3.0.nvidia-geforce-rtx-3060.engine"
-    assert files(store) == {key.file, f"{key.machine}.timings", "index.json"}
+    assert files(store) == {key.file, key.timing_cache, "index.json"}
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_an_engine_is_built_once_and_found_by_later_processes(store: EngineStore
     [
         {"version": "10.4.0"},
         {"target": "NVIDIA GeForce RTX 4060"},
-        {"backend": "tensorrt-rtx"},
+        {"product": "tensorrt-rtx"},
         {"graph": "encoder.fp32.onnx"},
         {"graph_sha256": "0" * 64},
     ],
@@ -143,7 +143,7 @@ def test_links_are_not_followed(store: EngineStore, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_build_leaves_nothing(store: EngineStore) -> None:
-    def interrupted(timings: bytes) -> Built:
+    def interrupted(timing_cache: bytes) -> BuiltEngine:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -155,8 +155,8 @@ def test_an_interrupted_build_leaves_nothing(store: EngineStore) -> None:
 def build_and_hang(path: Path) -> None:
     store = EngineStore(Bundle.open(path))
 
-    def hang(timings: bytes) -> Built:
-        (store.folder / ".half.engine.part").write_bytes(b"half")
+    def hang(timing_cache: bytes) -> BuiltEngine:
+        (store.folder / ".half.0a1b2c3d.part.engine").write_bytes(b"half")
         (path / "hanging").touch()
         time.sleep(60)
         return built()
@@ -173,22 +173,22 @@ def test_a_killed_builder_holds_no_lock_and_its_half_is_swept_up(store: EngineSt
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert files(store) == {".half.engine.part"}
+    assert files(store) == {".half.0a1b2c3d.part.engine"}
     key = key_of(store)
     assert store.find_or_build(key, built, waiting=lambda: pytest.fail("waited for the dead"))[0] == b"an engine"
-    assert files(store) == {key.file, f"{key.machine}.timings", "index.json"}
+    assert files(store) == {key.file, key.timing_cache, "index.json"}
 
 
 def test_of_many_builders_one_builds_and_the_others_wait(store: EngineStore) -> None:
     calls: list[str] = []
 
-    def slow(timings: bytes) -> Built:
+    def slow(timing_cache: bytes) -> BuiltEngine:
         calls.append("build")
         time.sleep(0.2)
         return built()
 
     def ask(_: int) -> bytes:
-        mine = EngineStore(store.bundle)  # flock tells open files apart, threads as well as processes
+        mine = EngineStore(store.bundle)
         return mine.find_or_build(key_of(mine), slow, waiting=lambda: calls.append("wait"))[0]
 
     with ThreadPoolExecutor(6) as threads:
@@ -196,24 +196,24 @@ def test_of_many_builders_one_builds_and_the_others_wait(store: EngineStore) -> 
     assert calls.count("build") == 1 and "wait" in calls
 
 
-def test_timings_are_handed_to_the_next_build_unless_they_were_changed(store: EngineStore) -> None:
+def test_the_timing_cache_is_handed_to_the_next_build_unless_it_was_changed(store: EngineStore) -> None:
     seen: list[bytes] = []
 
-    def build(timings: bytes) -> Built:
-        seen.append(timings)
-        return built(timings)
+    def build(timing_cache: bytes) -> BuiltEngine:
+        seen.append(timing_cache)
+        return built(timing_cache)
 
     graphs = ("a.onnx", "b.onnx", "c.onnx")
     for graph in graphs[:2]:
         store.find_or_build(key_of(store, graph=graph), build)
-    (store.folder / f"{key_of(store).machine}.timings").write_bytes(b"xx")
+    (store.folder / key_of(store).timing_cache).write_bytes(b"xx")
     store.find_or_build(key_of(store, graph=graphs[2]), build)
     store.find_or_build(key_of(store, graph="d.onnx", version="11.0"), build)
     assert seen == [b"", b"t", b"", b""]
 
 
 def test_a_bundle_replaced_meanwhile_gets_no_engine_of_the_old(store: EngineStore) -> None:
-    def replaced(timings: bytes) -> Built:
+    def replaced(timing_cache: bytes) -> BuiltEngine:
         edit_manifest(store.bundle.path, provenance={})
         return built()
 

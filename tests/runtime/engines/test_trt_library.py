@@ -22,7 +22,7 @@ class ILogger:
 @pytest.fixture(autouse=True)
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     """A machine without any TensorRT, and the folder that JetPack would put one below."""
-    trt_library._load.cache_clear()
+    load_trt.cache_clear()
     monkeypatch.setattr(trt_library, "JETPACK", tmp_path)
     names = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
     for name in names:
@@ -31,7 +31,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     hidden = lambda name, *rest: None if name in names else found(name, *rest)  # noqa: E731
     monkeypatch.setattr(trt_library.importlib.util, "find_spec", hidden)
     yield tmp_path
-    trt_library._load.cache_clear()
+    load_trt.cache_clear()
     for name in names:
         sys.modules.pop(name, None)  # stand-ins, which later tests would take for the real thing
 
@@ -43,28 +43,26 @@ def jetpack(root: Path, text: str, python: str = "python3") -> None:
 
 
 @pytest.mark.parametrize(
-    ("backend", "words"),
+    ("product", "words"),
     [
         (
             "tensorrt",
             r"TensorRT is not installed; run: pip install 'dfer-edge\[tensorrt\]'.*python3-libnvinfer",
         ),
         ("tensorrt-rtx", r"TensorRT-RTX is not installed; run: pip install 'dfer-edge\[tensorrt-rtx\]'"),
-        ("auto", r"neither TensorRT nor TensorRT-RTX is installed"),
-        ("openvino", r"'openvino' is unknown; one of tensorrt, tensorrt-rtx"),
     ],
 )
-def test_what_is_absent_is_named_with_what_to_install(backend: str, words: str) -> None:
+def test_what_is_absent_is_named_with_what_to_install(product: str, words: str) -> None:
     with pytest.raises(DferError, match=words) as caught:
-        load_trt(backend)
+        load_trt(product)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("python", ["python3", f"python3.{sys.version_info.minor}"])
 def test_jetpacks_is_found_and_nothing_else_of_the_system(bare: Path, python: str) -> None:
     jetpack(bare, MODULE.format(version="10.3.0"), python)
-    library = load_trt("auto")
-    assert (library.backend, library.title) == ("tensorrt", "TensorRT 10.3.0")
+    library = load_trt("tensorrt")
+    assert (library.product, library.title) == ("tensorrt", "TensorRT 10.3.0")
     assert not any(str(bare) in place for place in sys.path)
 
 
@@ -93,5 +91,5 @@ def test_the_first_of_what_it_logs_is_kept(bare: Path) -> None:
     library = load_trt("tensorrt")
     for severity, message in ((2, "a warning"), (1, "the\n cause"), (0, "what follows")):
         library.logger.log(severity, message)
-    assert library.first_complaint() == "the cause"
-    assert library.first_complaint() == "no reason given"
+    assert library.first_error() == "the cause"
+    assert library.first_error() == "no reason given"

@@ -1,0 +1,52 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..engines import BACKENDS, PRECISIONS
+
+Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Provider(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
+    """ "auto" or a backend's name. The registry is read when it is needed, so that backends from outside are in it."""
+
+    name = "provider"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(_providers())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in _providers():
+            self.fail(f"{value!r} is not one of {', '.join(_providers())}.", param, ctx)
+        return value
+
+
+def _providers() -> tuple[str, ...]:
+    return "auto", *BACKENDS
+
+
+def provider_option(default: str = "auto", text: str = "Where to run; auto: what is fastest here.") -> Option:
+    return click.option("--provider", type=Provider(), default=default, show_default=True, help=text)
+
+
+bundle_option = click.option(
+    "--bundle",
+    type=click.Path(path_type=Path),
+    help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="auto",
+    show_default=True,
+    help="Of the bundle's graphs; auto: what it recommends for the provider.",
+)
+threads_option = click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the model; default: physical cores."
+)
