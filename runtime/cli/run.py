@@ -244,11 +244,11 @@ class KeptPredictions:
 
 
 def _make_demo(console: Console, options: dict[str, Any]) -> None:
-    """Draw the demo's clip, and name the files that it writes beside it where others were not asked for."""
+    """Draw the demo's clip; where no others were asked for, name the files that are written beside it."""
     from rich.progress import Progress
 
     from ..outputs.writer import OutputPaths
-    from ..procedural.demo import film_demo
+    from ..procedural.demo import demo_script, film_demo
 
     try:
         DEMO_FOLDER.mkdir(exist_ok=True)
@@ -256,6 +256,7 @@ def _make_demo(console: Console, options: dict[str, Any]) -> None:
         raise DferError(f"{DEMO_FOLDER} is a file, and the demo writes a folder of that name; move it") from error
     for option, name in (("csv", "predictions.csv"), ("video", "annotated.mp4"), ("plot", "timeline.png")):
         options[option] = options[option] or DEMO_FOLDER / name
+    options["script"] = demo_script()
     clip = DEMO_FOLDER / DEMO_CLIP
     OutputPaths(*(options[name] for name in ("csv", "jsonl", "video", "plot"))).check([clip])
     with Progress(console=console) as progress:

@@ -13,6 +13,7 @@ from ..errors import ParameterError
 from ..machine import default_threads
 from ..outputs.summary import Summary
 from ..outputs.tables import run_header
+from ..outputs.timeline import Script
 from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
 from ..recognizer import Recognizer
 from ..sources import IMAGE_RATE, RotatedSource, SourceReader, SourceReaders, SourceSpec, Turn, expand, open_sources
@@ -36,6 +37,7 @@ class RunOptions:
     neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
     rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
     csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered.
+    script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
     show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page.
     realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
@@ -47,6 +49,7 @@ class RunOptions:
     jsonl: Path | None = None
     video: Path | None = None
     plot: Path | None = None
+    script: Script = ()
     show: bool = False
     web: int | None = None
     host: str = "127.0.0.1"
@@ -152,7 +155,8 @@ def run(
         summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / recognizer.fps))
         rates = {reader.name: reader.rate for reader in readers.readers}
         header = partial(run_header, recognizer, names)
-        every = [*file_sinks(paths, recognizer.classes, rates, watch, header, drawing), summary, *sinks]
+        files = file_sinks(paths, recognizer.classes, rates, watch, header, drawing, options.script)
+        every = [*files, summary, *sinks]
         if window is not None:
             every.append(window)
         if page is not None:

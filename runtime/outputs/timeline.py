@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..predictions import Step
@@ -12,18 +13,22 @@ from .palette import hex_of
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".html")
 
+Script = Sequence[Sequence[tuple[float, float, str]]]
+"""Per face, in the order of their numbers, what it shows from when to when: (start, end, class), media seconds."""
+
+_BELOW, _THICK = -0.14, 0.16  # middle and height of the band that has the script, in the units of the probabilities
 _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 
 
 class Timeline:
     """Collects predictions and draws them, at most the 20 faces seen longest, each with at most 600 points.
 
-    As a sink: `write` each step, `close` to draw `path`: .png, .svg, .pdf, or .html, a page that stands alone
-    and tells time and probabilities under the pointer.
+    script: what faces really show, drawn below what was read (not in .html). As a sink: `write` each step, `close` to
+    draw `path`: .png, .svg, .pdf, or .html, a page that stands alone and tells what is under the pointer.
     """
 
-    def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._path, self._history = path, History(classes)
+    def __init__(self, path: Path, classes: tuple[str, ...], script: Script = ()) -> None:
+        self._path, self._history, self._script = path, History(classes), script
 
     def write(self, step: Step) -> None:
         for prediction in step.predictions:
@@ -31,16 +36,18 @@ class Timeline:
 
     def close(self) -> None:
         """Draw, completely or not at all; raises DferError when the file cannot be written."""
-        draw = draw_page if self._path.suffix.lower() == ".html" else draw_plot
         with atomic_write(self._path) as aside:
-            draw(self._history, aside)
+            if self._path.suffix.lower() == ".html":
+                draw_page(self._history, aside)
+            else:
+                draw_plot(self._history, aside, self._script)
 
     def discard(self) -> None:
         """Draw nothing."""
 
 
-def draw_plot(history: History, path: Path) -> None:
-    """A row per face, stacked areas over time, by matplotlib."""
+def draw_plot(history: History, path: Path, script: Script = ()) -> None:
+    """A row per face, stacked areas over time: at each moment what was read from the window that ends there."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -61,6 +68,12 @@ def draw_plot(history: History, path: Path) -> None:
             axis.set_title(_plain(name), fontsize="small", loc="left")
     if not faces:
         axes[0].text(0.5, 0.5, "no face was found", ha="center", va="center", transform=axes[0].transAxes)
+    for axis, scenes in zip(axes, script, strict=False):
+        for start, end, label in scenes:
+            axis.barh(_BELOW, end - start, _THICK, start, color=hex_of(label), edgecolor="white")
+        if scenes:
+            axis.set_ylim(_BELOW - _THICK / 2, 1)
+            axis.text(scenes[0][0], _BELOW, " shown", va="center", fontsize="x-small")
     left_out = history.left_out
     axes[-1].set_xlabel("time (s)" + (f"; {left_out} faces seen more briefly are left out" if left_out else ""))
     figure.legend(

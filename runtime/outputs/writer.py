@@ -17,7 +17,7 @@ from ..predictions import Step
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import CsvSink, JsonlSink
-from .timeline import PLOT_SUFFIXES, Timeline
+from .timeline import PLOT_SUFFIXES, Script, Timeline
 from .video import VideoSink, codec_here
 
 _RATE = 25.0  # frames per second of the video of a source that does not tell
@@ -126,6 +126,7 @@ def file_sinks(
     watch: Stopwatch,
     header: Callable[[], Mapping[str, Any]] = dict,
     drawing: Drawing | None = None,
+    script: Script = (),
 ) -> list[Sink]:
     """The files of a run; times spent are added to `watch`.
 
@@ -135,7 +136,7 @@ def file_sinks(
 
     rates: per source, in their order, the frames per second that it tells, for its video; None where it tells none.
     header: what the first line of the JSONL says of the run, asked for when that is opened.
-    drawing: draws the frames of the videos.
+    drawing: draws the frames of the videos. script: what faces really show, for the plot.
     """
     sinks: list[Sink] = []
     if paths.video is not None:  # first, for it is the one that may fail to open
@@ -147,7 +148,7 @@ def file_sinks(
     if jsonl is not None:
         sinks.append(_Late(lambda: JsonlSink(jsonl, header()), watch))
     if plot is not None:
-        sinks.append(_Late(lambda: Timeline(plot, classes), watch))
+        sinks.append(_Late(lambda: Timeline(plot, classes, script), watch))
     return sinks
 
 
