@@ -6,6 +6,7 @@ Names are loaded when first used, so that importing this package costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from .sources import open_source as open_source
 
     __version__: str
+
+# ONNX Runtime from 1.29 on keeps a device id and a queue of events in the cache folder and looks up a server at every
+# start. It reads this when it is first imported, which every way into this package comes before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Bundle": "bundle",
