@@ -22,7 +22,7 @@ def rtx() -> TrtLibrary:
     if not is_installed("tensorrt-rtx"):
         pytest.skip("TensorRT-RTX is not installed: pip install 'dfer-edge[tensorrt-rtx]'")
     load = load_trt("tensorrt-rtx")
-    load.said.clear()
+    load.errors.clear()
     return load
 
 
