@@ -81,9 +81,9 @@ def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
 
 
 def start_provider(bundle: str, provider: str, module: str) -> None:
-    """Print, as JSON, what `_try` finds. module: where the backend is, which registers those from outside."""
+    """Print, as JSON, what `_try` finds; {} for a backend that is not registered when `module` is imported."""
     importlib.import_module(module)
-    print(json.dumps(_try(bundle, provider)))
+    print(json.dumps(_try(bundle, provider) if provider in BACKENDS else {}))
 
 
 def _try(bundle: str, provider: str) -> dict[str, Any]:
@@ -120,10 +120,11 @@ def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:
 
 
 def _start(bundle: Path, provider: str) -> dict[str, Any]:
-    """What `start_provider` prints in a process of its own; {"error": why} when that fails in any way."""
-    module = type(find_backend(provider)).__module__
-    if module == "__main__":  # the script that is being run, which another process cannot import
-        return _try(str(bundle), provider)
+    """What `start_provider` prints in a process of its own; {"error": why} when that fails in any way.
+
+    A backend that the running script registered is known in this process only, and is started in it.
+    """
+    module = type(BACKENDS[provider]).__module__
     program = "import sys; from dfer.runtime.cli.diagnosis import start_provider; start_provider(*sys.argv[1:])"
     try:
         done = subprocess.run(
@@ -139,10 +140,11 @@ def _start(bundle: Path, provider: str) -> dict[str, Any]:
     if done.returncode < 0:
         return {"error": f"the process died of {signal.Signals(-done.returncode).name}; reinstall its libraries"}
     try:
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        found = dict(json.loads(done.stdout.splitlines()[-1]))
     except (ValueError, IndexError):
         said = done.stderr.strip().splitlines()
         return {"error": said[-1] if said else f"ended with status {done.returncode}"}
+    return found or _try(str(bundle), provider)
 
 
 def _software() -> list[Finding]:

@@ -8,27 +8,27 @@ from typing import Any
 
 import click
 
-from ..engines import BACKENDS, PRECISIONS
+from ..engines import BACKENDS, PRECISIONS, find_backend
+from ..errors import ParameterError
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Provider(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
-    """ "auto" or a backend's name. The registry is read when it is needed, so that backends from outside are in it."""
+    """A backend's name, or "auto". The registry is read when it is needed, so that backends from outside are in it."""
 
     name = "provider"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join(_providers())}]"
+        return f"[{'|'.join(('auto', *BACKENDS))}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value not in _providers():
-            self.fail(f"{value!r} is not one of {', '.join(_providers())}.", param, ctx)
+        if value != "auto":
+            try:
+                find_backend(value)
+            except ParameterError as error:
+                self.fail(error.problem, param, ctx)
         return value
-
-
-def _providers() -> tuple[str, ...]:
-    return "auto", *BACKENDS
 
 
 def provider_option(default: str = "auto", text: str = "Where to run; auto: what is fastest here.") -> Option:

@@ -25,9 +25,9 @@ __all__ = [
 ]
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (*ort.BACKENDS, *native.BACKENDS)}
-"""By the names that `--provider` takes. `BACKENDS["mine"] = Mine("mine", …)`, in the module of its class, is all that a
-new one needs to be run, tried by "auto", measured at export, listed by `--help`, and started by `dfer-doctor`, which
-imports that module in a process of its own."""
+"""By the names that `--provider` takes. `BACKENDS["mine"] = Mine("mine", …)` is all that a new one needs to be run,
+tried by "auto", measured at export, listed by `--help`, and started by `dfer-doctor`: in a process of its own if
+importing the module of its class registers it."""
 
 
 def find_backend(provider: str) -> Backend:

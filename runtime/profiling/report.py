@@ -13,7 +13,8 @@ The JSON has these fields (schema 2; schema 1 called measurements "legs" and arr
                sensor: all without warm-up; stages, warm_up: per stage n, mean, p50, p90, p95, p99, max in ms;
                steady_ms, warm_up_ms: every sample in order, by stage
     batches    list of: size, n, p50, p90 (ms per run), faces_per_second
-    memory     MB: loaded, now, peak;  notes  list of sentences (energy that is not told, among others)
+    memory     MB: loaded, now, peak (where the system tells it)
+    notes      list of sentences (energy that is not told, among others)
 
 In a query measurement, "total" is encoder and head together.
 """
