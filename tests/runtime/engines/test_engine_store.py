@@ -142,6 +142,16 @@ def test_links_are_not_followed(store: EngineStore, tmp_path: Path) -> None:
         store.find_or_build(key, never)
 
 
+def test_a_lock_that_is_a_link_is_refused_and_leads_nowhere(store: EngineStore, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.txt"
+    precious.write_text("mine")
+    store.folder.mkdir()
+    (store.folder / ".lock").symlink_to(precious)
+    with pytest.raises(DferError, match="cannot write engines"):
+        store.find_or_build(key_of(store), never)
+    assert precious.read_text() == "mine"
+
+
 def test_an_interrupted_build_leaves_nothing(store: EngineStore) -> None:
     def interrupted(timing_cache: bytes) -> BuiltEngine:
         raise KeyboardInterrupt
