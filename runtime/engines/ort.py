@@ -107,6 +107,8 @@ class OrtBackend(Backend):
         session.log_severity_level = 4  # what matters is raised; the rest is noise on the user's terminal
         # Busy-waiting worker threads would take the cores that decode the next frame.
         session.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Without VNNI instructions, the usual INT8 kernels of x86 overflow where large weights meet large activations.
+        session.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             session.intra_op_num_threads = threads
         options = self.options(graph, precision, threads)
