@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -211,9 +211,8 @@ def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = Fals
 
 def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -> Clip:
     """The towers of a clip's `identity` with random weights, for crops as `preprocessing` has them."""
-    if isinstance(identity, str):
-        return load_clip(identity, grey=preprocessing.grey, crop_size=preprocessing.size)
-    return build_clip(ClipSizes(**identity), preprocessing.size, preprocessing.grey)
+    clip = load_clip(identity) if isinstance(identity, str) else build_clip(ClipSizes(**identity))
+    return replace(clip, preprocessing=preprocessing)  # mean and std too, whatever open_clip's are by now
 
 
 def save_weights(clip: Clip, path: Path) -> None:
