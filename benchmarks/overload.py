@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         video, bundle = Path(scratch) / "crowd.mp4", Path(scratch) / "model.dfer"
         film_crowd(video, options.faces, options.seconds)
-        export_method(AlignDfer(load_clip(options.clip), tokens=4, video_layers=1), bundle, {}, lambda _: None)
+        export_method(AlignDfer(load_clip(options.clip), tokens=4, video_layers=1), bundle, {})
         ages: list[float] = []
         rows: dict[int, int] = {}
         settled = 0.0

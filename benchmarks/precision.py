@@ -33,8 +33,9 @@ from dfer.calibration.faces import load_faces
 from dfer.calibration.graphs import Graph, largest
 from dfer.calibration.quantization import quantize_static
 from dfer.export.engine import build_engines
-from dfer.export.exporting import Exported, ExportOptions, export_method
+from dfer.export.exporting import ExportResult, export_method
 from dfer.export.latency import measure_latency
+from dfer.export.options import ExportOptions
 from dfer.export.parity import GATES, Parity, faces_reference
 from dfer.runtime.bundle import Bundle
 from dfer.runtime.engines import find_backend, open_engine, open_graph, present_providers
@@ -96,7 +97,7 @@ def naive_parity(method: Method, bundle: Bundle, faces: Path) -> Parity:
         return faces_reference(method, kept).compare(encoding, classifying)
 
 
-def parity_lines(exported: Exported, naive: Parity) -> Iterator[str]:
+def parity_lines(exported: ExportResult, naive: Parity) -> Iterator[str]:
     labelled = exported.parity["fp32"].war is not None
     more = (" WAR | UAR |", "---|---|") if labelled else ("", "")
     yield f"| precision | feature cosine | max \\|Δp\\| | same top-1, exactly | with ties | gate |{more[0]}"
@@ -142,7 +143,7 @@ def file_lines(bundle: Bundle) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def latency_lines(exported: Exported) -> Iterator[str]:
+def latency_lines(exported: ExportResult) -> Iterator[str]:
     yield "| measured at export, each provider by itself | precision | batch 1, ms | batch 8, ms | |"
     yield "|---|---|---|---|---|"
     for provider, by_precision in exported.measurements.items():
@@ -173,7 +174,7 @@ def race_lines(raced: Mapping[str, float]) -> Iterator[str]:
 
 
 def checks(
-    exported: Exported,
+    exported: ExportResult,
     naive: Parity,
     raced: Mapping[str, float],
     outliers: bool,
@@ -244,7 +245,7 @@ def main() -> None:
             print(f"{monotonic() - begun:6.1f} s  {step}", file=sys.stderr)
 
         wanted = ExportOptions(fp16=True, bf16=find_backend("openvino").runs("bf16"), int8=True, faces=faces)
-        exported = export_method(method, Path(scratch) / "model.dfer", {}, told, wanted)
+        exported = export_method(method, Path(scratch) / "model.dfer", {}, wanted, told)
         seconds, used = monotonic() - begun, resource.getrusage(resource.RUSAGE_SELF)
         memory = used.ru_maxrss / 1e6  # KB on Linux
         told("naive INT8, for comparison")

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from precision import draw_crops
 
-from dfer.export.exporting import ExportOptions, export_method
+from dfer.export.exporting import export_method
+from dfer.export.options import ExportOptions
 from dfer.runtime.bundle import MANIFEST
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.methods.dfer_clip import DferClip
@@ -38,5 +39,5 @@ def vit_bundle(folder: Path, clip: str = "ViT-B-32", int8: bool = True) -> Path:
         if int8 and not any(faces.iterdir()):
             draw_crops(faces, 224)
         options = ExportOptions(int8=int8, faces=faces if int8 else None)
-        export_method(random_dfer_clip(clip), path, {}, lambda step: print(step, file=sys.stderr), options)
+        export_method(random_dfer_clip(clip), path, {}, options, lambda step: print(step, file=sys.stderr))
     return path

@@ -1,1 +1,1 @@
-"""INT8 with proof: faces to calibrate on, ranges of activations, Q/DQ graphs, and what each layer costs."""
+"""INT8 calibration: faces, ranges of activations, Q/DQ graphs, and the sensitivity of each layer."""

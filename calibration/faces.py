@@ -1,9 +1,8 @@
-"""Faces to calibrate on, through the runtime's own detector and alignment, and those kept apart to judge the result."""
+"""Calibration faces, through the runtime's own detector and alignment, and held-out faces to test the result on."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -13,29 +12,31 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import DferError
+from ..runtime.errors import DferError, ParameterError
 from ..runtime.faces.alignment import align
 from ..runtime.faces.detection import FaceDetector
 from ..runtime.sources import IMAGE_SUFFIXES, open_source
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 MINIMUM = 500
-"""Frames below which ranges say little about faces to come."""
-MOST = 512
-"""Frames used at most for ranges, and as many for judging, evenly spread over what there is."""
+"""Frames below which ranges say little about new faces."""
+MAXIMUM = 512
+"""Frames used at most for ranges, and as many for the test, evenly spread over all that are given."""
 RATE = 8.0
 """Frames taken per second of video, as the runtime samples."""
-PIECE = 16
+CLIP_LENGTH = 16
 """Frames of a video that make one clip."""
 
-Heard = Callable[[str], object]
+Report = Callable[[str], object]
+"""Called with a line of text at each step."""
 
 
 @dataclass(frozen=True)
 class FaceClips:
-    """Crops uint8 [N,S,S,3] RGB in clips; `lengths` says how many each clip has, in order (1 for a photograph).
+    """Face crops, clip after clip.
 
-    labels: what each clip shows, None where nobody said.
+    frames: uint8 [N,S,S,3] RGB. lengths: frames of each clip, in order (1 for a photograph).
+    labels: the class of each clip, None where it is not known.
     """
 
     frames: NDArray[np.uint8]
@@ -43,20 +44,15 @@ class FaceClips:
     labels: tuple[str | None, ...]
 
     def windows(self, window: int) -> NDArray[np.int64]:
-        """Which frames make each clip's window of T: int64 [clips, T], evenly spaced, a photograph T times."""
+        """Indices of each clip's frames in a window, int64 [clips, window], evenly spaced; short clips repeat some."""
         starts = np.cumsum((0, *self.lengths[:-1]))
-        spread = [np.linspace(0, length - 1, window).round() for length in self.lengths]
-        return (starts[:, None] + np.stack(spread)).astype(np.int64)
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the pixels."""
-        return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
+        within = [np.linspace(0, length - 1, window).round() for length in self.lengths]
+        return (starts[:, None] + np.stack(within)).astype(np.int64)
 
 
 @dataclass(frozen=True)
-class _Item:
-    """A photograph that is listed, or a piece of video that is cut out already. origin: file it is from."""
+class _Clip:
+    """A photograph still to be read (crops: None), or a clip cut out of a video. origin: the file it is from."""
 
     origin: Path
     label: str | None = None
@@ -68,65 +64,74 @@ class _Item:
         return 1 if self.crops is None else len(self.crops)
 
 
+def spread(total: int, count: int) -> NDArray[np.int64]:
+    """Indices int64 of `count` of `total` frames, evenly spread from the first to the last; of all where there are
+    fewer. The first `count` would often come from one video."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
+
+
 def load_faces(
-    place: Path, size: int, minimum: int = MINIMUM, progress: Heard = lambda _: None
+    faces: Path, size: int, minimum: int = MINIMUM, report: Report = lambda _: None
 ) -> tuple[FaceClips, FaceClips]:
-    """Faces for ranges, and faces kept apart for judging, as crops of `size` pixels.
+    """Calibration faces and held-out faces, at most `MAXIMUM` frames of either, as crops of `size` pixels.
 
-    place: a folder of videos (their largest face is followed), a folder of face crops, or a CSV of crops with columns
-        image[,label[,split]], images beside it or in its folder `images/`. Rows of another split than "train" are the
-        ones kept apart; without a split, and elsewhere, every fifth clip is.
-    heard: told, in words, what is being read.
-    Raises DferError where there is nothing to read, or when it holds fewer than `minimum` frames.
+    faces: a folder of videos (of which the largest face is taken), a folder of face crops, or a CSV of crops with
+        columns image[,label[,split]], images beside it or in its folder `images/`. Rows of another split than "train"
+        are held out; without a split, and in folders, every fifth video is, or every fifth clip of fewer than five.
+    Raises ParameterError for `faces` that are not there or hold something else, and for `minimum` when there are fewer
+    frames; DferError for an image that is no face crop.
     """
-    if place.is_dir():
-        files = sorted(file for file in place.rglob("*") if file.is_file())
+    if faces.is_dir():
+        files = sorted(file for file in faces.rglob("*") if file.is_file())
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-        items = _film_items(videos, size, progress) if videos else []
+        clips = _video_clips(videos, size, report) if videos else []
         if not videos:
-            items = [_Item(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    elif place.is_file() and place.suffix.lower() == ".csv":
-        items = _listed_items(place)
+            clips = [_Clip(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    elif faces.is_file() and faces.suffix.lower() == ".csv":
+        clips = _listed_clips(faces)
     else:
-        raise DferError(f"--calib {place}: no such folder or CSV; name videos, face crops, or a list of crops")
-    check_enough(place, sum(item.length for item in items), minimum)
-    measured, kept = _apart(items)
-    progress(f"reading faces of {place}")
-    return _load(_spread(measured), size), _load(_spread(kept), size)
+        raise ParameterError("faces", f"{faces} is no folder or CSV; name videos, face crops, or a list of crops")
+    check_enough(faces, sum(clip.length for clip in clips), minimum)
+    calibration, held_out = _split(clips)
+    report(f"reading faces of {faces}")
+    return _load(_limit(calibration), size), _load(_limit(held_out), size)
 
 
-def check_enough(place: object, count: int, minimum: int) -> None:
-    """Raise DferError when a place gives fewer frames with a face than the minimum, which is at least 2."""
+def check_enough(faces: object, count: int, minimum: int) -> None:
+    """Raise ParameterError when `faces` have fewer frames with a face than `minimum`, which is at least 2."""
     if count < max(minimum, 2):
-        raise DferError(
-            f"--calib {place}: {count} frames with a face, {max(minimum, 2)} are needed; INT8 ranges measured on few "
-            "faces fail on others. Give more (or fewer knowingly, with --calib-min)"
+        raise ParameterError(
+            "minimum",
+            f"{count} frames with a face in {faces}, {max(minimum, 2)} are needed; INT8 ranges measured on few faces "
+            "fail on others. Give more faces, or lower this knowingly",
         )
 
 
-def _listed_items(table: Path) -> list[_Item]:
-    items = []
+def _listed_clips(table: Path) -> list[_Clip]:
+    clips = []
     try:
         with table.open(newline="", encoding="utf-8") as lines:
             for row in csv.DictReader(lines):
                 named = [folder / row["image"] for folder in (table.parent, table.parent / "images")]
                 found = next((path for path in named if path.is_file()), None)
                 if found is None:
-                    raise DferError(f"--calib {table}: no such image: {named[0]}")
+                    raise ParameterError("faces", f"{table} names an image that is not there: {named[0]}")
                 split = row.get("split")
-                items.append(_Item(found, row.get("label") or None, split != "train" if split else None))
+                clips.append(_Clip(found, row.get("label") or None, split != "train" if split else None))
     except OSError as error:
-        raise DferError(f"--calib {table}: {error.strerror or error}") from error
+        raise ParameterError("faces", f"{table}: {error.strerror or error}") from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DferError(f"--calib {table}: not a list of crops ({error}); columns are image[,label[,split]]") from error
-    return items
+        raise ParameterError(
+            "faces", f"{table} is no list of crops ({error}); its columns are image[,label[,split]]"
+        ) from error
+    return clips
 
 
-def _film_items(videos: Iterable[Path], size: int, progress: Heard) -> list[_Item]:
-    """Pieces of each video in which a face was found."""
-    detector, items = FaceDetector(), []
+def _video_clips(videos: Iterable[Path], size: int, report: Report) -> list[_Clip]:
+    """The frames of each video in which a face was found, in clips of `CLIP_LENGTH`."""
+    detector, clips = FaceDetector(), []
     for video in videos:
-        progress(f"finding faces in {video.name}")
+        report(f"finding faces in {video.name}")
         crops, period = [], -1
         with open_source(video) as source:
             for frame in source:
@@ -136,41 +141,39 @@ def _film_items(videos: Iterable[Path], size: int, progress: Heard) -> list[_Ite
                 faces = detector.detect(frame.image)
                 if faces:
                     crops.append(align(frame.image, faces[0].landmarks, size))
-        for start in range(0, len(crops), PIECE):
-            items.append(_Item(video, crops=np.stack(crops[start : start + PIECE])))
-    return items
+        for start in range(0, len(crops), CLIP_LENGTH):
+            clips.append(_Clip(video, crops=np.stack(crops[start : start + CLIP_LENGTH])))
+    return clips
 
 
-def _apart(items: list[_Item]) -> tuple[list[_Item], list[_Item]]:
-    """Those to measure on and those to judge on: as listed, else every fifth video, or clip if fewer."""
-    if any(item.held_out for item in items) and any(item.held_out is False for item in items):
-        return [item for item in items if not item.held_out], [item for item in items if item.held_out]
-    groups = [list(group) for _, group in groupby(items, key=lambda item: item.origin)]
+def _split(clips: list[_Clip]) -> tuple[list[_Clip], list[_Clip]]:
+    """Clips for calibration and held-out ones: as listed, else every fifth video, or clip of fewer videos."""
+    if any(clip.held_out for clip in clips) and any(clip.held_out is False for clip in clips):
+        return [clip for clip in clips if not clip.held_out], [clip for clip in clips if clip.held_out]
+    groups = [list(group) for _, group in groupby(clips, key=lambda clip: clip.origin)]
     if len(groups) < 5:
-        groups = [[item] for item in items]
+        groups = [[clip] for clip in clips]
     if len(groups) < 2:
-        groups = [[_part(items[0], slice(0, -1))], [_part(items[0], slice(-1, None))]]
+        groups = [[_slice(clips[0], slice(0, -1))], [_slice(clips[0], slice(-1, None))]]
     every = min(5, len(groups))
-    measured = [item for place, group in enumerate(groups) if place % every != every - 1 for item in group]
-    return measured, [item for place, group in enumerate(groups) if place % every == every - 1 for item in group]
+    calibration = [clip for index, group in enumerate(groups) if index % every != every - 1 for clip in group]
+    return calibration, [clip for index, group in enumerate(groups) if index % every == every - 1 for clip in group]
 
 
-def _part(item: _Item, part: slice) -> _Item:
-    assert item.crops is not None  # there are at least two frames and one item, so it is a video's
-    return _Item(item.origin, item.label, crops=item.crops[part])
+def _slice(clip: _Clip, frames: slice) -> _Clip:
+    assert clip.crops is not None  # there are at least two frames and one clip, so it is of a video
+    return _Clip(clip.origin, clip.label, crops=clip.crops[frames])
 
 
-def _spread(items: list[_Item]) -> list[_Item]:
-    """At most `MOST` frames, evenly spread over the items."""
-    wanted = max(1, int(MOST / (sum(item.length for item in items) / len(items))))
-    if len(items) <= wanted:
-        return items
-    return [items[place] for place in np.linspace(0, len(items) - 1, wanted).round().astype(int)]
+def _limit(clips: list[_Clip]) -> list[_Clip]:
+    """Clips of about `MAXIMUM` frames at most, evenly spread over all."""
+    count = max(1, int(MAXIMUM / (sum(clip.length for clip in clips) / len(clips))))
+    return [clips[index] for index in spread(len(clips), count)]
 
 
-def _load(items: list[_Item], size: int) -> FaceClips:
-    crops = [_read_crop(item.origin, size)[None] if item.crops is None else item.crops for item in items]
-    return FaceClips(np.concatenate(crops), tuple(map(len, crops)), tuple(item.label for item in items))
+def _load(clips: list[_Clip], size: int) -> FaceClips:
+    crops = [_read_crop(clip.origin, size)[None] if clip.crops is None else clip.crops for clip in clips]
+    return FaceClips(np.concatenate(crops), tuple(map(len, crops)), tuple(clip.label for clip in clips))
 
 
 def _read_crop(path: Path, size: int) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""ONNX graphs as things to look into and to rebuild: their layers, their tensors, and what flows through them."""
+"""ONNX graphs to read, edit and run: their layers, their constants, and the values of their tensors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..runtime.errors import DferError
 Array = NDArray[Any]
 
 BATCH = 8
-"""Frames per run while measuring: enough to keep the cores busy, few enough for the memory of a large tower."""
+"""Frames per run while measuring: enough to keep the cores busy, few enough for the memory of a large encoder."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A MatMul, Gemm or Conv with constant weights: what INT8 is made of.
+    """A MatMul, Gemm or Conv with constant weights, which INT8 can replace.
 
-    name: of the node. data: tensor it reads. weight: its initializer. output: tensor it gives.
-    axis: of the weight, along which its output channels lie. inner: axis along which `data`'s channels lie in it.
+    name: the node's. data: its input tensor. weight: its initializer. output: its output tensor.
+    axis: the weight's axis of output channels. inner: the weight's axis of input channels.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Layer:
 
 
 class Graph:
-    """An ONNX model with look-up by name. Edits go to `model`.
+    """An ONNX model whose nodes and constants are found by name. Edits go to `model`.
 
     Raises DferError when the bytes are no ONNX model.
     """
@@ -110,7 +110,7 @@ class Graph:
         return found
 
     def float_tensors(self) -> list[str]:
-        """The float32 tensors that nodes give, in order. Raises DferError where types cannot be inferred."""
+        """The float32 outputs of nodes, in order. Raises DferError where types cannot be inferred."""
         try:
             inferred = onnx.shape_inference.infer_shapes(self._without_weights(), strict_mode=True)
         except Exception as error:  # several kinds, by onnx version
@@ -137,9 +137,9 @@ def attributes_of(node: Any) -> dict[str, Any]:
 def observe(
     graph: bytes, frames: Array, tensors: Iterable[str], progress: Callable[[int], object] = lambda _: None
 ) -> Iterator[dict[str, Array]]:
-    """Run frames through the graph on the CPU, batch by batch, and hand over the named float tensors of each.
+    """Run frames through the graph on the CPU, and yield the values of the named float tensors batch by batch.
 
-    `progress` is told how many frames each batch had. Raises DferError when the graph does not run.
+    progress: called with the number of frames of each batch. Raises DferError when the graph does not run.
     """
     yield from _observe(Graph(graph), frames, tensors, progress)
 
@@ -151,7 +151,7 @@ def _observe(
     progress: Callable[[int], object] = lambda _: None,
     batch: int = BATCH,
 ) -> Iterator[dict[str, Array]]:
-    """`observe` of a graph that nobody else needs: its weights, gigabytes at times, are let go as soon as it runs."""
+    """`observe` for a graph that the caller does not keep: its weights, gigabytes at times, are freed once loaded."""
     extra = [name for name in dict.fromkeys(tensors) if name != graph.output]
     graph.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
     entry, data = graph.input, graph.bytes()
@@ -172,20 +172,20 @@ def batches(frames: Array, size: int = BATCH) -> Iterator[Array]:
 def largest(graph: bytes, frames: Array) -> dict[str, float]:
     """The largest absolute value that each float tensor of the graph takes over the frames.
 
-    The graph reduces them itself, a few frames at a time: ONNX Runtime keeps many of them until the end of a run.
+    The maxima are computed in the graph, two frames at a time: ONNX Runtime keeps many tensors until a run ends.
     """
     names = Graph(graph).float_tensors()
     found = dict.fromkeys(names, 0.0)
-    for values in _observe(_reducing(graph, names), frames, [f"{name}.largest" for name in names], batch=2):
+    for values in _observe(_with_maxima(graph, names), frames, [f"{name}.largest" for name in names], batch=2):
         for name in names:
             found[name] = max(found[name], float(values[f"{name}.largest"]))
     return found
 
 
-def _reducing(graph: bytes, names: Iterable[str]) -> Graph:
-    """The graph with one more result for each of its tensors, ".largest"."""
-    watched = Graph(graph)
+def _with_maxima(graph: bytes, names: Iterable[str]) -> Graph:
+    """The graph with one more tensor for each of `names`: ".largest", its largest absolute value."""
+    extended = Graph(graph)
     for name in names:
-        watched.nodes.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
-        watched.nodes.append(helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0))
-    return watched
+        extended.nodes.append(helper.make_node("Abs", [name], [f"{name}.abs"]))
+        extended.nodes.append(helper.make_node("ReduceMax", [f"{name}.abs"], [f"{name}.largest"], keepdims=0))
+    return extended

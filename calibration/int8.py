@@ -1,37 +1,32 @@
-"""A float encoder in, INT8 encoders out: as many layers in INT8 as accuracy lets."""
+"""From a float encoder to INT8 encoders with as many INT8 layers as accuracy allows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..runtime.errors import DferError
-from .faces import FaceClips
+from .faces import FaceClips, Report, spread
 from .graphs import Graph
 from .quantization import quantize_dynamic, quantize_static
 from .ranges import KINDS, measure_channels, measure_ranges
 from .sensitivity import LayerSensitivity, SensitivityModel
-from .smoothing import find_joints, smooth
+from .smoothing import find_groups, smooth
 
-TRIAL = 16
-"""Frames on which layers are tried, spread over those that ranges are measured on."""
-SEEN = 64
-"""Frames that show which channels are outliers."""
-
-Heard = Callable[[str], object]
+SENSITIVITY_FRAMES = 16
+"""Frames on which sensitivity is measured, spread over those that ranges are measured on."""
+CHANNEL_FRAMES = 64
+"""Frames on which channels are measured to find the outliers, spread likewise."""
 
 
 @dataclass(frozen=True)
 class Int8:
-    """One way to quantise an encoder.
+    """An encoder in INT8.
 
     graphs: by provider; "default" is static Q/DQ, "cpu" is for ONNX Runtime's CPU provider.
-    floating: layers left float, most damaging first. ranking: every layer alone, most damaging first.
-    kind: of the ranges. total: how many layers could be INT8.
+    floating: layers that stay float, the most sensitive first. ranking: every layer alone, in the same order.
+    kind: of the ranges, one of `KINDS`. total: how many layers could be INT8.
     """
 
     graphs: Mapping[str, bytes]
@@ -46,23 +41,25 @@ def quantizations(
     head: bytes,
     window: int,
     faces: FaceClips,
-    wanted_cosine: float,
+    min_cosine: float,
     cache: Path | None = None,
-    progress: Heard = lambda _: None,
+    report: Report = lambda _: None,
 ) -> Iterator[Int8]:
-    """INT8 versions of an encoder, ever more of its layers float, until half of them are.
+    """INT8 versions of an encoder, each with more of its layers float, until half of them are.
 
-    The first is the one with the fewest float layers that reaches `wanted_cosine` on some of the faces that ranges were
-    measured on; take the first that also passes on faces it has not seen. Outlier channels are moved into the weights
-    before, and of the kinds of range the one that does least damage is taken.
+    The first has the fewest float layers with which features reach `min_cosine` on some of the calibration faces; take
+    the first that also passes on held-out faces. Outlier channels are moved into the weights before, and the kind of
+    range with the highest cosine is used.
+    cache: file of measured ranges, read where it fits and written where not.
     Raises DferError where the encoder has nothing to quantise or does not run.
     """
-    graph = Graph(encoder)
+    graph, frames = Graph(encoder), faces.frames
     layers = graph.layers()
     if not layers:
         raise DferError("int8: this encoder has no layer with constant weights")
-    joints = [joint.output for joint in find_joints(graph)]
-    smoothed = smooth(encoder, measure_channels(encoder, _some(faces.frames, SEEN), joints)) if joints else encoder
+    norms = [group.output for group in find_groups(graph)]
+    if norms:
+        encoder = smooth(encoder, measure_channels(encoder, frames[spread(len(frames), CHANNEL_FRAMES)], norms))
     convolutions = {node.name for node in graph.nodes if node.op_type == "Conv"}
     tensors = [layer.data for layer in layers] + [layer.output for layer in layers if layer.name in convolutions]
     done = 0
@@ -70,34 +67,26 @@ def quantizations(
     def measuring(count: int) -> None:
         nonlocal done
         done += count
-        progress(f"int8: measuring ranges, {done} of {len(faces.frames)} frames")
+        report(f"int8: measuring ranges, {done} of {len(frames)} frames")
 
     measuring(0)
-    measured = measure_ranges(smoothed, faces.frames, list(dict.fromkeys(tensors)), cache, measuring)
+    measured = measure_ranges(encoder, frames, list(dict.fromkeys(tensors)), cache, measuring)
     names = [layer.name for layer in layers]
-    with SensitivityModel(smoothed, head, window, _some(faces.frames, TRIAL)) as board:
-        progress("int8: choosing ranges")
-        costs = {kind: board.sensitivity(measured.kinds[kind], names) for kind in KINDS}
-        kind = max(KINDS, key=lambda kind: costs[kind].cosine)
+    with SensitivityModel(encoder, head, window, frames[spread(len(frames), SENSITIVITY_FRAMES)]) as model:
+        report("int8: choosing the kind of range")
+        cosines = {kind: model.sensitivity(measured.kinds[kind], names).cosine for kind in KINDS}
+        kind = max(KINDS, key=cosines.__getitem__)
         ranges = measured.kinds[kind]
-        ranking = board.rank(ranges, names, lambda _: progress(f"int8: what each of {len(names)} layers costs"))
+        ranking = model.rank(ranges, names, lambda _: report(f"int8: sensitivity of each of {len(names)} layers"))
         worst = [sensitivity.layer for sensitivity in ranking]
-        dropped = 0
-        while dropped <= len(names) // 2:
-            kept = set(worst[dropped:])
-            if board.sensitivity(ranges, kept).cosine >= wanted_cosine:
-                break
-            dropped += 1
-    while dropped <= len(names) // 2:
-        kept = set(worst[dropped:])
+        count = 0  # of float layers
+        while count <= len(names) // 2 and model.sensitivity(ranges, set(worst[count:])).cosine < min_cosine:
+            count += 1
+    while count <= len(names) // 2:
+        quantized = set(worst[count:])
         graphs = {
-            "default": quantize_static(smoothed, ranges, kept),
-            "cpu": quantize_dynamic(smoothed, ranges, kept),
+            "default": quantize_static(encoder, ranges, quantized),
+            "cpu": quantize_dynamic(encoder, ranges, quantized),
         }
-        yield Int8(graphs, tuple(worst[:dropped]), tuple(ranking), kind, len(names))
-        dropped += 1 + dropped // 2
-
-
-def _some(frames: NDArray[np.uint8], count: int) -> NDArray[np.uint8]:
-    picked: NDArray[np.uint8] = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    return picked
+        yield Int8(graphs, tuple(worst[:count]), tuple(ranking), kind, len(names))
+        count += 1 + count // 2

@@ -1,6 +1,6 @@
 """INT8 graphs: static Q/DQ, which every backend reads, and dynamic, which ONNX Runtime's CPU provider runs fastest.
 
-Only products with constant weights are quantised, symmetrically, weights per output channel. LayerNorm, Softmax, GELU,
+Only layers with constant weights are quantised, symmetrically, weights per output channel. LayerNorm, Softmax, GELU,
 norms and products of two activations stay float.
 """
 
@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from .graphs import Array, Graph, Layer, attributes_of
 
 TINY = 1e-8
-"""Smallest range: what is always zero still needs a scale."""
+"""Smallest range: a tensor that is always zero still needs a scale."""
 
 
 def quantize_weight(weight: Array, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -29,23 +29,23 @@ def quantize_weight(weight: Array, axis: int) -> tuple[NDArray[np.int8], NDArray
 
 
 def quantize_static(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
-    """The graph with the named layers in INT8, by Q/DQ pairs on what they read.
+    """The graph with the named layers in INT8, by Q/DQ pairs on their inputs and weights.
 
-    ranges: largest |x| to represent, for every tensor that a layer reads. What layers give, and their biases, stay
-    float: backends fuse the bias into the integer product, and TensorRT refuses integer ones. ONNX Runtime's CPU
-    provider is not one to run this: it computes products that share what they read, as queries and keys do, in float.
+    ranges: the largest |x| to represent of every tensor that a layer reads. Outputs and biases of layers stay float:
+    backends fuse the bias into the integer product, and TensorRT refuses integer biases. Not for ONNX Runtime's CPU
+    provider, which computes layers with a common input, as queries and keys have, in float.
     """
-    pairing = _Pairing(Graph(graph), ranges)
-    layers = {layer.name: layer for layer in pairing.graph.layers() if layer.name in names}
-    for node in pairing.graph.nodes:
+    quantizer = _Quantizer(Graph(graph), ranges)
+    layers = {layer.name: layer for layer in quantizer.graph.layers() if layer.name in names}
+    for node in quantizer.graph.nodes:
         if node.name in layers:
-            pairing.quantize_inputs(node, layers[node.name])
-        pairing.nodes.append(node)
-    return pairing.rebuilt()
+            quantizer.quantize_inputs(node, layers[node.name])
+        quantizer.nodes.append(node)
+    return quantizer.rebuilt()
 
 
-class _Pairing:
-    """A graph on its way to Q/DQ pairs. nodes: those of the new graph so far, in order."""
+class _Quantizer:
+    """Adds Q/DQ pairs to a graph. nodes: those of the new graph so far, in order."""
 
     def __init__(self, graph: Graph, ranges: Mapping[str, float]) -> None:
         self.graph, self._ranges = graph, ranges
@@ -68,7 +68,7 @@ class _Pairing:
         self.nodes += [node, *self._pair(name, node.output[0], name)]
 
     def _data_pair(self, name: str) -> str:
-        """The tensor after Q and DQ; one pair serves all its readers."""
+        """The tensor after Q and DQ; all its readers share one pair."""
         if name not in self._pairs:
             moves = self._moves(name)
             pair = self._pair(name, moves[0].input[0] if moves else name, f"{name}.dequantized")
@@ -80,9 +80,9 @@ class _Pairing:
         return self._pairs[name]
 
     def _moves(self, name: str) -> list[Any]:
-        """The nodes, first to last, that only moved a tensor's values to where they are, for one reader each.
+        """The Reshape and Transpose nodes, first to last, that lead to a tensor, each with one reader.
 
-        Quantised before they are moved, values are moved as bytes, and backends fuse Q with what computes them.
+        Q goes in front of them: they then move bytes, and backends fuse Q with the node that computes the values.
         """
         found: list[Any] = []
         for node in reversed(self.nodes):
@@ -122,31 +122,34 @@ class _Pairing:
 
 
 def quantize_dynamic(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
-    """The graph with the named layers in INT8 as ONNX Runtime's CPU provider likes it.
+    """The graph with the named layers in INT8, in the form that ONNX Runtime's CPU provider runs fastest.
 
-    MatMul and Gemm measure their activations as they come, and are fused into one kernel each. Convolutions have no
-    fast kernel of that kind: they are static, and what they give is quantised too, or they would run in float.
-    ranges: largest |x| to represent, for every tensor that a convolution reads or gives.
+    The input of a MatMul or Gemm gets its range at run time, and each becomes one fused kernel. Convolutions have no
+    fast kernel of that kind: they are static, and their outputs are quantised too, or they would run in float.
+    ranges: the largest |x| to represent of every input and output of a convolution.
     """
-    pairing = _Pairing(Graph(graph), ranges)
-    layers = {layer.name: layer for layer in pairing.graph.layers() if layer.name in names}
-    measured: set[str] = set()
-    for node in pairing.graph.nodes:
+    quantizer = _Quantizer(Graph(graph), ranges)
+    layers = {layer.name: layer for layer in quantizer.graph.layers() if layer.name in names}
+    quantized: set[str] = set()
+    for node in quantizer.graph.nodes:
         if node.name not in layers:
-            pairing.nodes.append(node)
+            quantizer.nodes.append(node)
         elif node.op_type == "Conv":
-            pairing.quantize_inputs(node, layers[node.name])
-            pairing.quantize_output(node)
+            quantizer.quantize_inputs(node, layers[node.name])
+            quantizer.quantize_output(node)
         else:
-            _measure_as_it_comes(pairing.graph, pairing.nodes, measured, node, layers[node.name])
-    return pairing.rebuilt()
+            _quantize_at_run_time(quantizer.graph, quantizer.nodes, quantized, node, layers[node.name])
+    return quantizer.rebuilt()
 
 
-def _measure_as_it_comes(graph: Graph, nodes: list[Any], measured: set[str], node: Any, layer: Layer) -> None:
-    """x·W + b as DynamicQuantizeLinear, MatMulInteger, and the scaling that ONNX Runtime fuses with them."""
+def _quantize_at_run_time(graph: Graph, nodes: list[Any], quantized: set[str], node: Any, layer: Layer) -> None:
+    """Append x·W + b as DynamicQuantizeLinear, MatMulInteger, and the scaling that ONNX Runtime fuses with them.
+
+    quantized: tensors that have their DynamicQuantizeLinear already.
+    """
     data, output, attributes = layer.data, layer.output, attributes_of(node)
-    if data not in measured:
-        measured.add(data)
+    if data not in quantized:
+        quantized.add(data)
         parts = [f"{data}.uint8", f"{data}.scale", f"{data}.zero"]
         nodes.append(helper.make_node("DynamicQuantizeLinear", [data], parts, name=f"{data}/Q"))
     weight = graph.constant(layer.weight)

@@ -1,4 +1,4 @@
-"""How large activations get: the maximum, a percentile, and the range that loses least information."""
+"""Ranges of activations for INT8: the maximum, a percentile, and the range of least divergence (TensorRT's entropy)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SAMPLE = 1 << 16
 
 
 class Histogram:
-    """Counts of |x| in bins of equal width, which doubles whenever something larger comes."""
+    """Counts of |x| in bins of equal width, which doubles whenever a larger value is added."""
 
     def __init__(self) -> None:
         self.limit, self.largest = 0.0, 0.0
@@ -78,8 +78,8 @@ def _divergence(counts: NDArray[np.float64], edge: int) -> float:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """key: hash of what was measured, and on what. kinds: by kind of range and tensor, the largest |x| to hold."""
+class Ranges:
+    """The largest |x| to represent, by kind of range and tensor. key: hash of the graph, tensors and frames."""
 
     key: str
     kinds: Mapping[str, Mapping[str, float]]
@@ -91,46 +91,46 @@ def measure_ranges(
     tensors: Sequence[str],
     cache: Path | None = None,
     progress: Callable[[int], object] = lambda _: None,
-) -> Measured:
+) -> Ranges:
     """Ranges of tensors of a graph over crops uint8 [N,H,W,3].
 
-    cache: file that remembers them together with the hash of graph, frames and tensors; it is read where it fits and
-        written where not. heard: told how many frames each batch had.
+    cache: file of earlier ranges; used when its key is that of this graph, these frames and tensors, else written anew.
+    progress: called with the number of frames of each batch.
     """
     digest = hashlib.sha256(graph)
     digest.update(np.ascontiguousarray(frames).tobytes())
     digest.update(json.dumps([list(tensors), PERCENTILE, BINS, SAMPLE]).encode())
     key = digest.hexdigest()
-    known = _read(cache, key) if cache else None
-    if known is not None:
-        return known
+    cached = _read(cache, key) if cache else None
+    if cached is not None:
+        return cached
     histograms = {name: Histogram() for name in tensors}
     for values in observe(graph, frames, tensors, progress):
         for name, histogram in histograms.items():
             histogram.add(values[name])
     kinds = {kind: {name: histogram.range(kind) for name, histogram in histograms.items()} for kind in KINDS}
-    measured = Measured(key, kinds)
+    ranges = Ranges(key, kinds)
     if cache:
         with atomic_write(cache) as aside:
-            aside.write_text(json.dumps(asdict(measured)), encoding="utf-8")
-    return measured
+            aside.write_text(json.dumps(asdict(ranges)), encoding="utf-8")
+    return ranges
 
 
 def measure_channels(graph: bytes, frames: NDArray[np.uint8], tensors: Sequence[str]) -> dict[str, Array]:
     """The largest |x| of every channel (last axis) of tensors of a graph."""
-    widest: dict[str, Array] = {}
+    found: dict[str, Array] = {}
     for values in observe(graph, frames, tensors):
         for name in tensors:
-            found = np.abs(values[name]).reshape(-1, values[name].shape[-1]).max(axis=0)
-            widest[name] = np.maximum(widest.get(name, found), found)
-    return widest
+            maxima = np.abs(values[name]).reshape(-1, values[name].shape[-1]).max(axis=0)
+            found[name] = np.maximum(found.get(name, maxima), maxima)
+    return found
 
 
-def _read(cache: Path, key: str) -> Measured | None:
-    """What the file remembers, if it is about this key; a file that cannot be read is measured anew."""
+def _read(cache: Path, key: str) -> Ranges | None:
+    """The ranges in the file if they have this key; None otherwise and where it cannot be read: they are measured."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
-        measured = Measured(content["key"], content["kinds"])
+        ranges = Ranges(content["key"], content["kinds"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return measured if measured.key == key and set(measured.kinds) == set(KINDS) else None
+    return ranges if ranges.key == key and set(ranges.kinds) == set(KINDS) else None

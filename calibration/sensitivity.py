@@ -1,4 +1,4 @@
-"""What INT8 costs, layer by layer: one graph with a switch on every layer answers all questions in one session."""
+"""Sensitivity of each layer to INT8, measured with one graph in which every layer can run as float or as INT8."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from onnx import TensorProto, helper
 
 from ..runtime.engines import open_engine
 from ..runtime.storage import atomic_write
+from .faces import spread
 from .graphs import Graph, batches
 from .quantization import TINY, quantize_weight
 
-RANKED = 8
-"""Frames on which every layer is tried alone: only the order matters, and a large encoder has a hundred layers."""
+RANKING_FRAMES = 8
+"""Frames on which each layer alone is measured: only their order matters, and a large encoder has a hundred layers."""
+
+SCALES = "int8.scales"
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """What some INT8 layers do to features and, through the head, to class probabilities.
+    """How far features and class probabilities are from the float ones with one or several layers in INT8.
 
-    layer: the one in INT8, or "all" for several. cosine: lowest with the float features. delta: largest |Δp|.
-    top1: share of frames whose most probable class stays.
+    layer: the one in INT8, or "all" for several. cosine: the lowest of any frame's two features. delta: largest |Δp|.
+    top1: share of frames whose most probable class is the same.
     """
 
     layer: str
@@ -35,9 +38,9 @@ class LayerSensitivity:
 
 
 class SensitivityModel:
-    """The encoder with every layer either float or INT8, as each run asks. Use as a context manager.
+    """An encoder of which each run chooses the layers that are INT8, the others being float. A context manager.
 
-    graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] on which damage is measured.
+    graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] to measure on.
     INT8 is computed in float here (quantise, dequantise, multiply): integer kernels differ by rounding only.
     """
 
@@ -45,17 +48,21 @@ class SensitivityModel:
         source = Graph(graph)
         self.layers = source.layers()
         self._frames, self._window, self._input = frames, window, source.input
-        self._engine = open_engine(_with_switches(source, [layer.name for layer in self.layers]), "cpu")
+        self._engine = open_engine(_with_optional_int8(source), "cpu")
         self._head = open_engine(head, "cpu")
-        self._wanted = self._run({}, (), None)
-        self._wanted_p = self._classify(self._wanted)
+        self._reference = self._run({}, (), frames)
+        self._reference_p = self._classify(self._reference)
 
     def sensitivity(
         self, ranges: Mapping[str, float], names: Collection[str], most: int | None = None
     ) -> LayerSensitivity:
-        """What the named layers do in INT8, with these ranges of the tensors they read; on the first `most` frames."""
-        found = self._run(ranges, names, most)
-        wanted, wanted_p = self._wanted[:most], self._wanted_p[:most]
+        """Sensitivity to the named layers in INT8, on all frames or on `most` of them, spread evenly.
+
+        ranges: the largest |x| to represent of every tensor that these layers read.
+        """
+        picked = spread(len(self._frames), most or len(self._frames))
+        found = self._run(ranges, names, self._frames[picked])
+        wanted, wanted_p = self._reference[picked], self._reference_p[picked]
         cosines = (found * wanted).sum(axis=1) / np.maximum(
             np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1), 1e-12
         )
@@ -70,21 +77,24 @@ class SensitivityModel:
     def rank(
         self, ranges: Mapping[str, float], names: Collection[str], progress: Callable[[int], object] = lambda _: None
     ) -> list[LayerSensitivity]:
-        """Each of the layers alone, the most damaging first. `progress` is told of each."""
+        """Sensitivity to each of the named layers alone, the most sensitive first.
+
+        progress: called with 1 after each.
+        """
         found = []
         for layer in self.layers:
             if layer.name in names:
-                found.append(self.sensitivity(ranges, [layer.name], RANKED))
+                found.append(self.sensitivity(ranges, [layer.name], RANKING_FRAMES))
                 progress(1)
         return sorted(found, key=lambda sensitivity: sensitivity.cosine)
 
-    def _run(self, ranges: Mapping[str, float], names: Collection[str], most: int | None) -> NDArray[np.float32]:
+    def _run(
+        self, ranges: Mapping[str, float], names: Collection[str], frames: NDArray[np.uint8]
+    ) -> NDArray[np.float32]:
         """Features [N,D] with the named layers in INT8."""
         scales = [max(ranges[layer.data], TINY) / 127 if layer.name in names else -1.0 for layer in self.layers]
-        switches = np.array(scales, np.float32)
-        parts = [
-            self._engine.run({self._input: part, "switches": switches}) for part in batches(self._frames[:most], 16)
-        ]
+        inputs = {SCALES: np.array(scales, np.float32)}
+        parts = [self._engine.run({self._input: part, **inputs}) for part in batches(frames, 16)]
         features: NDArray[np.float32] = np.concatenate([next(iter(part.values())) for part in parts])
         return features
 
@@ -103,27 +113,27 @@ class SensitivityModel:
         self.close()
 
 
-def _with_switches(graph: Graph, names: list[str]) -> bytes:
-    """The graph with one more input, "switches" float32 [layers]: a layer's activation scale, or negative for float."""
-    places = {name: place for place, name in enumerate(names)}
-    layers = {layer.name: layer for layer in graph.layers()}
-    zero = graph.add_constant("switch.zero", np.array(0, np.int8))
-    off = graph.add_constant("switch.off", np.array(0, np.float32))
+def _with_optional_int8(graph: Graph) -> bytes:
+    """The graph with one more input, `SCALES` float32 [layers]: the scale of each layer's input, negative for float."""
+    layers = graph.layers()
+    indices = {layer.name: index for index, layer in enumerate(layers)}
+    zero = graph.add_constant("int8.zero", np.array(0, np.int8))
+    limit = graph.add_constant("int8.limit", np.array(0, np.float32))
     nodes: list[Any] = []
     for node in graph.nodes:
-        if node.name in places:
-            place, layer = places[node.name], layers[node.name]
-            own = f"switch.{place}"
+        if node.name in indices:
+            layer = layers[indices[node.name]]
+            own = f"int8.{indices[node.name]}"
             values, scales = quantize_weight(graph.constant(layer.weight), layer.axis)
             weight = [
                 graph.add_constant(f"{own}.weight", values),
                 graph.add_constant(f"{own}.scales", scales),
                 graph.add_constant(f"{own}.zeros", np.zeros(len(scales), np.int8)),
             ]
-            index = graph.add_constant(f"{own}.index", np.array(place, np.int64))
+            index = graph.add_constant(f"{own}.index", np.array(indices[node.name], np.int64))
             nodes += [
-                helper.make_node("Gather", ["switches", index], [f"{own}.value"]),
-                helper.make_node("Greater", [f"{own}.value", off], [f"{own}.on"]),
+                helper.make_node("Gather", [SCALES, index], [f"{own}.value"]),
+                helper.make_node("Greater", [f"{own}.value", limit], [f"{own}.on"]),
                 helper.make_node("Abs", [f"{own}.value"], [f"{own}.scale"]),
                 helper.make_node("QuantizeLinear", [layer.data, f"{own}.scale", zero], [f"{own}.int8"]),
                 helper.make_node("DequantizeLinear", [f"{own}.int8", f"{own}.scale", zero], [f"{own}.rounded"]),
@@ -133,13 +143,13 @@ def _with_switches(graph: Graph, names: list[str]) -> bytes:
             ]
             node.input[0], node.input[1] = f"{own}.data", f"{own}.used"
         nodes.append(node)
-    graph.model.graph.input.append(helper.make_tensor_value_info("switches", TensorProto.FLOAT, [len(names)]))
+    graph.model.graph.input.append(helper.make_tensor_value_info(SCALES, TensorProto.FLOAT, [len(layers)]))
     graph.rebuild(nodes)
     return graph.bytes()
 
 
 def plot_sensitivity(ranking: list[LayerSensitivity], floating: Collection[str], path: Path) -> None:
-    """Draw each layer's damage alone, worst on top, to the PNG `path`; layers left float are marked."""
+    """Draw the sensitivity to each layer alone, the most sensitive on top, as a PNG; `floating` layers are red."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -151,6 +161,6 @@ def plot_sensitivity(ranking: list[LayerSensitivity], floating: Collection[str],
     axes.barh(range(len(names)), [max(1 - sensitivity.cosine, 1e-8) for sensitivity in ranking], color=colours)
     axes.set_yticks(range(len(names)), names, fontsize="xx-small")
     axes.invert_yaxis()
-    axes.set(xscale="log", xlabel="1 − cosine of features with this layer alone in INT8 (red: left float)")
+    axes.set(xscale="log", xlabel="1 − cosine of features with this layer alone in INT8 (red: stays float)")
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=120)

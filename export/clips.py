@@ -1,43 +1,41 @@
-"""Faces to calibrate and judge on, wherever they are: in files, as `calibration` reads them, or in a data set."""
+"""Calibration faces wherever they are: in files, as `calibration` reads them, or in a training data set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ..calibration.faces import MOST, FaceClips, check_enough, load_faces
+from ..calibration.faces import MAXIMUM, FaceClips, Report, check_enough, load_faces, spread
 from ..train.data import ClipSet
 from ..train.data.augmentation import plain_view
 from ..train.data.choice import DataChoice
 
 FRAMES = 4
-"""Frames taken of each clip of a data set: neighbours say little that is new, other people and films do."""
-
-Heard = Callable[[str], object]
+"""Frames taken of each clip of a data set: its others are much like them, those of other clips are not."""
 
 
-def read_faces(source: Path | DataChoice, size: int, minimum: int, progress: Heard) -> tuple[FaceClips, FaceClips]:
-    """Faces for ranges and faces kept apart for judging, crops of `size` pixels, as `load_faces` gives them.
+def read_faces(faces: Path | DataChoice, size: int, minimum: int, report: Report) -> tuple[FaceClips, FaceClips]:
+    """Calibration faces and held-out faces, as crops of `size` pixels.
 
-    source: a folder or CSV, or a data set, whose training clips are measured and whose test clips, with their labels,
-    judge: at most `MOST` frames of either, spread evenly over its clips. Raises DferError like `load_faces`.
+    faces: a folder or CSV, which `load_faces` reads, or a data set: its training clips are for calibration, its test
+        clips, with their labels, are held out; of either, at most `MAXIMUM` frames, evenly spread over the clips.
+    Raises what `load_faces` raises, and DferError for a data set that cannot be read.
     """
-    if isinstance(source, Path):
-        return load_faces(source, size, minimum, progress)
-    progress(f"reading faces of {source.name}")
-    splits = source.open("train"), source.open("test")
-    check_enough(f"{source.name} in {source.root}", FRAMES * sum(map(len, splits)), minimum)
-    measured, kept = (_some_clips(clips, size) for clips in splits)
-    return measured, kept
+    if isinstance(faces, Path):
+        return load_faces(faces, size, minimum, report)
+    report(f"reading faces of {faces.name}")
+    splits = faces.open("train"), faces.open("test")
+    check_enough(f"{faces.name} in {faces.root}", FRAMES * sum(map(len, splits)), minimum)
+    calibration, held_out = (_some_clips(clips, size) for clips in splits)
+    return calibration, held_out
 
 
 def _some_clips(clips: ClipSet, size: int) -> FaceClips:
-    wanted = min(len(clips), MOST // FRAMES)
-    picked = np.linspace(0, len(clips) - 1, wanted).round().astype(int)
+    picked = spread(len(clips), MAXIMUM // FRAMES)
     views = [plain_view(clips.frames(index), size) for index in picked]
-    frames = [view[np.linspace(0, len(view) - 1, FRAMES).round().astype(int)] for view in views]
     return FaceClips(
-        np.concatenate(frames), (FRAMES,) * wanted, tuple(clips.classes[clips.labels[index]] for index in picked)
+        np.concatenate([view[spread(len(view), FRAMES)] for view in views]),
+        (FRAMES,) * len(picked),
+        tuple(clips.classes[clips.labels[index]] for index in picked),
     )

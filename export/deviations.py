@@ -1,8 +1,7 @@
-"""Where a graph goes wrong: which layers add most to its difference from the PyTorch model."""
+"""Which layers of a graph add most to its difference from the PyTorch model."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,38 +9,41 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..calibration.faces import spread
 from ..calibration.graphs import Array, Graph, observe
 from ..runtime.errors import DferError
-from ..train.methods import Method
-from .graphs import trace_encoder_program
+from .graphs import TracedEncoder
+
+_FRAMES = 4
 
 _COMPARED = ("Conv", "Gemm", "MatMul", "Add")
-"""Operators whose outputs survive every conversion: smoothing changes what LayerNorms give, and nothing else."""
+"""Operators whose outputs every conversion keeps; smoothing changes those of LayerNorms."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """A layer, and by how much its output's relative error exceeds its inputs'."""
+    """A layer, and by how much the relative error of its output exceeds that of its inputs."""
 
     layer: str
     error: float
 
 
-def find_deviations(method: Method, encoder: bytes, frames: NDArray[np.uint8]) -> list[Deviation]:
-    """The layers of an encoder graph that deviate most from the model, worst first.
+def find_deviations(traced: TracedEncoder, encoder: bytes, frames: NDArray[np.uint8]) -> list[Deviation]:
+    """The layers of an encoder graph that deviate from the model as it was traced, worst first.
 
-    Both run on crops uint8 [N,H,W,3], and every intermediate result that both have is compared. A layer is
-    held responsible for what it adds to the error of what it reads.
+    Both run on `_FRAMES` of the crops uint8 [N,H,W,3], spread evenly, and all tensors that both have are compared.
+    Raises DferError when the graph does not run.
     """
-    structure, wanted = _run_torch(method, frames)
-    held = {name for node in Graph(encoder).nodes for name in node.output}
+    frames = frames[spread(len(frames), _FRAMES)]
+    structure, wanted = Graph(traced.onnx), _run_torch(traced.program, frames)
+    kept = {name for node in Graph(encoder).nodes for name in node.output}
     names = [
         node.output[0]
         for node in structure.nodes
-        if node.op_type in _COMPARED and node.output[0] in held and node.output[0] in wanted
+        if node.op_type in _COMPARED and node.output[0] in kept and node.output[0] in wanted
     ]
     found: dict[str, Array] = {}
-    for values in observe(encoder, frames, names):  # few frames: one batch
+    for values in observe(encoder, frames, names):  # one batch
         found = values
     errors: dict[str, float] = {}
     deviations = []
@@ -54,12 +56,12 @@ def find_deviations(method: Method, encoder: bytes, frames: NDArray[np.uint8]) -
     return sorted(deviations, key=lambda deviation: deviation.error, reverse=True)
 
 
-def describe_deviations(method: Method, encoder: bytes, frames: NDArray[np.uint8], most: int = 3) -> str:
-    """ "; the layers that deviate most are …", for an error message; empty where they cannot be told."""
+def describe_deviations(traced: TracedEncoder, encoder: bytes, frames: NDArray[np.uint8]) -> str:
+    """ "; the layers that deviate most are …", for an error message; empty where they cannot be found."""
     try:
-        worst = find_deviations(method, encoder, frames[:4])[:most]
+        worst = find_deviations(traced, encoder, frames)[:3]
     except DferError:
-        return ""  # a graph that does not run says so itself
+        return ""  # of a graph with all of its tensors as outputs; as it is, it ran
     named = ", ".join(f"{deviation.layer} (relative error +{deviation.error:.2g})" for deviation in worst)
     return f"; the layers that deviate most are {named}" if named else ""
 
@@ -85,10 +87,9 @@ class _Recorder(torch.fx.Interpreter):
         return result
 
 
-def _run_torch(method: Method, frames: NDArray[np.uint8]) -> tuple[Graph, Mapping[str, Array]]:
-    """A fresh trace of the model, and what PyTorch computes for each of its tensors, which have the same names."""
-    graph, program = trace_encoder_program(method)
+def _run_torch(program: Any, frames: NDArray[np.uint8]) -> dict[str, Array]:
+    """The values that PyTorch computes for every tensor of an ExportedProgram, by name."""
     recorder = _Recorder(program.module())
     with torch.inference_mode():
         recorder.run(torch.from_numpy(frames))
-    return Graph(graph), recorder.tensors
+    return recorder.tensors

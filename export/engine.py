@@ -10,20 +10,20 @@ from ..runtime.engines.backend import Report
 from ..runtime.engines.building import Progress, check_target
 from ..runtime.engines.native import stored_engine, target_here
 from ..runtime.engines.trt_library import PRODUCTS, is_installed, load_trt
-from ..runtime.errors import DferError
+from ..runtime.errors import DferError, ParameterError
 
 if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
 
 CHOICES = ("auto", *PRODUCTS, "none")
-"""What `--engine` can be asked for."""
+"""Which engines to build."""
 
 
 @dataclass(frozen=True)
 class EngineBuild:
-    """One engine of a bundle: what it was built from and for, its size in bytes, and the seconds building took.
+    """One engine of a bundle: its graph, TensorRT product, GPU target and size in bytes.
 
-    seconds: None when the bundle had it already. refused: why there is none, where "auto" went on without.
+    seconds: building took; None when the bundle had it already. refused: why there is none, with "auto".
     """
 
     graph: str
@@ -43,18 +43,20 @@ def build_engines(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> list[EngineBuild]:
-    """Build `graphs`, ONNX files of the bundle that TensorRT reads, into its engines/; returns a row for each.
+    """Build engines of `graphs`, ONNX files of the bundle that TensorRT reads, into its engines/; a row for each.
 
-    engine: one of CHOICES. A product by name must be there and build every graph, else DferError; "auto" takes those
-    installed and says in the row what one does not build; "none" does nothing.
+    engine: one of CHOICES. A named product must be installed and build every graph; "auto" takes those that are
+        installed, and the row tells where one does not build; "none" does nothing.
     targets: compute capabilities for TensorRT-RTX ("sm86"), no GPU needed; empty for the GPU of this machine.
+    Raises ParameterError for an unknown engine, or targets with one that builds for none of them; DferError for an
+    unknown target, and a named product that is absent or does not build.
     """
     if engine not in CHOICES:
-        raise DferError(f"--engine {engine}: unknown; one of {', '.join(CHOICES)}")
+        raise ParameterError("engine", f"{engine!r} is none of {', '.join(CHOICES)}")
     wanted = [check_target(target) for target in targets]
     if engine == "none" or engine == "tensorrt":
         if wanted:
-            raise DferError(f"--targets is for TensorRT-RTX; --engine {engine} builds none of them")
+            raise ParameterError("targets", f"only TensorRT-RTX builds for other GPUs, not the engine {engine!r}")
         if engine == "none":
             return []
     products = list(filter(is_installed, PRODUCTS)) if engine == "auto" else [engine]

@@ -1,36 +1,32 @@
-"""Checkpoint in, bundle out."""
+"""From a checkpoint to a bundle."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from ..calibration.faces import MINIMUM, FaceClips
+from ..calibration.faces import FaceClips, Report
 from ..calibration.int8 import Int8, quantizations
 from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
-from ..runtime.engines import Engine, find_backend, open_engine, present_providers
-from ..runtime.errors import DferError
+from ..runtime.engines import find_backend, present_providers
+from ..runtime.errors import DferError, ParameterError
 from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
 from ..train.checkpoints.dfer_clip_checkpoint import load_official
-from ..train.data.choice import DataChoice
 from ..train.methods import Method
 from .clips import read_faces
-from .deviations import describe_deviations
 from .fp16 import to_half
-from .graphs import trace_encoder, trace_head
+from .graphs import TracedMethod, trace_method
 from .latency import Measurement, measure_provider, recommend
-from .parity import GATES, Parity, ReferenceOutputs, faces_reference, standard_reference
-
-Report = Callable[[str], object]
+from .options import ExportOptions
+from .parity import BF16_PROVIDER, GATES, Parity, ParityChecker, faces_reference, standard_reference
 
 ENCODERS = {
     "fp32": "encoder.fp32.onnx",
@@ -38,120 +34,110 @@ ENCODERS = {
     "bf16": "encoder.fp32.onnx",
     "int8": "encoder.int8.onnx",
 }
-BF16_PROVIDER = "openvino"
-"""The one that computes an FP32 graph in BF16. (TensorRT would need a graph of BF16 casts, which nothing on a CPU runs
-to compare it; on every GPU that has BF16, FP16 is as fast and three bits finer.)"""
 CPU_INT8 = "encoder.int8.cpu.onnx"
 HEAD = "head.fp32.onnx"
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """What to export beside FP32, and how strictly.
-
-    bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
-    faces: videos, crops or a data set for INT8's ranges, as `read_faces` reads them; they also judge the others.
-    minimum: frames below which `faces` are refused. gate: "default", "strict" or "off".
-    """
-
-    fp16: bool = False
-    bf16: bool = False
-    int8: bool = False
-    faces: Path | DataChoice | None = None
-    minimum: int = MINIMUM
-    gate: str = "default"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A bundle that was written, and what was measured on the way.
+class ExportResult:
+    """A bundle that was written, and what was measured.
 
     parity: by precision, on the CPU (BF16: by OpenVINO).
     measurements: by provider and precision; empty when there is FP32 alone.
     int8: how the INT8 encoder was made.
+    warnings: what makes the graphs slower than they could be, a line each; they are right all the same.
     """
 
     bundle: Bundle
     parity: Mapping[str, Parity]
     measurements: Mapping[str, Mapping[str, Measurement]]
     int8: Int8 | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def export_checkpoint(
     checkpoint: Path,
     out: Path,
+    options: ExportOptions | None = None,
     report: Report = lambda _: None,
     official: bool = False,
-    options: ExportOptions | None = None,
-) -> Exported:
-    """Write the bundle of a checkpoint to the folder `out`; `report` hears of each step.
+) -> ExportResult:
+    """Write the bundle of a checkpoint to the folder `out`.
 
+    options: default is FP32 alone. report: called with a line of text at each step.
     official: the checkpoint is one of DFER-CLIP's published code, not of dfer-train.
     Raises DferError for a bad checkpoint, faces that do not serve, a graph that does not agree with PyTorch, or a place
     that cannot be written; an existing bundle then stays as it was.
     """
     report(f"reading {checkpoint}")
     method, training = load_official(checkpoint) if official else load_checkpoint(checkpoint)
-    return export_method(
-        method,
-        out,
-        {
-            "checkpoint": checkpoint.name,
-            "format": f"official {method.name}" if official else FORMAT,
-            "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
-            "training": training,
-        },
-        report,
-        options,
-    )
+    provenance: dict[str, object] = {
+        "checkpoint": checkpoint.name,
+        "format": f"official {method.name}" if official else FORMAT,
+        "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+        "training": training,
+    }
+    return export_method(method, out, provenance, options, report)
 
 
 def export_method(
     method: Method,
     out: Path,
     provenance: dict[str, object],
-    report: Report = lambda _: None,
     options: ExportOptions | None = None,
-) -> Exported:
-    """Write the bundle of a model in memory. See `export_checkpoint`."""
+    report: Report = lambda _: None,
+) -> ExportResult:
+    """Write the bundle of a model in memory. See `export_checkpoint`.
+
+    provenance: plain values for the manifest, which say where the model comes from.
+    """
     options = options or ExportOptions()
-    if options.int8 and options.faces is None:
-        raise DferError("INT8 needs faces to measure ranges on; name videos or crops with --calib")
     if options.bf16 and not find_backend(BF16_PROVIDER).runs("bf16"):
-        raise DferError(
-            "--bf16 cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a "
-            "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without --bf16"
+        raise ParameterError(
+            "bf16",
+            "cannot be compared with PyTorch here: it needs OpenVINO (pip install 'dfer-edge[openvino]') and a "
+            "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without it",
         )
     method.eval()
-    measured, kept = None, None
+    faces = None
     if options.faces is not None:
-        measured, kept = read_faces(options.faces, method.preprocessing.size, options.minimum, report)
-    report("class matrix")
-    with torch.inference_mode():
-        class_matrix = method.class_matrix().clone()
-    report("tracing the encoder")
-    encoder = trace_encoder(method)
-    report("tracing the head")
-    head = trace_head(method, class_matrix)
-    report("asking PyTorch")
-    references = [standard_reference(method), *([faces_reference(method, kept)] if kept else [])]
-    checker = ParityChecker(method, head, references, options.gate)
+        faces = read_faces(options.faces, method.preprocessing.size, options.minimum, report)
+    return export_traced(method, trace_method(method, report), faces, out, provenance, options, report)
+
+
+def export_traced(
+    method: Method,
+    traced: TracedMethod,
+    faces: tuple[FaceClips, FaceClips] | None,
+    out: Path,
+    provenance: dict[str, object],
+    options: ExportOptions,
+    report: Report = lambda _: None,
+) -> ExportResult:
+    """Write the bundle of a model that is traced already. See `export_method`.
+
+    faces: for calibration and held out, as `read_faces` gives them; INT8 needs them.
+    """
+    encoder = traced.encoder.onnx
+    report("computing PyTorch's outputs")
+    references = [standard_reference(method), *([faces_reference(method, faces[1])] if faces else [])]
+    checker = ParityChecker(traced, references, options.gate)
     report("comparing fp32 with PyTorch")
-    checker.admit("fp32", encoder)
+    checker.check("fp32", encoder)
     encoders: dict[str, dict[str, bytes]] = {"fp32": {"default": encoder}}
     if options.fp16:
         report("converting to fp16")
-        half = to_half(encoder, measured.frames[:64] if measured else references[0].frames)
+        half = to_half(encoder, faces[0].frames if faces else references[0].frames)
         report("comparing fp16 with PyTorch")
-        checker.admit("fp16", half)
+        checker.check("fp16", half)
         encoders["fp16"] = {"default": half}
     if options.bf16:
         report("comparing bf16 with PyTorch")
-        checker.admit("bf16", encoder)
+        checker.check("bf16", encoder)
         encoders["bf16"] = {BF16_PROVIDER: encoder}
     int8 = None
-    if options.int8 and measured is not None:
-        int8 = _quantize(checker, encoder, head, method.window, measured, out, report)
+    if options.int8 and faces is not None:
+        int8 = _quantize(checker, traced, method.window, faces[0], out.with_suffix(".ranges.json"), report)
         encoders["int8"] = dict(int8.graphs)
     measurements: dict[str, dict[str, Measurement]] = {}
     if len(encoders) > 1:
@@ -159,12 +145,12 @@ def export_method(
             report(f"measuring on {provider}")
             found = {name: files.get(provider) or files.get("default") for name, files in encoders.items()}
             graphs = {name: graph for name, graph in found.items() if graph is not None}
-            measurements[provider] = measure_provider(provider, graphs, head, references[-1])
+            measurements[provider] = measure_provider(provider, graphs, traced.head, references[-1])
     manifest = Manifest(
         method=method.name,
         classes=method.classes,
         window=method.window,
-        width=class_matrix.shape[1],
+        width=traced.class_matrix.shape[1],
         scale=method.scale,
         preprocessing=method.preprocessing,
         precisions={name: _describe(name, files, checker, measurements) for name, files in encoders.items()},
@@ -176,74 +162,43 @@ def export_method(
         recommended=recommend(measurements, options.gate),
     )
     matrix = io.BytesIO()
-    np.save(matrix, class_matrix.numpy(), allow_pickle=False)
+    np.save(matrix, traced.class_matrix, allow_pickle=False)
     report(f"writing {out}")
-    files = {HEAD: head, CLASS_MATRIX: matrix.getvalue()}
+    files = {HEAD: traced.head, CLASS_MATRIX: matrix.getvalue()}
     for name, graphs in encoders.items():
         files.update({file: graphs[family] for family, file in _names(name, graphs).items()})
     bundle = write_bundle(out, manifest, files)
     if int8 is not None:
         plot_sensitivity(list(int8.ranking), int8.floating, out.with_suffix(".int8.png"))
-    return Exported(bundle, checker.parity, measurements, int8)
-
-
-class ParityChecker:
-    """Holds graphs against what PyTorch said, on the CPU, BF16 by OpenVINO. parity: of what was admitted."""
-
-    def __init__(self, method: Method, head: bytes, references: list[ReferenceOutputs], gate: str) -> None:
-        self._method, self._head, self._references, self.gate = method, head, references, gate
-        self.parity: dict[str, Parity] = {}
-
-    def measure(self, precision: str, encoder: bytes) -> Parity:
-        """INT8 is judged on faces alone, of which its ranges were measured; the others on noise and drawn faces too."""
-        references = self._references[-1:] if precision == "int8" else self._references
-        with _open(precision, encoder) as encoding, open_engine(self._head, "cpu") as classifying:
-            found = [reference.compare(encoding, classifying) for reference in references]
-        return found[0] if len(found) == 1 else found[0].worse(found[1])
-
-    def admit(self, precision: str, encoder: bytes) -> None:
-        """Raise DferError, naming the layers that deviate most, unless the encoder passes its gate."""
-        parity = self.measure(precision, encoder)
-        if not parity.passes(precision, self.gate):
-            parity.check(precision, self.gate, self._blame(precision, encoder, parity))
-        self.parity[precision] = parity
-
-    def _blame(self, precision: str, encoder: bytes, parity: Parity) -> str:
-        if parity.cosine >= GATES[self.gate][precision].min_cosine and precision == "fp32":
-            return "; the features agree, so it is the head"
-        if precision == "bf16":  # no graph of its own to look into: the FP32 one agrees
-            return "; this encoder needs more than BF16's 8 bits"
-        return describe_deviations(self._method, encoder, self._references[-1].frames)
+    missed = ", ".join(traced.encoder.missed)
+    warnings = (f"the encoder is right, but slower than it could be: its graph still has {missed}",) if missed else ()
+    return ExportResult(bundle, checker.parity, measurements, int8, warnings)
 
 
 def _quantize(
-    checker: ParityChecker, encoder: bytes, head: bytes, window: int, faces: FaceClips, out: Path, report: Report
+    checker: ParityChecker, traced: TracedMethod, window: int, faces: FaceClips, cache: Path, report: Report
 ) -> Int8:
-    """The first INT8 encoder that passes on faces it has not seen; the CPU's variant stays only if it passes too."""
+    """The first INT8 encoder that passes on held-out faces; the CPU's variant stays only if it passes too."""
     gate = GATES[checker.gate if checker.gate in GATES else "default"]["int8"]
-    wanted = (1 + gate.min_cosine) / 2  # midway to perfect: faces to come will be worse than those it was tuned on
-    found = None
-    for found in quantizations(encoder, head, window, faces, wanted, out.with_suffix(".ranges.json"), report):
-        report(f"comparing int8 with PyTorch ({len(found.floating)} of {found.total} layers left float)")
-        if checker.measure("int8", found.graphs["default"]).passes("int8", checker.gate):
+    min_cosine = (1 + gate.min_cosine) / 2  # a margin, halfway to 1: held-out faces do worse than calibration faces
+    int8 = None
+    for int8 in quantizations(traced.encoder.onnx, traced.head, window, faces, min_cosine, cache, report):
+        report(f"comparing int8 with PyTorch ({len(int8.floating)} of {int8.total} layers float)")
+        if checker.measure("int8", int8.graphs["default"]).passes("int8", checker.gate):
             break
-    if found is None:
+    if int8 is None:
         raise DferError(
-            "int8 export refused: even with half of its layers left float this encoder loses too much; "
-            "nothing was written. Export --fp16 instead"
+            "int8 export refused: even with half of its layers float this encoder loses too much; "
+            "nothing was written. Export fp16 instead"
         )
-    checker.admit("int8", found.graphs["default"])
-    if checker.measure("int8", found.graphs["cpu"]).passes("int8", checker.gate):
-        return found
-    return Int8({"default": found.graphs["default"]}, found.floating, found.ranking, found.kind, found.total)
-
-
-def _open(precision: str, encoder: bytes) -> Engine:
-    return open_engine(encoder, BF16_PROVIDER if precision == "bf16" else "cpu", precision=precision)
+    checker.check("int8", int8.graphs["default"])
+    if checker.measure("int8", int8.graphs["cpu"]).passes("int8", checker.gate):
+        return int8
+    return replace(int8, graphs={"default": int8.graphs["default"]})
 
 
 def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
-    """The file of each family of a precision's encoder."""
+    """The file of each graph of a precision, by provider."""
     return {family: CPU_INT8 if family == "cpu" else ENCODERS[precision] for family in families}
 
 

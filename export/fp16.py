@@ -1,4 +1,4 @@
-"""FP16 by conversion of the graph: the heavy work in half precision, what half precision breaks in single."""
+"""FP16 by conversion of the graph: layers with weights in half precision, what half precision breaks in single."""
 
 from __future__ import annotations
 
@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, helper
 
+from ..calibration.faces import spread
 from ..calibration.graphs import Graph, largest
 from ..runtime.errors import DferError
 
-COMFORTABLE = 1e4
-"""Largest |x| that may enter or leave a node in half precision: a sixth of what the type holds, for other frames."""
+RANGE_LIMIT = 1e4
+"""Largest |x| of any input or output of a node in half precision: a sixth of the type's, as a margin for new frames."""
+RANGE_FRAMES = 64
+"""Frames on which ranges are measured, spread over all that are given."""
 
-_HALVED = (
+_OPERATORS = (
     "Add AveragePool BatchNormalization Concat Conv Gather Gelu Gemm GlobalAveragePool Identity LeakyRelu MatMul "
     "MaxPool Mul Neg Relu Reshape Sigmoid Slice Split Squeeze Sub Tanh Transpose Unsqueeze"
 )
-HALVED = frozenset(_HALVED.split())
+FP16_OPERATORS = frozenset(_OPERATORS.split())
 """What may run in half precision; LayerNorm, Softmax, reductions, norms, divisions and the like never do."""
 
 _SUFFIX = {TensorProto.FLOAT16: "half", TensorProto.FLOAT: "single"}
@@ -27,14 +30,14 @@ _SUFFIX = {TensorProto.FLOAT16: "half", TensorProto.FLOAT: "single"}
 def to_half(graph: bytes, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     """The encoder with its weights and most of its arithmetic in FP16; inputs and outputs keep their types.
 
-    frames: uint8 [N,H,W,3] of real faces, on which the guard measures what each tensor holds: a node that reads or
-    gives more than `COMFORTABLE` stays in FP32, as do the pixels' normalisation and everything after the first L2-norm.
-    Raises DferError when the graph cannot be read or run.
+    frames: crops uint8 [N,H,W,3] of real faces to measure ranges on. A node with an input or output above `RANGE_LIMIT`
+    stays in FP32, as do the normalisation of pixels and everything after the first L2-norm.
+    Raises DferError when the graph cannot be read or run, or no node can be in FP16.
     """
     source = Graph(graph)
-    ranges = largest(graph, frames)
+    ranges = largest(graph, frames[spread(len(frames), RANGE_FRAMES)])
     kinds = dict.fromkeys(ranges, TensorProto.FLOAT)  # every float tensor, by the type it is to have
-    halved = {node.name for node in _halvable(source, ranges)}
+    halved = {node.name for node in _fp16_nodes(source, ranges)}
     if not halved:
         raise DferError("fp16: no part of this encoder can run in half precision")
     casts: dict[tuple[str, int], str] = {}
@@ -57,10 +60,10 @@ def to_half(graph: bytes, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     return source.bytes()
 
 
-def _halvable(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
-    """The nodes to halve, from the first layer with weights up to the L2-norm."""
+def _fp16_nodes(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
+    """The nodes to run in half precision, from the first layer with weights up to the L2-norm."""
     weighted = {layer.name for layer in graph.layers()}
-    reached: set[str] = set()  # tensors that weights have touched
+    reached: set[str] = set()  # tensors behind a layer with weights
     finished: set[str] = set()  # tensors behind the L2-norm
     for node in graph.nodes:
         if node.op_type == "ReduceL2" or finished.intersection(node.input):
@@ -68,11 +71,11 @@ def _halvable(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
         elif node.name in weighted or reached.intersection(node.input):
             reached.update(node.output)
             if (
-                node.op_type in HALVED
+                node.op_type in FP16_OPERATORS
                 and not _scales(graph, node)
                 and node.output[0] in ranges
                 and graph.output not in node.output
-                and all(_comfortable(graph, name, ranges) for name in (*node.input, *node.output))
+                and all(_in_range(graph, name, ranges) for name in (*node.input, *node.output))
             ):
                 yield node
 
@@ -83,11 +86,11 @@ def _scales(graph: Graph, node: Any) -> bool:
     return node.op_type == "Mul" and any(np.prod(tensor.dims) == 1 for tensor in constants)
 
 
-def _comfortable(graph: Graph, name: str, ranges: Mapping[str, float]) -> bool:
+def _in_range(graph: Graph, name: str, ranges: Mapping[str, float]) -> bool:
     if name in graph.constants:
         constant = graph.constants[name]
-        return constant.data_type != TensorProto.FLOAT or not np.any(np.abs(graph.constant(name)) > COMFORTABLE)
-    return ranges.get(name, 0.0) <= COMFORTABLE  # written so that NaN is not
+        return constant.data_type != TensorProto.FLOAT or not np.any(np.abs(graph.constant(name)) > RANGE_LIMIT)
+    return ranges.get(name, 0.0) <= RANGE_LIMIT  # written so that NaN is not
 
 
 def _half_constant(graph: Graph, name: str) -> str:

@@ -1,7 +1,12 @@
-"""Parts of a model that compute the same with less, put in the place of the published ones while a graph is traced."""
+"""Modules that compute the same as a model's own with fewer operators, put in their place while a graph is traced.
+
+The model's own are found by open_clip's names. Where these change, nothing is replaced: the graph stays right but is
+slower, and `missed_rewrites` tells.
+"""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +22,7 @@ _GREY = 128.0
 
 
 class Pixels(nn.Module):
-    """uint8 [N,H,W,3] → float32 [N,3,S,S], as the image tower was taught to read them."""
+    """uint8 [N,H,W,3] → float32 [N,3,S,S], as the image encoder was trained to read them."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -28,7 +33,7 @@ class Pixels(nn.Module):
 
 
 class CentredPixels(Pixels):
-    """The same without scale and offset per channel, which `PatchProduct` has in its weights."""
+    """The same without scale and offset per channel, which are in the weights of `PatchProduct`."""
 
     def forward(self, frames: Tensor) -> Tensor:
         return lay_out(frames.to(torch.float32) - _GREY, self.preprocessing)
@@ -41,10 +46,10 @@ class PatchProduct(nn.Module):
     fastest kernels, INT8 ones included.
     """
 
-    def __init__(self, published: nn.Conv2d, preprocessing: Preprocessing) -> None:
+    def __init__(self, original: nn.Conv2d, preprocessing: Preprocessing) -> None:
         super().__init__()
-        self.patch = published.kernel_size[0]
-        weight = published.weight.detach().double()
+        self.patch = original.kernel_size[0]
+        weight = original.weight.detach().double()
         mean, std = (
             torch.tensor(values).double().view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
         )
@@ -60,37 +65,39 @@ class PatchProduct(nn.Module):
 
 
 class PlainAttention(nn.Module):
-    """`nn.MultiheadAttention` on sequences [N,L,D] as the dozen operators that it comes to, on the same weights.
+    """`nn.MultiheadAttention` on sequences [N,L,D] as a dozen operators, with the same weights.
 
-    Its own path moves the batch behind the tokens and back, copying five times per layer, and finds out shapes as it
-    runs; its fused path has no ONNX form at all. Queries, keys and values are three products: OpenVINO fuses no
+    PyTorch's own path moves the batch behind the tokens and back, copies five times per layer, and computes shapes at
+    run time; its fused path has no ONNX form at all. Queries, keys and values are three products: OpenVINO fuses no
     scales into an INT8 product that is split afterwards.
     """
 
-    def __init__(self, published: nn.MultiheadAttention) -> None:
+    def __init__(self, original: nn.MultiheadAttention) -> None:
         super().__init__()
-        self.published, self.heads = published, published.num_heads
-        scales = (published.head_dim**-0.5, 1.0, 1.0)  # of the scores: a factor of the queries
-        parts = zip(published.in_proj_weight.chunk(3), published.in_proj_bias.chunk(3), scales, strict=True)
+        self.original, self.heads = original, original.num_heads
+        scales = (original.head_dim**-0.5, 1.0, 1.0)  # of the scores: a factor of the queries
+        parts = zip(original.in_proj_weight.chunk(3), original.in_proj_bias.chunk(3), scales, strict=True)
         self.queries, self.keys, self.values = (_linear(scale * weight, scale * bias) for weight, bias, scale in parts)
-        self.out_proj = published.out_proj
+        self.out_proj = original.out_proj
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
         masked = options.get("attn_mask") is not None or options.get("key_padding_mask") is not None
         if masked or key is not value:
-            return self.published(query, key, value, **options)
+            return self.original(query, key, value, **options)
         parts = self.queries(query), self.keys(key), self.values(key)
         queries, keys, values = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        seen = (queries @ keys.transpose(2, 3)).softmax(dim=-1) @ values
-        return self.out_proj(seen.transpose(1, 2).flatten(2)), None
+        attended = (queries @ keys.transpose(2, 3)).softmax(dim=-1) @ values
+        return self.out_proj(attended.transpose(1, 2).flatten(2)), None
 
 
 class ClassTokenBlock(nn.Module):
-    """The last block of a vision transformer [N,L,D] → [N,1,D] of which only the class token, the first, is read.
+    """The last block of a vision transformer, [N,L,D] → [N,1,D], where only the class token, the first, is read.
 
-    Only that token asks, and goes through the MLP; the others are keys and values. The result is the same, for 1/14
-    less work in a ViT of twelve blocks.
+    That token is the only query, and the only one in the MLP; the others are keys and values. The result is the same,
+    for 1/14 less work in a ViT of twelve blocks.
     """
+
+    PARTS = ("ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2")
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -112,7 +119,7 @@ def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 
 @contextmanager
 def rewritten(graph: nn.Module) -> Iterator[None]:
-    """While tracing, the parts of a model are those that compute the same with less."""
+    """Within the context, the modules of this file are in the place of those they can replace."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
@@ -152,18 +159,60 @@ def _is_plain(attention: nn.MultiheadAttention) -> bool:
 
 
 def _reads_class_token(module: Any) -> bool:
-    """Whether this is open_clip's vision transformer, of blocks as CLIP has them, that reads its class token only."""
-    if getattr(module, "pool_type", None) != "tok" or module.attn_pool is not None or module.output_tokens:
+    """Whether this is open_clip's vision transformer, of CLIP's blocks, and reads its class token only."""
+    reads_others = getattr(module, "attn_pool", None) is not None or getattr(module, "output_tokens", False)
+    blocks = getattr(getattr(module, "transformer", None), "resblocks", None)
+    if getattr(module, "pool_type", None) != "tok" or reads_others or not blocks:
         return False
-    last = module.transformer.resblocks[-1]
+    last = blocks[-1]
     plain = type(last).__name__ == "ResidualAttentionBlock" and not hasattr(last, "ln_1_kv")
-    return plain and isinstance(last.attn, PlainAttention)
+    return (
+        plain and all(hasattr(last, name) for name in ClassTokenBlock.PARTS) and isinstance(last.attn, PlainAttention)
+    )
 
 
 def _embeds_patches(module: Any, size: int) -> bool:
-    """Whether this is open_clip's vision transformer, and cuts images of this side into patches that cover them."""
+    """Whether this is open_clip's vision transformer, and its patches cover images of this side without overlap."""
     first = getattr(module, "conv1", None)
     if not hasattr(module, "class_embedding") or not isinstance(first, nn.Conv2d) or first.bias is not None:
         return False
     rows, columns = first.kernel_size
     return rows == columns and first.stride == first.kernel_size and size % rows == 0
+
+
+def missed_rewrites(graph: Any) -> list[str]:
+    """What `rewritten` could not replace in the encoder of a vision transformer, and what that costs; else nothing.
+
+    graph: ONNX GraphProto as PyTorch exports it. Judged by its operators, not by names of modules: an encoder with
+        attention and at most one convolution is a vision transformer.
+    """
+    attention = [node for node in graph.node if node.op_type == "Softmax"]
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    if not attention or len(convolutions) > 1:
+        return []
+    missed = []
+    others = sum(PlainAttention.__name__ not in _classes(node) for node in attention)
+    if others:
+        missed.append(f"PyTorch's attention in {others} of {len(attention)} layers (about a tenth of the time in INT8)")
+    if _selects_token(graph, attention[-1]):
+        missed.append(f"all tokens in the last block (about {0.83 / len(attention):.0%} of the work)")
+    if convolutions:
+        missed.append("a convolution over the patches (slow in INT8)")
+    return missed
+
+
+def _classes(node: Any) -> list[str]:
+    """The classes of the modules that a node was exported from, outermost first."""
+    found = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.class_hierarchy"]
+    return [path.rpartition(".")[2] for path in ast.literal_eval(found[0])] if found else []
+
+
+def _selects_token(graph: Any, attention: Any) -> bool:
+    """Whether tokens [N,L,D] are computed after the last attention of which one, [N,D] or [N,1,D], is read."""
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in graph.value_info}
+    for node in list(graph.node)[list(graph.node).index(attention) :]:
+        if node.op_type in ("Gather", "Slice"):
+            tokens, read = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
+            if len(tokens) == 3 and tokens[1] > 1 and (len(read) == 2 or read[1:2] == [1]):
+                return True
+    return False

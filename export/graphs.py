@@ -1,17 +1,21 @@
-"""The two graphs that every method ends as, and their translation to ONNX."""
+"""The two graphs that every method is exported as, and their translation to ONNX."""
 
 from __future__ import annotations
 
 import ast
 import warnings
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..train.methods import Method
-from .graph_rewrites import Pixels, rewritten
+from .graph_rewrites import Pixels, missed_rewrites, rewritten
 
 OPSET = 20  # static INT8 tools stop here
 
@@ -42,25 +46,59 @@ class HeadGraph(nn.Module):
         return logits.softmax(dim=-1)
 
 
-def trace_encoder(method: Method) -> bytes:
-    """The encoder as ONNX: "frames" → "features", batch dynamic."""
-    return trace_encoder_program(method)[0]
+@dataclass(frozen=True)
+class TracedEncoder:
+    """An encoder as ONNX: "frames" → "features", batch dynamic.
+
+    program: the same as torch's ExportedProgram, whose values have the names of the graph's tensors.
+    missed: see `missed_rewrites`.
+    """
+
+    onnx: bytes
+    program: Any
+    missed: tuple[str, ...]
 
 
-def trace_encoder_program(method: Method) -> tuple[bytes, Any]:
-    """The encoder as ONNX, and as torch's ExportedProgram, whose values have the names of the graph's tensors."""
+@dataclass(frozen=True)
+class TracedMethod:
+    """A method as the graphs of a bundle.
+
+    head: as ONNX, "features" → "probabilities", batch dynamic. class_matrix: float32 [C,D].
+    """
+
+    encoder: TracedEncoder
+    head: bytes
+    class_matrix: NDArray[np.float32]
+
+
+def trace_method(method: Method, report: Callable[[str], object] = lambda _: None) -> TracedMethod:
+    """Both graphs of a method in evaluation mode, and its class matrix."""
+    report("computing the class matrix")
+    with torch.inference_mode():
+        class_matrix = method.class_matrix().clone()
+    report("tracing the encoder")
+    encoder = trace_encoder(method)
+    report("tracing the head")
+    return TracedMethod(encoder, trace_head(method, class_matrix), class_matrix.numpy())
+
+
+def trace_encoder(method: Method) -> TracedEncoder:
+    """The encoder of a method."""
     size = method.preprocessing.size
     frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # batch of 2: a 1 would be taken for a constant
-    return _trace(EncoderGraph(method), frames, "frames", "features")
+    model, program = _trace(EncoderGraph(method), frames, "frames", "features")
+    missed = tuple(missed_rewrites(model.graph))
+    return TracedEncoder(_serialise(model), program, missed)
 
 
 def trace_head(method: Method, class_matrix: Tensor) -> bytes:
-    """The head as ONNX: "features" → "probabilities", batch dynamic."""
+    """The head of a method as ONNX, with the class matrix float32 [C,D]."""
     features = torch.zeros(2, method.window, class_matrix.shape[1])
-    return _trace(HeadGraph(method, class_matrix), features, "features", "probabilities")[0]
+    return _serialise(_trace(HeadGraph(method, class_matrix), features, "features", "probabilities")[0])
 
 
-def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[bytes, Any]:
+def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[Any, Any]:
+    """The ONNX ModelProto and the ExportedProgram of a module."""
     with rewritten(graph), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
@@ -73,15 +111,19 @@ def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str)
             dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
         )
-    model = program.model_proto
+    return program.model_proto, program.exported_program
+
+
+def _serialise(model: Any) -> bytes:
+    """The model with readable node names, and without traces of the exporting machine."""
     del model.metadata_props[:]
     names: Counter[str] = Counter()
     for node in model.graph.node:
         node.name = _readable_name(node, names)
-        del node.metadata_props[:]  # stack traces of the exporting machine
+        del node.metadata_props[:]  # stack traces
         node.doc_string = ""
     data: bytes = model.SerializeToString()
-    return data, program.exported_program
+    return data
 
 
 def _readable_name(node: Any, names: Counter[str]) -> str:

@@ -17,14 +17,14 @@ from ..runtime.errors import DferError
 from .parity import Parity, ReferenceOutputs
 
 BATCHES = (1, 8)
-TURNS, BURST = 8, 5
-ENOUGH, LONGEST = 6.0, 0.5
-"""Seconds after which no further turn is begun, from the second on; and no further run of a burst."""
+ROUNDS, RUNS = 8, 5
+ROUNDS_SECONDS, RUNS_SECONDS = 6.0, 0.5
+"""Time after which no further round is begun, from the third on, and no further run of a round."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A precision on a provider: agreement with PyTorch, and milliseconds per run by batch size, medians."""
+    """A precision on a provider: agreement with PyTorch, and median milliseconds per run by batch size."""
 
     parity: Parity
     latency: Mapping[int, float]
@@ -37,9 +37,9 @@ class Measurement:
 def measure_provider(
     provider: str, graphs: Mapping[str, bytes], head: bytes, reference: ReferenceOutputs
 ) -> dict[str, Measurement]:
-    """Each precision's encoder on one provider; those that do not load or run there are left out.
+    """Measure each precision's encoder on one provider; those that do not load or run there are left out.
 
-    "bf16" is the graph it is given, computed in BF16.
+    graphs: ONNX by precision; that of "bf16" is computed in BF16. reference: frames and PyTorch's outputs for them.
     """
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -47,7 +47,7 @@ def measure_provider(
         try:
             classifying = stack.enter_context(open_engine(head, provider))
         except DferError:
-            return {}  # installed, but it does not start on this machine
+            return {}  # installed, but not usable on this machine
         for precision, graph in graphs.items():
             try:
                 engine = stack.enter_context(open_engine(graph, provider, precision=precision))
@@ -60,31 +60,31 @@ def measure_provider(
 
 
 def measure_latency(engines: Mapping[str, Engine], size: int) -> dict[str, dict[int, float]]:
-    """Median milliseconds of encoder runs on crops of `size` pixels, by engine and batch size, warm and interleaved.
+    """Median milliseconds per run on crops of `size` pixels, by engine and batch size, after a warm-up.
 
-    The engines take turns of some runs in a row, so that drift hits all alike, yet each finds its own weights in the
-    caches, as it does where it runs alone.
+    The engines run in turn, several runs each: drift affects all alike, and each has its weights in the caches, as it
+    has where it runs alone.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in engines}
     for batch in BATCHES:
         crops = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
         times: dict[str, list[float]] = {name: [] for name in engines}
-        begun = perf_counter()
-        for turn in range(TURNS):
+        start = perf_counter()
+        for turn in range(ROUNDS):
             for name, engine in engines.items():
-                times[name] += _burst(engine, crops)
-            if turn >= 1 and perf_counter() - begun > ENOUGH:
+                times[name] += _time_runs(engine, crops)
+            if turn >= 1 and perf_counter() - start > ROUNDS_SECONDS:
                 break
         for name, values in times.items():
             found[name][batch] = median(values)
     return found
 
 
-def _burst(engine: Engine, crops: NDArray[np.uint8]) -> list[float]:
-    """Milliseconds of runs in a row; one more before them warms up."""
+def _time_runs(engine: Engine, crops: NDArray[np.uint8]) -> list[float]:
+    """Milliseconds of runs in a row, without the first."""
     times: list[float] = []
-    begun = perf_counter()
-    while len(times) < 2 or (len(times) <= BURST and perf_counter() - begun < LONGEST):
+    begin = perf_counter()
+    while len(times) < 2 or (len(times) <= RUNS and perf_counter() - begin < RUNS_SECONDS):
         start = perf_counter()
         engine.run({"frames": crops})
         times.append(1000 * (perf_counter() - start))
@@ -92,9 +92,9 @@ def _burst(engine: Engine, crops: NDArray[np.uint8]) -> list[float]:
 
 
 def recommend(measurements: Mapping[str, Mapping[str, Measurement]], strictness: str) -> dict[str, str]:
-    """Per provider, the fastest precision at batch 1 that passes its gate there; providers where none does are absent.
+    """By provider, the fastest precision at batch 1 that passes its gate there; providers where none does are absent.
 
-    measurements: by provider and precision.
+    measurements: by provider and precision. strictness: of the gate.
     """
     chosen = {}
     for provider, by_precision in measurements.items():

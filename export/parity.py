@@ -1,9 +1,10 @@
-"""Does the exported graph say what the PyTorch model says? Measured, and held against one set of limits."""
+"""Agreement of exported graphs with the PyTorch model: measured, and checked against one set of limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,14 +18,20 @@ from ..train.data.augmentation import plain_view
 from ..train.data.procedural import HELD_OUT, ProceduralClips
 from ..train.methods import Method
 from ..train.metrics import Scores
+from .deviations import describe_deviations
+from .graphs import TracedMethod
+
+BF16_PROVIDER = "openvino"
+"""The one that computes an FP32 graph in BF16. (TensorRT would need a graph of BF16 casts, which nothing on a CPU runs
+to compare it; on every GPU that has BF16, FP16 is as fast and three bits finer.)"""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What a precision must reach to be exported. (INT8 may move probabilities, but not which is largest.)
+    """The limits that a precision must reach to be exported. (INT8 may change probabilities, but not the largest one.)
 
-    BF16 has 8 significant bits to FP16's 11: its features must point as FP16's do, which it can reach since they are
-    sums of many roundings, but a probability may move 8 times as far, so the largest one must stay as for INT8.
+    BF16 has 8 significant bits to FP16's 11. Its features must reach FP16's cosine, which they can since rounding
+    errors of many terms cancel; a probability may change 8 times as much, so the largest one must stay as for INT8.
     """
 
     min_cosine: float
@@ -46,13 +53,13 @@ GATES = {
         "int8": Gate(0.998, 0.1, 0.995),
     },
 }
-"""By strictness and precision. "off" is the third strictness: everything passes, and the manifest says so."""
+"""By strictness and precision. With the third strictness, "off", everything passes, and the manifest says so."""
 
 TIE = 0.02
-"""Probabilities this close are a tie, which changes of the size that FP16 may make (twice 1e-2) decide either way.
+"""Probabilities this close are a tie: each may change by 1e-2 in FP16, so either can become the larger.
 
-Only a window on which PyTorch itself is that undecided is forgiven. A trained model has few; of a random one, whose
-classes are all about as probable, the gate says little, and the exact figure beside it says how little.
+It counts as agreement only where PyTorch's two probabilities are that close. A trained model has few such windows; of a
+random one, whose classes are all about as probable, the gate says little, and the exact figure says how little.
 """
 
 
@@ -61,8 +68,8 @@ class Parity:
     """Agreement of an exported encoder and head with the PyTorch model on the same frames.
 
     cosine: the lowest cosine similarity of any frame's two features.
-    max_delta: the largest difference of any class probability, both graphs in line.
-    top1: share of windows whose most probable class is the same, or tied with it in PyTorch (see `TIE`); this is gated.
+    max_delta: the largest |Δp| of any class, of encoder and head together.
+    top1: share of windows whose most probable class is the same, or tied with it in PyTorch (see `TIE`); has a limit.
     exact_top1: share whose most probable class is exactly the same. frames: how many were compared.
     war, uar: weighted and unweighted average recall of the graphs, 0..1, where labelled clips were given.
     """
@@ -79,18 +86,18 @@ class Parity:
         return {name: round(value, 9) for name, value in asdict(self).items() if value is not None}
 
     def passes(self, precision: str, strictness: str = "default") -> bool:
-        """Whether this reaches the precision's gate; nothing that is not a number does, unless the gate is off."""
+        """Whether this reaches the precision's gate. NaN never does, unless the gate is off."""
         if strictness == "off":
             return True
         gate = GATES[strictness][precision]
         return self.cosine >= gate.min_cosine and self.max_delta <= gate.max_delta and self.top1 >= gate.min_top1
 
-    def check(self, precision: str, strictness: str = "default", blame: str = "") -> None:
-        """Raise DferError when this does not pass the precision's gate; `blame` says where it goes wrong."""
+    def check(self, precision: str, strictness: str = "default", cause: str = "") -> None:
+        """Raise DferError when this does not pass the precision's gate; `cause` becomes part of its message."""
         if not self.passes(precision, strictness):
             raise DferError(
                 f"{precision} export refused: it differs from the PyTorch model "
-                f"({self.describe(precision, strictness)}){blame}; nothing was written"
+                f"({self.describe(precision, strictness)}){cause}; nothing was written"
             )
 
     def describe(self, precision: str, strictness: str) -> str:
@@ -102,8 +109,8 @@ class Parity:
             f"must be ≥ {gate.min_top1:.1%}"
         )
 
-    def worse(self, other: Parity) -> Parity:
-        """The worse of both figures, over the frames of both; recalls are those that are known."""
+    def merge(self, other: Parity) -> Parity:
+        """Over the frames of both: the worse of each figure, and the recalls of the one that has them."""
         labelled = self if self.war is not None else other
         return replace(
             labelled,
@@ -117,10 +124,10 @@ class Parity:
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """Frames, and what PyTorch says of them.
+    """Frames, and PyTorch's outputs for them.
 
-    frames: uint8 [N,H,W,3]. windows: which frames make each window, int64 [W,T]. features: float32 [N,D].
-    probabilities: float32 [W,C]. labels: per window the true class, -1 where unknown. classes: C names.
+    frames: uint8 [N,H,W,3]. windows: indices of each window's frames, int64 [W,T]. features: float32 [N,D].
+    probabilities: float32 [W,C]. labels: the true class of each window, -1 where unknown. classes: C names.
     """
 
     frames: NDArray[np.uint8]
@@ -131,20 +138,20 @@ class ReferenceOutputs:
     classes: tuple[str, ...]
 
     def compare(self, encoder: Engine, head: Engine, batch: int = 16) -> Parity:
-        """Run both engines on the frames. Raises DferError when they do not run."""
+        """Compare what two engines give for the frames. Raises DferError when they do not run."""
         parts = [encoder.run({"frames": part})["features"] for part in batches(self.frames, batch)]
         found = np.concatenate(parts)
         found_p = head.run({"features": found[self.windows]})["probabilities"]
         lengths = np.linalg.norm(self.features, axis=1) * np.linalg.norm(found, axis=1)
         cosines = (self.features * found).sum(axis=1) / np.maximum(lengths, 1e-12)
-        top = self.probabilities.max(axis=1)
-        said = np.take_along_axis(self.probabilities, found_p.argmax(axis=1)[:, None], axis=1)[:, 0]
+        largest = self.probabilities.max(axis=1)
+        chosen = np.take_along_axis(self.probabilities, found_p.argmax(axis=1)[:, None], axis=1)[:, 0]
         known = self.labels >= 0
         scores = Scores.of(self.classes, self.labels[known], found_p[known]) if known.any() else None
         return Parity(
             cosine=float(cosines.min()),
             max_delta=float(np.abs(self.probabilities - found_p).max()),
-            top1=float((top - said <= TIE).mean()),
+            top1=float((largest - chosen <= TIE).mean()),
             exact_top1=float((self.probabilities.argmax(axis=1) == found_p.argmax(axis=1)).mean()),
             frames=len(self.frames),
             war=scores.war if scores else None,
@@ -152,10 +159,10 @@ class ReferenceOutputs:
         )
 
 
-def ask_torch(
+def reference_outputs(
     method: Method, frames: NDArray[np.uint8], windows: NDArray[np.int64], labels: Sequence[str | None] = ()
 ) -> ReferenceOutputs:
-    """What the model says of crops uint8 [N,H,W,3] in windows int64 [W,T]; labels it has no class for are left out."""
+    """Run the model on crops uint8 [N,H,W,3] in windows int64 [W,T]; labels that it has no class for become unknown."""
     with torch.inference_mode():
         features = torch.cat([method.encode_frames(torch.from_numpy(part)) for part in batches(frames, 16)])
         probabilities = method.logits(features[torch.from_numpy(windows)]).softmax(dim=-1).numpy()
@@ -165,17 +172,20 @@ def ask_torch(
 
 
 def standard_reference(method: Method) -> ReferenceOutputs:
-    """The model on noise and three procedural faces in motion."""
-    return _reference_of_windows(method, parity_frames(method.preprocessing.size, method.window))
+    """The model's outputs for noise and three moving procedural faces."""
+    windows = _standard_windows(method.preprocessing.size, method.window)
+    frames = windows.reshape(-1, *windows.shape[2:])
+    return reference_outputs(method, frames, np.arange(len(frames)).reshape(windows.shape[:2]))
 
 
-def faces_reference(method: Method, faces: FaceClips) -> ReferenceOutputs:
-    """The model on faces that ranges were not measured on."""
-    return ask_torch(method, faces.frames, faces.windows(method.window), faces.labels)
+def faces_reference(method: Method, held_out: FaceClips) -> ReferenceOutputs:
+    """The model's outputs for faces that ranges were not measured on."""
+    return reference_outputs(method, held_out.frames, held_out.windows(method.window), held_out.labels)
 
 
-def parity_frames(size: int, window: int) -> NDArray[np.uint8]:
-    """Windows to compare on, uint8 [4,T,size,size,3]: noise, and three procedural faces in motion."""
+@cache
+def _standard_windows(size: int, window: int) -> NDArray[np.uint8]:
+    """Windows uint8 [4,T,size,size,3]: noise, and three moving procedural faces."""
     noise = np.random.default_rng(0).integers(0, 256, (window, size, size, 3), dtype=np.uint8)
     clips = ProceduralClips([HELD_OUT])
     picked = np.linspace(0, len(clips.frames(0)) - 1, window).round().astype(int)
@@ -183,13 +193,37 @@ def parity_frames(size: int, window: int) -> NDArray[np.uint8]:
     return np.stack([noise, *faces])
 
 
-def measure_parity(method: Method, encoder: bytes, head: bytes, windows: NDArray[np.uint8], batch: int = 16) -> Parity:
-    """Run both sides on windows of crops uint8 [N,T,H,W,3]; the graphs on ONNX Runtime's CPU provider."""
-    reference = _reference_of_windows(method, windows)
-    with open_engine(encoder, "cpu") as encoding, open_engine(head, "cpu") as classifying:
-        return reference.compare(encoding, classifying, batch)
+class ParityChecker:
+    """Compares encoders with the traced model, on the CPU, BF16 by OpenVINO.
+
+    parity: of the precisions that passed. gate: one of `STRICTNESS`.
+    """
+
+    def __init__(self, traced: TracedMethod, references: list[ReferenceOutputs], gate: str) -> None:
+        self._traced, self._references, self.gate = traced, references, gate
+        self.parity: dict[str, Parity] = {}
+
+    def measure(self, precision: str, encoder: bytes) -> Parity:
+        """INT8 is measured on the last reference alone, faces like those of its ranges; the others on all."""
+        references = self._references[-1:] if precision == "int8" else self._references
+        with _open(precision, encoder) as opened, open_engine(self._traced.head, "cpu") as head:
+            found = [reference.compare(opened, head) for reference in references]
+        return found[0] if len(found) == 1 else found[0].merge(found[1])
+
+    def check(self, precision: str, encoder: bytes) -> None:
+        """Measure an encoder and keep its parity. Raises DferError, naming the worst layers, when it fails its gate."""
+        parity = self.measure(precision, encoder)
+        if not parity.passes(precision, self.gate):
+            parity.check(precision, self.gate, self._cause(precision, encoder, parity))
+        self.parity[precision] = parity
+
+    def _cause(self, precision: str, encoder: bytes, parity: Parity) -> str:
+        if parity.cosine >= GATES[self.gate][precision].min_cosine and precision == "fp32":
+            return "; the features agree, so it is the head"
+        if precision == "bf16":  # it has no graph of its own to compare, and the FP32 one agrees
+            return "; this encoder needs more than BF16's 8 bits"
+        return describe_deviations(self._traced.encoder, encoder, self._references[-1].frames)
 
 
-def _reference_of_windows(method: Method, windows: NDArray[np.uint8]) -> ReferenceOutputs:
-    frames = windows.reshape(-1, *windows.shape[2:])
-    return ask_torch(method, frames, np.arange(len(frames)).reshape(windows.shape[:2]))
+def _open(precision: str, encoder: bytes) -> Engine:
+    return open_engine(encoder, BF16_PROVIDER if precision == "bf16" else "cpu", precision=precision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -14,6 +15,10 @@ from dfer.runtime.bundle import DEMO
 from dfer.runtime.procedural import Identity, draw_background, draw_face
 from dfer.runtime.procedural.expressions import ExpressionCurve
 from helpers import Pipeline, write_video
+
+if TYPE_CHECKING:
+    from dfer.export.graphs import TracedMethod
+    from dfer.train.methods.align_dfer import AlignDfer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
@@ -62,6 +67,24 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 def bundle(tmp_path: Path) -> Path:
     """A copy of the demo bundle that a test may damage."""
     return Path(shutil.copytree(DEMO, tmp_path / "copy.dfer", ignore=shutil.ignore_patterns("engines")))
+
+
+@pytest.fixture(scope="session")
+def vit() -> AlignDfer:
+    """An Align-DFER on a small random ViT whose LayerNorms have outlier channels. Leave it as it is."""
+    from networks import add_outliers, small_vit
+
+    method = small_vit()
+    add_outliers(method)
+    return method
+
+
+@pytest.fixture(scope="session")
+def traced(vit: AlignDfer) -> TracedMethod:
+    """The graphs of `vit`."""
+    from dfer.export.graphs import trace_method
+
+    return trace_method(vit)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from dfer.train.models.clip import ClipSizes, build_clip
 SIZE = 32
 
 
-def small_vit(layers: int = 3) -> AlignDfer:
+def small_vit(layers: int = 2) -> AlignDfer:
     """An Align-DFER on a random ViT of 16 patches and width 128, in a fraction of a second."""
     torch.manual_seed(0)
     clip = build_clip(ClipSizes(64, SIZE, 8, 128, layers, 77, 49408, 64, 1))

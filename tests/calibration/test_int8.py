@@ -11,31 +11,26 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from networks import add_outliers, random_crops, small_vit
+from networks import SIZE, random_crops, small_vit
 
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
 from dfer.calibration.int8 import Int8, quantizations
 from dfer.calibration.quantization import quantize_dynamic, quantize_static
 from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
-from dfer.calibration.sensitivity import plot_sensitivity
-from dfer.calibration.smoothing import find_joints, smooth
-from dfer.export.graphs import trace_encoder, trace_head
-from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.models.clip import load_clip
+from dfer.calibration.sensitivity import SensitivityModel, plot_sensitivity
+from dfer.calibration.smoothing import find_groups, smooth
+from dfer.export.graphs import TracedMethod
+from dfer.runtime.bundle import DEMO
 
 CROPS = random_crops(48)
 FACES = FaceClips(CROPS, (1,) * len(CROPS), (None,) * len(CROPS))
 
 
 @pytest.fixture(scope="module")
-def graphs() -> tuple[bytes, bytes]:
+def graphs(traced: TracedMethod) -> tuple[bytes, bytes]:
     """Encoder and head of the small ViT with outlier channels."""
-    method = small_vit()
-    add_outliers(method)
-    with torch.inference_mode():
-        matrix = method.class_matrix().clone()
-    return trace_encoder(method), trace_head(method, matrix)
+    return traced.encoder.onnx, traced.head
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +59,20 @@ def test_outliers_break_naive_int8_and_not_ours(graphs: tuple[bytes, bytes], mad
 
 
 def test_outliers_change_no_feature(graphs: tuple[bytes, bytes]) -> None:
-    assert cosine(graphs[0], trace_encoder(small_vit())) > 0.9999
+    with torch.inference_mode():
+        without = small_vit().encode_frames(torch.from_numpy(CROPS)).numpy()
+    assert (features(graphs[0], CROPS) * without).sum(axis=1).min() > 0.9999
 
 
 def test_smoothing_changes_no_feature_and_evens_the_channels(graphs: tuple[bytes, bytes]) -> None:
     encoder, _ = graphs
-    joints = [joint.output for joint in find_joints(Graph(encoder))]
-    assert len(joints) == 7  # two per block, and the one before the projection
-    before = measure_channels(encoder, CROPS, joints)
+    norms = [group.output for group in find_groups(Graph(encoder))]
+    assert len(norms) == 5  # two per block, and the one before the projection
+    before = measure_channels(encoder, CROPS, norms)
     smoothed = smooth(encoder, before)
     assert cosine(encoder, smoothed) > 0.9999
-    after = measure_channels(smoothed, CROPS, joints[:1])[joints[0]]
-    outlying = before[joints[0]]
+    after = measure_channels(smoothed, CROPS, norms[:1])[norms[0]]
+    outlying = before[norms[0]]
     assert after.max() / np.median(after) < 0.3 * outlying.max() / np.median(outlying)
 
 
@@ -112,8 +109,7 @@ def test_onnx_runtime_fuses_every_quantised_product_of_its_graph(made: Int8, tmp
 
 
 def test_onnx_runtime_fuses_every_quantised_convolution_of_its_graph(tmp_path: Path) -> None:
-    method = AlignDfer(load_clip("dfer-nano"), tokens=2, video_layers=1).eval()
-    encoder, crops = trace_encoder(method), random_crops(4, size=method.preprocessing.size)
+    encoder, crops = (DEMO / "encoder.fp32.onnx").read_bytes(), random_crops(4, size=112)
     layers = [layer.name for layer in Graph(encoder).layers()]
     found = fused(quantize_dynamic(encoder, largest(encoder, crops), layers), tmp_path)
     convolutions = [node for node in Graph(encoder).nodes if node.op_type == "Conv"]
@@ -138,12 +134,22 @@ def test_layers_are_left_float_until_accuracy_is_reached(graphs: tuple[bytes, by
     assert list(quantizations(*graphs, 16, FACES, 1.1)) == []
 
 
-def test_the_ranking_is_from_the_most_damaging_layer_and_can_be_drawn(made: Int8, tmp_path: Path) -> None:
+def test_the_ranking_is_from_the_most_sensitive_layer_and_can_be_drawn(made: Int8, tmp_path: Path) -> None:
     cosines = [layer.cosine for layer in made.ranking]
-    assert len(cosines) == made.total == 20
+    assert len(cosines) == made.total == 14
     assert cosines == sorted(cosines)
     plot_sensitivity(list(made.ranking), {made.ranking[0].layer}, tmp_path / "plot.png")
     assert [file.name for file in tmp_path.iterdir()] == ["plot.png"]
+
+
+def test_sensitivity_is_measured_on_all_videos(graphs: tuple[bytes, bytes]) -> None:
+    """The first frames are of an even grey, for which the smallest range of the pixels is enough."""
+    frames = np.concatenate([np.full((8, SIZE, SIZE, 3), 128, np.uint8), random_crops(8)])
+    with SensitivityModel(*graphs, 16, frames) as model:
+        (patches,) = [layer for layer in model.layers if "conv1" in layer.name]
+        ranges = {patches.data: 1.0}
+        assert model.sensitivity(ranges, [patches.name]).cosine < 0.9
+        assert model.rank(ranges, [patches.name])[0].cosine < 0.9
 
 
 def test_ranges_ignore_a_stray_value_more_the_less_of_it_there_is() -> None:

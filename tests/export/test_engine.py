@@ -127,7 +127,7 @@ def test_choices_that_contradict_each_other_are_refused(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     assert build_engines(opened, ["head.fp32.onnx"], "none") == []
     for engine in ("none", "tensorrt"):
-        with pytest.raises(DferError, match="--targets is for TensorRT-RTX"):
+        with pytest.raises(DferError, match="targets: only TensorRT-RTX builds for other GPUs"):
             build_engines(opened, ["head.fp32.onnx"], engine, ["sm86"])
-    with pytest.raises(DferError, match="unknown; one of auto, tensorrt"):
+    with pytest.raises(DferError, match="engine: 'onnx' is none of auto, tensorrt"):
         build_engines(opened, ["head.fp32.onnx"], "onnx")

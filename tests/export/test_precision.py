@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,24 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from networks import add_outliers, random_crops, small_vit, write_crops
-from onnx import TensorProto, numpy_helper
+from networks import SIZE, add_outliers, random_crops, small_vit, write_crops
+from onnx import TensorProto
 
-from dfer.calibration.graphs import Graph
+from dfer.calibration.faces import FaceClips
+from dfer.calibration.graphs import Graph, largest
 from dfer.export import exporting
 from dfer.export.command import main as export
-from dfer.export.exporting import ExportOptions, export_method
-from dfer.export.fp16 import COMFORTABLE, to_half
-from dfer.export.graphs import trace_encoder
+from dfer.export.deviations import find_deviations
+from dfer.export.exporting import export_method, export_traced
+from dfer.export.fp16 import RANGE_FRAMES, to_half
+from dfer.export.graphs import TracedMethod
 from dfer.export.latency import Measurement, recommend
-from dfer.export.parity import Parity, ReferenceOutputs, measure_parity
-from dfer.runtime import Bundle, DferError, Recognizer
+from dfer.export.options import ExportOptions
+from dfer.export.parity import Parity, ReferenceOutputs
+from dfer.runtime import EXPRESSIONS, Bundle, DferError, Recognizer
 from dfer.runtime.engines import BACKENDS, Engine, open_engine
 from dfer.train.checkpoints.checkpoint import save_checkpoint
+from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
 
 bf16 = pytest.mark.skipif(
@@ -35,42 +38,45 @@ bf16 = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def method() -> AlignDfer:
-    method = small_vit()
-    add_outliers(method)
-    return method
+def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of labelled crops."""
+    folder = tmp_path_factory.mktemp("faces")
+    write_crops(folder / "images", random_crops(60))
+    rows = [f"{index:04}.png,{EXPRESSIONS[index % 7]}" for index in range(60)]
+    (folder / "faces.csv").write_text("\n".join(["image,label", *rows]))
+    return folder / "faces.csv"
 
 
 @pytest.fixture(scope="module")
-def encoder(method: AlignDfer) -> bytes:
-    return trace_encoder(method)
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_crops(tmp_path_factory.mktemp("calib") / "crops", random_crops(60))
-
-
-@pytest.fixture(scope="module")
-def exported(method: AlignDfer, crops: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def exported(vit: AlignDfer, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A bundle in three precisions, written by the command, and what it printed."""
     folder = tmp_path_factory.mktemp("precision")
-    save_checkpoint(method, folder / "vit.pt", {})
-    arguments = ["--ckpt", folder / "vit.pt", "--fp16", "--int8", "--calib", crops, "--calib-min", "60"]
+    save_checkpoint(vit, folder / "vit.pt", {})
+    arguments = ["--ckpt", folder / "vit.pt", "--fp16", "--int8", "--calib", faces, "--calib-min", "60"]
     result = CliRunner().invoke(export, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return folder / "vit.dfer", result.output
 
 
-def flipped(graph: bytes, layer: str) -> bytes:
-    """The graph with the sign of a layer's weights turned."""
-    model = onnx.load_model_from_string(graph)
-    (weight,) = [node.input[1] for node in model.graph.node if node.name == layer]
-    for tensor in model.graph.initializer:
-        if tensor.name == weight:
-            tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), weight))
-    data: bytes = model.SerializeToString()
-    return data
+def write(method: Method, traced: TracedMethod, out: Path, options: ExportOptions | None = None) -> Bundle:
+    """The bundle of a traced model, without calibration faces."""
+    return export_traced(method, traced, None, out, {}, options or ExportOptions()).bundle
+
+
+def scaled(graph: bytes, name: str, factor: float = -1.0) -> bytes:
+    """The graph with the weights of a layer, or what an Add adds, times a factor."""
+    edited = Graph(graph)
+    (node,) = [node for node in edited.nodes if node.name == name or node.name.endswith(f".{name}")]
+    (constant,) = [name for name in node.input if name in edited.constants]
+    values = edited.constant(constant)
+    edited.add_constant(constant, (factor * values).astype(values.dtype))
+    return edited.bytes()
+
+
+def weight_types(graph: bytes) -> dict[str, int]:
+    """The type of each layer's weights."""
+    read = Graph(graph)
+    return {layer.name: read.constants[layer.weight].data_type for layer in read.layers()}
 
 
 def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Path, str]) -> None:
@@ -83,6 +89,7 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
     assert precisions["int8"]["parity"]["top1"] >= 0.99
     for entry in precisions.values():
         assert entry["gate"] == "default"
+        assert 0 <= entry["parity"]["uar"] <= 1 and 0 <= entry["parity"]["war"] <= 1
         assert set(entry["providers"]["cpu"]["latency_ms"]) == {"1", "8"}
     assert bundle.manifest.recommended["cpu"] in precisions
     assert [name for name in bundle.digests if name.startswith("head")] == ["head.fp32.onnx"]
@@ -96,15 +103,22 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
 
 
 def test_the_command_prints_what_each_precision_is_worth(exported: tuple[Path, str]) -> None:
-    for words in ("fp16", "int8", "with ties", "recommended", "resblocks", "MB", "batch 8"):
+    for words in ("fp16", "int8", "with ties", "WAR", "UAR", "recommended", "resblocks", "MB", "batch 8"):
         assert words in exported[1]
 
 
+def test_too_few_faces_are_refused_with_the_options_name(exported: tuple[Path, str], faces: Path) -> None:
+    arguments = ["--ckpt", exported[0].with_suffix(".pt"), "--int8", "--calib", faces]
+    result = CliRunner().invoke(export, [str(argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert "--calib-min: 60 frames with a face in" in result.output and "500 are needed" in result.output
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_the_runtime_runs_what_is_asked_for(exported: tuple[Path, str], method: AlignDfer, precision: str) -> None:
+def test_the_runtime_runs_what_is_asked_for(exported: tuple[Path, str], vit: AlignDfer, precision: str) -> None:
     frames = random_crops(4, seed=5)
     with torch.inference_mode():
-        wanted = method.encode_frames(torch.from_numpy(frames)).numpy()
+        wanted = vit.encode_frames(torch.from_numpy(frames)).numpy()
     with Recognizer(exported[0], provider="cpu", precision=precision) as recognizer:
         assert recognizer.precision == precision
         found = recognizer.encode(frames)
@@ -131,12 +145,12 @@ def test_a_precision_that_is_not_there_is_refused(exported: tuple[Path, str]) ->
         Recognizer(exported[0], precision="int4")
 
 
-def test_half_precision_is_half_the_size_and_spares_what_it_would_break(encoder: bytes) -> None:
-    half = to_half(encoder, random_crops(8))
+def test_half_precision_is_half_the_size_and_spares_what_it_would_break(traced: TracedMethod) -> None:
+    half = to_half(traced.encoder.onnx, random_crops(8))
     model = onnx.load_model_from_string(half)
     onnx.checker.check_model(model, full_check=True)
     assert len({node.name for node in model.graph.node}) == len(model.graph.node)
-    assert len(half) < 0.6 * len(encoder)
+    assert len(half) < 0.6 * len(traced.encoder.onnx)
     types = [value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)]
     assert types == [TensorProto.UINT8, TensorProto.FLOAT]
     inferred = onnx.shape_inference.infer_shapes(model)
@@ -148,92 +162,98 @@ def test_half_precision_is_half_the_size_and_spares_what_it_would_break(encoder:
     assert {kinds[layer.output] for layer in Graph(half).layers()[1:-1]} == {TensorProto.FLOAT16}
 
 
-def test_what_is_too_large_for_half_precision_stays_in_single() -> None:
+@pytest.fixture(scope="module")
+def contrasts(traced: TracedMethod) -> tuple[AlignDfer, TracedMethod]:
+    """A model whose patch embedding is too large for FP16 on frames with contrast, and small on even grey ones."""
     method = small_vit()
-    tower: Any = method.clip_model.visual
+    add_outliers(method)
+    visual: Any = method.clip_model.visual
     with torch.no_grad():
-        tower.transformer.resblocks[1].mlp.c_fc.weight *= 100 * COMFORTABLE
-        tower.transformer.resblocks[1].mlp.c_proj.weight /= 100 * COMFORTABLE
-    encoder, frames = trace_encoder(method), random_crops(8)
+        visual.conv1.weight *= 3e5
+    encoder = scaled(scaled(traced.encoder.onnx, "conv1.product/MatMul", 3e5), "conv1.product/Add", 3e5)
+    return method, replace(traced, encoder=replace(traced.encoder, onnx=encoder))
+
+
+def test_what_is_too_large_for_half_precision_stays_in_single(contrasts: tuple[AlignDfer, TracedMethod]) -> None:
+    encoder, frames = contrasts[1].encoder.onnx, random_crops(8)
+    assert max(largest(encoder, frames).values()) > float(np.finfo(np.float16).max)
     half = to_half(encoder, frames)
     with open_engine(encoder, "cpu") as single, open_engine(half, "cpu") as halved:
         wanted, found = (engine.run({"frames": frames})["features"] for engine in (single, halved))
     assert (wanted * found).sum(axis=1).min() > 0.999
-    sizes = {tensor.name: tensor.data_type for tensor in onnx.load_model_from_string(half).graph.initializer}
-    assert TensorProto.FLOAT16 in sizes.values()
+    assert weight_types(half)["clip_model.visual.conv1.product/MatMul"] == TensorProto.FLOAT
+    assert TensorProto.FLOAT16 in weight_types(half).values()
+
+
+def test_ranges_for_fp16_are_measured_on_all_videos(contrasts: tuple[AlignDfer, TracedMethod], tmp_path: Path) -> None:
+    """The first video, which has more frames than are measured, is of an even grey."""
+    grey, vivid = np.full((RANGE_FRAMES, SIZE, SIZE, 3), 128, np.uint8), random_crops(RANGE_FRAMES // 4)
+    measured = FaceClips(np.concatenate([grey, vivid]), (len(grey), len(vivid)), (None, None))
+    held_out = FaceClips(vivid, (len(vivid),), (None,))
+    out, options = tmp_path / "x.dfer", ExportOptions(fp16=True)
+    bundle = export_traced(*contrasts, (measured, held_out), out, {}, options).bundle
+    types = weight_types(bundle.read("encoder.fp16.onnx"))
+    assert types["clip_model.visual.conv1.product/MatMul"] == TensorProto.FLOAT
 
 
 @pytest.mark.parametrize("layer", ["resblocks.1.mlp.c_fc/MatMul", "conv1.product/MatMul"])
-def test_a_poisoned_export_names_the_layer_and_leaves_the_old_bundle(
-    method: AlignDfer, encoder: bytes, layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bad_encoder_is_refused_by_its_layer_and_the_old_bundle_stays(
+    vit: AlignDfer, traced: TracedMethod, layer: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "x.dfer"
-    export_method(method, out, {})
+    write(vit, traced, out)
     before = (out / "manifest.json").read_bytes()
-    (full,) = [node.name for node in onnx.load_model_from_string(encoder).graph.node if node.name.endswith(layer)]
-    monkeypatch.setattr(exporting, "trace_encoder", lambda _: flipped(encoder, full))
-    with pytest.raises(DferError, match=rf"fp32 export refused.*deviate most are {full.rpartition('/')[0]} "):
-        export_method(method, out, {})
+    bad = replace(traced.encoder, onnx=scaled(traced.encoder.onnx, layer))
+    module = layer.rpartition("/")[0]
+    with pytest.raises(DferError, match=rf"fp32 export refused.*deviate most are \S*{module} ") as caught:
+        write(vit, replace(traced, encoder=bad), out)
+    assert "it differs from the PyTorch model" in str(caught.value)
     assert (out / "manifest.json").read_bytes() == before
     Bundle.open(out)
 
 
-def test_a_bad_head_is_called_the_head(method: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trace: Callable[..., bytes] = exporting.trace_head
-    monkeypatch.setattr(exporting, "trace_head", lambda model, matrix: trace(model, -matrix))
+def test_layers_that_deviate_are_found_on_all_videos(traced: TracedMethod) -> None:
+    """The first frames are of an even grey, on which the weights of the patches do not matter."""
+    frames = np.concatenate([np.full((8, SIZE, SIZE, 3), 128, np.uint8), random_crops(8)])
+    worst, *_ = find_deviations(traced.encoder, scaled(traced.encoder.onnx, "conv1.product/MatMul"), frames)
+    assert worst.layer.endswith("conv1.product") and worst.error > 0.1
+
+
+def test_a_bad_head_is_called_the_head(vit: AlignDfer, traced: TracedMethod, tmp_path: Path) -> None:
+    bad = replace(traced, head=scaled(traced.head, Graph(traced.head).layers()[-1].name))
     with pytest.raises(DferError, match="it is the head"):
-        export_method(method, tmp_path / "x.dfer", {})
+        write(vit, bad, tmp_path / "x.dfer")
     assert not (tmp_path / "x.dfer").exists()
 
 
-def test_the_last_block_works_on_the_class_token_alone(method: AlignDfer, encoder: bytes) -> None:
-    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(encoder))
-    types = {value.name: value.type.tensor_type for value in model.graph.value_info}
-    tokens = {
-        node.name.split("/")[0].split("resblocks.")[1]: types[node.output[0]].shape.dim[1].dim_value
-        for node in model.graph.node
-        if node.name.endswith("mlp.c_fc/MatMul")
-    }
-    *whole, last = (tokens[name] for name in sorted(tokens))
-    assert last == 1 < min(whole)
-    frames = random_crops(5)
-    with torch.inference_mode(), open_engine(encoder, "cpu") as engine:
-        expected = method.encode_frames(torch.from_numpy(frames)).numpy()
-        np.testing.assert_allclose(engine.run({"frames": frames})["features"], expected, atol=1e-5)
-    assert type(method.clip_model.visual.transformer.resblocks[-1]).__name__ == "ResidualAttentionBlock"  # put back
-
-
 def test_a_bad_half_is_refused_and_an_open_gate_is_written_down(
-    method: AlignDfer, encoder: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vit: AlignDfer, traced: TracedMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    layer = "clip_model.visual.transformer.resblocks.2.mlp.c_proj/MatMul"
-    monkeypatch.setattr(exporting, "to_half", lambda graph, frames: flipped(to_half(graph, frames), layer))
-    with pytest.raises(DferError, match=r"fp16 export refused.*resblocks\.2\.mlp\.c_proj"):
-        export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(fp16=True))
-    bundle = export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(fp16=True, gate="off")).bundle
+    layer = "resblocks.1.mlp.c_proj/MatMul"
+    monkeypatch.setattr(exporting, "to_half", lambda graph, frames: scaled(to_half(graph, frames), layer))
+    with pytest.raises(DferError, match=r"fp16 export refused.*resblocks\.1\.mlp\.c_proj"):
+        write(vit, traced, tmp_path / "x.dfer", ExportOptions(fp16=True))
+    bundle = write(vit, traced, tmp_path / "x.dfer", ExportOptions(fp16=True, gate="off"))
     assert bundle.manifest.precisions["fp16"]["gate"] == "off"
 
 
-def test_a_graph_that_does_not_run_is_an_error_in_one_line(method: AlignDfer, encoder: bytes) -> None:
-    model = onnx.load_model_from_string(encoder)
+def test_a_graph_that_does_not_run_is_an_error_in_one_line(
+    vit: AlignDfer, traced: TracedMethod, tmp_path: Path
+) -> None:
+    model = onnx.load_model_from_string(traced.encoder.onnx)
     for node in model.graph.node:
-        if node.op_type == "Conv":
+        if node.op_type == "LayerNormalization":
             node.op_type = "ConvTranspose"
     with pytest.raises(DferError, match="ONNX Runtime cannot") as caught:
-        measure_parity(method, model.SerializeToString(), encoder, random_crops(16)[None])
+        write(vit, replace(traced, encoder=replace(traced.encoder, onnx=model.SerializeToString())), tmp_path / "x")
     assert "\n" not in str(caught.value)
 
 
-def test_int8_without_faces_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "x.pt").write_bytes(b"")
-    result = CliRunner().invoke(export, ["--ckpt", str(tmp_path / "x.pt"), "--int8"])
-    assert result.exit_code == 1
-    assert "--int8 needs --calib" in result.output
-
-
 @bf16
-def test_bf16_is_compared_timed_and_run_where_it_is_asked_for(method: AlignDfer, tmp_path: Path) -> None:
-    bundle = export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(bf16=True)).bundle
+def test_bf16_is_compared_timed_and_run_where_it_is_asked_for(
+    vit: AlignDfer, traced: TracedMethod, tmp_path: Path
+) -> None:
+    bundle = write(vit, traced, tmp_path / "x.dfer", ExportOptions(bf16=True))
     entry: Any = bundle.manifest.precisions["bf16"]
     assert entry["files"]["encoder"] == {"openvino": "encoder.fp32.onnx"}  # no file of its own
     assert list(entry["providers"]) == ["openvino"] and set(entry["providers"]["openvino"]["latency_ms"]) == {"1", "8"}
@@ -252,11 +272,11 @@ def test_bf16_is_compared_timed_and_run_where_it_is_asked_for(method: AlignDfer,
 
 @bf16
 def test_a_recommendation_of_bf16_is_not_followed_where_the_cpu_has_none(
-    method: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vit: AlignDfer, traced: TracedMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from helpers import edit_manifest
 
-    export_method(method, tmp_path / "x.dfer", {}, options=ExportOptions(bf16=True))
+    write(vit, traced, tmp_path / "x.dfer", ExportOptions(bf16=True))
     edit_manifest(tmp_path / "x.dfer", recommended={"openvino": "bf16"})
     with Recognizer(tmp_path / "x.dfer", provider="openvino") as recognizer:
         assert recognizer.precision == "bf16"
@@ -267,13 +287,19 @@ def test_a_recommendation_of_bf16_is_not_followed_where_the_cpu_has_none(
     assert "openvino does not run bf16 here" in said[0]
     with pytest.raises(DferError, match="openvino does not run bf16 here"):
         Recognizer(tmp_path / "x.dfer", provider="openvino", precision="bf16")
-    with pytest.raises(DferError, match="--bf16 cannot be compared with PyTorch here"):
-        export_method(method, tmp_path / "y.dfer", {}, options=ExportOptions(bf16=True))
 
 
-def test_bf16_on_a_provider_that_does_not_offer_it_is_refused(encoder: bytes) -> None:
+def test_bf16_is_refused_where_it_cannot_be_compared(
+    vit: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKENDS, "openvino", replace(BACKENDS["openvino"], precisions=("fp32",)))
+    with pytest.raises(DferError, match=r"^bf16: cannot be compared with PyTorch here"):
+        export_method(vit, tmp_path / "y.dfer", {}, ExportOptions(bf16=True))
+
+
+def test_bf16_on_a_provider_that_does_not_offer_it_is_refused(traced: TracedMethod) -> None:
     with pytest.raises(DferError, match="cpu does not run bf16 here"):
-        open_engine(encoder, "cpu", precision="bf16")
+        open_engine(traced.encoder.onnx, "cpu", precision="bf16")
 
 
 def test_bf16_may_move_probabilities_eight_times_as_far_as_fp16_but_not_the_class() -> None:
@@ -284,7 +310,7 @@ def test_bf16_may_move_probabilities_eight_times_as_far_as_fp16_but_not_the_clas
             bad.check("bf16")
 
 
-def test_ties_are_forgiven_and_the_exact_figure_is_told_beside(method: AlignDfer) -> None:
+def test_ties_count_as_agreement_and_the_exact_figure_is_beside() -> None:
     frames = random_crops(3)
     sure, torn = [0.9, 0.1], [0.51, 0.49]
     probabilities = np.array([torn, sure, sure], np.float32)

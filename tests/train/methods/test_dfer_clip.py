@@ -9,8 +9,9 @@ import onnx
 import pytest
 import torch
 
-from dfer.export.graphs import trace_encoder, trace_head
-from dfer.export.parity import measure_parity
+from dfer.export.graphs import trace_method
+from dfer.export.parity import reference_outputs
+from dfer.runtime.engines import open_engine
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -106,15 +107,14 @@ def test_it_comes_back_without_tokenizer_or_descriptions(
 
 def test_it_exports(clip: Clip) -> None:
     method = make(clip).eval()
-    with torch.inference_mode():
-        class_matrix = method.class_matrix().clone()
-    encoder, head = trace_encoder(method), trace_head(method, class_matrix)
-    for graph, norms in ((encoder, 0), (head, 2)):
+    traced = trace_method(method)
+    for graph, norms in ((traced.encoder.onnx, 0), (traced.head, 2)):
         model = onnx.load_from_string(graph)
         onnx.checker.check_model(model)
         assert [node.op_type for node in model.graph.node].count("LayerNormalization") == norms
-    parity = measure_parity(method, encoder, head, crops(48).view(3, 16, 48, 48, 3).numpy())  # traced with 2
-    parity.check("fp32")
+    reference = reference_outputs(method, crops(48).numpy(), np.arange(48).reshape(3, 16))
+    with open_engine(traced.encoder.onnx, "cpu") as encoder, open_engine(traced.head, "cpu") as head:
+        reference.compare(encoder, head).check("fp32")
 
 
 def test_what_does_not_fit_is_refused(clip: Clip) -> None:

@@ -1,0 +1,40 @@
+"""What to export, and how strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..calibration.faces import MINIMUM
+from ..runtime.errors import ParameterError
+
+if TYPE_CHECKING:
+    from ..train.data.choice import DataChoice
+
+STRICTNESS = ("default", "strict", "off")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The precisions to export beside FP32, the faces to calibrate and test them on, and the gate they must pass.
+
+    fp16: an encoder in half precision. int8: an encoder in INT8; needs `faces`.
+    bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
+    faces: a folder or CSV of faces, or a data set, as `read_faces` reads them. Held-out ones test every precision.
+    minimum: the fewest frames that `faces` must have. gate: one of `STRICTNESS`; "off" lets every graph pass.
+    Raises ParameterError for INT8 without faces and an unknown gate.
+    """
+
+    fp16: bool = False
+    bf16: bool = False
+    int8: bool = False
+    faces: Path | DataChoice | None = None
+    minimum: int = MINIMUM
+    gate: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.int8 and self.faces is None:
+            raise ParameterError("faces", "INT8 needs videos or face crops to measure ranges on")
+        if self.gate not in STRICTNESS:
+            raise ParameterError("gate", f"{self.gate!r} is none of {', '.join(STRICTNESS)}")
