@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 from ..runtime.errors import DferError
 from ..runtime.faces.alignment import align
 from ..runtime.faces.detection import FaceDetector
-from ..runtime.sources import IMAGE_SUFFIXES, open_source
+from ..runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source
+from ..runtime.sources.tables import find_image, read_rows
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 MINIMUM = 500
 """Frames below which ranges say little about faces to come."""
 MOST = 512
@@ -106,19 +105,10 @@ def check_enough(place: object, count: int, minimum: int) -> None:
 
 def _listed_items(table: Path) -> list[_Item]:
     items = []
-    try:
-        with table.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                named = [folder / row["image"] for folder in (table.parent, table.parent / "images")]
-                found = next((path for path in named if path.is_file()), None)
-                if found is None:
-                    raise DferError(f"--calib {table}: no such image: {named[0]}")
-                split = row.get("split")
-                items.append(_Item(found, row.get("label") or None, split != "train" if split else None))
-    except OSError as error:
-        raise DferError(f"--calib {table}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise DferError(f"--calib {table}: not a list of crops ({error}); columns are image[,label[,split]]") from error
+    for line, row in read_rows(table, ("image",)):
+        split = row.get("split")
+        held_out = split != "train" if split else None
+        items.append(_Item(find_image(table, row["image"], line), row.get("label") or None, held_out))
     return items
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..runtime.errors import DferError, reports_errors, require
+from ..train.methods import method_names
 from .engine import CHOICES
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle to write; default: CKPT with .dfer for .pt.")
 @click.option(
     "--method",
-    type=click.Choice(["dfer-clip"]),
-    help="CKPT is an official checkpoint of this method: only its tensors are read, nothing in it can run.",
+    type=click.Choice(method_names()),
+    help="CKPT was published by this method's authors (dfer-clip): only tensors are read, nothing in it can run.",
 )
 @click.option("--fp16", is_flag=True, help="Also write an encoder in half precision.")
 @click.option(
@@ -119,7 +120,7 @@ def main(
     console = Console()
     options = ExportOptions(fp16=fp16, bf16=bf16, int8=int8, faces=faces, minimum=calib_min, gate=gate)
     with console.status("exporting") as status:
-        exported = export_checkpoint(ckpt, out, status.update, official=method is not None, options=options)
+        exported = export_checkpoint(ckpt, out, status.update, published_by=method, options=options)
     _print(console, exported, gate)
     _build_engines(console, exported.bundle, engine, [target for target in targets.split(",") if target])
 

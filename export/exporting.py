@@ -20,9 +20,8 @@ from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import Engine, find_backend, open_engine, present_providers
 from ..runtime.errors import DferError
 from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
-from ..train.checkpoints.dfer_clip_checkpoint import load_official
 from ..train.data.choice import DataChoice
-from ..train.methods import Method
+from ..train.methods import Method, method_class
 from .clips import read_faces
 from .deviations import describe_deviations
 from .fp16 import to_half
@@ -81,23 +80,24 @@ def export_checkpoint(
     checkpoint: Path,
     out: Path,
     report: Report = lambda _: None,
-    official: bool = False,
+    published_by: str | None = None,
     options: ExportOptions | None = None,
 ) -> Exported:
     """Write the bundle of a checkpoint to the folder `out`; `report` hears of each step.
 
-    official: the checkpoint is one of DFER-CLIP's published code, not of dfer-train.
+    published_by: name of the method whose authors published the checkpoint; None for one of dfer-train.
     Raises DferError for a bad checkpoint, faces that do not serve, a graph that does not agree with PyTorch, or a place
     that cannot be written; an existing bundle then stays as it was.
     """
     report(f"reading {checkpoint}")
-    method, training = load_official(checkpoint) if official else load_checkpoint(checkpoint)
+    load = method_class(published_by).load_published if published_by else load_checkpoint
+    method, training = load(checkpoint)
     return export_method(
         method,
         out,
         {
             "checkpoint": checkpoint.name,
-            "format": f"official {method.name}" if official else FORMAT,
+            "format": f"published {method.name}" if published_by else FORMAT,
             "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
             "training": training,
         },

@@ -57,7 +57,7 @@ PARTS = {  # of a layer of the temporal net
 }
 
 
-def load_official(path: Path) -> tuple[DferClip, dict[str, Any]]:
+def load_dfer_clip_checkpoint(path: Path) -> tuple[DferClip, dict[str, Any]]:
     """Read a checkpoint of DFER-CLIP's own training: the model in evaluation mode, its epoch and best accuracy.
 
     7 or 11 classes, contexts for each class or shared, with or without `module.` before each name; any sizes.
@@ -71,9 +71,9 @@ def load_official(path: Path) -> tuple[DferClip, dict[str, Any]]:
         method.load_state_dict(_renamed(state, method))
     except RuntimeError as error:
         lines = str(error).strip().splitlines()
-        raise DferError(f"checkpoint {path}: not an official DFER-CLIP file: {lines[-1].strip()}") from error
+        raise DferError(f"checkpoint {path}: not a checkpoint of DFER-CLIP's authors: {lines[-1].strip()}") from error
     except DferError as error:
-        raise DferError(f"checkpoint {path}: not an official DFER-CLIP file: {error}") from error
+        raise DferError(f"checkpoint {path}: not a checkpoint of DFER-CLIP's authors: {error}") from error
     return method.eval(), training
 
 
@@ -148,7 +148,7 @@ def _ends(state: Mapping[str, Tensor]) -> Tensor:
 
 def _renamed(state: Mapping[str, Tensor], method: DferClip) -> dict[str, Tensor]:
     """The state under our names; every tensor of the model must be there and nothing that is not DFER-CLIP's."""
-    theirs = {ours: _official_name(ours) for ours in method.state_dict() if ours != "prompts.end"}
+    theirs = {ours: _published_name(ours) for ours in method.state_dict() if ours != "prompts.end"}
     copies = {f"clip_model_.{name}" for name in method.clip_model.state_dict()}
     _check_names(
         missing=[name for name in theirs.values() if name not in state],
@@ -161,12 +161,12 @@ def _renamed(state: Mapping[str, Tensor], method: DferClip) -> dict[str, Tensor]
     return renamed
 
 
-def _official_name(ours: str) -> str:
+def _published_name(ours: str) -> str:
     begin = next(begin for begin in NAMES if ours.startswith(begin))
     name = NAMES[begin] + ours.removeprefix(begin)
     if begin == "temporal.layers.":
-        for part, official in PARTS.items():
-            name = name.replace(part, official)
+        for part, published in PARTS.items():
+            name = name.replace(part, published)
     return name
 
 
