@@ -60,6 +60,10 @@ def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> Non
     assert training["scores"][-1]["war"] == max(line["war"] for line in lines if line["step"] == STEPS[2])
     assert not (folder / "tiny.state").exists()
     assert load_checkpoint(folder / "tiny.last.pt")[0].classes == EXPRESSIONS
+    whole = pipeline.checkpoint.stat().st_size
+    parts = {path.name: path.stat().st_size for path in folder.glob("tiny.*.pt")}
+    assert len(parts) == 4
+    assert max(parts.values()) < 0.1 * whole  # CLIP is in one file only
     for (name, last), kept in zip(
         method.state_dict().items(), load_checkpoint(pipeline.checkpoint)[0].state_dict().values(), strict=True
     ):
@@ -155,9 +159,13 @@ def test_commands_refuse_bad_input_in_one_line(pipeline: Pipeline, tmp_path: Pat
     calls = [
         (train, [tmp_path / "no" / "x.pt"], "does not exist"),
         (train, [tmp_path / "x.pt", "--clip", "ViT-Z"], "unknown CLIP"),
-        (train, [tmp_path / "x.pt", "--data", "dfew"], "needs --root"),
+        (train, [tmp_path / "x.pt", "--data", "dfew"], "--root: data dfew need"),
         (train, [tmp_path / "x.pt", "--data", "mafw", "--root", tmp_path], "MAFW_set_1_train.txt"),
-        (train, [tmp_path / "x.pt", "--method", "dfer-clip", "--no-mat"], "align-dfer's parts"),
+        (
+            train,
+            [tmp_path / "x.pt", "--method", "dfer-clip", "--no-mat"],
+            "--no-mat: not an option of dfer-clip",
+        ),
         (train, [tmp_path / "x.pt", "--clip", "dfer-nano", "--epochs", "1,2"], "takes 3 numbers"),
         (evaluate, [pipeline.checkpoint, "--json", tmp_path / "no" / "x.json"], "does not exist"),
         (

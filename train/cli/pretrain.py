@@ -33,7 +33,9 @@ Examples:
 @stills_option("Teach it photographs as well: CSV with the columns image,label,person,split.")
 @stills_share_option(0.7)
 @identities_option(200)
-@click.option("--steps", type=click.IntRange(min=10), default=6000, show_default=True, help="Training steps.")
+@click.option(
+    "--steps", type=click.IntRange(min=10), default=6000, show_default=True, help="How many batches to train on."
+)
 @batch_option("Images in a training step.")
 @click.option(
     "--learning-rate",
@@ -93,7 +95,7 @@ def main(
         sources.append((Images.of_stills(StillClips(stills, "train")), stills_share))
         tests["stills, split val"] = Images.of_stills(StillClips(stills, "val"))
     with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:
-        held_out = max(8, identities // 10)
+        held_out = max(2, identities // 10)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
         drawn = Images.of_procedural(ProceduralClips(range(identities), workers, lambda _: progress.advance(drawing)))
         sources.append((drawn, 1 - stills_share if stills else 1.0))

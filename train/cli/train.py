@@ -114,13 +114,20 @@ class Setting(click.ParamType[tuple[str, Any]]):
     "--select-on-test", is_flag=True, help="Choose the best epoch on the test split, as some papers' code does."
 )
 @click.option(
-    "--epochs", type=Numbers(int), default="", help="Epochs of each step of the method, with commas between them."
+    "--epochs", type=Numbers(int), default="", help="Epochs of each step of the method, with commas between; see below."
 )
 @click.option(
-    "--learning-rate", type=Numbers(float), default="", help="Highest learning rates, as many as the method has."
+    "--learning-rate",
+    type=Numbers(float),
+    default="",
+    help="Highest learning rates, one or more; see below.",
 )
-@click.option("--depth", type=Numbers(int), default="", help="Layers of the method's temporal parts.")
-@click.option("--tokens", type=click.IntRange(min=1), help="align-dfer: learned tokens in a sentence (16; paper: 64).")
+@click.option(
+    "--depth", type=Numbers(int), default="", help="Layers of each of the method's temporal parts; see below."
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=1), help="align-dfer: learned tokens in a sentence. Default: 16; paper: 64."
+)
 @click.option("--no-mat", is_flag=True, help="align-dfer, ablation: class descriptions in place of learned tokens.")
 @click.option("--no-jas", is_flag=True, help="align-dfer, ablation: the mean over time in place of the synchronizer.")
 @click.option("--single-step", is_flag=True, help="align-dfer, ablation: everything at once in place of BAP.")
