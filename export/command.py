@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..runtime.errors import DferError, reports_errors, require
-from ..train.methods import method_names
+from ..train.cli.options import MethodName
 from .engine import CHOICES
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), help="Bundle to write; default: CKPT with .dfer for .pt.")
 @click.option(
     "--method",
-    type=click.Choice(method_names()),
+    type=MethodName(),
     help="CKPT was published by this method's authors (dfer-clip): only tensors are read, nothing in it can run.",
 )
 @click.option("--fp16", is_flag=True, help="Also write an encoder in half precision.")

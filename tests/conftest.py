@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -38,12 +39,12 @@ def shared_data() -> Path:
 def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Procedural people as `dfer-prepare` leaves clips, drawn once: train/CLASS/PERSON and test/CLASS/PERSON.
 
-    labels.csv lists the frames in which an expression shows most as photographs; its split "val" is of the test's people.
+    labels.csv lists the frames in which an expression shows most as photographs; split "val" is of test's people.
     """
     from dfer.train.data.procedural import HELD_OUT, ProceduralClips
 
     root = tmp_path_factory.mktemp("people")
-    drawn = ProceduralClips([*range(PEOPLE), *range(HELD_OUT, HELD_OUT + 8)], workers=2)
+    drawn = ProceduralClips([*range(16), *range(HELD_OUT, HELD_OUT + 8)], workers=2)
     rows = ["image,label,person,split"]
     for index, (person, label) in enumerate(zip(drawn.groups, drawn.labels, strict=True)):
         split = "train" if int(str(person)) < HELD_OUT else "test"
@@ -70,7 +71,7 @@ def few_people(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def pipeline(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A tiny Align-DFER, pre-trained, trained and exported through the commands, on a few procedural people."""
     from dfer.export.command import main as export
     from dfer.train.cli.pretrain import main as pretrain

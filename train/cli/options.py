@@ -11,8 +11,23 @@ from typing import Any, TypeVar
 import click
 
 from ..data.choice import DATA, DataChoice
+from ..methods import method_names
 
 C = TypeVar("C", bound=Callable[..., Any])
+
+
+class MethodName(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
+    """A method's name. The registry is read when it is needed, so that methods of other packages are in it."""
+
+    name = "method"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return f"[{'|'.join(method_names())}]"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value not in method_names():
+            self.fail(f"{value!r} is not one of {', '.join(method_names())}", param, ctx)
+        return value
 
 
 def clip_option(help: str) -> Callable[[C], C]:

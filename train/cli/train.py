@@ -10,9 +10,9 @@ import click
 
 from ...runtime.errors import reports_errors, require
 from ..data.choice import DataChoice
-from ..methods import method_names
 from ..options import TrainOptions
 from .options import (
+    MethodName,
     balance_option,
     batch_option,
     clip_option,
@@ -42,7 +42,7 @@ METHOD_OPTIONS = ("tokens", "no_mat", "no_jas", "single_step", "descriptions", "
 """Options that go to the method, where given; it refuses those that are not its own."""
 
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
     """Numbers with commas between them, as a tuple."""
 
     name = "N,N,…"
@@ -60,7 +60,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         return numbers
 
 
-class Setting(click.ParamType[tuple[str, Any]]):
+class Setting(click.ParamType):  # type: ignore[type-arg]
     """NAME=VALUE as a pair; VALUE is a number, true or false where it reads as one, else text."""
 
     name = "NAME=VALUE"
@@ -79,7 +79,7 @@ class Setting(click.ParamType[tuple[str, Any]]):
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--method",
-    type=click.Choice(method_names()),
+    type=MethodName(),
     default=TrainOptions.method,
     show_default=True,
     help="The model to train.",

@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     from .method import lay_out as lay_out
     from .method import normalise_pixels as normalise_pixels
 
-GROUP = "dfer.methods"
-"""The entry points by which other packages add their methods."""
-OURS = {
-    "align-dfer": EntryPoint("align-dfer", "dfer.train.methods.align_dfer:AlignDfer", GROUP),
-    "dfer-clip": EntryPoint("dfer-clip", "dfer.train.methods.dfer_clip:DferClip", GROUP),
+METHODS = {
+    "align-dfer": "dfer.train.methods.align_dfer:AlignDfer",
+    "dfer-clip": "dfer.train.methods.dfer_clip:DferClip",
 }
+"""Name → module:class. A script may add its own."""
+
+GROUP = "dfer.methods"
+"""The entry points by which installed packages add theirs; they cannot take a name that is in `METHODS`."""
 
 
 def method_names() -> list[str]:
-    """All names that `method_class` knows: ours, then those of other packages, which cannot take the place of ours."""
-    return [*OURS, *sorted(entry_points(group=GROUP).names - OURS.keys())]
+    """All names that `method_class` knows."""
+    return [*METHODS, *sorted(entry_points(group=GROUP).names - METHODS.keys())]
 
 
 def method_class(name: str) -> type[Method]:
     """The method of this name. Raises ParameterError for an unknown one, DferError for one that does not load."""
-    found = OURS.get(name) or next(iter(entry_points(group=GROUP, name=name)), None)
+    others = {entry.name: entry for entry in entry_points(group=GROUP)}
+    found = EntryPoint(name, METHODS[name], GROUP) if name in METHODS else others.get(name)
     if found is None:
         raise ParameterError("method", f"{name!r} is not one of {', '.join(method_names())}")
     try:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
+from ..checkpoints.dfer_clip_checkpoint import load_dfer_clip_checkpoint
 from ..models.clip import Clip, rebuild_clip
 from ..models.descriptions import describe
 from ..models.prompts import DescribedPrompts
@@ -74,11 +75,9 @@ class DferClip(Method):
         return cls(clip, prompts, classes, layers=plan.depths[0], freeze_image_encoder=freeze_image_encoder)
 
     @classmethod
-    def load_published(cls, path: Path) -> tuple[Method, dict[str, Any]]:
+    def load_published(cls, path: Path) -> tuple[DferClip, dict[str, Any]]:
         """A checkpoint of DFER-CLIP's published code; see `load_dfer_clip_checkpoint`."""
-        from ..checkpoints.dfer_clip_checkpoint import load_dfer_clip_checkpoint
-
-        return load_dfer_clip_checkpoint(path)
+        return load_dfer_clip_checkpoint(path, cls)
 
     @property
     def image_encoder(self) -> nn.Module:

@@ -1,6 +1,6 @@
 """The contract of a method: a model that ends as two graphs and a class matrix, and how it is built and trained.
 
-A new method is one file with one class, and its name in `OURS` (or, in a package of one's own, an entry point).
+A new method is one file with one class, and its name in `METHODS` (or, in a package of one's own, an entry point).
 """
 
 from __future__ import annotations

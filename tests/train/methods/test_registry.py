@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -23,8 +22,8 @@ from dfer.export.exporting import export_checkpoint
 from dfer.runtime import Bundle
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.train.checkpoints.checkpoint import load_checkpoint
-from dfer.train.cli import train as train_command
 from dfer.train.cli.eval import main as evaluate
+from dfer.train.cli.train import main as train_command
 from dfer.train.data.batches import FeatureBatches
 from dfer.train.data.features import FeatureSet
 from dfer.train.fabric import start_fabric
@@ -52,21 +51,18 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Train]:
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """`dfer-train` where the package with the outside method is installed; gives what it prints."""
     outside_method.install(tmp_path)
     outside_method.HEARD.clear()
     monkeypatch.syspath_prepend(str(tmp_path))
-    command = importlib.reload(train_command)
 
     def call(*arguments: object) -> str:
-        result = CliRunner().invoke(command.main, [str(argument) for argument in arguments])
+        result = CliRunner().invoke(train_command, [str(argument) for argument in arguments], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return result.output
 
-    yield call
-    monkeypatch.undo()
-    importlib.reload(train_command)
+    return call
 
 
 def test_help_lists_a_method_of_another_package_and_loads_none(tmp_path: Path) -> None:
