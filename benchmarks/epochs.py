@@ -39,10 +39,10 @@ def epoch(method: Method, batches: FeatureBatches | PixelBatches, seed: int, tex
     optimizer = torch.optim.SGD(parameters, 1e-3)
     start = perf_counter()
     matrix = None if text else method.class_matrix().detach()
-    for inputs, labels in batches.random(np.random.default_rng(seed)):
+    for batch in batches.random(np.random.default_rng(seed)):
         with mixed_precision() if isinstance(batches, PixelBatches) else nullcontext():
-            logits = method(inputs, matrix)
-        torch.nn.functional.cross_entropy(logits, labels).backward()
+            logits = method(batch.inputs, matrix)
+        torch.nn.functional.cross_entropy(logits, batch.labels).backward()
         optimizer.step()
         optimizer.zero_grad()
     return perf_counter() - start

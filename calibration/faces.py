@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.faces.alignment import align
 from ..runtime.faces.detection import FaceDetector
-from ..runtime.sources import IMAGE_SUFFIXES, open_source
+from ..runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source
+from ..runtime.sources.tables import find_image, read_rows
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 MINIMUM = 500
 """Frames below which ranges say little about new faces."""
 MAXIMUM = 512
@@ -109,21 +108,10 @@ def check_enough(faces: object, count: int, minimum: int) -> None:
 
 def _listed_clips(table: Path) -> list[_Clip]:
     clips = []
-    try:
-        with table.open(newline="", encoding="utf-8") as lines:
-            for row in csv.DictReader(lines):
-                named = [folder / row["image"] for folder in (table.parent, table.parent / "images")]
-                found = next((path for path in named if path.is_file()), None)
-                if found is None:
-                    raise ParameterError("faces", f"{table} names an image that is not there: {named[0]}")
-                split = row.get("split")
-                clips.append(_Clip(found, row.get("label") or None, split != "train" if split else None))
-    except OSError as error:
-        raise ParameterError("faces", f"{table}: {error.strerror or error}") from error
-    except (KeyError, TypeError, ValueError, csv.Error) as error:
-        raise ParameterError(
-            "faces", f"{table} is no list of crops ({error}); its columns are image[,label[,split]]"
-        ) from error
+    for line, row in read_rows(table, ("image",)):
+        split = row.get("split")
+        held_out = split != "train" if split else None
+        clips.append(_Clip(find_image(table, row["image"], line), row.get("label") or None, held_out))
     return clips
 
 

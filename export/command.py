@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..runtime.errors import DferError, ParameterError, reports_errors, require
+from ..train.cli.options import MethodName
 from .engine import CHOICES
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ Examples:
 )
 @click.option(
     "--method",
-    type=click.Choice(["dfer-clip"]),
-    help="The checkpoint is one of this method's authors: only its tensors are read, nothing in it can run.",
+    type=MethodName(),
+    help="The checkpoint was published by this method's authors (dfer-clip): only its tensors are read, nothing in it "
+    "can run.",
 )
 @click.option("--fp16", is_flag=True, help="Also export an encoder in half precision.")
 @click.option(
@@ -135,7 +137,7 @@ def main(
 
     console = Console()
     with console.status("exporting") as status:
-        result = export_checkpoint(checkpoint, out, options, status.update, official=method is not None)
+        result = export_checkpoint(checkpoint, out, options, status.update, published_by=method)
     _print(console, result, gate)
     _build_engines(console, result.bundle, engine, [target for target in targets.split(",") if target])
 

@@ -19,8 +19,7 @@ from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import find_backend, present_providers
 from ..runtime.errors import DferError, ParameterError
 from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
-from ..train.checkpoints.dfer_clip_checkpoint import load_official
-from ..train.methods import Method
+from ..train.methods import Method, method_class
 from .clips import read_faces
 from .fp16 import to_half
 from .graphs import TracedMethod, trace_method
@@ -60,20 +59,21 @@ def export_checkpoint(
     out: Path,
     options: ExportOptions | None = None,
     report: Report = lambda _: None,
-    official: bool = False,
+    published_by: str | None = None,
 ) -> ExportResult:
     """Write the bundle of a checkpoint to the folder `out`.
 
     options: default is FP32 alone. report: called with a line of text at each step.
-    official: the checkpoint is one of DFER-CLIP's published code, not of dfer-train.
+    published_by: name of the method whose authors published the checkpoint; None for one of dfer-train.
     Raises DferError for a bad checkpoint, faces that do not serve, a graph that does not agree with PyTorch, or a place
     that cannot be written; an existing bundle then stays as it was.
     """
     report(f"reading {checkpoint}")
-    method, training = load_official(checkpoint) if official else load_checkpoint(checkpoint)
+    load = method_class(published_by).load_published if published_by else load_checkpoint
+    method, training = load(checkpoint)
     provenance: dict[str, object] = {
         "checkpoint": checkpoint.name,
-        "format": f"official {method.name}" if official else FORMAT,
+        "format": f"published {method.name}" if published_by else FORMAT,
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "training": training,
     }

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -40,7 +41,42 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Procedural people as `dfer-prepare` leaves clips, drawn once: train/CLASS/PERSON and test/CLASS/PERSON.
+
+    labels.csv lists the frames in which an expression shows most as photographs; split "val" is of test's people.
+    """
+    from dfer.train.data.procedural import HELD_OUT, ProceduralClips
+
+    root = tmp_path_factory.mktemp("people")
+    drawn = ProceduralClips([*range(16), *range(HELD_OUT, HELD_OUT + 8)], workers=2)
+    rows = ["image,label,person,split"]
+    for index, (person, label) in enumerate(zip(drawn.groups, drawn.labels, strict=True)):
+        split = "train" if int(str(person)) < HELD_OUT else "test"
+        clip = root / split / drawn.classes[label] / str(person)
+        clip.mkdir(parents=True)
+        for number, frame in enumerate(drawn.frames(index)):
+            cv2.imwrite(str(clip / f"{number:02}.png"), frame[..., ::-1])
+        for number in drawn.intensity[index].argsort()[-3:]:
+            image = (clip / f"{number:02}.png").relative_to(root)
+            rows.append(f"{image},{drawn.classes[label]},{person},{'train' if split == 'train' else 'val'}")
+    (root / "labels.csv").write_text("\n".join(rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def few_people(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two of `people` to train on."""
+    root = tmp_path_factory.mktemp("few")
+    for label in (people / "train").iterdir():
+        (root / label.name).mkdir()
+        for person in ("0", "1"):
+            (root / label.name / person).symlink_to(label / person)
+    return root
+
+
+@pytest.fixture(scope="session")
+def pipeline(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A tiny Align-DFER, pre-trained, trained and exported through the commands, on a few procedural people."""
     from dfer.export.command import main as export
     from dfer.train.cli.pretrain import main as pretrain

@@ -86,7 +86,7 @@ def open_model(path: Path, provider: str = "cpu", precision: str = "auto") -> Mo
     if path.is_dir():
         return BundleModel(path, provider, precision)
     if (provider, precision) != ("cpu", "auto"):
-        raise DferError(f"{path}: --provider and --precision are for bundles; export the checkpoint first")
+        raise DferError(f"{path}: only a bundle has providers and precisions; export the checkpoint first")
     return CheckpointModel(path)
 
 

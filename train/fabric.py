@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..runtime.errors import DferError, require
+from ..runtime.errors import ParameterError, require
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -18,7 +18,7 @@ def start_fabric(precision: str) -> Fabric:
 
     precision: "fp32", "bf16", "fp16", or "auto": half on a GPU, fp32 on a CPU, where the small text and temporal parts
     take 1.5 times as long to train in bf16 (measured).
-    Raises DferError for fp16 on a CPU, which has no use for it.
+    Raises ParameterError for fp16 on a CPU, which has no use for it.
     """
     require("lightning_fabric", "train")
     import logging
@@ -31,7 +31,7 @@ def start_fabric(precision: str) -> Fabric:
     if precision == "auto":
         precision = ("bf16" if torch.cuda.is_bf16_supported() else "fp16") if gpu else "fp32"
     if precision == "fp16" and not gpu:
-        raise DferError("--precision fp16 needs a GPU; use bf16 or fp32 here")
+        raise ParameterError("precision", "fp16 needs a GPU; use bf16 or fp32 here")
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     nodes = int(os.environ.get("WORLD_SIZE", "1")) // processes
     fabric = Fabric(

@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.labels import EXPRESSIONS
 from ..runtime.procedural.expressions import APEX
 from .data.augmentation import augmented_view, plain_view
+from .data.batches import sampling_probabilities
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
 from .methods import normalise_pixels
+from .models.averaging import moving_average
 from .models.clip import Clip
 from .models.descriptions import DESCRIPTIONS
 from .precision import mixed_precision
@@ -60,9 +61,9 @@ class Images:
         frames = np.concatenate([clips.frames(index) for index in range(len(clips))])
         return cls(frames, targets.reshape(len(frames), -1))
 
-    def accuracy(self, logits: NDArray[np.float32]) -> float:
-        """Share of rows of logits [N,C] whose highest class is (one of) the most shown."""
-        best = logits.argmax(axis=1)
+    def accuracy(self, probabilities: NDArray[np.float32]) -> float:
+        """Share of rows of probabilities [N,C] whose highest class is (one of) the most shown."""
+        best = probabilities.argmax(axis=1)
         shown = self.targets[np.arange(len(best)), best]
         return float((shown >= self.targets.max(axis=1) - 1e-6).mean())
 
@@ -73,7 +74,7 @@ class PretrainSettings:
 
     balance: 0 draws images as they come, 1 draws all classes equally often, between them in between.
     average: decay of the moving average of the weights, which is what remains.
-    jitter: how much crops are moved, turned and scaled; 1 is thorough, less is learned sooner.
+    affine: how much crops are moved, turned and scaled; 1 is thorough, less is learned sooner.
     """
 
     steps: int = 6000
@@ -102,11 +103,12 @@ def pretrain(
     torch.manual_seed(settings.seed)
     model: Any = clip.model.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     clip.text.model.token_embedding.requires_grad_(False)  # a few dozen words cannot teach 49,408 embeddings
-    average = AveragedModel(model, avg_fn=_moving_average(settings.average), use_buffers=True)
+    average = moving_average(model, settings.average, use_buffers=True)
     groups = _parameter_groups(model, settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+    warm_up = max(0.1, 2 / settings.steps)  # of one step alone torch makes a division by zero
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
+        optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=warm_up
     )
     tokens = clip.tokenize([sentence for label in EXPRESSIONS for sentence in DESCRIPTIONS[label]])
     batches = _batches(sources, clip.preprocessing.size, settings)
@@ -116,8 +118,7 @@ def pretrain(
             pixels, targets = _mix(pixels, targets, settings.mixup)
         with mixed_precision():
             image = model.encode_image(pixels).float()
-        scale = model.logit_scale.exp().clamp(max=100)
-        logits = scale * functional.normalize(image, dim=-1) @ class_features(clip, tokens).T
+        logits = _scale(model) * functional.normalize(image, dim=-1) @ class_features(clip, tokens).T
         loss = functional.cross_entropy(logits, targets, label_smoothing=settings.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -140,7 +141,7 @@ def class_features(clip: Clip, tokens: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def classify(clip: Clip, images: Images, batch: int = 256) -> NDArray[np.float32]:
-    """Logits float32 [N,C] of the images' test views."""
+    """Probabilities float32 [N,C] of the images' test views: softmax of cosines times the learned scale."""
     tokens = clip.tokenize([sentence for label in EXPRESSIONS for sentence in DESCRIPTIONS[label]])
     classes = class_features(clip, tokens)
     rows = []
@@ -148,8 +149,15 @@ def classify(clip: Clip, images: Images, batch: int = 256) -> NDArray[np.float32
         views = plain_view(images.frames[start : start + batch], clip.preprocessing.size)
         pixels = normalise_pixels(torch.from_numpy(views), clip.preprocessing)
         features = clip.model.encode_image(pixels)  # type: ignore[operator]
-        rows.append((functional.normalize(features, dim=-1) @ classes.T).numpy())
+        logits = _scale(clip.model) * functional.normalize(features, dim=-1) @ classes.T
+        rows.append(logits.softmax(dim=-1).numpy())
     return np.concatenate(rows)
+
+
+def _scale(model: Any) -> Tensor:
+    """CLIP's learned 1/τ, capped at 100 as in its training."""
+    scale: Tensor = model.logit_scale.exp().clamp(max=100)
+    return scale
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
@@ -159,15 +167,6 @@ def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def _moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
-    """An average over about 1/(1 − decay) steps; over fewer at first, to forget the initial weights."""
-
-    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        return averaged + (current - averaged) * max(1 - decay, 10 / (10 + int(steps)))
-
-    return average
 
 
 def _mix(pixels: Tensor, targets: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
@@ -183,13 +182,13 @@ def _batches(
     """Augmented batches, drawn one step ahead in a thread (OpenCV lets go of the interpreter while it works)."""
     shares = np.array([share for _, share in sources])
     counts = np.round(settings.batch * shares / shares.sum()).astype(int)
-    odds = [_sampling_odds(images.targets, settings.balance) for images, _ in sources]
+    probabilities = [sampling_probabilities(images.targets.argmax(axis=1), settings.balance) for images, _ in sources]
 
     def draw(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([settings.seed, step])
         views, targets = [], []
-        for (images, _), count, odd in zip(sources, counts, odds, strict=True):
-            for index in rng.choice(len(odd), count, p=odd):
+        for (images, _), count, chances in zip(sources, counts, probabilities, strict=True):
+            for index in rng.choice(len(chances), count, p=chances):
                 one = images.frames[index : index + 1]
                 views.append(augmented_view(one, size, rng, erase=0.25, affine=settings.affine)[0])
                 targets.append(images.targets[index])
@@ -200,11 +199,3 @@ def _batches(
         for step in range(1, settings.steps + 1):
             ready, ahead = ahead, thread.submit(draw, step)
             yield ready.result()
-
-
-def _sampling_odds(targets: NDArray[np.float32], balance: float) -> NDArray[np.float64]:
-    """Probability [N] of drawing each row, so that classes come in proportion to count^(1 − balance)."""
-    classes = targets.argmax(axis=1)
-    counts = np.bincount(classes, minlength=targets.shape[1]).astype(np.float64)
-    odds = np.maximum(counts, 1)[classes] ** -balance
-    return np.asarray(odds / odds.sum())

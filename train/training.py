@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,32 +12,32 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
-from ..runtime.errors import DferError
+from ..runtime.errors import DferError, ParameterError
 from ..runtime.storage import atomic_write
+from .data import Batch
 from .data.batches import Batches
 from .methods import Method
 from .methods.phases import Phase
 from .metrics import Scores
+from .models.averaging import moving_average
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-STATE_FORMAT = "dfer-edge training state 1"
+STATE_FORMAT = "dfer-edge training state 2"
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """SGD with momentum as in the papers; smoothing and clipping are our choice.
+    """What is the loop's and not the method's.
 
+    clip_norm: gradients are clipped to this norm (our choice).
     class_weights: weigh each clip's loss by 1/count of its class. ema: decay of a moving average of the trained weights
     that is evaluated and kept in their place; 0 for none.
     """
 
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
     clip_norm: float = 1.0
     class_weights: bool = False
     ema: float = 0.0
@@ -83,10 +83,10 @@ class Trainer:
     ) -> None:
         self._method, self._phases, self._settings, self._fabric = method, phases, settings, fabric
         self._training, self._validation, self._state_path, self._identity = training, validation, state, identity
-        self._trained = tuple({prefix for phase in phases for prefix in phase.rates})
-        self._module: Any = method
+        self._objective: Any = None
         self._optimizer: Any = None
-        self._average = _Average(method, 0.0)
+        self._learned = nn.ParameterList()
+        self._average: AveragedModel | None = None
         self._best: tuple[float, dict[str, Tensor], Epoch] | None = None
         self.results: list[Epoch] = []
 
@@ -127,25 +127,31 @@ class Trainer:
 
     def _run_phase(self, index: int, state: dict[str, Any] | None, on_epoch: Callable[[Epoch], object]) -> None:
         method, fabric, settings, phase = self._method, self._fabric, self._settings, self._phases[index]
-        optimizer = torch.optim.SGD(
-            self._unfreeze(phase), momentum=settings.momentum, weight_decay=settings.weight_decay
-        )
+        groups = self._unfreeze(phase)
+        self._check_inputs(phase)
+        optimizer = method.make_optimizer(groups)
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
         if state is not None:
             self._load(state["weights"])
-        self._module, self._optimizer = fabric.setup(method, optimizer)
-        self._average = _Average(method, settings.ema)
+        objective = _Objective(method, self._class_weights() if settings.class_weights else None)
+        self._objective, self._optimizer = fabric.setup(objective, optimizer)
+        self._learned = nn.ParameterList(parameter for group in groups for parameter in group["params"])
+        self._average = moving_average(self._learned, settings.ema) if settings.ema else None
         begin = 0
         if state is not None:
             begin = int(state["epoch"])
             optimizer.load_state_dict(state["optimizer"])
-            self._average.load(*state["average"])
+            fabric.strategy.precision.load_state_dict(state["precision"])
+            if self._average is not None:
+                self._average.load_state_dict(state["average"])
             self._best = _unpack(state["best"])
             self.results = [Epoch(**result) for result in state["results"]]
         same_step = [other.epochs for other in self._phases if other.step == phase.step]
         before = sum(other.epochs for other in self._phases[:index] if other.step == phase.step)
         for epoch in range(begin, phase.epochs):
             loss = self._train_epoch(index, epoch)
-            with self._average.applied():
+            with self._averaged():
                 scores = self._score()
                 rate = optimizer.param_groups[0]["lr"]
                 result = Epoch(phase.step, before + epoch + 1, sum(same_step), loss, rate, scores.war, scores.uar())
@@ -165,40 +171,47 @@ class Trainer:
         rng = np.random.default_rng([settings.seed, index, epoch, fabric.global_rank])
         steps = self._training.steps
         matrix = None if phase.trains_text else self._class_matrix()
-        weights = self._class_weights() if settings.class_weights else None
         total = torch.zeros((), device=fabric.device)
         self._method.train()
-        for number, (inputs, labels) in enumerate(self._training.random(rng), 1):
+        for number, batch in enumerate(self._training.random(rng), 1):
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * phase.schedule((epoch * steps + number) / (phase.epochs * steps))
-            loss = functional.cross_entropy(
-                self._module(inputs.to(fabric.device), matrix),
-                labels.to(fabric.device),
-                weight=weights,
-                label_smoothing=settings.label_smoothing,
-            )
+            inputs, labels = batch.inputs.to(fabric.device), batch.labels.to(fabric.device)
+            loss = self._objective(inputs, labels, batch.names, matrix)
             self._optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
-            fabric.clip_gradients(self._module, self._optimizer, max_norm=settings.clip_norm, error_if_nonfinite=False)
+            limit = settings.clip_norm
+            fabric.clip_gradients(self._objective, self._optimizer, max_norm=limit, error_if_nonfinite=False)
             self._optimizer.step()
-            self._average.update()
+            if self._average is not None:
+                self._average.update_parameters(self._learned)
             total += loss.detach()
         mean: Any = fabric.all_reduce(total / steps)
         return float(mean)
 
     def _unfreeze(self, phase: Phase) -> list[dict[str, Any]]:
         """Make exactly the phase's parameters trainable; returns them in groups by learning rate."""
-        groups: dict[str, list[nn.Parameter]] = {prefix: [] for prefix in phase.rates}
+        groups: dict[str, list[nn.Parameter]] = {key: [] for key in phase.rates}
         for name, parameter in self._method.named_parameters():
-            prefix = next((prefix for prefix in groups if name.startswith(f"{prefix}.")), None)
-            parameter.requires_grad_(prefix is not None)
-            if prefix is not None:
-                groups[prefix].append(parameter)
-        return [
-            {"params": parameters, "lr": phase.rates[prefix], "peak": phase.rates[prefix]}
-            for prefix, parameters in groups.items()
-            if parameters
-        ]
+            key = phase.group_of(name)
+            parameter.requires_grad_(key is not None)
+            if key is not None:
+                groups[key].append(parameter)
+        if not any(groups.values()):
+            raise DferError(f"step {phase.step}: nothing is left to train; leave out fewer of the method's parts")
+        return [{"params": group, "lr": phase.rates[key]} for key, group in groups.items() if group]
+
+    def _check_inputs(self, phase: Phase) -> None:
+        """Raise DferError where stored features are trained on although this phase changes what they come from."""
+        if self._training.pixels:
+            return
+        size = self._method.preprocessing.size
+        frame = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=self._fabric.device)
+        if self._method.eval().encode_frames(frame).requires_grad:
+            raise DferError(
+                f"step {phase.step} of {self._method.name} trains what its features depend on, so it cannot train on "
+                "stored ones; its image_encoder must name all of that"
+            )
 
     @torch.no_grad()
     def _class_matrix(self) -> Tensor:
@@ -208,16 +221,27 @@ class Trainer:
         self._method.train(training)
         return matrix
 
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with averaged parameters within, where they are averaged."""
+        if self._average is None:
+            yield
+            return
+        current = [parameter.detach().clone() for parameter in self._learned]
+        _copy(self._average.module.parameters(), self._learned)
+        yield
+        _copy(current, self._learned)
+
     @torch.no_grad()
     def _score(self) -> Scores:
         """WAR and UAR on the validation clips, each process counting its part."""
         self._method.eval()
         matrix = self._class_matrix()
         confusion = torch.zeros(len(self._method.classes), len(self._method.classes), dtype=torch.int64)
-        for inputs, labels in self._validation.in_order():
+        for batch in self._validation.in_order():
             with self._fabric.autocast():  # not through the wrapper, which would wait for processes with fewer batches
-                predicted = self._method(inputs.to(self._fabric.device), matrix).argmax(dim=-1).cpu()
-            confusion.index_put_((labels, predicted), torch.ones_like(labels), accumulate=True)
+                predicted = self._method(batch.inputs.to(self._fabric.device), matrix).argmax(dim=-1).cpu()
+            confusion.index_put_((batch.labels, predicted), torch.ones_like(batch.labels), accumulate=True)
         counted: Any = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum")
         return Scores(self._method.classes, counted.cpu().numpy())
 
@@ -229,14 +253,15 @@ class Trainer:
 
     def _weights(self) -> dict[str, Tensor]:
         """A copy of everything that any phase trains; CLIP's frozen weights stay out."""
-        prefixes = tuple(f"{prefix}." for prefix in self._trained)
-        state = self._method.state_dict()
-        return {name: value.detach().cpu().clone() for name, value in state.items() if name.startswith(prefixes)}
+        trained = self._method.trained_state(self._phases)
+        return {name: value.detach().cpu().clone() for name, value in trained.items()}
 
     def _load(self, weights: dict[str, Tensor]) -> None:
         unexpected = self._method.load_state_dict(weights, strict=False).unexpected_keys
         if unexpected:
-            raise DferError(f"{self._state_path}: does not fit the model ({unexpected[0]}); train without --resume")
+            raise ParameterError(
+                "resume", f"{self._state_path} does not fit the model ({unexpected[0]}); train without"
+            )
 
     def _write_state(self, phase: int, epoch: int) -> None:
         content = {
@@ -246,7 +271,8 @@ class Trainer:
             "epoch": epoch,
             "weights": self._weights(),
             "optimizer": self._optimizer.state_dict(),
-            "average": [self._average.updates, self._average.values],
+            "precision": self._fabric.strategy.precision.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "results": [result.to_json() for result in self.results],
             "best": self._best and [self._best[0], self._best[1], self._best[2].to_json()],
         }
@@ -257,49 +283,33 @@ class Trainer:
         try:
             state = torch.load(self._state_path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds; all mean the same to the user
-            raise DferError(f"{self._state_path}: cannot be read; train without --resume") from error
+            raise self._refuse("cannot be read") from error
         if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-            raise DferError(f"{self._state_path}: not a training state; train without --resume")
+            raise self._refuse("is not a training state of this version")
         if state["identity"] != self._identity:
             changed = [name for name in self._identity if state["identity"].get(name) != self._identity[name]]
-            raise DferError(
-                f"{self._state_path}: was begun with other settings ({', '.join(changed)}); give the same ones, or "
-                "train without --resume"
-            )
+            raise self._refuse(f"was begun with other settings ({', '.join(changed)}); give the same ones")
         return dict(state)
 
+    def _refuse(self, why: str) -> ParameterError:
+        return ParameterError("resume", f"{self._state_path} {why}, or train without it")
 
-class _Average:
-    """A moving average of the trainable parameters, which evaluation sees in their place; nothing at decay 0."""
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self._parameters = {name: p for name, p in module.named_parameters() if p.requires_grad} if decay else {}
-        self._decay, self.updates = decay, 0
-        self.values = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+class _Objective(nn.Module):
+    """A method's loss as a module's forward: what mixed precision and several processes can be wrapped around."""
 
-    def load(self, updates: int, values: dict[str, Tensor]) -> None:
-        self.updates = updates
-        for name, value in values.items():
-            self.values[name].copy_(value)
+    def __init__(self, method: Method, class_weights: Tensor | None) -> None:
+        super().__init__()
+        self.method, self._class_weights = method, class_weights
 
-    @torch.no_grad()
-    def update(self) -> None:
-        self.updates += 1
-        for name, parameter in self._parameters.items():
-            self.values[name].lerp_(parameter, max(1 - self._decay, 1 / self.updates))
+    def forward(self, inputs: Tensor, labels: Tensor, names: Sequence[str], class_matrix: Tensor | None) -> Tensor:
+        return self.method.loss(Batch(inputs, labels, names), class_matrix, self._class_weights)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The model with averaged parameters within."""
-        current = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        self._copy(self.values)
-        yield
-        self._copy(current)
 
-    @torch.no_grad()
-    def _copy(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            self._parameters[name].copy_(value)
+@torch.no_grad()
+def _copy(values: Iterable[Tensor], parameters: Iterable[Tensor]) -> None:
+    for value, parameter in zip(values, parameters, strict=True):
+        parameter.copy_(value)
 
 
 def _unpack(best: list[Any] | None) -> tuple[float, dict[str, Tensor], Epoch] | None:

@@ -9,7 +9,7 @@ times: a file's presentation time stamps, counted from its first frame; for live
 """
 
 from .files import VideoFile
-from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, check_image, natural_order
+from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order
 from .images import ImageFolder
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources, without_credentials
@@ -19,6 +19,7 @@ from .rotation import RotatedSource, Turn
 __all__ = [
     "IMAGE_RATE",
     "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
     "Frame",
     "ImageFolder",
     "LiveSource",

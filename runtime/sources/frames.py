@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..errors import ParameterError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 
 Warn = Callable[[str], object]
 """Told, in one line, about trouble that is not an error; by whichever thread meets it."""

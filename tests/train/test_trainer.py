@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_features import NoiseClips
+from clip_sets import NoiseClips
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 
 from dfer.runtime.errors import DferError
-from dfer.train.data.batches import FeatureBatches, PixelBatches, Sampling, sampling_odds
+from dfer.train.data.batches import FeatureBatches, PixelBatches, Sampling, sampling_probabilities
 from dfer.train.data.features import FeatureSet
 from dfer.train.fabric import start_fabric
 from dfer.train.methods.align_dfer import AlignDfer
@@ -29,7 +31,7 @@ def drawn_features(count: int, seed: int, width: int = 64) -> FeatureSet:
     centres = np.random.default_rng(99).normal(size=(3, width))
     features = centres[labels][None, :, None] + rng.normal(0, 1.5, (2, count, 16, width))
     features /= np.linalg.norm(features, axis=-1, keepdims=True)
-    return FeatureSet(features.astype(np.float16), np.arange(count), labels)
+    return FeatureSet(features.astype(np.float16), np.arange(count), labels, [f"clip {n}" for n in range(count)])
 
 
 class Interruption(Exception):
@@ -37,7 +39,7 @@ class Interruption(Exception):
 
 
 def train(
-    folder: Path, resume: bool = False, stop_after: int = 10**6, **settings: object
+    folder: Path, resume: bool = False, stop_after: int = 10**6, fabric: Fabric | None = None, **settings: object
 ) -> tuple[AlignDfer, list[Epoch]]:
     """A small run; raises Interruption after `stop_after` epochs."""
     torch.manual_seed(0)
@@ -49,7 +51,7 @@ def train(
         FeatureBatches([(drawn_features(64, 1), 1.0)], sampling),
         FeatureBatches([(drawn_features(30, 2), 1.0)], sampling),
         TrainSettings(**settings),  # type: ignore[arg-type]
-        start_fabric("fp32"),
+        fabric or start_fabric("fp32"),
         folder / "run.state",
         {"settings": str(settings)},
     )
@@ -101,13 +103,31 @@ def test_averaged_weights_survive_an_interruption(tmp_path: Path) -> None:
     torch.testing.assert_close(wanted.video_side.state_dict(), method.video_side.state_dict())
 
 
+def test_the_scale_of_fp16_gradients_survives_an_interruption(tmp_path: Path) -> None:
+    def half() -> tuple[Fabric, torch.amp.GradScaler]:
+        scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=5)
+        return Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler)), scaler
+
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "cut").mkdir()
+    fabric, wanted = half()
+    train(tmp_path / "whole", fabric=fabric)
+    fabric, scaler = half()
+    with pytest.raises(Interruption):
+        train(tmp_path / "cut", stop_after=2, fabric=fabric)
+    assert scaler.get_scale() == 128.0  # it has grown once, and has gone three steps towards the next time
+    fabric, scaler = half()
+    train(tmp_path / "cut", resume=True, fabric=fabric)
+    assert scaler.state_dict() == wanted.state_dict()
+
+
 def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interruption):
         train(tmp_path, stop_after=1)
     with pytest.raises(DferError, match=r"begun with other settings \(settings\)"):
         train(tmp_path, resume=True, class_weights=True)
     (tmp_path / "run.state").write_bytes(b"junk")
-    with pytest.raises(DferError, match="cannot be read; train without --resume"):
+    with pytest.raises(DferError, match=r"resume: .*run\.state cannot be read, or train without"):
         train(tmp_path, resume=True)
 
 
@@ -118,34 +138,34 @@ def test_training_leaves_clip_as_it_was(undisturbed: tuple[AlignDfer, list[Epoch
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_odds_balance_classes() -> None:
+def test_probabilities_balance_classes() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     for balance, share in ((0, 0.1), (1, 0.5), (0.5, 0.25)):
-        assert sampling_odds(labels, balance)[labels == 1].sum() == pytest.approx(share)
+        assert sampling_probabilities(labels, balance)[labels == 1].sum() == pytest.approx(share)
 
 
 def test_batches_take_their_share_of_each_source_and_order_covers_all() -> None:
     sampling = Sampling(batch=20, balance=0)
     first, second = drawn_features(40, 1), drawn_features(10, 2)
-    only_zero = FeatureSet(second.features, second.rows, np.zeros(10, np.int64))
-    only_one = FeatureSet(first.features, first.rows, np.ones(40, np.int64))
+    only_zero = FeatureSet(second.features, second.rows, np.zeros(10, np.int64), second.names)
+    only_one = FeatureSet(first.features, first.rows, np.ones(40, np.int64), first.names)
     batches = FeatureBatches([(only_one, 0.75), (only_zero, 0.25)], sampling)
     drawn = list(batches.random(np.random.default_rng(0)))
     assert len(drawn) == batches.steps == 2
-    for features, labels in drawn:
-        assert features.shape == (20, 16, 64)
-        assert int(labels.sum()) == 15
-    assert sum(len(labels) for _, labels in batches.in_order()) == 50
+    for batch in drawn:
+        assert batch.inputs.shape == (20, 16, 64)
+        assert int(batch.labels.sum()) == 15
+    assert sum(len(batch.labels) for batch in batches.in_order()) == 50
     shards = [FeatureBatches([(first, 1.0)], Sampling(batch=4, rank=rank, world=2)) for rank in (0, 1)]
-    rows = [labels for shard in shards for _, labels in shard.in_order()]
-    assert sum(map(len, rows)) == 40
+    names = [name for shard in shards for batch in shard.in_order() for name in batch.names]
+    assert sorted(names) == sorted(first.names)
 
 
 def test_shifted_windows_repeat_their_edges() -> None:
     times = np.arange(16, dtype=np.float16)[None, None, :, None].repeat(4, axis=1)
-    batches = FeatureBatches([(FeatureSet(times, np.arange(4), np.zeros(4, np.int64)), 1.0)], Sampling(4, shift=3))
-    (features, _), *_ = batches.random(np.random.default_rng(0))
-    for clip in features[:, :, 0]:
+    features = FeatureSet(times, np.arange(4), np.zeros(4, np.int64), list("abcd"))
+    batch, *_ = FeatureBatches([(features, 1.0)], Sampling(4, shift=3)).random(np.random.default_rng(0))
+    for clip in batch.inputs[:, :, 0]:
         steps = clip.diff()
         assert set(steps.tolist()) <= {0.0, 1.0}
         assert (steps == 0).sum() == 15 - (clip[-1] - clip[0])
@@ -157,9 +177,11 @@ def test_pixel_batches_are_augmented_for_training_and_plain_in_order() -> None:
     batches = PixelBatches([(clips, clips.labels, 1.0)], 40, "paper", workers=2, sampling=Sampling(batch=3))
     epoch = list(batches.random(np.random.default_rng(0)))
     again = list(batches.random(np.random.default_rng(0)))
-    assert [tuple(crops.shape) for crops, _ in epoch] == [(3, 16, 40, 40, 3)] * 2
-    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(epoch, again, strict=True))
-    plain = torch.cat([crops for crops, _ in batches.in_order()])
+    assert [tuple(batch.inputs.shape) for batch in epoch] == [(3, 16, 40, 40, 3)] * 2
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(epoch, again, strict=True))
+    for batch in epoch:
+        assert batch.labels.tolist() == [clips.labels[int(name)] for name in batch.names]
+    plain = torch.cat([batch.inputs for batch in batches.in_order()])
     assert torch.equal(plain, torch.from_numpy(np.stack([clips.frames(index) for index in range(6)])))
 
 

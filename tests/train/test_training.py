@@ -23,7 +23,7 @@ from helpers import Pipeline
 
 
 @pytest.fixture(scope="module")
-def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+def scores(pipeline: Pipeline, people: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """`dfer-eval --json` of the checkpoint and of its bundle, on people not trained on."""
     folder = tmp_path_factory.mktemp("scores")
     results = {}
@@ -32,7 +32,7 @@ def scores(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> dict
         "bundle": [pipeline.bundle],
     }.items():
         out = folder / f"{name}.json"
-        call = [*map(str, arguments), "--identities", "10", "--workers", "1", "--json", str(out)]
+        call = [*map(str, arguments), "--data", "folder", "--root", str(people), "--json", str(out)]
         call += ["--plot", str(folder / f"{name}.png")]
         result = CliRunner().invoke(evaluate, call, catch_exceptions=False)
         assert result.exit_code == 0, result.output
@@ -60,17 +60,24 @@ def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> Non
     assert training["scores"][-1]["war"] == max(line["war"] for line in lines if line["step"] == STEPS[2])
     assert not (folder / "tiny.state").exists()
     assert load_checkpoint(folder / "tiny.last.pt")[0].classes == EXPRESSIONS
+    whole = pipeline.checkpoint.stat().st_size
+    parts = {path.name: path.stat().st_size for path in folder.glob("tiny.*.pt")}
+    assert len(parts) == 4
+    assert max(parts.values()) < 0.1 * whole  # CLIP is in one file only
     for (name, last), kept in zip(
         method.state_dict().items(), load_checkpoint(pipeline.checkpoint)[0].state_dict().values(), strict=True
     ):
         assert torch.equal(last, kept), name
 
 
-def test_five_folds_are_averaged(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_five_folds_are_averaged(pipeline: Pipeline, few_people: Path, tmp_path: Path) -> None:
     for fold in range(1, 6):
         shutil.copy(pipeline.checkpoint, tmp_path / f"f{fold}.pt")
     out = tmp_path / "folds.json"
-    call = [tmp_path / "f{fold}.pt", "--identities", 2, "--workers", 1, "--json", out]
+    table = tmp_path / "labels.csv"
+    rows = [f"{few_people / label / '0'},{label},test,{fold}" for label in EXPRESSIONS for fold in range(1, 6)]
+    table.write_text("\n".join(["clip,label,split,fold", *rows]))
+    call = [tmp_path / "f{fold}.pt", "--data", "csv", "--root", table, "--json", out]
     result = CliRunner().invoke(evaluate, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     wars = [fold["war"] for fold in json.loads(out.read_text())]
@@ -90,13 +97,13 @@ def test_the_confusion_matrix_is_drawn(
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
-    pipeline: Pipeline, tmp_path: Path, frozen: bool
+    pipeline: Pipeline, few_people: Path, tmp_path: Path, frozen: bool
 ) -> None:
     from dfer.train.cli.train import main as train
 
     out = tmp_path / "clip.pt"
     call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--crop", 112]
-    call += ["--identities", 3, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--workers", 1, "--views", 0]
+    call += ["--data", "folder", "--root", few_people, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--views", 0]
     call += ["--freeze-image-encoder"] if frozen else []
     result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -109,9 +116,10 @@ def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
     assert (tmp_path / "features").exists() is frozen
 
 
-def test_two_processes_train_together(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_two_processes_train_together(pipeline: Pipeline, few_people: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
-    call = [out, "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--identities", 3]
+    call = [out, "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2]
+    call += ["--data", "folder", "--root", few_people]
     call += ["--validation", 0.34, "--views", 0, "--epochs", "1,1,1", "--depth", "1,1,1", "--workers", 1]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dfer.train.cli.train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -134,7 +142,7 @@ def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(pipeline: Pipeli
     from dfer.train.cli.train import main as train
 
     call = [tmp_path / "x.pt", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--no-jas"]
-    call += ["--identities", 2, "--views", 0, "--epochs", "1,1,1", "--workers", 1, "--select-on-test"]
+    call += ["--identities", 1, "--views", 0, "--epochs", "1,1,1", "--workers", 1, "--select-on-test"]
     result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "chosen on the test split: these figures are no test results" in " ".join(result.output.split())
@@ -155,9 +163,13 @@ def test_commands_refuse_bad_input_in_one_line(pipeline: Pipeline, tmp_path: Pat
     calls = [
         (train, [tmp_path / "no" / "x.pt"], "does not exist"),
         (train, [tmp_path / "x.pt", "--clip", "ViT-Z"], "unknown CLIP"),
-        (train, [tmp_path / "x.pt", "--data", "dfew"], "needs --root"),
+        (train, [tmp_path / "x.pt", "--data", "dfew"], "--root: data dfew need"),
         (train, [tmp_path / "x.pt", "--data", "mafw", "--root", tmp_path], "MAFW_set_1_train.txt"),
-        (train, [tmp_path / "x.pt", "--method", "dfer-clip", "--no-mat"], "align-dfer's parts"),
+        (
+            train,
+            [tmp_path / "x.pt", "--method", "dfer-clip", "--no-mat"],
+            "--no-mat: not an option of dfer-clip",
+        ),
         (train, [tmp_path / "x.pt", "--clip", "dfer-nano", "--epochs", "1,2"], "takes 3 numbers"),
         (evaluate, [pipeline.checkpoint, "--json", tmp_path / "no" / "x.json"], "does not exist"),
         (

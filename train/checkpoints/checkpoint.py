@@ -3,53 +3,91 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...runtime.errors import DferError
 from ...runtime.storage import atomic_write
-from ..methods import Method, method_classes
+from ..digests import weights_digest
+from ..methods import Method, method_class, method_names
 
 FORMAT = "dfer-edge checkpoint 1"
-_HINT = "if it is an official DFER-CLIP file, export it with: dfer-export --method dfer-clip"
+_HINT = "if it is of DFER-CLIP's authors, export it with: dfer-export --method dfer-clip"
 
 
 def save_checkpoint(method: Method, path: Path, training: dict[str, Any]) -> None:
     """Write `method` with `training` (plain values: settings, scores) to `path`, completely or not at all."""
-    content = {
-        "format": FORMAT,
-        "method": method.name,
-        "config": method.config(),
-        "state": method.state_dict(),
-        "training": training,
-    }
+    _write(method, path, {"state": method.state_dict(), "training": training})
+
+
+def save_trained(
+    method: Method, trained: Mapping[str, Tensor], path: Path, training: dict[str, Any], whole: Path
+) -> None:
+    """Write only the `trained` part of the method's state to `path`.
+
+    The rest, which is frozen, is in the checkpoint `whole` in the same folder, perhaps only later. It is found there by
+    that name, and must be the same: its digest is kept.
+    """
+    state = method.state_dict()
+    frozen = {name: value for name, value in state.items() if name not in trained}
+    kept = {name: state[name] for name in trained}
+    rest = {"file": whole.name, "sha256": weights_digest(frozen)}
+    _write(method, path, {"state": kept, "frozen": rest, "training": training})
+
+
+def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
+    """Read a checkpoint: the model in evaluation mode, and what was saved about its training.
+
+    Raises DferError for a missing file, a file that is not a checkpoint of ours, one that holds pickled code, or one
+    whose frozen weights are in another file that is missing or has others.
+    """
+    content = _read_ours(path)
+    name = content.get("method")
+    if not isinstance(name, str) or name not in method_names():
+        raise DferError(f"checkpoint {path}: method {name!r} is not one of {', '.join(method_names())}")
+    try:
+        method = method_class(name).from_config(content["config"])
+        state = dict(content["state"])
+        if "frozen" in content:
+            state |= _frozen(path, content["frozen"], method.state_dict().keys() - state.keys())
+        method.load_state_dict(state)
+        training = dict(content["training"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DferError(f"checkpoint {path}: config or weights are not whole ({_first_line(error)})") from error
+    return method.eval(), training
+
+
+def _write(method: Method, path: Path, content: dict[str, Any]) -> None:
+    content = {"format": FORMAT, "method": method.name, "config": method.config(), **content}
     with atomic_write(path, durable=True) as aside:
         torch.save(content, aside)
 
 
-def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
-    """Read a checkpoint: the model in evaluation mode, and what `save_checkpoint` was told about its training.
-
-    Raises DferError for a missing file, a file that is not a checkpoint of ours, or one that holds pickled code.
-    """
+def _read_ours(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DferError(f"checkpoint {path}: no such file")
     content = _read(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise DferError(f"checkpoint {path}: not written by dfer-train (expected format {FORMAT!r}); {_HINT}")
-    methods = method_classes()
-    name = content.get("method")
-    if not isinstance(name, str) or name not in methods:
-        raise DferError(f"checkpoint {path}: method {name!r} is not one of {', '.join(methods)}")
-    try:
-        method = methods[name].from_config(content["config"])
-        method.load_state_dict(content["state"])
-        training = dict(content["training"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise DferError(f"checkpoint {path}: config or weights are not whole ({_first_line(error)})") from error
-    return method.eval(), training
+    return content
+
+
+def _frozen(path: Path, kept: dict[str, str], names: Set[str]) -> dict[str, Tensor]:
+    """The frozen weights `names` of the checkpoint `path`, from the one beside it that has them."""
+    whole = path.with_name(Path(kept["file"]).name)
+    if not whole.is_file():
+        raise DferError(
+            f"checkpoint {path}: its frozen weights are in {whole}, which is not there; keep the two together"
+        )
+    state = _read_ours(whole)["state"]
+    frozen = {name: state[name] for name in names if name in state}
+    if weights_digest(frozen) != kept["sha256"]:
+        raise DferError(f"checkpoint {path}: the frozen weights in {whole} are not those that it was trained with")
+    return frozen
 
 
 def _read(path: Path) -> Any:

@@ -8,19 +8,19 @@ tensors again, and the token embeddings. The CLIP is OpenAI's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
-from ..methods.dfer_clip import DferClip
 from ..models.clip import ClipSizes, build_clip
 from ..models.prompts import DescribedPrompts
 from .untrusted_checkpoint import read_untrusted
 
+M = TypeVar("M", bound=nn.Module)
 CLASSES = {len(names): names for names in (EXPRESSIONS, MAFW_EXPRESSIONS)}
 SHAPED = (  # the tensors whose shapes tell all sizes
     "prompt_learner.ctx",
@@ -57,9 +57,10 @@ PARTS = {  # of a layer of the temporal net
 }
 
 
-def load_official(path: Path) -> tuple[DferClip, dict[str, Any]]:
+def load_dfer_clip_checkpoint(path: Path, build: Callable[..., M]) -> tuple[M, dict[str, Any]]:
     """Read a checkpoint of DFER-CLIP's own training: the model in evaluation mode, its epoch and best accuracy.
 
+    build: the class `DferClip`, which knows this module.
     7 or 11 classes, contexts for each class or shared, with or without `module.` before each name; any sizes.
     Descriptions must stand behind the contexts, as in all published settings (`--class-token-position end`).
     Raises DferError for anything else, naming the keys that are missing or unexpected.
@@ -67,13 +68,13 @@ def load_official(path: Path) -> tuple[DferClip, dict[str, Any]]:
     content = read_untrusted(path)
     try:
         state, training = _state_of(content)
-        method = _empty_model(state)
+        method = _empty_model(state, build)
         method.load_state_dict(_renamed(state, method))
     except RuntimeError as error:
         lines = str(error).strip().splitlines()
-        raise DferError(f"checkpoint {path}: not an official DFER-CLIP file: {lines[-1].strip()}") from error
+        raise DferError(f"checkpoint {path}: not a checkpoint of DFER-CLIP's authors: {lines[-1].strip()}") from error
     except DferError as error:
-        raise DferError(f"checkpoint {path}: not an official DFER-CLIP file: {error}") from error
+        raise DferError(f"checkpoint {path}: not a checkpoint of DFER-CLIP's authors: {error}") from error
     return method.eval(), training
 
 
@@ -92,7 +93,7 @@ def _state_of(content: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {str(key).removeprefix("module."): value for key, value in state.items()}, training
 
 
-def _empty_model(state: Mapping[str, Tensor]) -> DferClip:
+def _empty_model(state: Mapping[str, Tensor], build: Callable[..., M]) -> M:
     """A model of the sizes that the tensors' shapes tell."""
     _check_names(missing=[name for name in SHAPED if name not in state], unexpected=[])
     shape = {name: tuple(state[name].shape) for name in SHAPED}
@@ -121,7 +122,7 @@ def _empty_model(state: Mapping[str, Tensor]) -> DferClip:
         text_layers=_layers(state, "text_encoder.transformer.resblocks."),
     )
     length = int(_ends(state).max()) + 1
-    return DferClip(
+    return build(
         build_clip(sizes),
         DescribedPrompts(classes, length, text_width, contexts, class_specific=bool(specific)),
         CLASSES[classes],
@@ -146,10 +147,10 @@ def _ends(state: Mapping[str, Tensor]) -> Tensor:
     return is_end.int().argmax(dim=1)
 
 
-def _renamed(state: Mapping[str, Tensor], method: DferClip) -> dict[str, Tensor]:
+def _renamed(state: Mapping[str, Tensor], method: nn.Module) -> dict[str, Tensor]:
     """The state under our names; every tensor of the model must be there and nothing that is not DFER-CLIP's."""
-    theirs = {ours: _official_name(ours) for ours in method.state_dict() if ours != "prompts.end"}
-    copies = {f"clip_model_.{name}" for name in method.clip_model.state_dict()}
+    theirs = {ours: _published_name(ours) for ours in method.state_dict() if ours != "prompts.end"}
+    copies = {f"clip_model_.{name}" for name in method.get_submodule("clip_model").state_dict()}
     _check_names(
         missing=[name for name in theirs.values() if name not in state],
         unexpected=sorted(state.keys() - copies - set(theirs.values())),
@@ -157,16 +158,16 @@ def _renamed(state: Mapping[str, Tensor], method: DferClip) -> dict[str, Tensor]
     renamed = {ours: state[name] for ours, name in theirs.items()}
     ends = _ends(state)
     renamed["prompts.description"] = renamed["prompts.description"][:, : int(ends.max()) + 1]
-    renamed["prompts.end"] = 1 + method.prompts.context.shape[-2] + ends
+    renamed["prompts.end"] = 1 + method.get_parameter("prompts.context").shape[-2] + ends
     return renamed
 
 
-def _official_name(ours: str) -> str:
+def _published_name(ours: str) -> str:
     begin = next(begin for begin in NAMES if ours.startswith(begin))
     name = NAMES[begin] + ours.removeprefix(begin)
     if begin == "temporal.layers.":
-        for part, official in PARTS.items():
-            name = name.replace(part, official)
+        for part, published in PARTS.items():
+            name = name.replace(part, published)
     return name
 
 

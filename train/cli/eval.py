@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...runtime.cli.options import precision_option, provider_option
-from ...runtime.errors import DferError, reports_errors
+from ...runtime.errors import ParameterError, reports_errors
 from ...runtime.storage import atomic_write
-from ..data.choice import DataChoice, data_options
+from ..data.choice import DataChoice
+from .options import data_options, stills_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,17 +38,33 @@ Examples:
 @click.command(epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options(identities=40)
-@click.option("--stills", type=click.Path(path_type=Path), help="Test on a CSV of image,label,person,split instead.")
-@click.option("--split", help="Which part; default: test, for --stills val.")
+@stills_option("Test on photographs instead: CSV with the columns image,label,person,split.")
+@click.option(
+    "--split", help="Which part of the data to test on, as its lists name it. Default: test; for --stills val."
+)
 @provider_option("cpu", "Where a bundle runs.")
 @precision_option
-@click.option("--shuffle-frames", is_flag=True, help="Put each clip's frames in random order first.")
-@click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write here.")
-@click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Confusion matrix (.png).")
+@click.option(
+    "--shuffle-frames",
+    is_flag=True,
+    help="Put each clip's frames in random order first: what is lost is what the model reads from time.",
+)
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write scores, recalls and the confusion matrix to this file.",
+)
+@click.option(
+    "--plot",
+    "plot_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw the confusion matrix to this file (.png).",
+)
 @reports_errors
 def main(
     model: Path,
-    choice: DataChoice,
+    data: DataChoice,
     stills: Path | None,
     split: str | None,
     provider: str,
@@ -60,11 +77,11 @@ def main(
 
     With {fold} in its name, MODEL stands for the models of five folds.
     """
-    for path in (json_path, plot_path):
+    for name, path in (("json_path", json_path), ("plot_path", plot_path)):
         if path is not None and not path.parent.is_dir():
-            raise DferError(f"{path}: folder {path.parent} does not exist")
+            raise ParameterError(name, f"folder {path.parent} does not exist")
     if plot_path is not None and plot_path.suffix.lower() != ".png":
-        raise DferError(f"--plot {plot_path}: the name must end in .png")
+        raise ParameterError("plot_path", f"the name must end in .png, not {plot_path.name}")
     from rich.console import Console
     from rich.progress import Progress
 
@@ -72,13 +89,13 @@ def main(
 
     console = Console()
     suffix = "" if (provider, precision) == ("cpu", "auto") else f" ({precision} on {provider})"
-    folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [choice.fold]
+    folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [data.fold]
     results = []
     with Progress(console=console) as progress:
         for fold in folds:
             path = Path(str(model).replace("{fold}", str(fold)))
             with open_model(path, provider, precision) as opened:
-                scored = _score(opened, replace(choice, fold=fold), stills, split, shuffle_frames, progress)
+                scored = _score(opened, replace(data, fold=fold), stills, split, shuffle_frames, progress)
             results.append((f"{path.name}{suffix} on {scored[0]}", scored[1]))
     for name, scores in results:
         _show(console, scores, name)
@@ -98,7 +115,7 @@ def main(
 
 
 def _score(
-    model: Model, choice: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
+    model: Model, data: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
 ) -> tuple[str, Scores]:
     """What the clips asked for are, in words, and a model's scores on them."""
     from ..data import ClipSet
@@ -111,10 +128,10 @@ def _score(
         clips, name = StillClips(stills, split), f"{stills.name}, split {split}"
     else:
         split = split or "test"
-        drawing = progress.add_task("opening clips", total=choice.identities)
-        clips = choice.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
-        progress.update(drawing, completed=choice.identities)
-        name = f"{choice.name} not trained on" if choice.data == "procedural" else f"{choice.name}, split {split}"
+        drawing = progress.add_task("opening clips", total=data.identities)
+        clips = data.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
+        progress.update(drawing, completed=data.identities)
+        name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
     testing = progress.add_task("testing", total=len(clips))
     scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n))
     return name + (", frames shuffled" if shuffle else ""), scores

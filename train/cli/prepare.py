@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...runtime.errors import DferError, reports_errors
+from .options import workers_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,14 +35,14 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
 @click.command(epilog=EPILOG)
 @click.argument("videos", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--size", type=click.IntRange(min=16), default=128, show_default=True, help="Side of the faces, pixels.")
 @click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    default=os.cpu_count() or 1,
-    show_default="one for each CPU core",
-    help="Processes that cut faces.",
+    "--size",
+    type=click.IntRange(min=16),
+    default=128,
+    show_default=True,
+    help="Side of the faces that are written, in pixels.",
 )
+@workers_option("Processes that cut faces.", os.cpu_count() or 1, "one for each CPU core")
 @reports_errors
 def main(videos: Path, out: Path, size: int, workers: int) -> None:
     """Cut the main face out of all clips in the folder VIDEOS and write it to OUT, aligned as dfer-run aligns it.

@@ -6,8 +6,18 @@ from pathlib import Path
 
 import click
 
-from ...runtime.errors import DferError, reports_errors, require
+from ...runtime.errors import ParameterError, reports_errors, require
 from ...runtime.labels import EXPRESSIONS
+from .options import (
+    balance_option,
+    batch_option,
+    clip_option,
+    identities_option,
+    seed_option,
+    stills_option,
+    stills_share_option,
+    workers_option,
+)
 
 EPILOG = """\b
 Examples:
@@ -19,20 +29,14 @@ Examples:
 
 @click.command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--clip", "clip_name", default="dfer-small", show_default=True, help="Model to teach.")
-@click.option("--stills", type=click.Path(path_type=Path), help="CSV of image,label,person,split.")
+@clip_option("The model to teach: dfer-small, or dfer-nano for tests.")
+@stills_option("Teach it photographs as well: CSV with the columns image,label,person,split.")
+@stills_share_option(0.7)
+@identities_option(200)
 @click.option(
-    "--stills-share",
-    type=click.FloatRange(0, 1),
-    default=0.7,
-    show_default=True,
-    help="Part of each batch that is stills.",
+    "--steps", type=click.IntRange(min=10), default=6000, show_default=True, help="How many batches to train on."
 )
-@click.option(
-    "--identities", type=click.IntRange(min=1), default=200, show_default=True, help="Procedural people to draw."
-)
-@click.option("--steps", type=click.IntRange(min=10), default=6000, show_default=True, help="Training steps.")
-@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Images per step.")
+@batch_option("Images in a training step.")
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -40,27 +44,21 @@ Examples:
     show_default=True,
     help="Peak learning rate (AdamW).",
 )
-@click.option(
-    "--balance",
-    type=click.FloatRange(0, 1),
-    default=0.6,
-    show_default=True,
-    help="0: classes as they come; 1: equally often.",
-)
+@balance_option(0.6)
 @click.option(
     "--affine",
     type=click.FloatRange(0, 2),
     default=1.0,
     show_default=True,
-    help="How much crops are moved, turned and scaled.",
+    help="How much crops are moved, turned and scaled; less is learned sooner and holds for fewer faces.",
 )
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that draw faces.")
+@seed_option()
+@workers_option("Processes that draw procedural people.")
 @reports_errors
 def main(
     out: Path,
-    clip_name: str,
+    clip: str,
     stills: Path | None,
     stills_share: float,
     identities: int,
@@ -75,7 +73,7 @@ def main(
 ) -> None:
     """Teach the CLIP model named by --clip expressions on single faces and write its weights to OUT."""
     if not out.parent.is_dir():
-        raise DferError(f"folder {out.parent} does not exist")
+        raise ParameterError("out", f"folder {out.parent} does not exist")
     for module in ("torch", "open_clip"):
         require(module, "train")
     import torch
@@ -90,14 +88,14 @@ def main(
 
     console = Console()
     torch.manual_seed(seed)
-    clip = load_clip(clip_name, grey=grey)
+    model = load_clip(clip, grey=grey)
     sources: list[tuple[Images, float]] = []
     tests: dict[str, Images] = {}
     if stills is not None:
         sources.append((Images.of_stills(StillClips(stills, "train")), stills_share))
         tests["stills, split val"] = Images.of_stills(StillClips(stills, "val"))
     with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:
-        held_out = max(8, identities // 10)
+        held_out = max(2, identities // 10)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
         drawn = Images.of_procedural(ProceduralClips(range(identities), workers, lambda _: progress.advance(drawing)))
         sources.append((drawn, 1 - stills_share if stills else 1.0))
@@ -116,13 +114,14 @@ def main(
         settings = PretrainSettings(
             steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, affine=affine, seed=seed
         )
-        pretrain(clip, sources, settings, show)
-    save_weights(clip, out)
+        pretrain(model, sources, settings, show)
+    save_weights(model, out)
     for name, images in tests.items():
-        logits = classify(clip, images)
-        scores = Scores.of(EXPRESSIONS, images.targets.argmax(axis=1), logits)
+        probabilities = classify(model, images)
+        scores = Scores.of(EXPRESSIONS, images.targets.argmax(axis=1), probabilities)
         console.print(
-            f"{name}: {len(logits)} images, accuracy {images.accuracy(logits):.3f}, "
-            f"UAR over classes with 10 or more images {scores.uar(10):.3f}"
+            f"{name}: {len(probabilities)} images, accuracy {images.accuracy(probabilities):.3f}, "
+            f"UAR over classes with 10 or more images {scores.uar(10):.3f}, "
+            f"calibration error {scores.calibration_error:.3f}"
         )
     console.print(f"wrote {out}")

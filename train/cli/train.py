@@ -1,14 +1,26 @@
-"""`dfer-train`: Align-DFER by BAP on features of a frozen CLIP, or DFER-CLIP on pixels."""
+"""`dfer-train`: train a method on clips and write its checkpoint."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from ...runtime.errors import DferError, reports_errors, require
-from ..data.choice import DataChoice, data_options
+from ...runtime.errors import reports_errors, require
+from ..data.choice import DataChoice
+from ..options import TrainOptions
+from .options import (
+    MethodName,
+    balance_option,
+    batch_option,
+    clip_option,
+    data_options,
+    seed_option,
+    stills_option,
+    stills_share_option,
+)
 
 EPILOG = """\b
 Examples:
@@ -26,8 +38,11 @@ dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and
 --depth 1.
 """
 
+METHOD_OPTIONS = ("tokens", "no_mat", "no_jas", "single_step", "descriptions", "freeze_image_encoder")
+"""Options that go to the method, where given; it refuses those that are not its own."""
 
-class Numbers(click.ParamType[tuple[float, ...]]):
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
     """Numbers with commas between them, as a tuple."""
 
     name = "N,N,…"
@@ -45,53 +60,163 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         return numbers
 
 
+class Setting(click.ParamType):  # type: ignore[type-arg]
+    """NAME=VALUE as a pair; VALUE is a number, true or false where it reads as one, else text."""
+
+    name = "NAME=VALUE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, Any]:
+        name, equals, text = value.partition("=")
+        if not name or not equals:
+            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        try:
+            return name.replace("-", "_"), json.loads(text)
+        except ValueError:
+            return name.replace("-", "_"), text
+
+
 @click.command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--method", type=click.Choice(["align-dfer", "dfer-clip"]), default="align-dfer", show_default=True)
-@click.option("--clip", "clip_name", default="dfer-small", show_default=True, help="CLIP model: ours or open_clip's.")
-@click.option("--pretrained", help="Its weights: a file of dfer-pretrain or open_clip, or an open_clip tag.")
-@click.option("--crop", type=click.IntRange(32, 512), default=112, show_default=True, help="Side of crops, pixels.")
-@data_options(identities=150)
-@click.option("--stills", type=click.Path(path_type=Path), help="Also photographs: CSV of image,label,person,split.")
-@click.option("--stills-share", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Of each batch.")
-@click.option("--stills-most", type=click.IntRange(min=1), default=600, show_default=True, help="Of any one class.")
-@click.option("--validation", type=click.FloatRange(0.01, 0.5), default=0.1, show_default=True, help="Of training.")
-@click.option("--select-on-test", is_flag=True, help="Choose epochs on the test split, as some papers' code does.")
-@click.option("--tokens", type=click.IntRange(min=1), default=16, show_default=True, help="Per sentence (paper: 64).")
-@click.option("--epochs", type=Numbers(int), default="", help="Per step.")
-@click.option("--learning-rate", type=Numbers(float), default="", help="Peaks.")
-@click.option("--depth", type=Numbers(int), default="", help="Layers.")
-@click.option("--no-mat", is_flag=True, help="Ablation: class descriptions in place of learned tokens.")
-@click.option("--no-jas", is_flag=True, help="Ablation: the mean over time in place of the synchronizer.")
-@click.option("--single-step", is_flag=True, help="Ablation: everything at once in place of BAP.")
-@click.option("--descriptions", type=click.Path(path_type=Path), help="JSON: class → text, in place of ours.")
-@click.option("--freeze-image-encoder", is_flag=True, help="dfer-clip on features.")
-@click.option("--views", type=click.IntRange(min=0), default=4, show_default=True, help="Augmented views per clip.")
-@click.option("--augmentation", type=click.Choice(["paper", "strong"]), help="Default: strong for procedural data.")
-@click.option("--features", type=click.Path(path_type=Path), help="Folder of stored features; default: beside OUT.")
-@click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help="Clips per step.")
-@click.option("--balance", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="1: classes alike.")
-@click.option("--class-weights", is_flag=True, help="Weigh the loss by 1/count of the class.")
-@click.option("--ema", type=click.FloatRange(0, 0.9999), default=0.0, show_default=True, help="Of the weights.")
-@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), default="auto", show_default=True)
-@click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's curves.")
+@click.option(
+    "--method",
+    type=MethodName(),
+    default=TrainOptions.method,
+    show_default=True,
+    help="The model to train.",
+)
+@clip_option("The CLIP that it stands on: dfer-small, dfer-nano, or a model of open_clip such as ViT-B-32.")
+@click.option("--pretrained", help="CLIP's weights: a file of dfer-pretrain or open_clip, or one of open_clip's tags.")
+@click.option(
+    "--crop",
+    type=click.IntRange(32, 512),
+    default=TrainOptions.crop,
+    show_default=True,
+    help="Side of the face crops that the model is given, in pixels; CLIP's own size is reached by upsampling.",
+)
+@data_options(identities=DataChoice.identities)
+@stills_option("Train on photographs as well: CSV with the columns image,label,person,split.")
+@stills_share_option(TrainOptions.stills_share)
+@click.option(
+    "--stills-most",
+    type=click.IntRange(min=1),
+    default=TrainOptions.stills_most,
+    show_default=True,
+    help="Photographs of any one class to take at most, so that common classes do not crowd out rare ones.",
+)
+@click.option(
+    "--validation",
+    type=click.FloatRange(0.01, 0.5),
+    default=TrainOptions.validation,
+    show_default=True,
+    help="Share of the training clips that is held back to choose the best epoch by.",
+)
+@click.option(
+    "--select-on-test", is_flag=True, help="Choose the best epoch on the test split, as some papers' code does."
+)
+@click.option(
+    "--epochs", type=Numbers(int), default="", help="Epochs of each step of the method, with commas between; see below."
+)
+@click.option(
+    "--learning-rate",
+    type=Numbers(float),
+    default="",
+    help="Highest learning rates, one or more; see below.",
+)
+@click.option(
+    "--depth", type=Numbers(int), default="", help="Layers of each of the method's temporal parts; see below."
+)
+@click.option(
+    "--tokens", type=click.IntRange(min=1), help="align-dfer: learned tokens in a sentence. Default: 16; paper: 64."
+)
+@click.option("--no-mat", is_flag=True, help="align-dfer, ablation: class descriptions in place of learned tokens.")
+@click.option("--no-jas", is_flag=True, help="align-dfer, ablation: the mean over time in place of the synchronizer.")
+@click.option("--single-step", is_flag=True, help="align-dfer, ablation: everything at once in place of BAP.")
+@click.option(
+    "--descriptions",
+    type=click.Path(path_type=Path),
+    help="dfer-clip, and align-dfer --no-mat: JSON of class → text, or texts, in place of ours.",
+)
+@click.option(
+    "--freeze-image-encoder",
+    is_flag=True,
+    help="dfer-clip: leave the image encoder as it is and train on stored features, which is much faster.",
+)
+@click.option(
+    "--option",
+    "settings",
+    type=Setting(),
+    multiple=True,
+    help="An option of a method that has no name of its own here, such as one of another package; repeatable.",
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=0),
+    default=TrainOptions.views,
+    show_default=True,
+    help="Augmented views of each clip whose features are computed and stored, beside the plain one.",
+)
+@click.option(
+    "--augmentation",
+    type=click.Choice(["paper", "strong"]),
+    help="How views differ: paper crops and flips, strong also turns, relights and blurs. "
+    "Default: strong for procedural clips, paper for others.",
+)
+@click.option(
+    "--features", type=click.Path(path_type=Path), help="Folder of stored features. Default: features/ beside OUT."
+)
+@batch_option("Clips in a training step, over all processes together.")
+@balance_option(TrainOptions.balance)
+@click.option(
+    "--class-weights", is_flag=True, help="Weigh each clip's loss by 1/count of its class, so that rare classes count."
+)
+@click.option(
+    "--ema",
+    type=click.FloatRange(0, 0.9999),
+    default=TrainOptions.ema,
+    show_default=True,
+    help="Decay of a moving average of the weights, which is then what is evaluated and kept; 0 for none.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default=TrainOptions.precision,
+    show_default=True,
+    help="Number format of the forward passes; auto: half on a GPU, fp32 on a CPU.",
+)
+@click.option(
+    "--tensorboard", type=click.Path(path_type=Path), help="Also write curves for TensorBoard to this folder."
+)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
-@click.option("--seed", default=0, show_default=True)
+@seed_option()
 @reports_errors
-def main(out: Path, choice: DataChoice, resume: bool, **options: Any) -> None:
+def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.
 
-    OUT is the best epoch of the last step. Beside it come the best epoch of every step (OUT.step-….pt), the last one
-    (OUT.last.pt), a line of JSON per epoch (OUT.jsonl), and, until the run is done, what --resume needs (OUT.state).
-    Without --pretrained the encoder is random, which only makes sense for tests.
+    OUT is the best epoch of the last step; until the run is done, of the last step that is over. Beside it come the
+    best epoch of every step (OUT.step-….pt) and the last one (OUT.last.pt), which hold only what was trained and need
+    OUT for the rest, a line of JSON per epoch (OUT.jsonl), and, until the run is done, what --resume needs
+    (OUT.state). Without --pretrained the encoder is random, which only makes sense for tests.
     """
-    if not out.parent.is_dir():
-        raise DferError(f"folder {out.parent} does not exist")
     for module in ("torch", "open_clip"):
         require(module, "train")
-    from ..run import RunOptions, run_training
+    from rich.console import Console
 
-    run_training(out, choice, RunOptions(**options), resume)
+    from ..run import run_training
+
+    given = {name: options.pop(name) for name in METHOD_OPTIONS}
+    chosen = {name: value for name, value in given.items() if value not in (None, False)} | dict(settings)
+    console = Console(soft_wrap=True)
+    result = run_training(TrainOptions(method_options=chosen, **options), console)
+    on_test = options["select_on_test"]
+    for epoch in result.steps:
+        console.print(
+            f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, WAR {epoch.war:.4f}, "
+            f"UAR {epoch.uar:.4f} on {'the test split' if on_test else 'validation clips'}"
+        )
+    if on_test:
+        console.print("[bold red]epochs were chosen on the test split: these figures are no test results[/]")
+    out = result.checkpoint
+    console.print(f"wrote {out}; next: dfer-eval {out}, dfer-export --ckpt {out}", markup=False)
 
 
 if __name__ == "__main__":

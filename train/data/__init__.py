@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from ...runtime.errors import DferError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 WINDOW = 16
 """T, the number of frames sampled from a clip."""
@@ -17,16 +21,20 @@ class ClipSet(Protocol):
     """Labelled clips of aligned faces.
 
     classes: names of the classes. labels: int64 [N], indices into `classes`.
+    names: per clip what its list calls it; what is known of a clip elsewhere (a caption, say) is found by this name.
     groups: per clip the person or film it shows, or None; clips of one group are not divided between sets.
-    tremble: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).
-    fingerprint: hex digest of what the frames depend on; features are stored under it.
+    jitter: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).
+    fingerprint: hex digest of what the frames and labels are, pixels included; features are stored under it.
     """
 
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    names: list[str]
     groups: list[str | None]
     jitter: float
-    fingerprint: str
+
+    @property
+    def fingerprint(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -39,11 +47,26 @@ class ClipSet(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Clips to train or test on together.
+
+    inputs: features float32 [B,T,D] or crops uint8 [B,T,S,S,3]. labels: int64 [B], indices into the method's classes.
+    names: B names of the clips, as their clip sets have them.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    names: Sequence[str]
+
+
 def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
     """Labels int64 [N] of the clips as indices into `classes`, matched by name.
 
     Raises DferError when the clips show a class that is not among them.
     """
+    import numpy as np
+
     shown = {clips.classes[label] for label in np.unique(clips.labels)}
     if not shown <= set(classes):
         raise DferError(

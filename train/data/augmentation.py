@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
 Augment = Callable[[Frames, int, np.random.Generator, float], Frames]
-"""(clip [T,H,W,3], size, random numbers, tremble) → view [T,size,size,3]"""
+"""(clip [T,H,W,3], size, random numbers, jitter) → view [T,size,size,3]"""
 
 
 def plain_view(frames: Frames, size: int) -> Frames:
@@ -80,7 +80,7 @@ def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: floa
     """A random view [T,size,size,3] of a clip [T,H,W,3] as the DFER papers train: scaled so that 120 of its pixels
     give 112, a random crop with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
 
-    tremble: as in `augmented_view`; stills would stand still otherwise.
+    jitter: as in `augmented_view`; stills would stand still otherwise.
     """
     count = len(frames)
     walk = _random_walk(count, 4, rng) * jitter

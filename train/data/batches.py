@@ -7,19 +7,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from . import ClipSet
+from . import Batch, ClipSet
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
-
-Batch = tuple[Tensor, Tensor]
-"""Clips as features float32 [B,T,D] or crops uint8 [B,T,S,S,3], and their labels int64 [B]."""
 
 _AHEAD = 2  # batches that are made while one is trained on
 
@@ -41,8 +37,9 @@ class Sampling:
 
 
 class Batches(Protocol):
-    """labels: int64 [N] of all clips. steps: batches per epoch."""
+    """labels: int64 [N] of all clips. steps: batches per epoch. pixels: whether inputs are crops, not features."""
 
+    pixels: ClassVar[bool]
     labels: NDArray[np.int64]
     steps: int
 
@@ -61,16 +58,19 @@ class FeatureBatches:
     sources: feature sets with the share of each batch they fill; an epoch sees as many clips as there are.
     """
 
+    pixels: ClassVar[bool] = False
+
     def __init__(self, sources: Sequence[tuple[FeatureSet, float]], sampling: Sampling = Sampling()) -> None:
         self._sets = [source for source, _ in sources]
         self._sampling = sampling
-        self._draw = _Drawing([source.labels for source in self._sets], [share for _, share in sources], sampling)
-        self.labels, self.steps = self._draw.labels, self._draw.steps
+        self._sampler = _Sampler([source.labels for source in self._sets], [share for _, share in sources], sampling)
+        self.labels, self.steps = self._sampler.labels, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         for _ in range(self.steps):
             parts, labels = [], []
-            for number, index in self._draw.indices(rng):
+            names: list[str] = []
+            for number, index in self._sampler.indices(rng):
                 features = self._sets[number].features
                 view = rng.integers(0, features.shape[0], len(index))
                 window = features.shape[2]
@@ -78,13 +78,15 @@ class FeatureBatches:
                 frames = np.clip(np.arange(window) + shift, 0, window - 1)
                 parts.append(features[view[:, None], self._sets[number].rows[index][:, None], frames])
                 labels.append(self._sets[number].labels[index])
-            yield torch.from_numpy(np.concatenate(parts)).float(), torch.from_numpy(np.concatenate(labels))
+                names.extend(self._sets[number].names[one] for one in index)
+            inputs = torch.from_numpy(np.concatenate(parts)).float()
+            yield Batch(inputs, torch.from_numpy(np.concatenate(labels)), names)
 
     def in_order(self) -> Iterator[Batch]:
         for source in self._sets:
             for rows in _shards(len(source.labels), 4 * self._sampling.batch, self._sampling):
                 features = torch.from_numpy(source.features[0, source.rows[rows]].astype(np.float32))
-                yield features, torch.from_numpy(source.labels[rows])
+                yield Batch(features, torch.from_numpy(source.labels[rows]), source.names[rows])
 
 
 class PixelBatches:
@@ -92,6 +94,8 @@ class PixelBatches:
 
     sources: clip sets with the share of each batch they fill, and labels in the method's numbering.
     """
+
+    pixels: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -104,23 +108,25 @@ class PixelBatches:
         self._sets, self._labels = [clips for clips, _, _ in sources], [labels for _, labels, _ in sources]
         self._size, self._augment, self._workers = size, AUGMENTATIONS[augmentation], workers
         self._sampling = sampling
-        self._draw = _Drawing(self._labels, [share for _, _, share in sources], sampling)
-        self.labels, self.steps = self._draw.labels, self._draw.steps
+        self._sampler = _Sampler(self._labels, [share for _, _, share in sources], sampling)
+        self.labels, self.steps = self._sampler.labels, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
-            ahead: deque[tuple[list[Future[NDArray[np.uint8]]], list[int]]] = deque()
+            ahead: deque[tuple[list[Future[NDArray[np.uint8]]], list[int], list[str]]] = deque()
             for step in range(self.steps + _AHEAD):
                 if step < self.steps:
-                    views, labels = [], []
-                    for number, indices in self._draw.indices(rng):
+                    views, labels, names = [], [], []
+                    for number, indices in self._sampler.indices(rng):
                         for index, seed in zip(indices, rng.integers(2**62, size=len(indices)), strict=True):
                             views.append(pool.submit(self._random_view, number, int(index), int(seed)))
                             labels.append(int(self._labels[number][index]))
-                    ahead.append((views, labels))
+                            names.append(self._sets[number].names[index])
+                    ahead.append((views, labels, names))
                 if step >= _AHEAD and ahead:
-                    views, labels = ahead.popleft()
-                    yield torch.from_numpy(np.stack([view.result() for view in views])), torch.tensor(labels)
+                    views, labels, names = ahead.popleft()
+                    inputs = torch.from_numpy(np.stack([view.result() for view in views]))
+                    yield Batch(inputs, torch.tensor(labels), names)
 
     def _random_view(self, number: int, index: int, seed: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng(seed)
@@ -135,10 +141,11 @@ class PixelBatches:
             for clips, labels in zip(self._sets, self._labels, strict=True):
                 for rows in _shards(len(clips), 8, self._sampling):
                     views = pool.map(partial(self._test_view, clips), range(rows.start, rows.stop))
-                    yield torch.from_numpy(np.stack(list(views))), torch.from_numpy(labels[rows])
+                    inputs = torch.from_numpy(np.stack(list(views)))
+                    yield Batch(inputs, torch.from_numpy(labels[rows]), clips.names[rows])
 
 
-class _Drawing:
+class _Sampler:
     """Which clips come into a batch: a share from each source, classes balanced as asked for."""
 
     def __init__(self, labels: list[NDArray[np.int64]], shares: list[float], sampling: Sampling) -> None:
@@ -147,21 +154,21 @@ class _Drawing:
         share = np.array(shares) / sum(shares)
         counts = np.round(max(1, sampling.batch // sampling.world) * share).astype(int)
         self._sources = [
-            (number, int(count), sampling_odds(part, sampling.balance))
+            (number, int(count), sampling_probabilities(part, sampling.balance))
             for number, (part, count) in enumerate(zip(labels, counts, strict=True))
             if count
         ]
 
     def indices(self, rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Number of the source and indices of clips in it, for one batch."""
-        for number, count, odds in self._sources:
-            yield number, rng.choice(len(odds), count, p=odds)
+        for number, count, probabilities in self._sources:
+            yield number, rng.choice(len(probabilities), count, p=probabilities)
 
 
-def sampling_odds(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+def sampling_probabilities(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
     """Probability [N] of drawing each row, so that classes come in proportion to count^(1 − balance)."""
-    odds = np.bincount(labels)[labels].astype(np.float64) ** -balance
-    return np.asarray(odds / odds.sum())
+    weights = np.bincount(labels)[labels].astype(np.float64) ** -balance
+    return np.asarray(weights / weights.sum())
 
 
 def _shards(count: int, batch: int, sampling: Sampling) -> Iterator[slice]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from torch import nn
 
-from ...runtime.errors import DferError
+from ...runtime.errors import ParameterError
+from ..digests import weights_digest
 from ..methods import Method
 from ..precision import mixed_precision
 from . import WINDOW, ClipSet, labels_of
@@ -31,16 +31,18 @@ class FeatureSet:
 
     features: float16 [V,N,T,D], memory-mapped; view 0 is the test view, the others are augmented.
     rows: int64 [n], the clips of `features` that belong to this set.
-    labels: int64 [n], indices into the method's classes.
+    labels: int64 [n], indices into the method's classes. names: n names of the clips.
     """
 
     features: NDArray[np.float16]
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
+    names: Sequence[str]
 
     def part(self, indices: NDArray[np.int64]) -> FeatureSet:
         """Some of the clips, over the same stored features."""
-        return FeatureSet(self.features, self.rows[indices], self.labels[indices])
+        names = [self.names[index] for index in indices]
+        return FeatureSet(self.features, self.rows[indices], self.labels[indices], names)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def stored_features(
     is used only for what it was made from. An interrupted extraction goes on where it was.
 
     progress: hears of clips done, per batch. wait: returns when every process has come to it.
-    Raises DferError when the folder cannot be written.
+    Raises ParameterError when the folder cannot be written.
     """
     key = _key(method, clips, settings)
     store = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -85,12 +87,11 @@ def stored_features(
         features = open_memmap(store / "features.npy", mode="r+")
         done = open_memmap(store / "done.npy", mode="r+")
     except (OSError, ValueError) as error:
-        raise DferError(f"feature store {store}: {error}; remove it or name another --features folder") from error
+        raise ParameterError("features", f"store {store}: {error}; remove it or name another folder") from error
     _fill(features, done, method, clips, settings, progress)
     wait()
-    return FeatureSet(
-        open_memmap(store / "features.npy", mode="r"), np.arange(len(clips)), labels_of(clips, method.classes)
-    )
+    features = open_memmap(store / "features.npy", mode="r")
+    return FeatureSet(features, np.arange(len(clips)), labels_of(clips, method.classes), clips.names)
 
 
 def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> None:
@@ -154,18 +155,10 @@ def _key(method: Method, clips: ClipSet, settings: Extraction) -> dict[str, Any]
     return {
         "data": clips.fingerprint,
         "clips": len(clips),
-        "encoder": _weights_digest(method.image_encoder),
+        "encoder": weights_digest(method.image_encoder.state_dict()),
         "preprocessing": method.preprocessing.to_json(),
         "method": method.name,
         "views": settings.views,
         "augmentation": settings.augmentation,
         "seed": settings.seed,
     }
-
-
-def _weights_digest(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -6,14 +6,14 @@ the list's authors say it means.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
+from ...runtime.sources import VIDEO_SUFFIXES
+from ...runtime.sources.tables import bad_line, read_lines, read_rows
 
 ALIASES = {
     "happy": "happiness",
@@ -23,7 +23,6 @@ ALIASES = {
     "disgusted": "disgust",
     "fearful": "fear",
 }
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 SPLITS = ("train", "val", "test")
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
@@ -48,14 +47,16 @@ def read_dfer_clip(path: Path, classes: tuple[str, ...]) -> list[Entry]:
     Raises DferError, with file and line, for a line that is not so; as all readers here do.
     """
     entries = []
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         fields = re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)", line)
         if fields is None:
-            raise _bad(path, number, f"{line!r} is not FRAME_DIR NUM_FRAMES LABEL")
+            raise bad_line(path, number, f"{line!r} is not FRAME_DIR NUM_FRAMES LABEL")
         if re.search(r"\s\d+\s+\d+[^/\s]*/", fields[1]):
-            raise _bad(path, number, f"{line!r} is two lines run together; end each file with a newline before joining")
+            raise bad_line(
+                path, number, f"{line!r} is two lines run together; end each file with a newline before joining"
+            )
         if int(fields[3]) >= len(classes):
-            raise _bad(path, number, f"label {fields[3]} is not 0 to {len(classes) - 1}")
+            raise bad_line(path, number, f"label {fields[3]} is not 0 to {len(classes) - 1}")
         entries.append(Entry(fields[1].replace("\\", "/"), classes[int(fields[3])], int(fields[2])))
     return entries
 
@@ -63,12 +64,12 @@ def read_dfer_clip(path: Path, classes: tuple[str, ...]) -> list[Entry]:
 def read_dfew(path: Path) -> list[Entry]:
     """DFEW's `set_N.csv`: header `video_name,label`, labels 1 to 7; clips are named by five digits."""
     entries = []
-    for number, row in _rows(path, ("video_name", "label")):
+    for number, row in read_rows(path, ("video_name", "label")):
         name, label = row["video_name"], row["label"]
         if not name.isdecimal():
-            raise _bad(path, number, f"video_name {name!r} is not a number")
+            raise bad_line(path, number, f"video_name {name!r} is not a number")
         if label not in {str(i) for i in range(1, 8)}:
-            raise _bad(path, number, f"label {label!r} is not 1 to 7")
+            raise bad_line(path, number, f"label {label!r} is not 1 to 7")
         entries.append(Entry(name.zfill(5), DFEW_NUMBERS[int(label) - 1]))
     return entries
 
@@ -76,11 +77,11 @@ def read_dfew(path: Path) -> list[Entry]:
 def read_named(path: Path, classes: tuple[str, ...]) -> list[Entry]:
     """FERV39k's and MAFW's lists: `CLIP LABEL` with the label's name (`Action/Sad/0010 Sad`, `03747.mp4 anger`)."""
     entries = []
-    for number, line in _lines(path):
+    for number, line in read_lines(path):
         fields = line.split()
         if len(fields) != 2:
-            raise _bad(path, number, f"{line!r} is not CLIP LABEL, one space between")
-        entries.append(Entry(fields[0], _class_name(fields[1], classes, path, number)))
+            raise bad_line(path, number, f"{line!r} is not CLIP LABEL, one space between")
+        entries.append(Entry(fields[0], class_name(fields[1], classes, path, number)))
     return entries
 
 
@@ -92,13 +93,13 @@ def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[st
     """
     entries: list[Entry] = []
     labels, splits, folds = set(), set(), set()
-    for number, row in _rows(path, ("clip", "label", "split")):
-        label = _class_name(row["label"], MAFW_EXPRESSIONS, path, number)
+    for number, row in read_rows(path, ("clip", "label", "split")):
+        label = class_name(row["label"], MAFW_EXPRESSIONS, path, number)
         listed = row.get("fold", "")
         if listed and not listed.isdecimal():
-            raise _bad(path, number, f"fold {listed!r} is not a number")
+            raise bad_line(path, number, f"fold {listed!r} is not a number")
         if not row["clip"]:
-            raise _bad(path, number, "the clip has no name")
+            raise bad_line(path, number, "the clip has no name")
         labels.add(label)
         splits.add(row["split"])
         folds.add(listed)
@@ -127,7 +128,7 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
         for folder in _visible(part):
             if not folder.is_dir():
                 continue
-            label = _class_name(folder.name, MAFW_EXPRESSIONS, folder)
+            label = class_name(folder.name, MAFW_EXPRESSIONS, folder)
             labels.add(label)
             if not splits or part.name == split:
                 clips = [path for path in _visible(folder) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
@@ -137,11 +138,14 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
     return entries, _classes_of(labels)
 
 
-def _class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None) -> str:
+def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None) -> str:
+    """Our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`."""
     name = text.strip().lower()
     name = ALIASES.get(name, name)
     if name not in allowed:
-        raise _bad(path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …)")
+        raise bad_line(
+            path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …)"
+        )
     return name
 
 
@@ -151,34 +155,3 @@ def _classes_of(labels: set[str]) -> tuple[str, ...]:
 
 def _visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank, stripped."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DferError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DferError(f"{path}: not a text file in UTF-8") from error
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
-
-
-def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Numbered rows of a CSV with a header that names at least `columns`; cells are stripped."""
-    numbered = list(_lines(path))
-    rows = csv.DictReader(line for _, line in numbered)
-    if not set(columns) <= set(rows.fieldnames or ()):
-        raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
-    try:
-        for row in rows:
-            number = numbered[rows.line_num - 1][0]
-            if None in row or None in row.values():
-                raise _bad(path, number, f"does not have the {len(rows.fieldnames or ())} columns of the first line")
-            yield number, {name: cell.strip() for name, cell in row.items()}
-    except csv.Error as error:
-        raise _bad(path, numbered[rows.line_num - 1][0], str(error)) from error
-
-
-def _bad(path: Path, line: int | None, what: str) -> DferError:
-    return DferError(f"{path}{'' if line is None else f', line {line}'}: {what}")

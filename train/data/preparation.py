@@ -25,13 +25,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import DferError
+from ...runtime.errors import DferError, ParameterError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.tracking import Tracker
-from ...runtime.sources import IMAGE_SUFFIXES, Source, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, open_source
 from ...runtime.storage import atomic_write
-from .lists import VIDEO_SUFFIXES
 
 REPORT = "report.csv"
 _ASIDE = ".partial"
@@ -188,7 +187,7 @@ def _prepare_all(films: Sequence[Film], out: Path, size: int, workers: int) -> I
         for future in as_completed([pool.submit(prepare_film, film, out, size) for film in films]):
             yield future.result()
     except BrokenProcessPool as error:
-        raise DferError("a process died, perhaps of too little memory; run again, with fewer --workers") from error
+        raise ParameterError("workers", "one died, perhaps of too little memory; run again with fewer") from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -253,7 +252,7 @@ def _check_size(films: Sequence[Film], out: Path, size: int) -> None:
         if image.is_file():
             found = cv2.imread(str(image))
             if found is not None and len(found) != size:
-                raise DferError(f"{out} holds faces of {len(found)} pixels; use --size {len(found)} or another folder")
+                raise ParameterError("size", f"{out} holds faces of {len(found)} pixels; give that or another folder")
             return
 
 

@@ -56,8 +56,9 @@ class ProceduralClips:
             if pool is not None:
                 pool.shutdown(cancel_futures=True)
         self._frames = np.concatenate(clips)
-        self.fingerprint = hashlib.sha256(self._frames.tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(self._frames.data).hexdigest()
         self.intensity = np.concatenate(intensities)
+        self.names = [f"{number}/{label}" for number in identities for label in EXPRESSIONS]
         self.groups: list[str | None] = [str(number) for number in identities for _ in EXPRESSIONS]
         self.labels: NDArray[np.int64] = np.tile(np.arange(len(EXPRESSIONS)), len(identities))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections import Counter
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -13,11 +12,14 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
+from ...runtime.sources.tables import find_image, read_rows
+from ..digests import content_digests
 from . import WINDOW
+from .lists import class_name
 
 
 class StillClips:
-    """One clip per photograph: the still, T times; motion, if wanted, comes from augmentation's tremble.
+    """One clip per photograph: the still, T times; motion, if wanted, comes from augmentation's jitter.
 
     For training, where the table has another photograph of the same person that is neutral or of the same class, every
     second clip begins with that one and turns into the other, as an onset does.
@@ -32,34 +34,33 @@ class StillClips:
 
     def __init__(self, table: Path, split: str, most: int | None = None) -> None:
         self.paths: list[Path] = []
+        self.names: list[str] = []
         self.groups: list[str | None] = []
         labels: list[int] = []
-        folders = [table.parent, table.parent / "images"]
-        counts: Counter[str] = Counter()
-        try:
-            with table.open(newline="", encoding="utf-8") as lines:
-                rows = csv.DictReader(lines)
-                for row in rows:
-                    if row["split"] == split and (most is None or counts[row["label"]] < most):
-                        counts[row["label"]] += 1
-                        labels.append(EXPRESSIONS.index(row["label"]))
-                        self.groups.append(row["person"] or None)
-                        self.paths.append(_first_existing([folder / row["image"] for folder in folders]))
-        except OSError as error:
-            raise DferError(f"stills table {table}: {error.strerror or error}") from error
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
-            raise DferError(
-                f"stills table {table}, line {rows.line_num}: {error}; columns are image,label,person,split "
-                f"and labels are {', '.join(EXPRESSIONS)}"
-            ) from error
+        counts = [0] * len(EXPRESSIONS)
+        for line, row in read_rows(table, ("image", "label", "person", "split")):
+            if row["split"] != split:
+                continue
+            label = EXPRESSIONS.index(class_name(row["label"], EXPRESSIONS, table, line))
+            counts[label] += 1
+            if most is None or counts[label] <= most:
+                labels.append(label)
+                self.names.append(row["image"])
+                self.groups.append(row["person"] or None)
+                self.paths.append(find_image(table, row["image"], line))
         if not labels:
-            raise DferError(f"stills table {table}: no rows with split {split!r}")
+            raise DferError(f"{table}: no rows with split {split!r}")
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
         self._people: dict[str | None, list[int]] = {}
         for index, person in enumerate(self.groups):
             self._people.setdefault(person, []).append(index)
-        listed = "\n".join(map(str, zip((path.resolve() for path in self.paths), labels, self.groups, strict=True)))
-        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the content of all photographs, their order, labels and people; not of where they lie."""
+        content = content_digests([[path] for path in self.paths])
+        listed = zip(content, self.labels.tolist(), self.groups, strict=True)
+        return hashlib.sha256(str(list(listed)).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -89,10 +90,3 @@ class StillClips:
         fitting = (self.labels[index], EXPRESSIONS.index("neutral"))
         others = [other for other in self._people[person] if other != index and self.labels[other] in fitting]
         return int(rng.choice(others)) if others else None
-
-
-def _first_existing(candidates: list[Path]) -> Path:
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise DferError(f"no such image: {' or '.join(str(path) for path in candidates)}")

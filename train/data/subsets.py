@@ -18,10 +18,14 @@ class Subset:
     def __init__(self, clips: ClipSet, indices: NDArray[np.int64]) -> None:
         self._clips, self._indices = clips, indices
         self.classes, self.jitter = clips.classes, clips.jitter
+        self.names = [clips.names[index] for index in indices]
         self.groups = [clips.groups[index] for index in indices]
         self.labels: NDArray[np.int64] = clips.labels[indices]
-        chosen = " ".join(map(str, indices.tolist()))
-        self.fingerprint = hashlib.sha256(f"{clips.fingerprint} {chosen}".encode()).hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        chosen = " ".join(map(str, self._indices.tolist()))
+        return hashlib.sha256(f"{self._clips.fingerprint} {chosen}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._indices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
-from ...runtime.sources import IMAGE_SUFFIXES, natural_order, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_source
+from ..digests import content_digests
 from . import WINDOW
 from .augmentation import plain_view
-from .lists import VIDEO_SUFFIXES, Entry
+from .lists import Entry
 
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
 
@@ -27,7 +29,7 @@ class VideoClips:
     size: side of the frames given out; frames of another size or shape are resized to size×size.
     max_missing: share of the clips that may be missing or empty (no frame can be read); those are left out.
 
-    paths, groups (person or film, or None) and labels go together; `missing` are the paths left out.
+    paths, names (as listed), groups (person or film, or None) and labels go together; `missing` are the paths left out.
     Raises DferError when too many are missing, naming the first; and from `frames` for a clip that no longer reads.
     """
 
@@ -43,6 +45,7 @@ class VideoClips:
     ) -> None:
         self.classes = classes
         self.paths: list[Path] = []
+        self.names: list[str] = []
         self.groups: list[str | None] = []
         self.missing: list[Path] = []
         self._counts: list[int] = []
@@ -55,17 +58,20 @@ class VideoClips:
                 self.missing.append(path)
                 continue
             self.paths.append(path)
+            self.names.append(entry.clip)
             self.groups.append(entry.group)
             self._counts.append(count)
             labels.append(classes.index(entry.label))
         if len(self.missing) > max_missing * len(entries) or not labels:
             raise DferError(_missing_message(self.missing, len(entries), max_missing))
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
-        listed = "\n".join(
-            f"{path.resolve()} {count} {label} {size}"
-            for path, count, label in zip(self.paths, self._counts, labels, strict=True)
-        )
-        self.fingerprint = hashlib.sha256(listed.encode()).hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the content of all clips, their order, labels and the size of frames; not of where they lie."""
+        files = [_image_files(path) if path.is_dir() else [path] for path in self.paths]
+        listed = zip(content_digests(files), self.labels.tolist(), strict=True)
+        return hashlib.sha256(f"{self._size} {list(listed)}".encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -117,16 +123,22 @@ def _image_names(folder: Path) -> list[str]:
     return [name for name in names if name.lower().endswith(_IMAGE_ENDINGS) and not name.startswith(".")]
 
 
-def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
+def _image_files(folder: Path) -> list[Path]:
+    """The frames in order. Raises DferError when there are none (any more)."""
     names = sorted(_image_names(folder), key=natural_order)
     if not names:
         raise DferError(f"{folder}: this clip has lost its frames")
+    return [folder / name for name in names]
+
+
+def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
+    files = _image_files(folder)
     kept: dict[int, NDArray[np.uint8]] = {}
-    chosen = choose_frames(len(names), rng).tolist()
+    chosen = choose_frames(len(files), rng).tolist()
     for index in set(chosen):
-        image = cv2.imread(str(folder / names[index]), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imread(str(files[index]), cv2.IMREAD_COLOR_RGB)
         if image is None:
-            raise DferError(f"{folder / names[index]}: not an image that OpenCV can read")
+            raise DferError(f"{files[index]}: not an image that OpenCV can read")
         kept[index] = _fit(np.asarray(image, dtype=np.uint8), size)
     return np.stack([kept[index] for index in chosen])
 

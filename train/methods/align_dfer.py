@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ...runtime.bundle import Preprocessing
-from ...runtime.errors import DferError
+from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
 from ..models.clip import Clip, rebuild_clip
+from ..models.descriptions import describe
 from ..models.synchronizer import Synchronizer, TemporalMean
 from ..models.tokens import AlignmentTokens, WordedSentences
-from . import Method
 from .bap import bap_phases
+from .method import Method
 from .phases import Phase, Plan, warm_cosine
 
 
@@ -25,6 +27,7 @@ class AlignDfer(Method):
     tokens: T_tok, learned tokens per sentence (the paper has 64); 0 takes worded descriptions instead (ablation).
     video_layers, text_layers: depth of each side's dynamic encoder, None for the temporal mean.
     joint: one synchronizer of `video_layers` for both sides (`text_layers` is not used), which is JAS.
+    single_step: train everything together over all the epochs instead of by BAP (ablation).
     """
 
     name = "align-dfer"
@@ -40,9 +43,11 @@ class AlignDfer(Method):
         video_layers: int | None = 2,
         text_layers: int | None = None,
         joint: bool = True,
+        single_step: bool = False,
     ) -> None:
         super().__init__()
         self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
+        self._single_step = single_step
         self._clip = clip
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
         self.sentences: AlignmentTokens | WordedSentences
@@ -52,6 +57,31 @@ class AlignDfer(Method):
             self.sentences = WordedSentences(len(classes), window, clip.width)
         self.video_side: nn.Module = _side(window, clip.width, video_layers)
         self.text_side: nn.Module = self.video_side if joint else _side(window, clip.width, text_layers)
+
+    @classmethod
+    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+        cls,
+        clip: Clip,
+        classes: tuple[str, ...],
+        plan: Plan,
+        *,
+        tokens: int = 16,
+        no_mat: bool = False,
+        no_jas: bool = False,
+        single_step: bool = False,
+        descriptions: Path | None = None,
+    ) -> AlignDfer:
+        """A new model; no_mat reads `descriptions` (a JSON file) or ours, no_jas takes the mean over time."""
+        if descriptions is not None and not no_mat:
+            raise ParameterError("descriptions", "align-dfer's tokens are wordless; texts are read without MAT only")
+        if tokens < 1:
+            raise ParameterError("tokens", f"{tokens}: a sentence needs at least one")
+        layers = None if no_jas else plan.depths[-1]
+        tokens = 0 if no_mat else tokens
+        method = cls(clip, classes, tokens=tokens, video_layers=layers, single_step=single_step)
+        if no_mat:
+            method.describe_classes(describe(classes, descriptions))
+        return method
 
     @property
     def image_encoder(self) -> nn.Module:
@@ -84,14 +114,14 @@ class AlignDfer(Method):
     def describe_classes(self, descriptions: dict[str, tuple[str, ...]]) -> None:
         """Give the classes their words, where no tokens are learned. Raises DferError when they are."""
         if not isinstance(self.sentences, WordedSentences):
-            raise DferError("descriptions are used only with --no-mat: alignment tokens are wordless")
+            raise DferError("alignment tokens are wordless; descriptions are for a model without them (tokens=0)")
         self.sentences.read(self._clip, [descriptions[name] for name in self.classes])
 
     def phases(self, plan: Plan) -> list[Phase]:
         """BAP's steps; or, for ablation, one phase over everything there is."""
         if isinstance(self.video_side, TemporalMean):
             return [Phase("mat", sum(plan.epochs), {"sentences": plan.learning_rates[0]}, warm_cosine)]
-        if plan.single_step:
+        if self._single_step:
             rates = {"sentences": plan.learning_rates[2], "video_side": plan.learning_rates[2]}
             return [Phase("single", sum(plan.epochs), rates, warm_cosine)]
         return bap_phases(self, plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from torch.nn import functional
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
+from ..checkpoints.dfer_clip_checkpoint import load_dfer_clip_checkpoint
 from ..models.clip import Clip, rebuild_clip
+from ..models.descriptions import describe
 from ..models.prompts import DescribedPrompts
 from ..models.temporal import TemporalNet
-from . import Method
+from .method import Method
 from .phases import Phase, Plan, two_drops
 
 
@@ -55,6 +58,26 @@ class DferClip(Method):
         self.image_encoder.requires_grad_(not freeze_image_encoder)
         self.prompts = prompts
         self.temporal = TemporalNet(window, clip.width, layers)
+
+    @classmethod
+    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+        cls,
+        clip: Clip,
+        classes: tuple[str, ...],
+        plan: Plan,
+        *,
+        descriptions: Path | None = None,
+        freeze_image_encoder: bool = False,
+    ) -> DferClip:
+        """A new model with prompts around the first of each class's `descriptions` (a JSON file), or around ours."""
+        described = describe(classes, descriptions)
+        prompts = DescribedPrompts.from_sentences(clip, [described[name][0] for name in classes])
+        return cls(clip, prompts, classes, layers=plan.depths[0], freeze_image_encoder=freeze_image_encoder)
+
+    @classmethod
+    def load_published(cls, path: Path) -> tuple[DferClip, dict[str, Any]]:
+        """A checkpoint of DFER-CLIP's published code; see `load_dfer_clip_checkpoint`."""
+        return load_dfer_clip_checkpoint(path, cls)
 
     @property
     def image_encoder(self) -> nn.Module:

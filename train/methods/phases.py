@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ...runtime.errors import DferError
+from ...runtime.errors import ParameterError
 
 Schedule = Callable[[float], float]
 """Progress of a phase, 0..1 → factor on its learning rates."""
@@ -14,15 +14,11 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how fast and how deep; one number for each step of the method.
-
-    single_step: train everything together from the start, over all the epochs (ablation).
-    """
+    """How long, how fast and how deep: numbers whose count and meaning are the method's."""
 
     epochs: tuple[int, ...]
     learning_rates: tuple[float, ...]
     depths: tuple[int, ...] = ()
-    single_step: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class Phase:
     """Epochs over which the same parameters are trained.
 
     step: the step of the method that this is part of; scores are reported, and the best epoch chosen, per step.
-    rates: learning rate by the beginning of parameters' names; all others are frozen.
+    rates: learning rate by module or parameter, named as in `named_parameters()`; all others are frozen.
     enter: called at the beginning to grow, add or share parts of the model.
     trains_text: whether the class matrix changes; where not, it is computed once.
     """
@@ -41,6 +37,10 @@ class Phase:
     schedule: Schedule
     enter: Callable[[], object] = lambda: None
     trains_text: bool = True
+
+    def group_of(self, name: str) -> str | None:
+        """The key of `rates` that a parameter or buffer falls under; None for a frozen one."""
+        return next((part for part in self.rates if name == part or name.startswith(f"{part}.")), None)
 
 
 def warm_cosine(progress: float) -> float:
@@ -53,21 +53,18 @@ def two_drops(progress: float) -> float:
     return 1.0 if progress < 0.6 else 0.1 if progress < 0.8 else 0.01
 
 
-def adapt_plan(
-    default: Plan, epochs: tuple[int, ...], rates: tuple[float, ...], depths: tuple[int, ...], single_step: bool
-) -> Plan:
+def adapt_plan(default: Plan, epochs: tuple[int, ...], rates: tuple[float, ...], depths: tuple[int, ...]) -> Plan:
     """The method's default plan with what the user set; empty tuples keep the default.
 
-    Raises DferError when the count of numbers is not the method's.
+    Raises ParameterError when the count of numbers is not the method's.
     """
-    for option, given, wanted in (
-        ("--epochs", epochs, default.epochs),
-        ("--learning-rate", rates, default.learning_rates),
-        ("--depth", depths, default.depths),
+    for parameter, given, wanted in (
+        ("epochs", epochs, default.epochs),
+        ("learning_rate", rates, default.learning_rates),
+        ("depth", depths, default.depths),
     ):
         if given and len(given) != len(wanted):
             shown = ",".join(f"{number:g}" for number in wanted)
-            raise DferError(
-                f"{option}: this method takes {len(wanted)} numbers (default {shown})" if wanted else f"{option}: none"
-            )
-    return Plan(epochs or default.epochs, rates or default.learning_rates, depths or default.depths, single_step)
+            takes = f"takes {len(wanted)} numbers (default {shown})" if wanted else "takes none"
+            raise ParameterError(parameter, f"this method {takes}")
+    return Plan(epochs or default.epochs, rates or default.learning_rates, depths or default.depths)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...runtime.bundle import Preprocessing
-from ...runtime.errors import DferError, require
+from ...runtime.errors import DferError, ParameterError, require
 from ...runtime.storage import atomic_write
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -114,13 +114,13 @@ class TextTower:
     """The parts of open_clip's text transformer, so that embeddings can be fed in instead of words.
 
     Only the causal CLIP layout is supported: what stands after the end-of-text token then cannot influence it, and
-    padding need not be computed at all. Raises DferError for any other text tower.
+    padding need not be computed at all. Raises ParameterError for any other text tower.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = getattr(model, "text", model)
         if getattr(self.model, "attn_mask", None) is None or not hasattr(self.model, "token_embedding"):
-            raise DferError("this CLIP's text tower is not a causal transformer over tokens; choose another --clip")
+            raise ParameterError("clip", "its text tower is not a causal transformer over tokens; choose another model")
 
     @property
     def width(self) -> int:

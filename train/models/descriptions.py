@@ -68,6 +68,16 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
 """Sentences per class, our own wording after the facial action units commonly given for each expression."""
 
 
+def describe(classes: Sequence[str], path: Path | None = None) -> dict[str, tuple[str, ...]]:
+    """Descriptions of `classes`, in their order: of the file `path`, or ours. Raises DferError for a class without."""
+    if path is not None:
+        return load_descriptions(path, classes)
+    missing = [name for name in classes if name not in DESCRIPTIONS]
+    if missing:
+        raise DferError(f"there are no descriptions of {', '.join(missing)}; give some in a file")
+    return {name: DESCRIPTIONS[name] for name in classes}
+
+
 def load_descriptions(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Descriptions of `classes`, in their order, from a JSON object: class → a text, or a list of texts.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import DferError
+from ...runtime.errors import ParameterError
 from .clip import Clip
 
 
@@ -16,7 +16,7 @@ class AlignmentTokens(nn.Module):
     causal, so the padding that CLIP puts behind EOS changes nothing and is not computed.
     Align-DFER, section on MAT; initialisation N(0, 0.02) is our choice.
 
-    Raises DferError when the sentence does not fit into CLIP's context.
+    Raises ParameterError when the sentence does not fit into CLIP's context.
     """
 
     def __init__(self, clip: Clip, classes: int, sentences: int, tokens: int) -> None:
@@ -24,7 +24,7 @@ class AlignmentTokens(nn.Module):
         text = clip.text
         room = int(text.model.positional_embedding.shape[0]) - 3
         if not 1 <= tokens <= room:
-            raise DferError(f"--tokens {tokens}: this CLIP has room for 1 to {room} tokens in a sentence")
+            raise ParameterError("tokens", f"this CLIP has room for 1 to {room} tokens in a sentence, not {tokens}")
         self.tokens = nn.Parameter(torch.randn(classes, sentences, tokens, text.width) * 0.02)
         self.fixed = clip.tokenize(["."])[:, :3]  # ids of SOS, period, EOS; CLIP's weights may still be loaded
 

@@ -12,7 +12,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
-from dfer.train.checkpoints.checkpoint import load_checkpoint
+from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
+from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
 from helpers import Pipeline
 
 
@@ -67,6 +69,56 @@ def test_foreign_broken_and_missing_files_are_refused(pipeline: Pipeline, tmp_pa
     for damage in ({"method": ["x"]}, {"method": "x"}, {"config": {}}, {"config": None}, {"training": 3}):
         torch.save({**torch.load(pipeline.checkpoint, weights_only=True), **damage}, tmp_path / "damaged.pt")
         refused(tmp_path / "damaged.pt", "damaged.pt: (method|config)")
+
+
+@pytest.fixture
+def parted(tmp_path: Path) -> tuple[AlignDfer, Path, Path]:
+    """A model, its whole checkpoint, and one of what its training trains."""
+    torch.manual_seed(0)
+    method = AlignDfer(load_clip("dfer-nano"), tokens=2, single_step=True).eval()
+    whole, part = tmp_path / "whole.pt", tmp_path / "whole.last.pt"
+    save_checkpoint(method, whole, {})
+    save_trained(method, method.trained_state(method.phases(method.default_plan)), part, {"epochs": 3}, whole)
+    return method, whole, part
+
+
+def test_frozen_weights_are_stored_once(parted: tuple[AlignDfer, Path, Path]) -> None:
+    method, whole, part = parted
+    names = set(torch.load(part, weights_only=True)["state"])
+    assert not [name for name in names if name.startswith("clip_model.")]
+    assert {"sentences.tokens", "video_side.position", "text_side.position"} <= names  # both names of JAS
+    again, training = load_checkpoint(part)
+    assert training == {"epochs": 3}
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in method.state_dict().items())
+    assert part.stat().st_size < 0.1 * whole.stat().st_size
+
+
+def test_what_was_trained_is_its_own_whatever_the_whole_checkpoint_becomes(
+    parted: tuple[AlignDfer, Path, Path],
+) -> None:
+    method, whole, part = parted
+    with torch.no_grad():
+        for parameter in method.video_side.parameters():
+            parameter.add_(1)
+    save_checkpoint(method, whole, {})
+    old, _ = load_checkpoint(part)
+    torch.testing.assert_close(old.video_side.position + 1, method.video_side.position)  # type: ignore[operator, union-attr]
+    torch.testing.assert_close(old.text_side.position + 1, method.text_side.position)  # type: ignore[operator, union-attr]
+
+
+def test_missing_or_other_frozen_weights_are_named(parted: tuple[AlignDfer, Path, Path]) -> None:
+    method, whole, part = parted
+    with torch.no_grad():
+        method.clip_model.logit_scale.add_(1)  # type: ignore[operator, union-attr]
+    save_checkpoint(method, whole, {})
+    refused(part, r"last\.pt: the frozen weights in .*whole\.pt are not those that it was trained with")
+    whole.unlink()
+    refused(part, r"last\.pt: its frozen weights are in .*whole\.pt, which is not there")
+    content = torch.load(part, weights_only=True)
+    torch.save({**content, "frozen": {"file": "../../etc/passwd", "sha256": ""}}, part)
+    refused(part, f"frozen weights are in {part.with_name('passwd')}, which")
+    torch.save({**content, "frozen": 3}, part)
+    refused(part, "config or weights are not whole")
 
 
 @given(data=st.binary(max_size=60))

@@ -19,8 +19,8 @@ from dfer.export.command import main as export
 from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from dfer.train.checkpoints.dfer_clip_checkpoint import load_official
 from dfer.train.checkpoints.untrusted_checkpoint import Placeholder, read_untrusted
+from dfer.train.methods.dfer_clip import DferClip
 
 MOST = 1e-4  # |Δlogit|, of logits up to 100
 
@@ -32,7 +32,7 @@ def clips(count: int = 2) -> torch.Tensor:
 
 def refused(path: Path, words: str) -> None:
     with pytest.raises(DferError, match=words) as caught:
-        load_official(path)
+        DferClip.load_published(path)
     assert "\n" not in str(caught.value)
     assert path.name in str(caught.value)
 
@@ -46,8 +46,8 @@ def test_the_published_forward_comes_out(
     classes: int, class_specific: bool, prefix: str, layers: int, tmp_path: Path
 ) -> None:
     state = random_state(classes, class_specific, layers, seed=classes)
-    save_published(state, tmp_path / "official.pth", prefix)
-    method, training = load_official(tmp_path / "official.pth")
+    save_published(state, tmp_path / "published.pth", prefix)
+    method, training = DferClip.load_published(tmp_path / "published.pth")
     frames = clips()
     features = method.encode_frames(frames.flatten(0, 1)).view(*frames.shape[:2], -1)
     found, wanted = method.logits(features), published_logits(state, frames)
@@ -63,7 +63,7 @@ def test_a_file_without_the_second_copy_of_clip_is_enough(tmp_path: Path) -> Non
     needed = ("clip_model_.token_embedding.weight", "clip_model_.logit_scale")
     lean = {name: value for name, value in state.items() if not name.startswith("clip_model_.") or name in needed}
     torch.save(lean, tmp_path / "lean.pth")  # a bare state dict
-    method, training = load_official(tmp_path / "lean.pth")
+    method, training = DferClip.load_published(tmp_path / "lean.pth")
     frames = clips(1)
     with torch.inference_mode():
         found = method.logits(method.encode_frames(frames[0])[None])
@@ -72,8 +72,8 @@ def test_a_file_without_the_second_copy_of_clip_is_enough(tmp_path: Path) -> Non
 
 
 def test_it_becomes_a_checkpoint_of_ours(tmp_path: Path) -> None:
-    save_published(random_state(7, False), tmp_path / "official.pth")
-    method, training = load_official(tmp_path / "official.pth")
+    save_published(random_state(7, False), tmp_path / "published.pth")
+    method, training = DferClip.load_published(tmp_path / "published.pth")
     save_checkpoint(method, tmp_path / "ours.pt", training)
     again, _ = load_checkpoint(tmp_path / "ours.pt")
     frames = clips(1)[0]
@@ -93,7 +93,7 @@ def test_it_exports_and_the_error_of_a_plain_export_says_how(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     bundle = Bundle.open(tmp_path / "DFER-CLIP.dfer")
     assert (bundle.manifest.method, bundle.manifest.classes) == ("dfer-clip", MAFW_EXPRESSIONS)
-    assert bundle.manifest.provenance["format"] == "official dfer-clip"
+    assert bundle.manifest.provenance["format"] == "published dfer-clip"
     assert bundle.manifest.provenance["training"] == {"epoch": 37, "best_accuracy": 71.25}
     frames = clips(1)
     with Recognizer(bundle.path) as recognizer:
@@ -147,7 +147,7 @@ def test_functions_named_in_place_of_the_recorder_do_not_run(tmp_path: Path) -> 
         content = read_untrusted(path)
         assert isinstance(content, dict)
         assert type(content["recorder"]) is Placeholder
-        assert load_official(path)[0].classes == EXPRESSIONS  # the tensors are good, the call is nothing
+        assert DferClip.load_published(path)[0].classes == EXPRESSIONS  # the tensors are good, the call is nothing
     for call in (Calls(os.mkdir, str(trace)), Calls(os.system, f"mkdir {trace}")):
         torch.save({"state_dict": state, "recorder": call}, path)
         refused(path, "refused; .* does more than describe values")
@@ -189,7 +189,7 @@ def test_hand_made_pickles_do_not_run(tmp_path: Path) -> None:
         with contextlib.suppress(DferError):
             assert type(read_untrusted(path)) is Placeholder, name
         with pytest.raises(DferError):
-            load_official(path)
+            DferClip.load_published(path)
         assert not trace.exists(), name
 
 

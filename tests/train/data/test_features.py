@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from clip_sets import NoiseClips
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
@@ -18,27 +18,6 @@ from dfer.train.data.augmentation import paper_view
 from dfer.train.data.features import Extraction, stored_features
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import load_clip
-
-
-class NoiseClips:
-    """Clips of noise that count how often they are read, and fail at one when told to."""
-
-    jitter = 0.0
-    classes = EXPRESSIONS
-
-    def __init__(self, count: int, fingerprint: str = "noise") -> None:
-        self.labels: NDArray[np.int64] = np.arange(count) % 7
-        self.groups: list[str | None] = [None] * count
-        self.fingerprint, self.reads, self.fails_at = fingerprint, 0, -1
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        if index == self.fails_at:
-            raise KeyboardInterrupt
-        self.reads += 1
-        return np.random.default_rng(index).integers(0, 256, (16, 40, 40, 3), dtype=np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +82,7 @@ def test_a_broken_store_is_an_error_that_says_what_to_do(method: AlignDfer, tmp_
     stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
     (store,) = tmp_path.iterdir()
     (store / "features.npy").write_bytes(b"junk")
-    with pytest.raises(DferError, match="remove it or name another --features folder"):
+    with pytest.raises(DferError, match="remove it or name another folder"):
         stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
 
 

@@ -143,7 +143,7 @@ def test_a_second_run_cuts_nothing_again(
     assert contents(out) == before
     other = run(films, out, "--size", 64)
     assert other.exit_code == 1
-    assert "holds faces of 128 pixels; use --size 128 or another folder" in other.output
+    assert "holds faces of 128 pixels; give that or another folder" in other.output
 
 
 def test_the_main_face_is_the_one_seen_longest_and_largest(tmp_path: Path, face_frames: list[np.ndarray]) -> None:

@@ -18,6 +18,7 @@ class Numbers:
 
     classes, jitter, fingerprint = EXPRESSIONS, 0.5, "abc"
     labels = np.arange(10, dtype=np.int64) % 7
+    names: list[str] = [f"clip {index}" for index in range(10)]  # noqa: RUF012 (never changed)
     groups: list[str | None] = [str(index) for index in range(10)]  # noqa: RUF012 (never changed)
 
     def __len__(self) -> int:
@@ -30,6 +31,7 @@ class Numbers:
 def test_a_subset_shows_the_chosen_clips() -> None:
     subset: ClipSet = Subset(Numbers(), np.array([8, 2]))
     assert (len(subset), subset.labels.tolist(), subset.jitter) == (2, [1, 2], 0.5)
+    assert subset.names == ["clip 8", "clip 2"]
     assert [subset.frames(index)[0, 0, 0, 0] for index in range(2)] == [8, 2]
     assert subset.frames(0, np.random.default_rng(0)).min() >= 100
     others = [Subset(Numbers(), np.array(indices)) for indices in ([2, 8], [8])]

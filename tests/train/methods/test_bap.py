@@ -81,7 +81,7 @@ def test_step_three_shares_the_first_two_video_layers(method: AlignDfer) -> None
 
 
 def test_ablations_are_one_phase(clip: Clip) -> None:
-    (phase,) = AlignDfer(clip, tokens=2).phases(Plan((4, 7, 9), (0.1, 0.2, 0.3), (1, 3, 4), single_step=True))
+    (phase,) = AlignDfer(clip, tokens=2, single_step=True).phases(PLAN)
     assert (phase.epochs, set(phase.rates)) == (20, {"sentences", "video_side"})
     (phase,) = AlignDfer(clip, tokens=2, video_layers=None).phases(PLAN)
     assert (phase.epochs, set(phase.rates)) == (20, {"sentences"})
@@ -95,6 +95,6 @@ def test_schedules_begin_low_and_end_low() -> None:
 
 
 def test_plans_take_as_many_numbers_as_the_method_has_steps() -> None:
-    assert adapt_plan(PLAN, (1, 2, 3), (), (), False) == Plan((1, 2, 3), PLAN.learning_rates, PLAN.depths)
-    with pytest.raises(DferError, match=r"--epochs: this method takes 3 numbers \(default 4,7,9\)"):
-        adapt_plan(PLAN, (1, 2), (), (), False)
+    assert adapt_plan(PLAN, (1, 2, 3), (), ()) == Plan((1, 2, 3), PLAN.learning_rates, PLAN.depths)
+    with pytest.raises(DferError, match=r"epochs: this method takes 3 numbers \(default 4,7,9\)"):
+        adapt_plan(PLAN, (1, 2), (), ())

@@ -1,0 +1,56 @@
+"""Lists of pictures and clips as text: numbered lines, rows of a CSV with a header, and the pictures that rows name."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import DferError
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines that are not blank, stripped. Raises DferError for what is not a text file in UTF-8."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DferError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DferError(f"{path}: not a text file in UTF-8") from error
+    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV by the names in its first line, with the number of their line; cells are stripped.
+
+    columns: what the first line must name at least.
+    Raises DferError, naming file and line, for a table without them or a row with fewer or more cells.
+    """
+    numbered = list(read_lines(path))
+    rows = csv.DictReader(line for _, line in numbered)
+    if not set(columns) <= set(rows.fieldnames or ()):
+        raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
+    try:
+        for row in rows:
+            number = numbered[rows.line_num - 1][0]
+            if None in row or None in row.values():
+                raise bad_line(
+                    path, number, f"does not have the {len(rows.fieldnames or ())} columns of the first line"
+                )
+            yield number, {name: cell.strip() for name, cell in row.items()}
+    except csv.Error as error:
+        raise bad_line(path, numbered[rows.line_num - 1][0], str(error)) from error
+
+
+def find_image(table: Path, name: str, line: int) -> Path:
+    """The picture that a row names, beside the table or in the folder `images/` there. Raises DferError for none."""
+    candidates = [table.parent / name, table.parent / "images" / name]
+    found = next((path for path in candidates if path.is_file()), None)
+    if found is None:
+        raise bad_line(table, line, f"no such image: {' or '.join(map(str, candidates))}")
+    return found
+
+
+def bad_line(path: Path, line: int | None, what: str) -> DferError:
+    """The error that names a list and its line."""
+    return DferError(f"{path}{'' if line is None else f', line {line}'}: {what}")

@@ -1,0 +1,31 @@
+"""Help: it comes at once, and every option says what it is for in words that stand alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from dfer.train.cli import eval as evaluate
+from dfer.train.cli import prepare, pretrain, train
+
+COMMANDS = [prepare.main, pretrain.main, train.main, evaluate.main]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_option_is_explained(command: click.Command) -> None:
+    for option in command.params:
+        if isinstance(option, click.Option):
+            assert option.help and len(option.help.split()) >= 4, option.name
+            assert not option.help.startswith(("Of ", "Per ", "Its ")), option.name
+
+
+@pytest.mark.parametrize("name", ["prepare", "pretrain", "train", "eval"])
+def test_help_loads_nothing_heavy(name: str) -> None:
+    program = f"import sys; from dfer.train.cli.{name} import main; main(standalone_mode=False); print(*sys.modules)"
+    call = [sys.executable, "-c", program, "--help"]
+    printed = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert "Usage" in printed
+    assert not {"torch", "cv2", "numpy", "onnxruntime", "rich", "matplotlib"} & set(printed.split())

@@ -1,0 +1,76 @@
+"""Training called from Python: what the command does, typed, with its result."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dfer.runtime.errors import ParameterError
+from dfer.train.cli.train import main as train
+from dfer.train.data.choice import DataChoice
+from dfer.train.options import TrainOptions
+from dfer.train.run import run_training
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
+    """A few epochs of Align-DFER on clips of one frame each, in one step."""
+    folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
+    for label in ("happiness", "sadness", "fear"):
+        for number in range(4):
+            clip = folder / "faces" / label / str(number)
+            clip.mkdir(parents=True)
+            cv2.imwrite(str(clip / "0.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    return TrainOptions(
+        out=folder / "model.pt",
+        data=DataChoice("folder", folder / "faces", workers=1),
+        method_options={"tokens": 2, "single_step": True},
+        clip="dfer-nano",
+        epochs=(1, 1, 1),
+        depth=(1, 1, 1),
+        validation=0.25,
+        views=0,
+        batch=4,
+    )
+
+
+def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_training(options)
+    assert result.checkpoint == options.out
+    (best,) = result.steps
+    assert (best.step, best.epochs) == ("single", 3)
+    assert not capsys.readouterr().out
+    log = options.out.with_suffix(".jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert best.to_json() in lines
+
+    assert options.data.root is not None
+    call = [options.out.with_name("other.pt"), "--data", "folder", "--root", options.data.root, "--workers", 1]
+    call += ["--clip", "dfer-nano", "--tokens", 2, "--single-step", "--epochs", "1,1,1", "--depth", "1,1,1"]
+    call += ["--validation", 0.25, "--views", 0, "--batch", 4]
+    printed = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
+    assert printed.exit_code == 0, printed.output
+    assert options.out.with_name("other.jsonl").read_text() == log.read_text()
+
+    again = run_training(replace(options, resume=True))
+    assert again == result  # it is finished; what it came to is read from the checkpoint
+
+
+def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
+    for changes, words in (
+        ({"out": tmp_path / "no" / "x.pt"}, "out: folder .* does not exist"),
+        ({"stills": tmp_path / "x.csv", "select_on_test": True}, "select_on_test: photographs have no test split"),
+        ({"data": DataChoice("mafw")}, "root: data mafw need the folder"),
+        ({"epochs": (1, 2)}, "epochs: this method takes 3 numbers"),
+        ({"method": "x"}, "method: 'x' is not one of align-dfer"),
+        ({"method_options": {"tokens": 0}}, "tokens: 0: a sentence needs at least one"),
+        ({"precision": "fp16"}, "precision: fp16 needs a GPU"),
+    ):
+        with pytest.raises(ParameterError, match=words):
+            run_training(replace(options, **changes))  # type: ignore[arg-type]

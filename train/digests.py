@@ -1,0 +1,92 @@
+"""Digests of what is too large to keep twice: the clips that features were computed from, the weights of a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..runtime.machine import cache_folder
+from ..runtime.storage import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_PIECE = 1 << 20  # bytes
+_SETTLED = 2_000_000_000  # ns after which another change of a file shows in its time of change
+
+
+def content_digests(clips: Sequence[Sequence[Path]]) -> list[str]:
+    """A digest of the content of each clip, given as its files in order: of their bytes alone, wherever they lie.
+
+    Every byte is read, which for a large data set takes minutes, but once only: digests are kept in
+    `cache_folder()`/digests for as long as each of a clip's files has the same place, size, inode, and times of
+    modification and of change. The last no program can set, so a file that is rewritten in place and given its old
+    time of modification is read again.
+    Raises OSError for a file that cannot be read, DferError when the digests cannot be kept.
+    """
+    states = [_state(files) for files in clips]
+    places = hashlib.sha256("\n".join(str(files[0]) for files in clips).encode(errors="surrogateescape")).hexdigest()
+    cache = cache_folder() / "digests" / f"{places[:32]}.json"
+    kept = _read_cache(cache)
+    unknown = [index for index, (state, _) in enumerate(states) if state not in kept]
+    digests = {index: kept[state] for index, (state, _) in enumerate(states) if state in kept}
+    if unknown:
+        settled = time.time_ns() - _SETTLED
+        digests.update(zip(unknown, _read_all([clips[index] for index in unknown]), strict=True))
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(cache) as aside:
+            keep = {state: digests[index] for index, (state, changed) in enumerate(states) if changed < settled}
+            aside.write_text(json.dumps(keep), encoding="utf-8")
+    return [digests[index] for index in range(len(clips))]
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over names and values of tensors, in the names' order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _state(files: Sequence[Path]) -> tuple[str, int]:
+    """Digest of all that the file system says about a clip's files, and when any of them changed last (ns)."""
+    digest, changed = hashlib.sha256(), 0
+    for file in files:
+        stat = file.stat()
+        found = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        digest.update(f"{file.absolute()}\0{found}\0".encode(errors="surrogateescape"))
+        changed = max(changed, stat.st_ctime_ns)
+    return digest.hexdigest(), changed
+
+
+def _read_all(clips: Sequence[Sequence[Path]]) -> list[str]:
+    pool = ThreadPoolExecutor()  # reading and hashing let go of the interpreter
+    try:
+        return list(pool.map(_content, clips))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _content(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.stat().st_size}\0".encode())
+        with file.open("rb") as opened:
+            while piece := opened.read(_PIECE):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _read_cache(path: Path) -> dict[str, str]:
+    """Digests by state; none where the file is absent or not whole: then all are computed anew."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,0 +1,180 @@
+"""The contract of a method: a model that ends as two graphs and a class matrix, and how it is built and trained.
+
+A new method is one file with one class, and its name in `METHODS` (or, in a package of one's own, an entry point).
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...runtime.bundle import Preprocessing
+from ...runtime.errors import DferError, ParameterError
+from ..data import Batch
+from ..models.clip import Clip
+from .phases import Phase, Plan
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
+
+
+def normalise_pixels(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [N,H,W,3] → float32 [N,3,S,S], scaled, grey if asked, at the encoder's size and normalised."""
+    pixels = lay_out(frames.to(torch.float32), preprocessing) / 255  # cast first: TensorRT's uint8 can only be cast
+    mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels - mean) / std
+
+
+def lay_out(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """float32 [N,H,W,3] → [N,3,S,S], grey if asked and at the encoder's size. It commutes with scale and offset."""
+    pixels = pixels.permute(0, 3, 1, 2)
+    if preprocessing.grey:
+        luma = torch.tensor(LUMA, device=pixels.device).view(1, 3, 1, 1)
+        pixels = (pixels * luma).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    if preprocessing.encoder_size != preprocessing.size:
+        side = preprocessing.encoder_size
+        pixels = functional.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
+    return pixels
+
+
+class Method(nn.Module, ABC):
+    """A DFER model.
+
+    name: what `--method` and checkpoints call it. default_plan: how it is trained when nothing else is asked for.
+    classes: C names in the order of the class matrix.
+    window: T, frames per prediction.
+    preprocessing: how frames enter `encode_frames`.
+    scale: 1/τ, what similarities are multiplied by before softmax.
+    """
+
+    name: ClassVar[str]
+    default_plan: ClassVar[Plan]
+    classes: tuple[str, ...]
+    window: int
+    preprocessing: Preprocessing
+    scale: float
+
+    # -- how it is built
+
+    @classmethod
+    @abstractmethod
+    def from_options(cls, clip: Clip, classes: tuple[str, ...], plan: Plan, **options: Any) -> Method:
+        """A new model on `clip`, to be trained by `plan`.
+
+        Its own options are its keyword-only parameters, each with a default; `build_method` refuses all others.
+        Raises ParameterError for a value that does not serve.
+        """
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Plain values from which `from_config` rebuilds this model without its weights."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, config: dict[str, Any]) -> Method:
+        """Rebuild the model of `config()`, with random weights."""
+
+    @classmethod
+    def load_published(cls, path: Path) -> tuple[Method, dict[str, Any]]:
+        """A checkpoint of the method's authors: the model in evaluation mode, and what it says about its training.
+
+        Raises DferError for a file that is none, or when the authors published none that can be read.
+        """
+        raise DferError(f"checkpoint {path}: no published checkpoints of {cls.name} can be read, only dfer-train's")
+
+    # -- what it computes
+
+    @property
+    @abstractmethod
+    def image_encoder(self) -> nn.Module:
+        """All that features of frames depend on: what `encode_pixels` runs, adapters included.
+
+        Stored features hold for these weights only; a run that trains any of them reads pixels instead.
+        """
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """D, the width of features."""
+
+    @abstractmethod
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Features float32 [N,D] of normalised pixels [N,3,S,S], each frame on its own."""
+
+    @abstractmethod
+    def pool(self, features: Tensor) -> Tensor:
+        """L2-normalised video features [N,D] of windows of frame features [N,T,D]."""
+
+    @abstractmethod
+    def class_matrix(self) -> Tensor:
+        """What video features are compared with, [C,D]: a row for each class, of unit length where cosines are meant;
+        independent of any video."""
+
+    # -- how it is trained
+
+    @abstractmethod
+    def phases(self, plan: Plan) -> list[Phase]:
+        """What to train when. Entering a phase may change the model's parts; they are entered in order."""
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser of a phase: SGD with momentum, as in most DFER papers.
+
+        groups: torch's parameter groups, `params` and the phase's `lr`, which the loop then moves along the schedule.
+        """
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=1e-4)
+
+    def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
+        """The training loss of a batch, a scalar: cross-entropy, labels smoothed by 0.1 (our choice).
+
+        class_matrix: computed already, in phases that leave the text side alone. class_weights: float32 [C] of
+        `--class-weights`, 1 for all where None.
+        """
+        logits = self(batch.inputs, class_matrix)
+        return functional.cross_entropy(logits, batch.labels, weight=class_weights, label_smoothing=0.1)
+
+    def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:
+        """The part of `state_dict()` that any of the phases trains, under all names that a tensor has; not copied."""
+        state = self.state_dict(keep_vars=True)
+        trained = {id(state[name]) for name in state if any(phase.group_of(name) is not None for phase in phases)}
+        return {name: value for name, value in state.items() if id(value) in trained}
+
+    def trains_encoder(self, phases: Sequence[Phase]) -> bool:
+        """Whether any of the phases trains what features of frames depend on."""
+        encoder = {id(value) for value in self.image_encoder.state_dict(keep_vars=True).values()}
+        return any(id(value) in encoder for value in self.trained_state(phases).values())
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Features float32 [N,D] of crops uint8 [N,H,W,3] RGB."""
+        return self.encode_pixels(normalise_pixels(frames, self.preprocessing))
+
+    def logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Class logits float32 [N,C] of windows of frame features [N,T,D]; without a class matrix, with the model's."""
+        matrix = self.class_matrix() if class_matrix is None else class_matrix
+        pooled = self.pool(features)
+        with torch.autocast(features.device.type, enabled=False):  # times 100: half precision would show
+            return self.scale * pooled.float() @ matrix.float().T
+
+    def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Logits [N,C] of clips, given as features [N,T,D] or as crops uint8 [N,T,H,W,3]."""
+        if inputs.dtype == torch.uint8:
+            inputs = self.encode_frames(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        return self.logits(inputs, class_matrix)
+
+
+def build_method(
+    method: type[Method], clip: Clip, classes: tuple[str, ...], plan: Plan, options: Mapping[str, Any]
+) -> Method:
+    """A new model of `method`. Raises ParameterError for an option that is not the method's own."""
+    parameters = inspect.signature(method.from_options).parameters.values()
+    own = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
+    for option in options:
+        if option not in own:
+            raise ParameterError(option, f"not an option of {method.name}, which has {', '.join(own) or 'none'}")
+    return method.from_options(clip, classes, plan, **options)

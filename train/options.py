@@ -1,0 +1,62 @@
+"""What a training run can be told: one typed object for Python and the command line, with the defaults of both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..runtime.errors import ParameterError
+from .data.choice import DataChoice
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How to train `out`, a checkpoint; `dfer-train --help` says more about each.
+
+    data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
+    method, method_options: a method's name, and what its `from_options` takes (all else is refused).
+    clip, pretrained: open_clip's name of the model, or ours, and its weights; crop: side of crops, pixels.
+    validation: share of the training clips that chooses epochs; with select_on_test the test split does.
+    epochs, learning_rate, depth: as many numbers as the method's plan has; empty for its own.
+    views: stored augmented views per clip. augmentation: "paper", "strong", or None for what fits the data.
+    features: folder of stored features, beside `out` where None. batch: clips per step, over all processes.
+    balance: 0 draws clips as they come, 1 all classes equally often. class_weights, ema: see `TrainSettings`.
+    precision: "auto", "fp32", "bf16" or "fp16". tensorboard: folder for its curves.
+    resume: go on with an interrupted run of the same options.
+    """
+
+    out: Path
+    data: DataChoice = field(default_factory=DataChoice)
+    stills: Path | None = None
+    stills_share: float = 0.5
+    stills_most: int = 600
+    method: str = "align-dfer"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
+    clip: str = "dfer-small"
+    pretrained: str | None = None
+    crop: int = 112
+    validation: float = 0.1
+    select_on_test: bool = False
+    epochs: tuple[int, ...] = ()
+    learning_rate: tuple[float, ...] = ()
+    depth: tuple[int, ...] = ()
+    views: int = 4
+    augmentation: str | None = None
+    features: Path | None = None
+    batch: int = 64
+    balance: float = 0.5
+    class_weights: bool = False
+    ema: float = 0.0
+    precision: str = "auto"
+    tensorboard: Path | None = None
+    resume: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ParameterError for what can be seen to be wrong before anything is opened."""
+        if not self.out.parent.is_dir():
+            raise ParameterError("out", f"folder {self.out.parent} does not exist")
+        if self.select_on_test and self.stills is not None:
+            raise ParameterError("select_on_test", "photographs have no test split to choose on")
