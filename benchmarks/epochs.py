@@ -86,7 +86,7 @@ def main() -> None:
         features = stored_features(Path(folder), align.eval(), clips, Extraction(views=0))
         print(f"extraction of one view, once: {perf_counter() - begin:.1f} s")
         on_features = FeatureBatches([(features, 1.0)], sampling)
-        on_pixels = PixelBatches([(clips, clips.labels, 1.0)], 112, "paper", sampling=sampling)
+        on_pixels = PixelBatches([(clips, 1.0)], clips.classes, 112, "paper", sampling=sampling)
         medians = []
         for name, method, slow_method, text in (
             ("Align-DFER, steps 1 and 3 (text is trained)", align, align, True),

@@ -12,6 +12,7 @@ class NoiseClips:
     """Clips of noise that count how often they are read, and fail at one when told to."""
 
     jitter = 0.0
+    shares = None
     classes = EXPRESSIONS
 
     def __init__(self, count: int, fingerprint: str = "noise") -> None:

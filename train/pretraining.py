@@ -45,7 +45,8 @@ class Images:
     @classmethod
     def of_stills(cls, stills: StillClips) -> Images:
         frames = np.stack([plain_view(stills.image(index)[None], 128)[0] for index in range(len(stills))])
-        return cls(frames, np.eye(len(EXPRESSIONS), dtype=np.float32)[stills.labels])
+        labelled = np.eye(len(EXPRESSIONS), dtype=np.float32)[stills.labels]
+        return cls(frames, labelled if stills.shares is None else stills.shares)
 
     @classmethod
     def of_procedural(cls, clips: ProceduralClips) -> Images:

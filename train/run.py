@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
-from .data import ClipSet, labels_of
+from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling
 from .data.features import Extraction, FeatureSet, stored_features
 from .data.stills import StillClips
@@ -197,9 +197,8 @@ class _Run:
 
     def _pixel_batches(self, method: Method, sources: list[_Source], test: ClipSet | None) -> tuple[Batches, Batches]:
         def batches(parts: list[tuple[ClipSet, float]]) -> PixelBatches:
-            labelled = [(clips, labels_of(clips, method.classes), share) for clips, share in parts]
             size, workers = method.preprocessing.size, self._options.data.workers
-            return PixelBatches(labelled, size, self._augmentation, workers, self._sampling)
+            return PixelBatches(parts, method.classes, size, self._augmentation, workers, self._sampling)
 
         training: list[tuple[ClipSet, float]] = [
             (Subset(source.clips, source.training), source.share) for source in sources

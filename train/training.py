@@ -177,7 +177,8 @@ class Trainer:
             for group in self._optimizer.param_groups:
                 group["lr"] = group["peak"] * phase.schedule((epoch * steps + number) / (phase.epochs * steps))
             inputs, labels = batch.inputs.to(fabric.device), batch.labels.to(fabric.device)
-            loss = self._objective(inputs, labels, batch.names, matrix)
+            shares = None if batch.shares is None else batch.shares.to(fabric.device)
+            loss = self._objective(inputs, labels, batch.names, shares, matrix)
             self._optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             limit = settings.clip_norm
@@ -302,8 +303,15 @@ class _Objective(nn.Module):
         super().__init__()
         self.method, self._class_weights = method, class_weights
 
-    def forward(self, inputs: Tensor, labels: Tensor, names: Sequence[str], class_matrix: Tensor | None) -> Tensor:
-        return self.method.loss(Batch(inputs, labels, names), class_matrix, self._class_weights)
+    def forward(
+        self,
+        inputs: Tensor,
+        labels: Tensor,
+        names: Sequence[str],
+        shares: Tensor | None,
+        class_matrix: Tensor | None,
+    ) -> Tensor:
+        return self.method.loss(Batch(inputs, labels, names, shares), class_matrix, self._class_weights)
 
 
 @torch.no_grad()

@@ -174,7 +174,7 @@ def test_shifted_windows_repeat_their_edges() -> None:
 
 def test_pixel_batches_are_augmented_for_training_and_plain_in_order() -> None:
     clips = NoiseClips(6)
-    batches = PixelBatches([(clips, clips.labels, 1.0)], 40, "paper", workers=2, sampling=Sampling(batch=3))
+    batches = PixelBatches([(clips, 1.0)], clips.classes, 40, "paper", workers=2, sampling=Sampling(batch=3))
     epoch = list(batches.random(np.random.default_rng(0)))
     again = list(batches.random(np.random.default_rng(0)))
     assert [tuple(batch.inputs.shape) for batch in epoch] == [(3, 16, 40, 40, 3)] * 2

@@ -23,6 +23,8 @@ class ClipSet(Protocol):
     classes: names of the classes. labels: int64 [N], indices into `classes`.
     names: per clip what its list calls it; what is known of a clip elsewhere (a caption, say) is found by this name.
     groups: per clip the person or film it shows, or None; clips of one group are not divided between sets.
+    shares: float32 [N,C], what several people made of each clip (soft targets), in the order of `classes`; None where
+    there are labels only.
     jitter: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).
     fingerprint: hex digest of what the frames and labels are, pixels included; features are stored under it.
     """
@@ -32,6 +34,7 @@ class ClipSet(Protocol):
     names: list[str]
     groups: list[str | None]
     jitter: float
+    shares: NDArray[np.float32] | None
 
     @property
     def fingerprint(self) -> str: ...
@@ -53,11 +56,31 @@ class Batch:
 
     inputs: features float32 [B,T,D] or crops uint8 [B,T,S,S,3]. labels: int64 [B], indices into the method's classes.
     names: B names of the clips, as their clip sets have them.
+    shares: soft targets float32 [B,C] in the method's order; None where all clips have labels only.
     """
 
     inputs: Tensor
     labels: Tensor
     names: Sequence[str]
+    shares: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """What cross-entropy takes: shares where there are any, else labels."""
+        return self.labels if self.shares is None else self.shares
+
+
+def shares_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.float32] | None:
+    """Soft targets float32 [N,C] of the clips in the order of `classes`, matched by name; None where they have none."""
+    import numpy as np
+
+    if clips.shares is None:
+        return None
+    shares = np.zeros((len(clips), len(classes)), np.float32)
+    for column, name in enumerate(clips.classes):
+        if name in classes:
+            shares[:, classes.index(name)] = clips.shares[:, column]
+    return shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-9)
 
 
 def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:

@@ -12,8 +12,9 @@ from typing import ClassVar, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from . import Batch, ClipSet
+from . import Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
 
@@ -70,6 +71,7 @@ class FeatureBatches:
         for _ in range(self.steps):
             parts, labels = [], []
             names: list[str] = []
+            drawn = []
             for number, index in self._sampler.indices(rng):
                 features = self._sets[number].features
                 view = rng.integers(0, features.shape[0], len(index))
@@ -79,8 +81,9 @@ class FeatureBatches:
                 parts.append(features[view[:, None], self._sets[number].rows[index][:, None], frames])
                 labels.append(self._sets[number].labels[index])
                 names.extend(self._sets[number].names[one] for one in index)
+                drawn.append((labels[-1], self._sets[number].shares, index))
             inputs = torch.from_numpy(np.concatenate(parts)).float()
-            yield Batch(inputs, torch.from_numpy(np.concatenate(labels)), names)
+            yield Batch(inputs, torch.from_numpy(np.concatenate(labels)), names, _drawn_shares(drawn))
 
     def in_order(self) -> Iterator[Batch]:
         for source in self._sets:
@@ -92,41 +95,46 @@ class FeatureBatches:
 class PixelBatches:
     """Batches of crops, read and augmented anew every epoch by `workers` threads (OpenCV lets go of the interpreter).
 
-    sources: clip sets with the share of each batch they fill, and labels in the method's numbering.
+    sources: clip sets with the share of each batch they fill. classes: the method's, which number the labels.
     """
 
     pixels: ClassVar[bool] = True
 
     def __init__(
         self,
-        sources: Sequence[tuple[ClipSet, NDArray[np.int64], float]],
+        sources: Sequence[tuple[ClipSet, float]],
+        classes: tuple[str, ...],
         size: int,
         augmentation: str,
         workers: int = 2,
         sampling: Sampling = Sampling(),
     ) -> None:
-        self._sets, self._labels = [clips for clips, _, _ in sources], [labels for _, labels, _ in sources]
+        self._sets = [clips for clips, _ in sources]
+        self._labels = [labels_of(clips, classes) for clips in self._sets]
+        self._soft = [shares_of(clips, classes) for clips in self._sets]
         self._size, self._augment, self._workers = size, AUGMENTATIONS[augmentation], workers
         self._sampling = sampling
-        self._sampler = _Sampler(self._labels, [share for _, _, share in sources], sampling)
+        self._sampler = _Sampler(self._labels, [share for _, share in sources], sampling)
         self.labels, self.steps = self._sampler.labels, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
-            ahead: deque[tuple[list[Future[NDArray[np.uint8]]], list[int], list[str]]] = deque()
+            ahead: deque[tuple[list[Future[NDArray[np.uint8]]], list[int], list[str], Tensor | None]] = deque()
             for step in range(self.steps + _AHEAD):
                 if step < self.steps:
                     views, labels, names = [], [], []
-                    for number, indices in self._sampler.indices(rng):
+                    drawn = list(self._sampler.indices(rng))
+                    for number, indices in drawn:
                         for index, seed in zip(indices, rng.integers(2**62, size=len(indices)), strict=True):
                             views.append(pool.submit(self._random_view, number, int(index), int(seed)))
                             labels.append(int(self._labels[number][index]))
                             names.append(self._sets[number].names[index])
-                    ahead.append((views, labels, names))
+                    parts = [(self._labels[number][index], self._soft[number], index) for number, index in drawn]
+                    ahead.append((views, labels, names, _drawn_shares(parts)))
                 if step >= _AHEAD and ahead:
-                    views, labels, names = ahead.popleft()
+                    views, labels, names, shares = ahead.popleft()
                     inputs = torch.from_numpy(np.stack([view.result() for view in views]))
-                    yield Batch(inputs, torch.tensor(labels), names)
+                    yield Batch(inputs, torch.tensor(labels), names, shares)
 
     def _random_view(self, number: int, index: int, seed: int) -> NDArray[np.uint8]:
         rng = np.random.default_rng(seed)
@@ -163,6 +171,22 @@ class _Sampler:
         """Number of the source and indices of clips in it, for one batch."""
         for number, count, probabilities in self._sources:
             yield number, rng.choice(len(probabilities), count, p=probabilities)
+
+
+def _drawn_shares(
+    parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.int64]]],
+) -> Tensor | None:
+    """Soft targets float32 [B,C] of a batch; None where no source has any.
+
+    parts: per source the labels of the clips drawn, its shares [N,C] or None, and which of its clips they are. Of a
+    source with labels only, the label has the whole share.
+    """
+    width = next((shares.shape[1] for _, shares, _ in parts if shares is not None), None)
+    if width is None:
+        return None
+    hard = np.eye(width, dtype=np.float32)
+    rows = [hard[labels] if shares is None else shares[index] for labels, shares, index in parts]
+    return torch.from_numpy(np.concatenate(rows))
 
 
 def sampling_probabilities(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:

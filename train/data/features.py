@@ -19,7 +19,7 @@ from ...runtime.errors import ParameterError
 from ..digests import weights_digest
 from ..methods import Method
 from ..precision import mixed_precision
-from . import WINDOW, ClipSet, labels_of
+from . import WINDOW, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, Augment, plain_view
 
 _FLUSH_EVERY = 2.0  # seconds of work that an interruption may cost
@@ -32,17 +32,20 @@ class FeatureSet:
     features: float16 [V,N,T,D], memory-mapped; view 0 is the test view, the others are augmented.
     rows: int64 [n], the clips of `features` that belong to this set.
     labels: int64 [n], indices into the method's classes. names: n names of the clips.
+    shares: float32 [n,C], soft targets in the method's order, where the clips have them.
     """
 
     features: NDArray[np.float16]
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     names: Sequence[str]
+    shares: NDArray[np.float32] | None = None
 
     def part(self, indices: NDArray[np.int64]) -> FeatureSet:
         """Some of the clips, over the same stored features."""
         names = [self.names[index] for index in indices]
-        return FeatureSet(self.features, self.rows[indices], self.labels[indices], names)
+        shares = None if self.shares is None else self.shares[indices]
+        return FeatureSet(self.features, self.rows[indices], self.labels[indices], names, shares)
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ def stored_features(
     _fill(features, done, method, clips, settings, progress)
     wait()
     features = open_memmap(store / "features.npy", mode="r")
-    return FeatureSet(features, np.arange(len(clips)), labels_of(clips, method.classes), clips.names)
+    labels, shares = labels_of(clips, method.classes), shares_of(clips, method.classes)
+    return FeatureSet(features, np.arange(len(clips)), labels, clips.names, shares)
 
 
 def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> None:

@@ -33,6 +33,7 @@ class ProceduralClips:
 
     classes = EXPRESSIONS
     jitter = 0.0
+    shares: NDArray[np.float32] | None = None
 
     def __init__(
         self, identities: Sequence[int], workers: int = 1, progress: Callable[[int], object] | None = None

@@ -1,4 +1,4 @@
-"""Photographs of aligned faces as clips: static-to-dynamic training from a CSV of image,label,person,split."""
+"""Photographs of aligned faces as clips: static-to-dynamic training from a table with labels, or with votes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
-from ...runtime.sources.tables import find_image, read_rows
+from ...runtime.sources.tables import bad_line, find_image, read_rows
 from ..digests import content_digests
 from . import WINDOW
 from .lists import class_name
@@ -24,8 +24,12 @@ class StillClips:
     For training, where the table has another photograph of the same person that is neutral or of the same class, every
     second clip begins with that one and turns into the other, as an onset does.
 
-    table: CSV with columns image, label, person and split; images lie beside it or in its folder `images/`.
+    table: CSV with columns image, split, and label, or a column of votes or shares for each of several classes, or
+    both; person may be there, and be empty. Images lie beside it or in its folder `images/`. Votes in other columns
+    (contempt, unknown) do not count; a row without any is left out; without a label its class is what most votes say.
     split: which rows to take ("train", "val"). most: at most this many of any class, the first ones; None for all.
+
+    shares: float32 [N,C], the votes as shares that sum to 1; None where the table has labels only.
     Raises DferError for a missing file, column, image or an unknown label, with the line.
     """
 
@@ -37,20 +41,32 @@ class StillClips:
         self.names: list[str] = []
         self.groups: list[str | None] = []
         labels: list[int] = []
+        shares: list[NDArray[np.float32]] = []
         counts = [0] * len(EXPRESSIONS)
-        for line, row in read_rows(table, ("image", "label", "person", "split")):
+        for line, row in read_rows(table, ("image", "split")):
             if row["split"] != split:
                 continue
-            label = EXPRESSIONS.index(class_name(row["label"], EXPRESSIONS, table, line))
+            votes = _votes(row, table, line)
+            if votes is None and "label" not in row:
+                raise bad_line(table, None, f"needs a column label, or votes for {', '.join(EXPRESSIONS)}")
+            if votes is not None and not votes.any():
+                continue
+            if row.get("label") or votes is None:
+                label = EXPRESSIONS.index(class_name(row["label"], EXPRESSIONS, table, line))
+            else:
+                label = int(votes.argmax())
             counts[label] += 1
             if most is None or counts[label] <= most:
                 labels.append(label)
+                if votes is not None:
+                    shares.append(votes / votes.sum())
                 self.names.append(row["image"])
-                self.groups.append(row["person"] or None)
+                self.groups.append(row.get("person") or None)
                 self.paths.append(find_image(table, row["image"], line))
         if not labels:
             raise DferError(f"{table}: no rows with split {split!r}")
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
+        self.shares = np.stack(shares) if shares else None
         self._people: dict[str | None, list[int]] = {}
         for index, person in enumerate(self.groups):
             self._people.setdefault(person, []).append(index)
@@ -60,7 +76,8 @@ class StillClips:
         """Of the content of all photographs, their order, labels and people; not of where they lie."""
         content = content_digests([[path] for path in self.paths])
         listed = zip(content, self.labels.tolist(), self.groups, strict=True)
-        return hashlib.sha256(str(list(listed)).encode()).hexdigest()
+        votes = b"" if self.shares is None else self.shares.tobytes()
+        return hashlib.sha256(str(list(listed)).encode() + votes).hexdigest()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -90,3 +107,17 @@ class StillClips:
         fitting = (self.labels[index], EXPRESSIONS.index("neutral"))
         others = [other for other in self._people[person] if other != index and self.labels[other] in fitting]
         return int(rng.choice(others)) if others else None
+
+
+def _votes(row: dict[str, str], table: Path, line: int) -> NDArray[np.float32] | None:
+    """What a row says for each of `EXPRESSIONS`, float32 [C]; None where the table has no such columns."""
+    cells = [row.get(name) for name in EXPRESSIONS]
+    if all(cell is None for cell in cells):
+        return None
+    try:
+        votes = np.array([float(cell or 0) for cell in cells], np.float32)
+    except ValueError as error:
+        raise bad_line(table, line, f"votes must be numbers ({error})") from error
+    if not np.isfinite(votes).all() or (votes < 0).any():
+        raise bad_line(table, line, "votes must be numbers from 0 up")
+    return votes

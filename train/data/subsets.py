@@ -21,6 +21,7 @@ class Subset:
         self.names = [clips.names[index] for index in indices]
         self.groups = [clips.groups[index] for index in indices]
         self.labels: NDArray[np.int64] = clips.labels[indices]
+        self.shares = None if clips.shares is None else clips.shares[indices]
 
     @property
     def fingerprint(self) -> str:

@@ -34,6 +34,7 @@ class VideoClips:
     """
 
     jitter = 0.0
+    shares: NDArray[np.float32] | None = None
 
     def __init__(
         self,

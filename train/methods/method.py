@@ -137,7 +137,7 @@ class Method(nn.Module, ABC):
         `--class-weights`, 1 for all where None.
         """
         logits = self(batch.inputs, class_matrix)
-        return functional.cross_entropy(logits, batch.labels, weight=class_weights, label_smoothing=0.1)
+        return functional.cross_entropy(logits, batch.targets, weight=class_weights, label_smoothing=0.1)
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:
         """The part of `state_dict()` that any of the phases trains, under all names that a tensor has; not copied."""

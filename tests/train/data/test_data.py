@@ -124,3 +124,32 @@ def test_clips_are_made_of_several_photographs_of_one_person(tmp_path: Path) -> 
     assert {(clip[0], clip[-1]) for clip in seen} == {(0, 0), (60, 0)}  # from neutral, never from anger
     assert all((np.diff(clip) <= 0).all() for clip in seen)
     assert all((clips.frames(3, np.random.default_rng(seed)) == 180).all() for seed in range(10))
+
+
+def test_votes_become_soft_targets_and_rows_without_one_are_left_out(tmp_path: Path) -> None:
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((16, 16, 3), 40 * index, np.uint8))
+    header = "image,split,neutral,happiness,sadness,contempt,unknown"
+    rows = ["0.png,train,1,3,0,5,0", "1.png,train,0,0,2,0,1", "2.png,train,0,0,0,9,1", "3.png,val,1,0,0,0,0"]
+    (tmp_path / "votes.csv").write_text("\n".join([header, *rows]))
+    stills = StillClips(tmp_path / "votes.csv", "train")
+    assert stills.names == ["0.png", "1.png"]
+    assert [stills.classes[label] for label in stills.labels] == ["happiness", "sadness"]
+    assert stills.shares is not None
+    assert dict(zip(stills.classes, stills.shares[0].tolist(), strict=True)) == {
+        **dict.fromkeys(stills.classes, 0.0),
+        "happiness": 0.75,
+        "neutral": 0.25,
+    }
+    changed = (tmp_path / "votes.csv").read_text().replace("0.png,train,1,3", "0.png,train,2,2")
+    before = stills.fingerprint
+    (tmp_path / "votes.csv").write_text(changed)
+    assert StillClips(tmp_path / "votes.csv", "train").fingerprint != before
+
+
+@pytest.mark.parametrize("cell", ["-1", "many", "nan"])
+def test_votes_that_are_none_are_refused_with_their_line(tmp_path: Path, cell: str) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((16, 16, 3), np.uint8))
+    (tmp_path / "votes.csv").write_text(f"image,split,happiness\n0.png,train,{cell}\n")
+    with pytest.raises(DferError, match=r"votes\.csv, line 2: votes must be numbers"):
+        StillClips(tmp_path / "votes.csv", "train")
