@@ -80,7 +80,8 @@ def shares_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.float32] |
     for column, name in enumerate(clips.classes):
         if name in classes:
             shares[:, classes.index(name)] = clips.shares[:, column]
-    return shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-9)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), 1e-9)
+    return shares
 
 
 def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:

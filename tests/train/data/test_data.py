@@ -52,8 +52,11 @@ def test_a_bad_row_is_named(table: Path, line: str, words: str) -> None:
 
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("file,emotion\na.png,happy\n")
-    with pytest.raises(DferError, match="must name the columns image,label,person,split"):
+    with pytest.raises(DferError, match="must name the columns image,split"):
         StillClips(tmp_path / "x.csv", "train")
+    (tmp_path / "y.csv").write_text("image,split\na.png,train\n")
+    with pytest.raises(DferError, match="needs a column label, or votes for happiness"):
+        StillClips(tmp_path / "y.csv", "train")
     with pytest.raises(DferError, match="No such file"):
         StillClips(tmp_path / "absent.csv", "train")
 
