@@ -33,6 +33,14 @@ def edit_manifest(bundle: Path, **changes: object) -> None:
     path.write_text(json.dumps({**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
 
 
+def reseal(bundle: Path, name: str, data: bytes) -> None:
+    """Replace a file of a bundle, as an exporter that writes such files would."""
+    (bundle / name).write_bytes(data)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit_manifest(bundle, files=files)
+
+
 def graph_bytes(
     source: str = "frames",
     kind: int = 2,

@@ -244,9 +244,6 @@ class _Reader:
     def _numbers(self, span: _Span) -> Iterator[int]:
         place, end = span
         while place < end:
-            self._left -= 1
-            if self._left < 0:
-                raise DferError(f"it has more than {MOST_FIELDS:,} parts")
             value, place = self._varint(place, end)
             yield value
 
