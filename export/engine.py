@@ -23,7 +23,7 @@ CHOICES = ("auto", *PRODUCTS, "none")
 class EngineBuild:
     """One engine of a bundle: what it was built from and for, its size in bytes, and the seconds building took.
 
-    seconds: None when the bundle had it already. refused: why there is none, where "auto" went on without.
+    seconds: None when it was there already. refused: why there is none, where "auto" went on without.
     """
 
     graph: str
@@ -43,7 +43,7 @@ def build_engines(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> list[EngineBuild]:
-    """Build `graphs`, ONNX files of the bundle that TensorRT reads, into its engines/; returns a row for each.
+    """Build `graphs`, ONNX files of the bundle that TensorRT reads, into this user's cache; returns a row for each.
 
     engine: one of CHOICES. A product by name must be there and build every graph, else DferError; "auto" takes those
     installed and says in the row what one does not build; "none" does nothing.
