@@ -169,7 +169,7 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     console.print(table)
     if any(row.size for row in rows):
         console.print(
-            f"engines are in {EngineStore(bundle).folder}, and work on other machines from the same place in their cache",
+            f"engines are in {EngineStore(bundle).folder}; other machines find them at the same place in their cache",
             soft_wrap=True,
             markup=False,
         )

@@ -63,7 +63,9 @@ def check_graph(file: BinaryIO, expected: TensorType, result: TensorType) -> Non
 
 
 def _check_body(reader: _Reader, graph: _Span, expected: TensorType, result: TensorType) -> None:
-    inputs, outputs, nodes = [], [], 0
+    inputs: list[TensorType | None] = []
+    outputs: list[TensorType | None] = []
+    nodes = 0
     kinds = dict.fromkeys((1, 5, 11, 12, 15), _BYTES)
     for number, value in reader.fields(graph, kinds):
         part = reader.span(value)
