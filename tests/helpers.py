@@ -62,8 +62,13 @@ def graph_bytes(
         "initializer": [numpy_helper.from_array(np.zeros((1, result), np.float32), "zeros")],
     } | {field: value for field, value in fields.items() if not field.startswith("model_")}
     model = {field.removeprefix("model_"): value for field, value in fields.items() if field.startswith("model_")}
+    model = {"opset_imports": [helper.make_opsetid("", 20)], "ir_version": 10, **model}
     graph = helper.make_graph(**given)
-    return bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], **model).SerializeToString())
+    return bytes(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 20)], **{"ir_version": 10, **model}
+        ).SerializeToString()
+    )
 
 
 def step_of(*predictions: Prediction) -> Step:
