@@ -64,11 +64,7 @@ def graph_bytes(
     model = {field.removeprefix("model_"): value for field, value in fields.items() if field.startswith("model_")}
     model = {"opset_imports": [helper.make_opsetid("", 20)], "ir_version": 10, **model}
     graph = helper.make_graph(**given)
-    return bytes(
-        helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 20)], **{"ir_version": 10, **model}
-        ).SerializeToString()
-    )
+    return bytes(helper.make_model(graph, **model).SerializeToString())
 
 
 def step_of(*predictions: Prediction) -> Step:

@@ -150,7 +150,8 @@ def _measurement_to_json(measured: Measurement) -> dict[str, Any]:
 
 def _measurement_from_json(values: dict[str, Any]) -> Measurement:
     return Measurement(
-        **{name: str(values[name]) for name in ("part", "arrival")},
+        str(values["part"]),
+        str(values["arrival"]),
         **{name: _number(values[name]) for name in ("seconds", "busy", "runs", "predictions", "dropped")},
         joules={str(sensor): _number(value) for sensor, value in values["joules"].items()},
         steady={stage: [float(_number(value)) for value in taken] for stage, taken in values["steady_ms"].items()},
