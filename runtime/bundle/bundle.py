@@ -57,7 +57,9 @@ class Bundle:
                 with (folder / name).open("rb") as graph:
                     check_graph(graph, entry, result)
             except DferError as error:
-                raise DferError(f"bundle {folder}: {name} is not a graph that is run: {error}") from error
+                raise DferError(
+                    f"bundle {folder}: {name} is not a graph that is run: {error}; export it again"
+                ) from error
         return cls(folder, manifest, {name: digest for name, (_, digest) in listed.items()})
 
     @property
