@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfer.runtime.bundle import Bundle, Manifest, Preprocessing, write_bundle, writing
@@ -102,6 +102,7 @@ junk = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(fields), junk)
 @example("window", float("inf"))
 @example("classes", "abc")

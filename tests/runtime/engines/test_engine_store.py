@@ -146,7 +146,7 @@ def test_links_are_not_followed(store: EngineStore, tmp_path: Path) -> None:
 def test_a_lock_that_is_a_link_is_refused_and_leads_nowhere(store: EngineStore, tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
-    store.folder.mkdir()
+    store.folder.mkdir(parents=True)
     (store.folder / ".lock").symlink_to(precious)
     with pytest.raises(DferError, match="cannot write engines"):
         store.find_or_build(key_of(store), never)

@@ -10,7 +10,7 @@ from io import BytesIO
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -80,6 +80,7 @@ def test_a_directory_that_leads_back_to_itself_ends() -> None:
     assert image_size(b"II*\0\x08\0\0\0" + b"\0\0" + struct.pack("<I", 8)) is None
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"GIF89a", b"RIFF1234WEBPVP8", b"II*\0", b"MM\0*"]),
     st.binary(),
