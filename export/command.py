@@ -159,6 +159,7 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     """Build engines of every graph that TensorRT reads, and print a table of them."""
     from rich.table import Table
 
+    from ..runtime.engines.store import EngineStore
     from .engine import build_engines
 
     graphs = sorted(
@@ -177,13 +178,19 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
         rows = build_engines(bundle, graphs, engine, targets, status.update, progress)
     if not rows:
         return
-    table = Table(title=f"engines in {bundle.path}/engines")
+    table = Table(title="engines")
     for heading in ("graph", "library", "target", "size", "seconds"):
         table.add_column(heading)
     for row in rows:
         took = row.refused or ("built before" if row.seconds is None else f"{row.seconds:.1f}")
         table.add_row(row.graph, f"{row.product} {row.version}", row.target, f"{row.size / 1e6:.1f} MB", took)
     console.print(table)
+    if any(row.size for row in rows):
+        console.print(
+            f"engines are in {EngineStore(bundle).folder}; other machines find them at the same place in their cache",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _print(console: Console, result: ExportResult, gate: str) -> None:

@@ -23,7 +23,7 @@ CHOICES = ("auto", *PRODUCTS, "none")
 class EngineBuild:
     """One engine of a bundle: its graph, TensorRT product, GPU target and size in bytes.
 
-    seconds: building took; None when the bundle had it already. refused: why there is none, with "auto".
+    seconds: building took; None when it was there already. refused: why there is none, with "auto".
     """
 
     graph: str
@@ -43,7 +43,7 @@ def build_engines(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> list[EngineBuild]:
-    """Build engines of `graphs`, ONNX files of the bundle that TensorRT reads, into its engines/; a row for each.
+    """Build engines of `graphs`, ONNX files of the bundle that TensorRT reads, into this user's cache; a row for each.
 
     engine: one of CHOICES. A named product must be installed and build every graph; "auto" takes those that are
         installed, and the row tells where one does not build; "none" does nothing.

@@ -8,14 +8,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .labels import UNSURE
 from .sources.frames import Frame
 
 State = Literal["warmup", "ready"]
 
 POOR = 0.25
 """Quality below which a prediction is marked as poor."""
-UNSURE = "unsure"
-"""The label where the model does not know; no class may have this name."""
 
 
 @dataclass(frozen=True, eq=False)

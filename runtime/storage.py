@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +31,10 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield aside
         if durable:
-            _flush(aside)
+            flush(aside)
         aside.replace(path)
         if durable:
-            _flush(path.parent)
+            flush(path.parent)
     except OSError as error:
         if error.filename not in (None, aside, str(aside), path, str(path)):
             raise
@@ -60,7 +62,7 @@ def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator
         yield
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk; Windows flushes what may be written, no folder."""
     if os.name == "nt" and path.is_dir():
         return
@@ -69,3 +71,22 @@ def _flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Swap two files or folders of one file system at once, so that neither name is ever without; Linux only.
+
+    Returns False, and has done nothing, where the system or the file system cannot. Raises OSError.
+    """
+    import ctypes
+
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if rename(here, os.fsencode(first), here, os.fsencode(second), ctypes.c_uint(swap)) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))

@@ -1,12 +1,16 @@
-"""How long each stage takes: exact counts, means and maxima, percentiles to 1 %, in constant memory."""
+"""How long each stage takes: exact counts, means and maxima, percentiles to 1 %, in constant memory. Time limits."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import TypeVar
+
+R = TypeVar("R")
 
 STAGES = ("decode", "detect", "track", "align", "encode", "head", "draw", "write", "total")
 """In the order in which a frame meets them. "total" is no stage of its own: from the arrival of a frame that was
@@ -71,3 +75,29 @@ class Stopwatch:
             if seen >= rank:
                 return min(_FLOOR * math.pow(_GROWTH, place + 0.5), self._max[stage])
         return self._max[stage]
+
+
+def call_within(seconds: float, call: Callable[[], R]) -> R:
+    """What `call` returns or raises. It runs in a thread of its own, so Ctrl-C ends the waiting for what is deaf to it.
+
+    Raises TimeoutError when it takes longer. What is not waited for goes on, and ends with the program.
+    """
+    results: list[R] = []
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except BaseException as error:  # re-raised by who waits
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    end = monotonic() + seconds
+    while thread.is_alive():
+        if monotonic() >= end:
+            raise TimeoutError(f"took longer than {seconds:g} s")
+        thread.join(min(0.2, seconds))  # short: on Windows waiting is deaf, too
+    if errors:
+        raise errors[0]
+    return results[0]

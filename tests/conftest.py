@@ -32,6 +32,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test alone, where it can see what is kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "dfer-edge"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real videos and labelled faces, kept beside the project where there are any."""

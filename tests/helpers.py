@@ -33,6 +33,40 @@ def edit_manifest(bundle: Path, **changes: object) -> None:
     path.write_text(json.dumps({**content, "sha256": hashlib.sha256(canonical.encode()).hexdigest()}))
 
 
+def reseal(bundle: Path, name: str, data: bytes) -> None:
+    """Replace a file of a bundle, as an exporter that writes such files would."""
+    (bundle / name).write_bytes(data)
+    files = json.loads((bundle / "manifest.json").read_text())["files"]
+    files[name] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    edit_manifest(bundle, files=files)
+
+
+def graph_bytes(
+    source: str = "frames",
+    kind: int = 2,
+    shape: tuple[int | str, ...] = ("n", 16, 16, 3),
+    result: int = 8,
+    **fields: object,
+) -> bytes:
+    """An ONNX graph from one input to zeros, float32 [1,result]. kind: of the input's numbers, 2 uint8, 1 float32.
+
+    fields: of `helper.make_graph` or, as model_…, of `helper.make_model`, in place of the usual ones.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    given = {
+        "nodes": [helper.make_node("Identity", ["zeros"], ["result"])],
+        "name": "g",
+        "inputs": [helper.make_tensor_value_info(source, kind, shape)],
+        "outputs": [helper.make_tensor_value_info("result", TensorProto.FLOAT, ["n", result])],
+        "initializer": [numpy_helper.from_array(np.zeros((1, result), np.float32), "zeros")],
+    } | {field: value for field, value in fields.items() if not field.startswith("model_")}
+    model = {field.removeprefix("model_"): value for field, value in fields.items() if field.startswith("model_")}
+    model = {"opset_imports": [helper.make_opsetid("", 20)], "ir_version": 10, **model}
+    graph = helper.make_graph(**given)
+    return bytes(helper.make_model(graph, **model).SerializeToString())
+
+
 def step_of(*predictions: Prediction) -> Step:
     """A step that made these predictions, on a small black frame."""
     first = predictions[0]

@@ -1,6 +1,8 @@
 """The folder that export writes and the runtime reads, and how it says that pixels are prepared."""
 
-from .bundle import CLASS_MATRIX, DEMO, MANIFEST, Bundle, Manifest, write_bundle
+from .bundle import CLASS_MATRIX, DEMO, Bundle
+from .manifest import MANIFEST, Manifest
 from .preprocessing import Preprocessing
+from .writing import write_bundle
 
 __all__ = ["CLASS_MATRIX", "DEMO", "MANIFEST", "Bundle", "Manifest", "Preprocessing", "write_bundle"]

@@ -32,19 +32,37 @@ class Preprocessing:
         """Rebuild from `to_json`'s dict. Raises DferError when a field is missing, unknown or out of range."""
         try:
             result = cls(
-                size=int(values["size"]),
-                encoder_size=int(values["encoder_size"]),
-                mean=_triple(values["mean"]),
-                std=_triple(values["std"]),
-                grey=bool(values["grey"]),
+                size=whole(values["size"], 8, 1024),
+                encoder_size=whole(values["encoder_size"], 8, 1024),
+                mean=_triple(values["mean"], -1e3),
+                std=_triple(values["std"], 1e-6),
+                grey=values["grey"],
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DferError(f"bad preprocessing description {values!r}: {error}") from error
-        if not (8 <= result.size <= 1024 and 8 <= result.encoder_size <= 1024 and min(result.std) > 0):
-            raise DferError(f"bad preprocessing description {values!r}: sizes must be 8..1024 and std positive")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DferError(f"bad preprocessing description {repr(values)[:200]}: {error}") from error
+        if not isinstance(result.grey, bool):
+            raise DferError(f"bad preprocessing description {repr(values)[:200]}: grey must be true or false")
         return result
 
 
-def _triple(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
+def whole(value: Any, lowest: int, highest: int) -> int:
+    """A whole number of a JSON file within bounds; TypeError or ValueError for anything else, true and 3.0 too."""
+    if type(value) is not int:
+        raise TypeError(f"{repr(value)[:40]} is no whole number")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{value:g} is not in {lowest}..{highest}")
+    return value
+
+
+def real(value: Any, lowest: float, highest: float) -> float:
+    """A number of a JSON file within bounds, so neither NaN nor infinite; TypeError or ValueError for anything else."""
+    if type(value) not in (int, float):
+        raise TypeError(f"{repr(value)[:40]} is no number")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{value:g} is not in {lowest:g}..{highest:g}")
+    return float(value)
+
+
+def _triple(values: Any, lowest: float) -> tuple[float, float, float]:
+    red, green, blue = (real(value, lowest, 1e3) for value in values)
     return red, green, blue

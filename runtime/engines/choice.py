@@ -56,7 +56,7 @@ def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) ->
     """The precision to run a bundle in, where none is asked for: the fastest that passes its gate, as far as is known.
 
     It is what the bundle recommends for the backend, which was measured at export. Native TensorRT cannot be, since its
-    engines are built into a bundle: it goes by what was measured for ONNX Runtime's backend on the same library.
+    engines are built from a bundle: it goes by what was measured for ONNX Runtime's backend on the same library.
     Where nothing was measured, as for a GPU where the export had none, it is the first of the backend's own order that
     passed its gate at export: on TensorRT FP16, then INT8, whose graphs compute in FP32 what is not quantised. What was
     exported with the gate off has passed none.

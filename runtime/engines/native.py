@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class NativeBackend(Backend):
-    """Engines of TensorRT or TensorRT-RTX, built into the bundle on first use. product: a key of PRODUCTS."""
+    """Engines of TensorRT or TensorRT-RTX, built on first use. product: a key of PRODUCTS."""
 
     product: str
 
@@ -96,7 +96,7 @@ def stored_engine(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> tuple[bytes, float | None]:
-    """A serialised engine, from the bundle's store or built into it, and the seconds that took (None: was there).
+    """A serialised engine, from the store or built into it, and the seconds that took (None: was there).
 
     target: one of TARGETS with TensorRT-RTX, which needs no GPU for it; with TensorRT the name of the GPU here.
     """

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError, ParameterError
 from ..machine import cache_folder
+from ..timing import call_within
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine
 
 if TYPE_CHECKING:
@@ -21,12 +22,19 @@ if TYPE_CHECKING:
     from .backend import Array
 
 
-class OrtEngine(Engine):
-    """An ONNX Runtime session. largest: rows of the largest batch, larger inputs are run in parts; None: no limit."""
+PATIENCE = 600.0
+"""Seconds that a CPU may take to load a graph, and to run it for the first time: it may be a stranger's."""
 
-    def __init__(self, session: Any, provider: str, largest: int | None = None) -> None:
+
+class OrtEngine(Engine):
+    """An ONNX Runtime session. largest: rows of the largest batch, larger inputs are run in parts; None: no limit.
+
+    patience: seconds that the first run may take; None for no limit.
+    """
+
+    def __init__(self, session: Any, provider: str, largest: int | None = None, patience: float | None = None) -> None:
         self.provider = provider
-        self._session, self._largest = session, largest
+        self._session, self._largest, self._patience = session, largest, patience
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
@@ -34,10 +42,26 @@ class OrtEngine(Engine):
         if self._largest is not None and rows > self._largest:
             return self._run_in_parts(inputs, rows, self._largest)
         try:
-            results = self._session.run(self._outputs, dict(inputs))
+            results = self._try(inputs) if self._patience else self._session.run(self._outputs, dict(inputs))
+        except TimeoutError as error:
+            raise DferError(f"the graph {error} to run once: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise DferError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
         return dict(zip(self._outputs, results, strict=True))
+
+    def _try(self, inputs: Mapping[str, Array]) -> list[NDArray[np.float32]]:
+        """The first run, within the time limit."""
+        import onnxruntime as ort
+
+        options, session = ort.RunOptions(), self._session
+        try:
+            run = functools.partial(session.run, self._outputs, dict(inputs), options)
+            results: list[NDArray[np.float32]] = call_within(self._patience or 0, run)
+        except BaseException:
+            options.terminate = True  # after the operator that it is at
+            raise
+        self._patience = None
+        return results
 
     def _run_in_parts(self, inputs: Mapping[str, Array], rows: int, largest: int) -> dict[str, NDArray[np.float32]]:
         import numpy as np
@@ -87,10 +111,14 @@ class OrtBackend(Backend):
         return super().runs(precision)
 
     def load(self, graph: bytes, precision: str = "fp32", threads: int | None = None) -> Engine:
+        patience = PATIENCE if self.device == "cpu" else None  # GPUs build engines, which takes what it takes
+        load = functools.partial(self._session, graph, precision, threads)
         try:
-            session = self._session(graph, precision, threads)
+            session = load() if patience is None else call_within(patience, load)
         except DferError:
             raise
+        except TimeoutError as error:
+            raise DferError(f"the graph {error} to load: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise DferError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
         if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
@@ -98,7 +126,7 @@ class OrtBackend(Backend):
                 "provider",
                 f"ONNX Runtime could not start {self.name} and would run on the CPU; {self.repair}, or ask for cpu",
             )
-        return OrtEngine(session, self.name, self.largest)
+        return OrtEngine(session, self.name, self.largest, patience)
 
     def _session(self, graph: bytes, precision: str, threads: int | None) -> Any:
         import onnxruntime as ort

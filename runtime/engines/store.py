@@ -1,24 +1,26 @@
-"""Engines of a bundle on disk: BUNDLE/engines/, and which of them may be loaded."""
+"""Engines of a bundle on disk: in this user's cache, never in the bundle, and which of them may be loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
 from ..bundle import Bundle
 from ..errors import DferError
+from ..machine import cache_folder
 from ..storage import atomic_write, locked
 from .building import BuiltEngine
 
-FOLDER = "engines"
 INDEX = "index.json"
 SCHEMA = 1
+KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,21 @@ class EngineKey:
 class EngineStore:
     """The engines built for one bundle.
 
-    An engine is native code, so a file in engines/ is loaded only if engines/index.json, written here, records its
-    sha256 for the key asked for, and if the index was written for this bundle: it carries the sha256 of the
-    manifest, and each key that of the graph. Both are checked before TensorRT sees a byte.
+    folder: `cache_folder()`/engines/ and the sha256 of the bundle's manifest. An engine is native code, so nothing that
+    came with a bundle is ever loaded as one: engines lie where only this user's programs write. There a file is loaded
+    only if index.json records its sha256 for the key asked for, which carries that of the graph; both are checked
+    before TensorRT sees a byte. This tells a damaged or stale engine.
 
-    The records are not in the manifest because that is sealed at export, and names the same files on every machine,
-    while engines come and go with GPUs and versions on each. This tells a replaced, damaged or stale engine; it cannot
-    tell who wrote the folder. A bundle from somebody else: delete its engines/, they are built anew.
+    Those of the `KEPT` bundles that were built for last are kept. Raises DferError where there is no cache folder.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.folder = bundle.path / FOLDER
         self._manifest = bundle.digest
+        try:
+            self.folder = cache_folder() / "engines" / self._manifest
+        except OSError as error:
+            raise DferError(f"engines cannot be kept: {error.strerror}") from error
 
     def find(self, key: EngineKey) -> bytes | None:
         """The engine's verified bytes; None when none was built for this key.
@@ -126,27 +130,29 @@ class EngineStore:
     def _writing(self, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
         """The folder, with nobody else writing to it and nothing left over of who was killed while writing."""
         try:
-            self.folder.mkdir(exist_ok=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             with locked(self.folder / ".lock", waiting):
                 for left_over in self.folder.glob(".*.part.*"):
                     left_over.unlink()
                 yield
         except OSError as error:
             raise DferError(
-                f"cannot write engines to {self.folder}: {error.strerror or error}; copy the bundle to a folder that "
-                "you may write to"
+                f"cannot write engines to {self.folder}: {error.strerror or error}; set XDG_CACHE_HOME to a folder "
+                "that you may write to"
             ) from error
 
     def _add(self, files: Mapping[str, bytes], notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
         """Write files, and what the index says of them: their digests, and `notes` by name."""
-        if self.bundle.digest != self._manifest:
-            raise DferError(f"bundle {self.bundle.path} was replaced while its engine was being built; start again")
         records = self._records()
         for name, data in files.items():
             self._write(name, data)
             records[name] = {**notes.get(name, {}), **_digest(data)}
         index = {"schema": SCHEMA, "manifest_sha256": self._manifest, "files": records}
         self._write(INDEX, (json.dumps(index, indent=2) + "\n").encode())  # last: what it names is there
+        with suppress(OSError):  # another process sweeps, too
+            for old in sorted(self.folder.parent.glob(f"*/{INDEX}"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
+                shutil.rmtree(old.parent)
 
     def _records(self) -> dict[str, Any]:
         """What the index says, by file name; nothing when it is absent, damaged or of another bundle."""
@@ -168,9 +174,7 @@ class EngineStore:
     def _read(self, name: str) -> bytes | None:
         file = self.folder / name
         if self.folder.is_symlink() or file.is_symlink():
-            raise DferError(
-                f"{file} is, or lies behind, a link and was not read; engines are kept in the bundle itself"
-            )
+            raise DferError(f"{file} is, or lies behind, a link and was not read; engines are kept in the cache itself")
         try:
             return file.read_bytes()
         except FileNotFoundError:

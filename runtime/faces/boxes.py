@@ -16,6 +16,8 @@ from .alignment import TEMPLATE, align
 from .detection import Box, Face, FaceDetector, GivenFace
 
 _TIME_SLACK = 1e-3  # seconds; times in files are rounded
+_FARTHEST = 1e6  # pixels, either way; no picture is that large
+_LATEST = 1e9  # seconds or frames
 
 
 @dataclass(frozen=True)
@@ -136,18 +138,22 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], when: str
         except ValueError:
             result = math.nan
         if not math.isfinite(result):
-            raise DferError(f"{path}, line {number}: {name} is {text!r}, which is not a number")
+            raise DferError(f"{path}, line {number}: {name} is {text[:40]!r}, which is not a number")
         return result
 
     moment = value(when)
-    if moment < 0 or (when == "frame" and moment != round(moment)):
-        raise DferError(f"{path}, line {number}: {when} is {moment:g}; it counts from 0")
+    if not 0 <= moment <= _LATEST or (when == "frame" and moment != round(moment)):
+        raise DferError(f"{path}, line {number}: {when} is {moment:g}; it counts from 0, to {_LATEST:g} at most")
     x, y, width, height = (value(name) for name in ("x", "y", "w", "h"))
-    if width <= 0 or height <= 0:
+    if max(abs(x), abs(y), width, height) > _FARTHEST:
+        raise DferError(
+            f"{path}, line {number}: the box is at {x:g}, {y:g}, {width:g}×{height:g}; that is no picture's"
+        )
+    if min(width, height) < 1:
         raise DferError(f"{path}, line {number}: a box of {width:g}×{height:g} pixels holds no face")
     track = (line.get("track") or "").strip()
-    if track and not (track.isdecimal() and int(track) > 0):
-        raise DferError(f"{path}, line {number}: track is {track!r}; it must be a whole number from 1")
+    if track and not (track.isdecimal() and len(track) < 10 and int(track) > 0):
+        raise DferError(f"{path}, line {number}: track is {track[:40]!r}; it must be a whole number from 1")
     return moment, _Row(number, (x, y, width, height), int(track) if track else None)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError
-from ..pipeline.class_map import COLUMNS
+from ..labels import COLUMNS
 from ..predictions import Prediction, Step
 
 if TYPE_CHECKING:

@@ -12,15 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ParameterError
-from ..predictions import UNSURE
-
-COLUMNS = (
-    ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy"),
-    ("state", "quality"),
-)
-"""Of the CSV, before and after those of the classes."""
-RESERVED = (*COLUMNS[0], *COLUMNS[1], UNSURE)
-"""Names that no class may have: columns of the CSV, and the label of what is not known."""
+from ..labels import name_fault
 
 
 @dataclass(frozen=True)
@@ -45,11 +37,11 @@ class ClassMap:
         """
         for name, new in names.items():
             if name not in classes:
-                raise ParameterError("classes", f'the model has no "{name}"; it has {", ".join(classes)}')
-            if new is not None and not (isinstance(new, str) and new.strip() and new.isprintable()):
-                raise ParameterError("classes", f'"{name}" must become a name (or null, to leave it out)')
-            if new in RESERVED:
-                raise ParameterError("classes", f'"{new}" is taken (a column, or unsure); choose another for "{name}"')
+                raise ParameterError("classes", f'the model has no "{_shown(name)}"; it has {", ".join(classes)}')
+            if new is not None and (fault := name_fault(new)):
+                raise ParameterError(
+                    "classes", f'the new name of "{name}" {fault}; choose another, or null to leave it out'
+                )
         renamed = [names.get(name, name) for name in classes]
         kept = tuple(dict.fromkeys(name for name in renamed if name is not None))
         if not kept:
@@ -85,6 +77,11 @@ class ClassMap:
         kept = probabilities @ self.weights
         total = kept.sum()
         return kept / total if total > 0 else np.full(len(self.classes), 1 / len(self.classes))
+
+
+def _shown(name: object) -> str:
+    """A name that somebody wrote, short and without what a terminal would act on."""
+    return repr(str(name))[1:-1][:60]
 
 
 class _Pairs(list[tuple[str, Any]]):

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ParameterError
-from ..predictions import UNSURE, Prediction
+from ..labels import UNSURE
+from ..predictions import Prediction
 from .class_map import ClassMap
 
 MARGIN = 0.1

@@ -116,7 +116,13 @@ def differences(old: Report, new: Report) -> list[str]:
         if report.setup.get("load", 0) > report.machine.get("cores", 1) / 2
     ]
     listed = {name: tuple(list(one) if isinstance(one, tuple) else one for one in pair) for name, pair in pairs.items()}
-    return [*busy, *(f"{name}: {before}, now {after}" for name, (before, after) in listed.items() if before != after)]
+    told = ((name, before, after) for name, (before, after) in listed.items() if before != after)
+    return [*busy, *(f"{_shown(name)}: {_shown(before)}, now {_shown(after)}" for name, before, after in told)]
+
+
+def _shown(value: object) -> str:
+    """A value of a report, which may be anybody's, short and without what a terminal would act on."""
+    return "".join(mark if mark.isprintable() else " " for mark in str(value))[:200]
 
 
 def _query(report: Report) -> tuple[object, object]:

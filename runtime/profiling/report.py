@@ -121,18 +121,21 @@ def read_report(path: Path) -> Report:
             raise DferError(f"{path}: written by an older dfer-profile (schema {content['schema']}); measure again")
         if content["schema"] > SCHEMA:
             raise DferError(f"{path}: written by a newer dfer-profile (schema {content['schema']}); upgrade dfer-edge")
+        machine, setup = dict(content["machine"]), dict(content["setup"])
+        _number(machine.get("cores", 1))
+        _number(setup.get("load", 0))
         return Report(
             created=str(content["created"]),
-            machine=dict(content["machine"]),
+            machine=machine,
             versions=dict(content["versions"]),
-            setup=dict(content["setup"]),
+            setup=setup,
             measurements=[_measurement_from_json(measured) for measured in content["measurements"]],
             batches=[Batch(**batch) for batch in content["batches"]],
             memory=dict(content["memory"]),
             notes=list(content["notes"]),
         )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DferError(f"{path}: not a report of dfer-profile --json ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise DferError(f"{path}: not a report of dfer-profile --json ({repr(error)[:100]})") from error
 
 
 def _measurement_to_json(measured: Measurement) -> dict[str, Any]:
@@ -146,9 +149,18 @@ def _measurement_to_json(measured: Measurement) -> dict[str, Any]:
 
 
 def _measurement_from_json(values: dict[str, Any]) -> Measurement:
-    names = ("part", "arrival", "seconds", "busy", "runs", "predictions", "dropped", "joules")
     return Measurement(
-        **{name: values[name] for name in names},
-        steady={stage: [float(value) for value in taken] for stage, taken in values["steady_ms"].items()},
-        warm_up={stage: [float(value) for value in taken] for stage, taken in values["warm_up_ms"].items()},
+        str(values["part"]),
+        str(values["arrival"]),
+        **{name: _number(values[name]) for name in ("seconds", "busy", "runs", "predictions", "dropped")},
+        joules={str(sensor): _number(value) for sensor, value in values["joules"].items()},
+        steady={stage: [float(_number(value)) for value in taken] for stage, taken in values["steady_ms"].items()},
+        warm_up={stage: [float(_number(value)) for value in taken] for stage, taken in values["warm_up_ms"].items()},
     )
+
+
+def _number(value: Any) -> Any:
+    """A number that can be a duration or a count: finite, and not below 0."""
+    if type(value) not in (int, float) or not 0 <= value <= 1e15:
+        raise ValueError(f"{repr(value)[:40]} is no duration or count")
+    return value

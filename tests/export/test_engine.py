@@ -11,10 +11,16 @@ from dfer.export.engine import build_engines
 from dfer.runtime.bundle import Bundle
 from dfer.runtime.engines.building import TARGETS, build_engine, check_target, parse_network
 from dfer.runtime.engines.native import open_native, stored_engine
+from dfer.runtime.engines.store import EngineStore
 from dfer.runtime.engines.trt_library import TrtLibrary, is_installed, load_trt
 from dfer.runtime.errors import DferError
 
 MODERN = ("sm86", "sm89", "sm120")
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(own_cache: Path) -> None:
+    """No test finds what another has built."""
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def test_progress_is_told_and_can_stop_a_build(bundle: Path, rtx: TrtLibrary) ->
 
     with pytest.raises(KeyboardInterrupt):
         stored_engine(opened, "head.fp32.onnx", rtx, "sm89", progress=stop)
-    assert not list((bundle / "engines").glob("*sm89*"))
+    assert not list(EngineStore(opened).folder.glob("*sm89*"))
 
 
 def test_a_replaced_engine_is_refused_before_tensorrt_sees_it(
@@ -86,7 +92,7 @@ def test_a_replaced_engine_is_refused_before_tensorrt_sees_it(
 ) -> None:
     opened = Bundle.open(bundle)
     data, _ = stored_engine(opened, "head.fp32.onnx", rtx, "sm86")
-    (file,) = (bundle / "engines").glob("*.engine")
+    (file,) = EngineStore(opened).folder.glob("*.engine")
     file.write_bytes(bytes(reversed(data)))
     monkeypatch.setattr(rtx.module, "Runtime", lambda *_: pytest.fail("it was given to TensorRT"))
     with pytest.raises(DferError, match="not the engine that was built for this bundle"):
@@ -103,7 +109,7 @@ def test_what_does_not_build_is_one_line(bundle: Path, rtx: TrtLibrary) -> None:
         build_engines(opened, ["head.fp32.onnx"], "tensorrt-rtx", ["sm75"])
     (row,) = build_engines(opened, ["head.fp32.onnx"], "auto", ["sm75"])
     assert "FP32 GEMM" in row.refused and row.size == 0
-    assert not list((bundle / "engines").glob("*.engine"))
+    assert not list(EngineStore(opened).folder.glob("*.engine"))
 
 
 def test_a_native_engine_needs_a_gpu_and_says_so(bundle: Path, rtx: TrtLibrary) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dfer.runtime.bundle import Bundle, Manifest, Preprocessing, write_bundle
+from dfer.runtime.bundle import Bundle, Manifest, Preprocessing, write_bundle, writing
 from dfer.runtime.errors import DferError
-from helpers import edit_manifest
+from dfer.runtime.storage import exchange
+from helpers import edit_manifest, graph_bytes
 
 
 def refused(path: Path, words: str) -> None:
@@ -96,6 +102,7 @@ junk = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(st.sampled_from(fields), junk)
 @example("window", float("inf"))
 @example("classes", "abc")
@@ -120,7 +127,9 @@ def test_a_wild_manifest_gives_a_clear_error_or_an_equal_bundle(
 MANIFEST = Manifest(
     "align-dfer", ("a", "b"), 16, 8, 100.0, Preprocessing(16, 16, (0, 0, 0), (1, 1, 1)), {"fp32": {}}, {}
 )
-FILES = {"encoder.fp32.onnx": b"e", "head.fp32.onnx": b"h", "class_matrix.npy": b"m"}
+HEAD = graph_bytes("features", 1, ("n", 16, 8), 2)
+OTHER_HEAD = graph_bytes("features", 1, ("n", 16, 8), 2, name="other")
+FILES = {"encoder.fp32.onnx": graph_bytes(), "head.fp32.onnx": HEAD, "class_matrix.npy": b"m"}
 
 
 def write_small(folder: Path) -> Bundle:
@@ -129,8 +138,8 @@ def write_small(folder: Path) -> Bundle:
 
 def test_writing_replaces_a_bundle_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     write_small(tmp_path / "x.dfer")
-    write_bundle(tmp_path / "x.dfer", MANIFEST, {**FILES, "head.fp32.onnx": b"new"})
-    assert (tmp_path / "x.dfer" / "head.fp32.onnx").read_bytes() == b"new"
+    write_bundle(tmp_path / "x.dfer", MANIFEST, {**FILES, "head.fp32.onnx": OTHER_HEAD})
+    assert (tmp_path / "x.dfer" / "head.fp32.onnx").read_bytes() == OTHER_HEAD
     assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
 
 
@@ -138,7 +147,7 @@ def test_failed_writing_leaves_the_old_bundle_whole(tmp_path: Path) -> None:
     write_small(tmp_path / "x.dfer")
     with pytest.raises(DferError, match="lists no head"):
         write_bundle(tmp_path / "x.dfer", MANIFEST, {"encoder.fp32.onnx": b"other"})
-    assert Bundle.open(tmp_path / "x.dfer").read("encoder.fp32.onnx") == b"e"
+    assert Bundle.open(tmp_path / "x.dfer").read("encoder.fp32.onnx") == FILES["encoder.fp32.onnx"]
     assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
 
 
@@ -152,9 +161,10 @@ def test_a_failed_rename_brings_the_old_bundle_back(tmp_path: Path, monkeypatch:
         return rename(self, target)
 
     monkeypatch.setattr(Path, "replace", failing)
+    monkeypatch.setattr(writing, "exchange", lambda *_: False)  # as where the system cannot swap
     with pytest.raises(DferError, match="No space left"):
-        write_bundle(tmp_path / "x.dfer", MANIFEST, {**FILES, "head.fp32.onnx": b"new"})
-    assert Bundle.open(tmp_path / "x.dfer").read("head.fp32.onnx") == b"h"
+        write_bundle(tmp_path / "x.dfer", MANIFEST, {**FILES, "head.fp32.onnx": OTHER_HEAD})
+    assert Bundle.open(tmp_path / "x.dfer").read("head.fp32.onnx") == HEAD
     assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
 
 
@@ -165,4 +175,119 @@ def test_writing_never_replaces_a_folder_that_is_no_bundle(tmp_path: Path) -> No
         write_small(tmp_path / "precious")
     with pytest.raises(DferError, match="does not exist"):
         write_small(tmp_path / "nowhere" / "x.dfer")
+    assert [path.name for path in tmp_path.iterdir()] == ["precious"]
     assert json.loads((write_small(tmp_path / "y.dfer").path / "manifest.json").read_text())["schema"] == 1
+
+
+def write_and_die(path: Path, swaps: bool) -> None:
+    """Replace a bundle and be killed where there is least of it: after the swap, or between the two renames."""
+    rename = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+
+    def swap(first: Path, second: Path) -> bool:
+        if swaps and exchange(first, second):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
+
+    Path.replace, writing.exchange = replace, swap  # type: ignore[method-assign]
+    write_bundle(path, MANIFEST, {**FILES, "head.fp32.onnx": OTHER_HEAD})
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+@pytest.mark.parametrize("swaps", [False, True])
+@pytest.mark.parametrize("opens", [False, True])
+def test_a_writer_that_is_killed_hides_no_bundle(tmp_path: Path, swaps: bool, opens: bool) -> None:
+    path = tmp_path / "x.dfer"
+    write_small(path)
+    process = multiprocessing.get_context("fork").Process(target=write_and_die, args=(path, swaps))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert path.exists() == swaps or sys.platform != "linux"
+    if opens:
+        assert Bundle.open(path).read("head.fp32.onnx") in (HEAD, OTHER_HEAD)
+    write_small(path)
+    assert Bundle.open(path).read("head.fp32.onnx") == HEAD
+    assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
+
+
+def test_many_writers_of_one_bundle_wait_for_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.dfer"
+    heads = [graph_bytes("features", 1, ("n", 16, 8), 2, name=f"writer{number}") for number in range(6)]
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(lambda head: write_bundle(path, MANIFEST, {**FILES, "head.fp32.onnx": head}), heads))
+    assert Bundle.open(path).read("head.fp32.onnx") in heads
+    assert [path.name for path in tmp_path.iterdir()] == ["x.dfer"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("window", 10**9),
+        ("window", 16.5),
+        ("window", True),
+        ("width", 10**9),
+        ("width", 65_536),  # with a window of 4096 a gigabyte
+        ("scale", float("nan")),
+        ("scale", float("inf")),
+        ("scale", 0),
+        ("scale", -1),
+        ("classes", ["a", "a"]),
+        ("classes", ["a", "[red]b"]),
+        ("classes", ["a", "\x1b[31mb"]),
+        ("classes", ["a", "b\n"]),
+        ("classes", ["a", "<b>"]),
+        ("classes", ["a", "$\\frac$"]),
+        ("classes", ["a", "=1+1"]),
+        ("classes", ["a", "b" * 65]),
+        ("classes", ["a", "confidence"]),
+        ("classes", ["a", "unsure"]),
+        ("classes", ["a", " "]),
+        ("classes", [str(number) for number in range(10_001)]),
+        ("method", "\x1b[2J"),
+        ("precisions", {"\x1b[2J": {}}),
+        ("precisions", {"fp32": {"providers": 3}}),
+        ("recommended", {"[red]": "fp32"}),
+        ("files", {"\x1b[2J": {"size": 0, "sha256": ""}}),
+    ],
+)
+def test_a_manifest_that_is_not_to_be_believed_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    write_small(tmp_path / "x.dfer")
+    changes = {field: value, **({"window": 4096} if value == 65_536 else {})}
+    edit_manifest(tmp_path / "x.dfer", **changes)
+    with pytest.raises(DferError) as caught:
+        Bundle.open(tmp_path / "x.dfer")
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 400
+
+
+def test_a_schema_that_is_only_equal_to_one_and_a_repeated_key_are_refused(tmp_path: Path) -> None:
+    write_small(tmp_path / "x.dfer")
+    for schema in (True, 1.0):
+        edit_manifest(tmp_path / "x.dfer", schema=schema)
+        refused(tmp_path / "x.dfer", "is not a bundle's manifest")
+    edit_manifest(tmp_path / "x.dfer", schema=1)
+    manifest = tmp_path / "x.dfer" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"scale":', '"scale": 1.0, "scale":'))
+    refused(tmp_path / "x.dfer", "a key is repeated")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs FIFOs")
+@pytest.mark.parametrize("name", ["manifest.json", "head.fp32.onnx"])
+def test_pipes_and_devices_are_refused_without_waiting_for_them(tmp_path: Path, name: str) -> None:
+    write_small(tmp_path / "x.dfer")
+    file = tmp_path / "x.dfer" / name
+    file.unlink()
+    os.mkfifo(file)
+    refused(tmp_path / "x.dfer", f"{name} is not a regular file")
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    refused(tmp_path / "x.dfer", "a link that leads out")
+
+
+def test_a_class_matrix_that_is_none_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DferError, match=r"class_matrix\.npy is not float32 of 2×8"):
+        write_small(tmp_path / "x.dfer").class_matrix()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfer.runtime.timing import Stopwatch
+from dfer.runtime.timing import Stopwatch, call_within
 
 
 @given(st.lists(st.floats(1e-5, 30), min_size=1, max_size=300))
@@ -28,3 +32,19 @@ def test_stages_come_in_the_order_of_the_pipeline() -> None:
     for stage in ("total", "head", "decode", "detect"):
         watch.add(stage, 0.001)
     assert [row.stage for row in watch.report()] == ["decode", "detect", "head", "total"]
+
+
+def test_a_call_within_its_time_gives_what_it_gives() -> None:
+    assert call_within(60, lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        call_within(60, lambda: 1 / 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_a_call_that_takes_too_long_is_left_and_ctrl_c_ends_the_waiting() -> None:
+    for_ever = threading.Event().wait
+    with pytest.raises(TimeoutError, match=r"longer than 0\.01 s"):
+        call_within(0.01, for_ever)
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        call_within(600, for_ever)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines import store as store_module
 from dfer.runtime.engines.building import BuiltEngine
-from dfer.runtime.engines.store import EngineKey, EngineStore
+from dfer.runtime.engines.store import KEPT, EngineKey, EngineStore
 from dfer.runtime.errors import DferError
 from helpers import edit_manifest
 
@@ -30,7 +31,7 @@ def demo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(demo: Path) -> EngineStore:
+def store(demo: Path, own_cache: Path) -> EngineStore:
     return EngineStore(Bundle.open(demo))
 
 
@@ -89,7 +90,7 @@ def test_a_replaced_engine_of_the_right_size_is_refused(store: EngineStore) -> N
 
 def test_an_engine_without_a_record_is_not_loaded(store: EngineStore) -> None:
     key = key_of(store)
-    store.folder.mkdir()
+    store.folder.mkdir(parents=True)
     (store.folder / key.file).write_bytes(b"from somewhere")
     assert store.find(key) is None
     assert store.find_or_build(key, built)[0] == b"an engine"
@@ -125,7 +126,7 @@ def test_no_name_leads_out_of_the_folder(store: EngineStore, hostile: str) -> No
     for key in (key_of(store, target=hostile), key_of(store, version=hostile), key_of(store, graph=hostile)):
         assert Path(key.file).name == key.file
         store.find_or_build(key, built)
-    assert {path.name for path in store.bundle.path.parent.iterdir()} == {store.bundle.path.name}
+    assert {path.name for path in store.folder.parent.iterdir()} == {store.folder.name}
 
 
 def test_links_are_not_followed(store: EngineStore, tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_links_are_not_followed(store: EngineStore, tmp_path: Path) -> None:
 def test_a_lock_that_is_a_link_is_refused_and_leads_nowhere(store: EngineStore, tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
-    store.folder.mkdir()
+    store.folder.mkdir(parents=True)
     (store.folder / ".lock").symlink_to(precious)
     with pytest.raises(DferError, match="cannot write engines"):
         store.find_or_build(key_of(store), never)
@@ -167,7 +168,7 @@ def build_and_hang(path: Path) -> None:
 
     def hang(timing_cache: bytes) -> BuiltEngine:
         (store.folder / ".half.0a1b2c3d.part.engine").write_bytes(b"half")
-        (path / "hanging").touch()
+        (path.parent / "hanging").touch()
         time.sleep(60)
         return built()
 
@@ -178,7 +179,7 @@ def test_a_killed_builder_holds_no_lock_and_its_half_is_swept_up(store: EngineSt
     process = multiprocessing.get_context("spawn").Process(target=build_and_hang, args=(store.bundle.path,))
     process.start()
     deadline = time.monotonic() + 30
-    while not (store.bundle.path / "hanging").exists() and time.monotonic() < deadline:
+    while not (store.bundle.path.parent / "hanging").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
@@ -222,27 +223,48 @@ def test_the_timing_cache_is_handed_to_the_next_build_unless_it_was_changed(stor
     assert seen == [b"", b"t", b"", b""]
 
 
-def test_a_bundle_replaced_meanwhile_gets_no_engine_of_the_old(store: EngineStore) -> None:
-    def replaced(timing_cache: bytes) -> BuiltEngine:
-        edit_manifest(store.bundle.path, provenance={})
-        return built()
+def test_engines_that_came_with_a_bundle_are_not_loaded(store: EngineStore, tmp_path: Path) -> None:
+    """Not even with an index that fits: whoever made the bundle could write that as well."""
+    key = key_of(store)
+    store.find_or_build(key, built)
+    for place in (store.bundle.path / "engines", store.bundle.path / store.folder.name):
+        shutil.copytree(store.folder, place)
+    shutil.rmtree(store.folder)
+    again = EngineStore(Bundle.open(store.bundle.path))
+    assert again.find(key) is None
+    assert again.find_or_build(key, lambda _: BuiltEngine(b"built here", None, 1.0))[0] == b"built here"
 
-    with pytest.raises(DferError, match="was replaced"):
-        store.find_or_build(key_of(store), replaced)
-    assert files(store) == set()
+
+def test_a_bundle_that_cannot_be_written_gets_its_engines(store: EngineStore) -> None:
+    before = sorted(store.bundle.path.rglob("*"))
+    store.find_or_build(key_of(store), built)
+    assert sorted(store.bundle.path.rglob("*")) == before
+    assert os.name == "nt" or store.folder.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_bundle_that_cannot_be_written_says_so(store: EngineStore) -> None:
-    store.bundle.path.chmod(0o500)
-    try:
-        with pytest.raises(DferError, match="copy the bundle"):
-            store.find_or_build(key_of(store), built)
-    finally:
-        store.bundle.path.chmod(0o700)
+def test_copies_of_a_bundle_share_engines_and_old_bundles_lose_theirs(store: EngineStore, tmp_path: Path) -> None:
+    store.find_or_build(key_of(store), built)
+    copy = EngineStore(Bundle.open(Path(shutil.copytree(store.bundle.path, tmp_path / "copy.dfer"))))
+    assert copy.find_or_build(key_of(copy), never)[0] == b"an engine"
+    for number in range(KEPT):
+        os.utime(store.folder / "index.json", (number, number))
+        edit_manifest(copy.bundle.path, provenance={"number": number})
+        EngineStore(Bundle.open(copy.bundle.path)).find_or_build(key_of(copy), built)
+    assert not store.folder.exists()
+    assert len(list(store.folder.parent.iterdir())) == KEPT
+
+
+def test_without_a_place_for_a_cache_it_says_what_to_set(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise FileNotFoundError(2, "no home folder for a cache; set XDG_CACHE_HOME", "~")
+
+    monkeypatch.setattr(store_module, "cache_folder", no_home)
+    with pytest.raises(DferError, match="XDG_CACHE_HOME"):
+        EngineStore(Bundle.open(demo))
 
 
 def test_a_file_in_the_place_of_the_folder_says_so(store: EngineStore) -> None:
+    store.folder.parent.mkdir(parents=True)
     store.folder.write_text("in the way")
-    with pytest.raises(DferError, match="engines"):
+    with pytest.raises(DferError, match="Not a directory"):
         store.find_or_build(key_of(store), built)

@@ -11,9 +11,9 @@ import pytest
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.engines import native
 from dfer.runtime.engines.building import BuiltEngine
+from dfer.runtime.engines.store import EngineStore
 from dfer.runtime.errors import DferError
 from fake_gpu import FRAME, FakeCuda, fake_library, features_of
-from helpers import edit_manifest
 
 GRAPH = "encoder.fp32.onnx"
 
@@ -37,7 +37,7 @@ class Device:
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Bundle:
+def demo(tmp_path: Path, own_cache: Path) -> Bundle:
     path = shutil.copytree(DEMO, tmp_path / "demo.dfer", ignore=shutil.ignore_patterns("engines"))
     return Bundle.open(path)
 
@@ -61,7 +61,7 @@ def test_an_engine_is_built_for_this_gpu_when_none_fits_and_only_then(
             assert engine.provider == product
     assert device.built == [target]
     assert "done once" in said[0] and said[1:] == [f"built {GRAPH} in 2.0 s"]
-    assert (demo.path / "engines" / file).is_file()
+    assert (EngineStore(demo).folder / file).is_file() and not (demo.path / "engines").exists()
     device.cuda.capability = (8, 9)
     device.cuda.name = "Fake GPU 4000"
     native.open_native(demo, GRAPH, device.product).close()
@@ -88,7 +88,7 @@ def test_a_graph_that_the_bundle_does_not_list_is_refused(demo: Bundle, monkeypa
 def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, "tensorrt-rtx")
     crops, calls = np.zeros((2, *FRAME), np.uint8), device.cuda.calls
-    kept = demo.path / "engines" / "encoder.fp32.tensorrt-rtx.10.3.0.sm86.runtime-cache"
+    kept = EngineStore(demo).folder / "encoder.fp32.tensorrt-rtx.10.3.0.sm86.runtime-cache"
     for start in range(3):
         with native.open_native(demo, GRAPH, device.product) as engine:
             engine.run({"frames": crops})
@@ -109,13 +109,16 @@ def test_what_tensorrt_rtx_compiled_is_kept_for_the_next_start(demo: Bundle, mon
     assert len(device.built) == 1
 
 
-def test_kernels_that_cannot_be_kept_are_said_and_the_run_stands(demo: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_cannot_be_kept_are_said_and_the_run_stands(
+    demo: Bundle, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = Device(monkeypatch, "tensorrt-rtx")
     said: list[str] = []
     with native.open_native(demo, GRAPH, device.product, report=said.append) as engine:
         engine.run({"frames": np.zeros((2, *FRAME), np.uint8)})
-        edit_manifest(demo.path, provenance={"exported": "again"})
-    assert "compiled again" in said[-1] and "was replaced" in said[-1]
+        shutil.rmtree(own_cache)
+        own_cache.write_text("in the way")
+    assert "compiled again" in said[-1] and "cannot write engines" in said[-1]
     assert (device.cuda.device, device.cuda.pinned, device.cuda.closed) == ({}, {}, True)
 
 
@@ -123,4 +126,4 @@ def test_tensorrt_compiles_nothing_at_run_time(demo: Bundle, monkeypatch: pytest
     device = Device(monkeypatch, "tensorrt")
     with native.open_native(demo, GRAPH, device.product) as engine:
         engine.run({"frames": np.zeros((2, *FRAME), np.uint8)})
-    assert not list((demo.path / "engines").glob("*.runtime-cache"))
+    assert not list(EngineStore(demo).folder.glob("*.runtime-cache"))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import helper, numpy_helper
 
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.engines import LARGEST_BATCH, open_engine, ort, present_providers
 from dfer.runtime.errors import DferError
+from helpers import graph_bytes, reseal
 
 
 def test_the_cpu_runs_any_batch_and_says_what_it_is(bundle: Path) -> None:
@@ -108,3 +112,38 @@ def test_batches_beyond_tensorrt_s_largest_are_run_in_parts() -> None:
     with open_engine(graph, "cpu") as engine, limited.load(graph) as in_parts:
         found, wanted = (one.run({"frames": crops})["features"] for one in (in_parts, engine))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def endless(folds: bool) -> bytes:
+    """An encoder of the demo's shapes that multiplies matrices for minutes: while it is loaded, or when it is run."""
+    source = "one" if folds else "pixel"
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["pixels"], to=1),
+        helper.make_node("ReduceMax", ["pixels"], ["pixel"], keepdims=0),
+        helper.make_node("Expand", [source, "sides"], ["product0"]),
+        *(helper.make_node("MatMul", [f"product{n}"] * 2, [f"product{n + 1}"]) for n in range(300)),
+        helper.make_node("ReduceMax", ["product300"], ["most"], keepdims=0),
+        helper.make_node("Add", ["zeros", "most"], ["result"]),
+    ]
+    sides, one, zeros = np.array([3000, 3000]), np.ones((1, 1), np.float32), np.zeros((1, 128), np.float32)
+    numbers = [(sides, "sides"), (one, "one"), (zeros, "zeros")]
+    tensors = [numpy_helper.from_array(values, name) for values, name in numbers]
+    return graph_bytes(shape=("n", 112, 112, 3), result=128, nodes=nodes, initializer=tensors)
+
+
+@pytest.mark.parametrize(("folds", "what"), [(True, "to load"), (False, "to run once")])
+def test_a_graph_that_never_ends_is_left_after_a_time_limit(bundle: Path, folds: bool, what: str) -> None:
+    program = f"""
+from dfer.runtime.engines import ort
+from dfer.runtime.errors import DferError
+from dfer.runtime.recognizer import Recognizer
+ort.PATIENCE = 2.0
+try:
+    Recognizer({str(bundle)!r}, provider="cpu")
+except DferError as error:
+    print(error)
+"""
+    reseal(bundle, "encoder.fp32.onnx", endless(folds))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert f"took longer than 2 s {what}" in done.stdout, done.stderr
+    assert done.returncode == 0

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dfer.runtime import DferError
+from dfer.runtime.faces.alignment import align
 from dfer.runtime.faces.boxes import read_boxes
 from dfer.runtime.faces.detection import FaceDetector, GivenFace
 from dfer.runtime.faces.tracking import Tracker
@@ -107,6 +108,14 @@ def test_sources_get_their_own_rows(face_frames: list[np.ndarray], tmp_path: Pat
         ("frame,x,y,w,h\n0,1,1\n", "line 2: w is ''"),
         ("frame,x,y,w,h\n0,1,nan,9,9\n", "line 2: y is 'nan'"),
         ("frame,x,y,w,h\n0,1,1,0,9\n", "line 2: a box of 0×9 pixels"),
+        ("frame,x,y,w,h\n0,1,1,1e-308,9\n", "line 2: a box of 1e-308×9 pixels"),
+        ("frame,x,y,w,h\n0,1,1,1e308,1e308\n", r"line 2: the box is at 1, 1, 1e\+308×1e\+308"),
+        ("frame,x,y,w,h\n0,-1e308,1,9,9\n", "that is no picture's"),
+        ("frame,x,y,w,h\n0," + "1" * 5000 + ",1,9,9\n", "line 2: x is '1111"),
+        ("frame,x,y,w,h\n1e308,1,1,9,9\n", "frame is 1e.308; it counts from 0, to 1e.09 at most"),
+        ("frame,x,y,w,h,track\n0,1,1,9,9," + "1" * 5000 + "\n", "line 2: track is '1111"),
+        ("frame,x,y,w,h\n0," + "1" * 200_000 + ",1,9,9\n", "not a CSV file"),
+        ("frame,x,y,w,h\n0,1,1,9" + ",9" * 100_000 + "\n1,1,1,0,9\n", "line 3: a box of 0×9 pixels"),
         ("frame,x,y,w,h\n0.5,1,1,9,9\n", "line 2: frame is 0.5"),
         ("time_s,x,y,w,h\n-1,1,1,9,9\n", "line 2: time_s is -1"),
         ("frame,x,y,w,h,track\n0,1,1,9,9,bob\n", "line 2: track is 'bob'"),
@@ -117,7 +126,7 @@ def test_sources_get_their_own_rows(face_frames: list[np.ndarray], tmp_path: Pat
 def test_bad_files_are_refused_in_one_line_that_says_where(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(DferError, match=told) as raised:
         read_boxes(write(tmp_path, text), ["clip.mp4"])
-    assert "\n" not in str(raised.value) and "boxes.csv" in str(raised.value)
+    assert "\n" not in str(raised.value) and "boxes.csv" in str(raised.value) and len(str(raised.value)) < 400
 
 
 def test_a_missing_and_a_binary_file_are_refused(tmp_path: Path) -> None:
@@ -148,3 +157,26 @@ def test_whatever_the_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.
         assert "\n" not in str(error)
     else:
         boxes.should_detect(0, 0.0)
+
+
+numbers = st.floats(-1e6, 1e6) | st.sampled_from([0, 1, -1e6, 1e6, 1e-6])
+
+
+@settings(deadline=None)
+@given(st.tuples(numbers, numbers, st.floats(1, 1e6), st.floats(1, 1e6)))
+@example((-1e6 + 1, -1e6 + 1, 1e6, 1e6))
+@example((0, 0, 1e6, 1))
+@example((319.5, 239.5, 1, 1e6))
+def test_any_box_that_is_read_gives_a_crop_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, box: tuple[float, float, float, float]
+) -> None:
+    image = np.full((240, 320, 3), 128, np.uint8)
+    path = write(tmp_path_factory.getbasetemp(), "frame,x,y,w,h\n0," + ",".join(map(repr, box)))
+    (boxes,) = read_boxes(path, ["clip.mp4"])
+    boxes.should_detect(0, 0.0)
+    try:
+        (face,) = boxes.detect(image)
+    except DferError as error:
+        assert "lies outside" in str(error)
+    else:
+        assert align(image, face.landmarks, 112).shape == (112, 112, 3)

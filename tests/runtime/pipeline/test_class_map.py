@@ -55,9 +55,13 @@ def test_an_empty_map_changes_nothing() -> None:
         ('["happiness"]', "must hold an object"),
         ("[]", "must hold an object"),
         ('{"joy": "happiness"}', 'no "joy"; it has happiness, sadness'),
-        ('{"happiness": 3}', "must become a name"),
-        ('{"happiness": " "}', "must become a name"),
-        ('{"happiness": "a\\nb"}', "must become a name"),
+        ('{"happiness": 3}', "is no name; choose another"),
+        ('{"happiness": " "}', "is no name"),
+        ('{"happiness": "a\\nb"}', "holds what cannot be printed"),
+        ('{"happiness": "\\ud800"}', "holds what cannot be printed"),
+        ('{"happiness": "[red]joy"}', r'holds "\["'),
+        ('{"\\u001b[2J": "joy"}', r"no .\\x1b\[2J"),
+        ('{"happiness": 1' + "0" * 5000 + "}", "not JSON"),
         ('{"happiness": "label"}', "is taken"),
         ('{"happiness": "a", "happiness": "b"}', "twice"),
         (json.dumps(dict.fromkeys(EXPRESSIONS)), "leaves no class"),
@@ -75,3 +79,24 @@ def test_a_file_that_means_nothing_is_an_error_that_names_it(tmp_path: Path, tex
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DferError, match=r"no\.json: No such file"):
         ClassMap.read(tmp_path / "no.json", EXPRESSIONS)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(EXPRESSIONS), inner),
+)
+
+
+@settings(deadline=None)
+@given(anything)
+def test_any_json_is_a_map_or_one_line_that_can_be_shown(
+    tmp_path_factory: pytest.TempPathFactory, content: object
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    path.write_text(json.dumps(content))
+    try:
+        names = ClassMap.read(path, EXPRESSIONS).classes
+    except DferError as error:
+        assert str(error).isprintable() and len(str(error)) < 500
+    else:
+        assert 1 <= len(names) == len(set(names)) and all(name.isprintable() for name in names)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from dfer.runtime.errors import DferError
 from dfer.runtime.profiling.comparison import PERCENTILES, compare_reports, compare_samples, differences
-from dfer.runtime.profiling.report import Measurement, Report
+from dfer.runtime.profiling.report import Measurement, Report, read_report
 
 
 def durations(seed: int, count: int = 2000, factor: float = 1.0) -> list[float]:
@@ -75,3 +81,58 @@ def test_what_else_differs_is_said() -> None:
     assert any("busy" in line for line in said)
     assert "cpu: A, now B" in said
     assert differences(a_report(), a_report()) == []
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def places(value: object, here: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
+    """The way to every value inside JSON."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [here, *(way for key, held in inner for way in places(held, (*here, key)))]
+
+
+GOOD = a_report(encode=[1.0, 2.0, 3.0]).to_json()
+
+
+@settings(deadline=None)
+@given(st.sampled_from(places(GOOD)), anything)
+@example(("setup", "load"), "much")
+@example(("machine", "cores"), None)
+@example(("measurements", 0, "part"), [])
+@example(("measurements", 0, "steady_ms"), [1])
+@example(("measurements", 0, "steady_ms", "encode", 0), float("nan"))
+@example(("measurements", 0, "steady_ms", "encode", 0), 10**400)
+@example(("setup", "scenario"), "\x1b[2J")
+def test_a_report_with_anything_in_it_is_compared_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, way: tuple[object, ...], value: object
+) -> None:
+    content = json.loads(json.dumps(GOOD))
+    if way:
+        holder = content
+        for key in way[:-1]:
+            holder = holder[key]
+        holder[way[-1]] = value
+    else:
+        content = value
+    path = tmp_path_factory.getbasetemp() / "report.json"
+    path.write_text(json.dumps(content))
+    now = a_report(encode=[1.0, 2.0, 3.0])
+    try:
+        old = read_report(path)
+    except DferError as error:
+        assert str(error).isprintable() and len(str(error)) < 400
+    else:
+        assert all(np.isfinite(change.factor) for change in compare_reports(old, now))
+        assert all(line.isprintable() for line in differences(old, now))
+
+
+@pytest.mark.parametrize("text", ["", "[" * 100_000, '{"kind": 1' + "0" * 5000 + "}", "\x00", '"\\ud800"'])
+def test_what_is_no_report_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "report.json").write_text(text)
+    with pytest.raises(DferError, match="not a report"):
+        read_report(tmp_path / "report.json")

@@ -16,7 +16,7 @@ from dfer.train.data.subsets import Subset, split_validation
 class Numbers:
     """Clip n shows nothing but n."""
 
-    classes, jitter, fingerprint = EXPRESSIONS, 0.5, "abc"
+    classes, jitter, fingerprint, shares = EXPRESSIONS, 0.5, "abc", None
     labels = np.arange(10, dtype=np.int64) % 7
     names: list[str] = [f"clip {index}" for index in range(10)]  # noqa: RUF012 (never changed)
     groups: list[str | None] = [str(index) for index in range(10)]  # noqa: RUF012 (never changed)

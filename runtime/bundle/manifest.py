@@ -1,0 +1,209 @@
+"""The manifest: what a bundle says of itself, in a file that is taken for a stranger's until all of it is checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import DferError, ParameterError
+from ..labels import name_fault
+from .preprocessing import Preprocessing, real, whole
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+_LARGEST = 16_000_000  # bytes of a manifest
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    method: name of the model family. classes: C names in the order of the probabilities.
+    window: T, features per prediction. width: D of a feature. scale: 1/τ.
+    precisions: per precision ("fp32"), its `files` ("encoder": file by provider, "default" for the others, without
+        which there are no others; "head") and its figures: `parity` with the PyTorch model, the `gate` that it passed
+        ("off": none), the same by provider. "bf16" is the FP32 file, computed so where a provider can.
+    recommended: per provider, the fastest precision that passes its gate there, as measured at export.
+    seconds, fps: the video behind a window and the frames sampled per second, as the model was trained for them.
+    temperature: by which logits were divided so that probabilities are calibrated; `scale` has it already, and so has
+        the head. unsure_below: confidence under which the label is not to be trusted, 0 for never.
+    provenance: where it came from (checkpoint's sha256, versions, date).
+    """
+
+    method: str
+    classes: tuple[str, ...]
+    window: int
+    width: int
+    scale: float
+    preprocessing: Preprocessing
+    precisions: Mapping[str, Mapping[str, Any]]
+    provenance: Mapping[str, Any]
+    recommended: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 2.0
+    fps: float = 8.0
+    temperature: float = 1.0
+    unsure_below: float = 0.0
+
+    def graphs(self, precision: str, provider: str) -> tuple[str, str]:
+        """Names of the encoder's and the head's file for a precision on a provider; DferError if not for it."""
+        files = self.precisions[precision].get("files", {})
+        encoders = files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
+        encoder = encoders.get(provider) or encoders.get("default")
+        if encoder is None:
+            where = " or ".join(encoders)
+            raise ParameterError("precision", f"{precision} of this bundle is for provider {where}, not for {provider}")
+        return encoder, files.get("head", "head.fp32.onnx")
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields as the file has them, without `schema`, `files` and `sha256`."""
+        return {
+            "method": self.method,
+            "classes": list(self.classes),
+            "window": self.window,
+            "width": self.width,
+            "scale": self.scale,
+            "preprocessing": self.preprocessing.to_json(),
+            "sampling": {"seconds": self.seconds, "fps": self.fps},
+            "confidence": {"temperature": self.temperature, "unsure_below": self.unsure_below},
+            "precisions": self.precisions,
+            "recommended": self.recommended,
+            "provenance": self.provenance,
+        }
+
+
+def seal(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
+    """The file: the manifest, the sizes and sha256 of the bundle's other files, and a sha256 of all that."""
+    listed = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    content = {"schema": SCHEMA, **manifest.to_json(), "files": listed}
+    content["sha256"] = _content_digest(content)
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_manifest(file: Path) -> tuple[Manifest, dict[str, tuple[int, str]]]:
+    """The manifest in a regular file, and size and sha256 of every file that it lists, by name.
+
+    Raises DferError, which names the bundle's folder, for one that is damaged, newer, or not to be believed.
+    """
+    try:
+        content = _load(file)
+        return _parse(content), _listed(content["files"])
+    except DferError as error:
+        raise DferError(f"bundle {file.parent}: {error}") from error
+
+
+def plain_name(name: object) -> bool:
+    """Whether it is the name of a file in a bundle, a precision or a provider: letters, digits, dots, dashes."""
+    return isinstance(name, str) and _PLAIN.fullmatch(name) is not None and ".." not in name
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _LARGEST:
+            raise DferError(f"{MANIFEST} is larger than {_LARGEST // 1_000_000} MB")
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        digest = _content_digest(content) if isinstance(content, dict) else ""
+    except (OSError, ValueError, RecursionError) as error:
+        raise DferError(f"{MANIFEST} cannot be read ({_reason(error)})") from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise DferError(f"schema {schema} is newer than this dfer-edge reads ({SCHEMA}); upgrade dfer-edge")
+    if type(schema) is not int or schema != SCHEMA or not isinstance(content.get("files"), dict):
+        raise DferError(f"{MANIFEST} is not a bundle's manifest")
+    if content.get("sha256") != digest:
+        raise DferError(f"{MANIFEST} is not the one that was exported (sha256 differs); copy or export it again")
+    return dict(content)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which a repeated key would mean one thing to one reader and another to the next."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key is repeated")
+    return values
+
+
+def _content_digest(content: Mapping[str, Any]) -> str:
+    """sha256 of a manifest's values in canonical form, its own digest left out."""
+    values = {name: value for name, value in content.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _listed(files: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    listed: dict[str, tuple[int, str]] = {}
+    for name, entry in files.items():
+        if not plain_name(name):
+            raise DferError(f"the manifest names {name[:80]!r}, which is not a file in the folder")
+        try:
+            listed[name] = whole(entry["size"], 0, 1 << 40), str(entry["sha256"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DferError(f"manifest lists {name} without size and sha256") from error
+    return listed
+
+
+def _parse(content: dict[str, Any]) -> Manifest:
+    sampling, confidence = content.get("sampling", {}), content.get("confidence", {})
+    try:
+        manifest = Manifest(
+            method=_plain(content["method"]),
+            classes=_classes(content["classes"]),
+            window=whole(content["window"], 1, 4096),
+            width=whole(content["width"], 1, 65_536),
+            scale=real(content["scale"], 1e-6, 1e6),
+            preprocessing=Preprocessing.from_json(content["preprocessing"]),
+            precisions=_precisions(content["precisions"]),
+            provenance=dict(content["provenance"]),
+            recommended={_plain(name): _plain(value) for name, value in content.get("recommended", {}).items()},
+            seconds=real(sampling.get("seconds", 2.0), 1e-3, 60),
+            fps=real(sampling.get("fps", 8.0), 1e-3, 240),
+            temperature=real(confidence.get("temperature", 1.0), 1e-6, 100),
+            unsure_below=real(confidence.get("unsure_below", 0.0), 0, 1),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise DferError(f"bad or missing field in {MANIFEST}: {_reason(error)}") from error
+    if manifest.window * manifest.width > 1 << 22:
+        raise DferError(f"a window of {manifest.window} features of {manifest.width} numbers is absurd")
+    for provider, precision in manifest.recommended.items():
+        if precision not in manifest.precisions:
+            raise DferError(f"{MANIFEST} recommends {precision} for {provider}, which it does not hold")
+    return manifest
+
+
+def _precisions(value: Any) -> dict[str, Mapping[str, Any]]:
+    for name, entry in value.items():
+        files = entry.get("files", {})
+        encoders, gate = files.get("encoder", {}), entry.get("gate", "off")
+        named = [name, gate, *encoders, *encoders.values(), files.get("head", "head.fp32.onnx")]
+        if not all(map(plain_name, named)) or not isinstance(entry.get("providers", {}), dict):
+            raise TypeError(f"precision {name[:40]!r} is described by what is no name")
+    if not 1 <= len(value) <= 16:
+        raise ValueError("no precision, or more than 16")
+    return dict(value)
+
+
+def _classes(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= 10_000:
+        raise TypeError("classes must be a list of 1 to 10,000 names")
+    for name in value:
+        if fault := name_fault(name):
+            raise ValueError(f"class name {str(name)[:70]!r} {fault}")
+    if len(set(value)) < len(value):
+        raise ValueError("two classes have one name")
+    return tuple(value)
+
+
+def _plain(value: Any) -> str:
+    if not plain_name(value):
+        raise ValueError(f"{str(value)[:70]!r} is no plain name")
+    return str(value)
+
+
+def _reason(error: Exception) -> str:
+    """What an exception says, in one short line that a terminal takes for text."""
+    return "".join(mark if mark.isprintable() else " " for mark in str(error))[:200]

@@ -1,0 +1,68 @@
+"""Writing a bundle: whole or not at all, and in the place of an older one at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import DferError
+from ..storage import exchange, flush, locked
+from .bundle import Bundle, beside, bring_back
+from .manifest import MANIFEST, Manifest, seal
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Write a bundle and open it; an existing one is replaced as a whole, and stays whole whatever happens.
+
+    Waits for others that write the same bundle. Where the system cannot swap folders (anything but Linux), somebody who
+    is killed between two renames leaves the old one aside; whoever writes or opens it next brings it back.
+    Raises DferError when the folder is missing, is something else than a bundle, or cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise DferError(f"folder {path.parent} does not exist")
+    try:
+        with _place_aside(path) as aside:
+            if path.exists() and not (path / MANIFEST).is_file():
+                raise DferError(f"{path} exists and is not a bundle; name another output")
+            fresh = aside / "new"
+            fresh.mkdir()
+            for name, data in {**files, MANIFEST: seal(manifest, files)}.items():
+                (fresh / name).write_bytes(data)
+                flush(fresh / name)
+            flush(fresh)
+            Bundle.open(fresh)
+            _replace(path, fresh, aside / "old")
+            flush(path.parent)
+    except OSError as error:
+        raise DferError(f"cannot write bundle {path}: {error.strerror or error}") from error
+    return Bundle.open(path)
+
+
+@contextmanager
+def _place_aside(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` that is this process's alone, without what a killed one left there."""
+    lock, aside = beside(path, "lock"), beside(path, "writing")
+    with locked(lock):
+        bring_back(path)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            yield aside
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):  # Windows does it when the lock is given back
+                lock.unlink()
+
+
+def _replace(path: Path, fresh: Path, old: Path) -> None:
+    if not path.exists():
+        fresh.replace(path)
+    elif not exchange(fresh, path):
+        path.replace(old)
+        try:
+            fresh.replace(path)
+        except BaseException:
+            old.replace(path)
+            raise
