@@ -76,6 +76,30 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     return (*COLUMNS[0], *classes, *COLUMNS[1])
 
 
+def csv_head(classes: tuple[str, ...]) -> str:
+    """The CSV's first line."""
+    return _csv_line(columns(classes))
+
+
+def csv_row(prediction: Prediction) -> str:
+    """A prediction's line of the CSV."""
+    return _csv_line(
+        [
+            prediction.source,
+            prediction.frame,
+            f"{prediction.time:.4f}",
+            prediction.track_id,
+            *(f"{value:.1f}" for value in prediction.box),
+            prediction.label,
+            f"{prediction.confidence:.4f}",
+            f"{prediction.entropy:.4f}",
+            *(f"{value:.4f}" for value in prediction.probabilities),
+            prediction.state,
+            "" if prediction.quality is None else f"{prediction.quality:.2f}",
+        ]
+    )
+
+
 class CsvSink:
     """One line per prediction of any source.
 
@@ -83,24 +107,11 @@ class CsvSink:
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._lines = Lines(path, _csv_line(columns(classes)))
+        self._lines = Lines(path, csv_head(classes))
 
     def write(self, step: Step) -> None:
         for prediction in step.predictions:
-            fields = [
-                prediction.source,
-                prediction.frame,
-                f"{prediction.time:.4f}",
-                prediction.track_id,
-                *(f"{value:.1f}" for value in prediction.box),
-                prediction.label,
-                f"{prediction.confidence:.4f}",
-                f"{prediction.entropy:.4f}",
-                *(f"{value:.4f}" for value in prediction.probabilities),
-                prediction.state,
-                "" if prediction.quality is None else f"{prediction.quality:.2f}",
-            ]
-            self._lines.append(_csv_line(fields))
+            self._lines.append(csv_row(prediction))
 
     def close(self) -> None:
         self._lines.close()
