@@ -29,7 +29,7 @@ _FORM_PATIENCE = 5.0  # seconds
 
 def _policy(style: str, rest: str = "") -> str:
     closed = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-    return f"default-src 'none'; style-src {style}; {rest}{closed}"
+    return f"default-src 'none'; style-src {style}; img-src data:; {rest}{closed}"
 
 
 def _digest_of_style(page: str) -> str:
@@ -39,7 +39,7 @@ def _digest_of_style(page: str) -> str:
 
 
 _HEADERS = {
-    "Content-Security-Policy": _policy("'self'", "script-src 'self'; connect-src 'self'; img-src data:; "),
+    "Content-Security-Policy": _policy("'self'", "script-src 'self'; connect-src 'self'; "),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",  # the address may hold the token
     "X-Content-Type-Options": "nosniff",

@@ -51,7 +51,12 @@ class PageServer:
     """Serves the page and the news of `board` on a listening socket, in a thread of its own, until `close`."""
 
     def __init__(
-        self, listener: socket.socket, board: Board, classes: Sequence[str], model: ServedModel | None, token: str | None
+        self,
+        listener: socket.socket,
+        board: Board,
+        classes: Sequence[str],
+        model: ServedModel | None,
+        token: str | None,
     ) -> None:
         self._board, self._greeting, self._listener = board, greeting(classes, model), listener
         self._classes = tuple(classes)

@@ -277,9 +277,11 @@ class Source {
       this.bitmap?.close();
       [this.bitmap, this.picture] = [bitmap, news.picture];
       this.keep.disabled = false;
-      this.advance(news.picture.time);
+      this.latest = Math.max(this.latest, news.picture.time);
       this.paint();
     }
+    // The first news, or some after a pause: the chart is full at once and does not run through what was.
+    if (this.head === null || this.latest - this.head > span) this.head = this.latest;
     this.count(news);
     this.sweep();
     for (const track of new Set(news.points.map((point) => this.tracks.get(point.track)))) track?.tell();
@@ -295,7 +297,7 @@ class Source {
       this.list.append(track.card);
     }
     track.add(point);
-    this.advance(point.time);
+    this.latest = Math.max(this.latest, point.time);
   }
 
   restart() {
@@ -304,13 +306,8 @@ class Source {
     [this.latest, this.head] = [0, null];
   }
 
-  advance(time) {
-    this.latest = Math.max(this.latest, time);
-    if (this.head === null || this.latest - this.head > span) this.head = this.latest; // the first news, or after a pause
-  }
-
   /** Frames and media seconds per second, over about a second. */
-  count({ frames, dropped }) {
+  count({ frames, dropped, state }) {
     const now = performance.now();
     const passed = (now - this.counted.at) / 1000;
     if (passed >= 1) {
@@ -319,7 +316,7 @@ class Source {
       this.counted = { frames, at: now, rate: this.counted.frames ? rate : null, latest: this.latest };
     }
     const parts = [clock(this.latest)];
-    if (this.counted.rate !== null) parts.push(`${this.counted.rate.toFixed(this.counted.rate < 10 ? 1 : 0)} frames/s`);
+    if (this.counted.rate !== null && state === "running") parts.push(`${this.counted.rate.toFixed(this.counted.rate < 10 ? 1 : 0)} frames/s`);
     if (dropped) parts.push(`${dropped} dropped`);
     this.figures.textContent = parts.join(" · ");
   }

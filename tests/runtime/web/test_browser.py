@@ -206,6 +206,7 @@ def test_a_chart_fills_from_the_right(page: WebPage, tab: Tab) -> None:
     for count in range(100):  # five seconds of thirty
         page.show(make_step(count / 20), stages, [State()])
     tab.open(page.url)
+    tab.wait("!!document.querySelector('.chart')")
     edge, width = tab.wait(EDGE % COLOURS["happiness"]), tab.run("document.querySelector('.chart').width")
     assert 0.75 * width < edge < 0.9 * width
 
@@ -254,7 +255,7 @@ def test_the_page_follows_the_theme_and_can_be_read_in_it(page: WebPage, tab: Ta
     page.show(make_step(0), stages, [])
     tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
     tab.open(page.url)
-    tab.wait("document.querySelector('.track')")
+    tab.wait("!!document.querySelector('.track')")
     luminance = """(([red, green, blue]) => 0.2126 * red + 0.7152 * green + 0.0722 * blue)(
         getComputedStyle(%s).%s.match(/[\\d.]+/g).map((value) => (value / 255) ** 2.2))"""
     ground = tab.run(luminance % ("document.body", "backgroundColor"))
