@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..runtime.cli.options import version_option
 from ..runtime.errors import DferError, reports_errors, require
 from .engine import CHOICES
 
@@ -81,6 +82,7 @@ Examples:
     help="Also build engines: auto for the GPU here, with what is installed.",
 )
 @click.option("--targets", default="", metavar="SM86,…", help="Build TensorRT-RTX engines for these; no GPU needed.")
+@version_option
 @reports_errors
 def main(
     ckpt: Path,

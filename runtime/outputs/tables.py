@@ -7,12 +7,13 @@ import importlib.util
 import io
 import json
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DferError
 from ..pipeline.class_map import COLUMNS
@@ -27,16 +28,21 @@ JSONL_SCHEMA = 2
 """Goes up when a field of the JSONL changes its name or meaning; new fields do not count."""
 
 
+STDOUT = Path("-")
+"""Names standard output in place of a file."""
+
+
 class Lines:
     """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
 
+    path: of the file, or `STDOUT`.
     Raises DferError, naming the file, when a line cannot be written (a full disk); what was written before stays, and
     a line of which only a part found room is taken back.
     """
 
     def __init__(self, path: Path, head: str) -> None:
         self._path, self._size, self._head = path, 0, 0
-        self._file = path.open("wb", buffering=0)
+        self._file: IO[bytes] = sys.stdout.buffer if path == STDOUT else path.open("wb", buffering=0)
         try:
             self.append(head)
         except BaseException:
@@ -51,6 +57,9 @@ class Lines:
         try:
             while left:
                 left = left[self._file.write(left) :]
+            self._file.flush()
+        except BrokenPipeError:
+            raise  # who reads has had enough
         except OSError as error:
             with suppress(OSError):  # a pipe or device has no length
                 self._file.truncate(self._size)
@@ -58,12 +67,13 @@ class Lines:
         self._size = whole
 
     def close(self) -> None:
-        self._file.close()
+        if self._path != STDOUT:
+            self._file.close()
 
     def discard(self) -> None:
         """Close; a plain file goes unless something follows its head."""
-        self._file.close()
-        if self._size == self._head and self._path.is_file():
+        self.close()
+        if self._path != STDOUT and self._size == self._head and self._path.is_file():
             self._path.unlink()
 
 

@@ -13,7 +13,7 @@ from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, check_image, natural_or
 from .images import ImageFolder
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources, without_credentials
-from .readers import SourceReader, SourceReaders, State
+from .readers import SourceReader, SourceReaders, State, tell_apart
 from .rotation import RotatedSource, Turn
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "natural_order",
     "open_source",
     "open_sources",
+    "tell_apart",
     "without_credentials",
 ]

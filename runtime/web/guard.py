@@ -51,9 +51,9 @@ _FORM_HEADERS = {**_HEADERS, "Content-Security-Policy": _policy(_digest_of_style
 class Guard:
     """ASGI middleware: serves `app` to those who may watch, with headers that keep others out of the page.
 
-    The token comes as `Authorization: Bearer TOKEN`, or once as `?token=TOKEN` or from the form, which are answered with
-    a cookie for what follows. The cookie holds a digest, so that it outlives a restart with the same token without being
-    the token.
+    The token comes as `Authorization: Bearer TOKEN`, or once as `?token=TOKEN` or from the form, which are answered
+    with a cookie for what follows. The cookie holds a digest, so that it outlives a restart with the same token without
+    being the token.
     cookie: its name; cookies are shared by all ports of a host.
     """
 

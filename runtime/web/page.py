@@ -8,16 +8,13 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from threading import Event
 from time import monotonic
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from ..errors import DferError, ParameterError, require
 from ..predictions import Step
 from ..timing import StageTimes
 from .board import Board, SourceState
-
-if TYPE_CHECKING:
-    from .messages import ServedModel
+from .messages import ServedModel
 
 PORT = 8000
 """Where the page is served unless another port is named."""
@@ -79,7 +76,7 @@ class WebPage:
             Event().wait(3600)
 
     def close(self, reason: str = "") -> None:
-        """End the server, within two seconds; viewers are told how the sources ended, and the reason if there is one."""
+        """End the server, within two seconds; viewers are told how the sources ended, and the reason, if any."""
         self._server.close(reason)
 
     def __enter__(self) -> WebPage:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.cli.options import precision_option, provider_option
+from ...runtime.cli.options import precision_option, provider_option, version_option
 from ...runtime.errors import DferError, reports_errors
 from ...runtime.storage import atomic_write
 from ..data.choice import DataChoice, data_options
@@ -44,6 +44,7 @@ Examples:
 @click.option("--shuffle-frames", is_flag=True, help="Put each clip's frames in random order first.")
 @click.option("--json", "json_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write here.")
 @click.option("--plot", "plot_path", type=click.Path(path_type=Path, dir_okay=False), help="Confusion matrix (.png).")
+@version_option
 @reports_errors
 def main(
     model: Path,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...runtime.cli.options import version_option
 from ...runtime.errors import DferError, reports_errors
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
     show_default="one for each CPU core",
     help="Processes that cut faces.",
 )
+@version_option
 @reports_errors
 def main(videos: Path, out: Path, size: int, workers: int) -> None:
     """Cut the main face out of all clips in the folder VIDEOS and write it to OUT, aligned as dfer-run aligns it.

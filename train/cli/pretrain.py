@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ...runtime.cli.options import version_option
 from ...runtime.errors import DferError, reports_errors, require
 from ...runtime.labels import EXPRESSIONS
 
@@ -57,6 +58,7 @@ Examples:
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that draw faces.")
+@version_option
 @reports_errors
 def main(
     out: Path,

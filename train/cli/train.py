@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ...runtime.cli.options import version_option
 from ...runtime.errors import DferError, reports_errors, require
 from ..data.choice import DataChoice, data_options
 
@@ -77,6 +78,7 @@ class Numbers(click.ParamType[tuple[float, ...]]):
 @click.option("--tensorboard", type=click.Path(path_type=Path), help="Folder for TensorBoard's curves.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
 @click.option("--seed", default=0, show_default=True)
+@version_option
 @reports_errors
 def main(out: Path, choice: DataChoice, resume: bool, **options: Any) -> None:
     """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.
