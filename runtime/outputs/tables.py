@@ -218,8 +218,9 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
     """What the rows of a run that starts now depend on, for the first line of its JSONL.
 
     started: wall-clock time, ISO 8601 in UTC; media times of live sources count from about then.
-    bundle: sha256 of its manifest, which lists those of its files. model: its method. provider: what really ran the
-    encoder. precision: of its graph. versions: of the software. classes: names in the order of the probabilities.
+    bundle: sha256 of its manifest, which lists those of its files. bundle_name: of its folder. model: its method.
+    provider: what really ran the encoder. precision: of its graph. versions: of the software.
+    classes: names in the order of the probabilities.
     window_s: seconds behind each prediction. fps: frames sampled per second. sources: names without credentials.
     """
     import cv2
@@ -230,6 +231,7 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "bundle": bundle.digest,
+        "bundle_name": bundle.path.name,
         "model": bundle.manifest.method,
         "provider": recognizer.provider,
         "precision": recognizer.precision,

@@ -142,7 +142,7 @@ def file_sinks(
     files without rows go. Raises DferError, when writing, for a file that cannot be written (a full disk).
 
     rates: per source, in their order, the frames per second that it tells, for its video; None where it tells none.
-    header: what the first line of the JSONL says of the run, asked for when that is opened.
+    header: what the JSONL's first line and the plot say of the run, asked for when they are opened.
     drawing: draws the frames of the videos. script: what faces really show, for the plot.
     """
     sinks: list[Sink] = []
@@ -155,7 +155,7 @@ def file_sinks(
     if jsonl is not None:
         sinks.append(_Late(lambda: JsonlSink(jsonl, header()), watch))
     if plot is not None:
-        sinks.append(_Late(lambda: Timeline(plot, classes, script), watch))
+        sinks.append(_Late(lambda: Timeline(plot, classes, script, header()), watch))
     return sinks
 
 

@@ -304,7 +304,7 @@ def test_who_reads_the_rows_may_have_had_enough(face_video: Path) -> None:
     reading.stdout.close()
     assert reading.stderr.read() == b""
     reading.stderr.close()
-    reading.wait(timeout=30)
+    reading.wait(timeout=60)
 
 
 def test_the_number_of_a_camera_is_told_how_to_be_one() -> None:
@@ -355,7 +355,7 @@ def test_the_page_of_a_file_stays_until_ctrl_c(face_video: Path, tmp_path: Path)
     run.send_signal(signal.SIGINT)
     assert "faces" in run.stderr.read()  # the table
     run.stderr.close()
-    assert run.wait(timeout=20) == 0
+    assert run.wait(timeout=60) == 0
 
 
 def test_help_has_examples() -> None:
