@@ -44,11 +44,12 @@ def with_encoded_credentials(url: str) -> str:
 
 def why_closed(url: str) -> str:
     """Half a sentence about why a stream does not open, from asking its server once more, for some seconds at most."""
-    parts = urlsplit(with_encoded_credentials(url))
+    unknown = "check the address and that the stream is up"
     try:
+        parts = urlsplit(with_encoded_credentials(url))
         port = parts.port or _PORTS[parts.scheme.lower()]
     except (KeyError, ValueError):
-        return "check the address and that the stream is up"
+        return unknown
     host = parts.hostname or ""
     try:
         connection = socket.create_connection((host, port), _PATIENCE)
@@ -60,6 +61,8 @@ def why_closed(url: str) -> str:
         return f"{host} does not answer at port {port}"
     with connection:
         status = _ask(connection, parts.scheme.lower(), url)
+    if status is None:
+        return unknown
     if status == 401:
         if parts.username is None:
             return "it wants a user name and a password (401): put USER:PASSWORD@ before the host"
