@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..runtime.cli.options import version_option
 from ..runtime.errors import DferError, ParameterError, reports_errors, require
 from ..train.cli.options import MethodName
 from .engine import CHOICES
@@ -100,6 +101,7 @@ Examples:
     metavar="SM86,…",
     help="Build TensorRT-RTX engines for GPUs of these compute capabilities; needs no GPU.",
 )
+@version_option
 @reports_errors
 def main(
     checkpoint: Path,

@@ -79,10 +79,7 @@ class Recognizer:
         manifest = self.bundle.manifest
         window = manifest.seconds if window is None else window
         fps = manifest.fps if fps is None else fps
-        if not (0 < window <= 60 and 0 < fps <= 240 and window * fps >= 2):
-            raise ParameterError(
-                "window", f"{window:g} s at {fps:g} frames per second: it must hold at least two (and at most 60 s)"
-            )
+        check_sampling(window, fps)
         if precision not in ("auto", *manifest.precisions):
             held = ", ".join(manifest.precisions)
             raise ParameterError("precision", f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
@@ -341,6 +338,16 @@ class Recognizer:
         begun = perf_counter()
         self.encode(np.zeros((1, size, size, 3), np.uint8))
         return perf_counter() - begun
+
+
+def check_sampling(window: float | None, fps: float | None) -> None:
+    """Raise ParameterError for seconds and frames per second that no window can have; None is not looked at."""
+    if window is not None and not 0 < window <= 60:
+        raise ParameterError("window", f"{window:g} s must lie between 0 and 60 seconds")
+    if fps is not None and not 0 < fps <= 240:
+        raise ParameterError("fps", f"{fps:g} must lie between 0 and 240 frames per second")
+    if window is not None and fps is not None and window * fps < 2:
+        raise ParameterError("window", f"{window:g} s at {fps:g} frames per second: it must hold at least two")
 
 
 class Session:

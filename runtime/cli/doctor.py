@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import reports_errors
+from .options import version_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,6 +36,7 @@ _MARKS = {"works": ("✓", "green"), "fact": ("·", ""), "absent": ("–", "dim"
     help="Model to check; default: $DFER_BUNDLE, else the demo bundle.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@version_option
 @reports_errors
 def main(bundle: Path | None, as_json: bool) -> None:
     """Look at this machine: providers, GPU, OpenCV, cameras, the bundle, and what would make it faster."""

@@ -35,6 +35,8 @@ def provider_option(default: str = "auto", text: str = "Where to run; auto: what
     return click.option("--provider", type=Provider(), default=default, show_default=True, help=text)
 
 
+version_option = click.version_option(package_name="dfer-edge", message="%(prog)s %(version)s")
+
 bundle_option = click.option(
     "--bundle",
     type=click.Path(path_type=Path),

@@ -10,7 +10,7 @@ import click
 
 from ..errors import DferError, reports_errors
 from ..storage import atomic_write
-from .options import bundle_option, precision_option, provider_option, threads_option
+from .options import bundle_option, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,7 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options, 3 --c
 @click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write the report with every sample.")
 @click.option("--html", "html_path", type=click.Path(path_type=Path), help="Write the report as a page to look at.")
 @click.option("--compare", "old_path", type=click.Path(path_type=Path), help="A --json report from before.")
+@version_option
 @reports_errors
 def main(
     source: str | None,

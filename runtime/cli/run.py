@@ -6,12 +6,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from ..errors import DferError, reports_errors
-from .options import bundle_option, precision_option, provider_option, threads_option
+from .options import bundle_option, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +37,7 @@ Examples:
   dfer-run clip.mp4 --boxes boxes.csv                  # faces where you say: frame,x,y,w,h[,track]
   dfer-run ceiling.mp4 --rotate auto --unsure 0.5      # a camera hung upside down; say so when not sure
   dfer-run clip.mp4 --quiet --json | jq .faces
+  dfer-run clip.mp4 --csv - | grep surprise
 
 \b
 Exit status: 0 done (also when ended by Ctrl-C or a signal to terminate), 1 an input or output cannot be used,
@@ -61,8 +62,8 @@ _PATH = click.Path(path_type=Path)
 @click.option("--camera", "cameras", type=click.IntRange(min=0), multiple=True, metavar="N", help="Read camera N.")
 @click.option("--demo", is_flag=True, help="Make a clip of drawn faces and read that.")
 @bundle_option
-@click.option("--csv", type=_PATH, help="Write predictions as CSV.")
-@click.option("--jsonl", type=_PATH, help="Write predictions as JSON lines, after one about the run.")
+@click.option("--csv", type=_PATH, help="Write predictions as CSV; - for standard output.")
+@click.option("--jsonl", type=_PATH, help="Write predictions as JSON lines, after one about the run; - as above.")
 @click.option(
     "--save-video", "video", type=_PATH, help="Write the annotated video (MP4); of several sources OUT-1.mp4, …"
 )
@@ -79,6 +80,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--token", envvar="DFER_TOKEN", help="What viewers of that page must know; better in $DFER_TOKEN.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
+@click.option("--verbose", is_flag=True, help="Print how long each stage took, too.")
 @click.option(
     "--window", type=float, help="Seconds of video behind each prediction; default: as the model was trained."
 )
@@ -146,6 +148,7 @@ _PATH = click.Path(path_type=Path)
 @provider_option()
 @precision_option
 @threads_option
+@version_option
 @reports_errors
 def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **options: Any) -> None:
     """Read facial expressions from SOURCES: video files, folders of images, images, patterns of either, or URLs.
@@ -157,16 +160,29 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
         sources, web = (web, *sources), str(WEB_PORT)
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
-    quiet, as_json = options.pop("quiet"), options.pop("as_json")
+    for source in sources:
+        if source.isdecimal() and not Path(source).exists():
+            raise click.UsageError(f"{source}: no such file; for the camera of that number: --camera {source}")
+    talk = Talk(options.pop("quiet"), options.pop("verbose"), options.pop("as_json"))
+    if talk.as_json and "-" in (str(options["csv"]), str(options["jsonl"])):
+        raise click.UsageError("--json goes to standard output, and so do rows with -; name a file for one of them")
     options["web"] = None if web is None else int(web)
     try:
-        failed = _run((*sources, *cameras), demo, quiet, as_json, options)
+        failed = _run((*sources, *cameras), demo, talk, options)
     except KeyboardInterrupt:  # before the first frame: there is nothing to tell
         failed = False
     sys.exit(3 if failed else 0)
 
 
-def _run(specs: tuple[SourceSpec, ...], demo: bool, quiet: bool, as_json: bool, options: dict[str, Any]) -> bool:
+class Talk(NamedTuple):
+    """How much is printed, and whether the summary goes to standard output as JSON."""
+
+    quiet: bool
+    verbose: bool
+    as_json: bool
+
+
+def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[str, Any]) -> bool:
     """Read and report; whether some source failed on the way."""
     from rich.console import Console
     from rich.markup import escape
@@ -174,7 +190,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, quiet: bool, as_json: bool, 
     from .runner import RunOptions, run
 
     console = Console(stderr=True, highlight=False)
-    told = Console(stderr=True, highlight=False, quiet=quiet)
+    told = Console(stderr=True, highlight=False, quiet=talk.quiet)
     if options["bundle"] is None and (named := os.environ.get("DFER_BUNDLE")):
         options["bundle"] = Path(named)
         told.print(f"bundle {named}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
@@ -189,17 +205,17 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, quiet: bool, as_json: bool, 
         tell=lambda message: told.print(message, soft_wrap=True, markup=False),
         console=told,
     )
-    _report(told, result, kept.predictions)
+    _report(told, result, kept.predictions, talk.verbose)
     for name, reason in result.failures.items():
         console.print(f"error: {name}: {reason}", soft_wrap=True, markup=False)
-    if as_json:
+    if talk.as_json:
         found = {**result.summary.to_json(), "failed": dict(result.failures)}
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
     return bool(result.failures)
 
 
-def _report(console: Console, result: RunResult, kept: list[Prediction]) -> None:
-    """Print what was found, how long it took, and which files there are now."""
+def _report(console: Console, result: RunResult, kept: list[Prediction], verbose: bool) -> None:
+    """Print what was found, if `verbose` how long it took, and which files there are now."""
     from ..outputs.summary import predictions_table, stages_table
 
     summary = result.summary
@@ -207,7 +223,7 @@ def _report(console: Console, result: RunResult, kept: list[Prediction]) -> None
         console.print("stopped")
     if kept:
         console.print(predictions_table(kept, every=1.0))
-    console.print(summary.table() if summary.predictions else "no face was found")
+    console.print(summary.table() if summary.predictions else result.absence, soft_wrap=True)
     if summary.poor:
         console.print(
             f"{summary.poor} of {summary.predictions} predictions are from faces too small or blurred to trust"
@@ -216,7 +232,8 @@ def _report(console: Console, result: RunResult, kept: list[Prediction]) -> None
         console.print(
             f"{summary.profile_samples} samples show a face from the side, which cannot be read, and have no row"
         )
-    console.print(stages_table(result.timing))
+    if verbose:
+        console.print(stages_table(result.timing))
     for name, count in result.dropped.items():
         console.print(f"{name}: {count} frames came too soon and were dropped", markup=False)
     if result.skipped_share:

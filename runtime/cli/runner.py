@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING, Literal
 
 from ..errors import ParameterError
 from ..machine import default_threads
+from ..outputs.absence import Absence
 from ..outputs.summary import Summary
 from ..outputs.tables import run_header
 from ..outputs.timeline import Script
 from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
-from ..recognizer import Recognizer
-from ..sources import IMAGE_RATE, RotatedSource, SourceReader, SourceReaders, SourceSpec, Turn, expand, open_sources
+from ..pipeline.class_map import ClassMap
+from ..pipeline.smoothing import check_smoothing
+from ..recognizer import Recognizer, check_sampling
+from ..sources import IMAGE_RATE, RotatedSource, SourceReaders, SourceSpec, Turn, expand, open_sources, tell_apart
+from .progress import ProgressBars
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..predictions import Step
     from ..timing import StageTimes
 
 Report = Callable[[str], object]
@@ -36,10 +39,12 @@ class RunOptions:
     bundle, provider, precision, threads, window, fps, max_faces, min_face, detect_every, smooth, classes,
     neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
     rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
-    csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered.
+    csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered. Rows can go to
+    standard output, "-".
     script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
-    show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page.
+    show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
+    which stays until Ctrl-C where files were read.
     realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
     """
 
@@ -81,7 +86,7 @@ class RunResult:
     summary: per face. files: what was written, with what a person should know of it. timing: per stage.
     failures: of several sources, those that failed on the way, and why. dropped: frames of sources that came too soon.
     skipped_share: of the samples of live faces, those left out for lack of time, 0..1.
-    stopped: whether Ctrl-C, or closing the window, ended it.
+    stopped: whether Ctrl-C, or closing the window, ended it. absence: where no face was read, a sentence that says why.
     """
 
     summary: Summary
@@ -91,6 +96,7 @@ class RunResult:
     dropped: Mapping[str, int] = field(default_factory=dict)
     skipped_share: float = 0.0
     stopped: bool = False
+    absence: str = ""
 
 
 def run(
@@ -114,6 +120,7 @@ def run(
         raise ParameterError("sources", "name at least one")
     paths = OutputPaths(options.csv, options.jsonl, options.video, options.plot)
     paths.check([None if isinstance(spec, int) else Path(spec) for spec in specs])
+    _check(options)
     with ExitStack() as stack:
         opened = open_sources(
             specs,
@@ -127,6 +134,12 @@ def run(
             stack.callback(source.close)
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
+        tell_apart(opened)
+        boxes = None
+        if options.boxes is not None:
+            from ..faces.boxes import read_boxes
+
+            boxes = read_boxes(options.boxes, [source.name for source in opened])
         live = sum(source.live or options.realtime for source in opened)
         recognizer = stack.enter_context(_open_recognizer(options, live, warn))
         tell(f"{_origin(options.bundle)}; provider: {recognizer.provider}; precision: {recognizer.precision}")
@@ -134,17 +147,20 @@ def run(
             tell(f"live labels are smoothed over {recognizer.smoothing(live=True):g} s (--smooth 0 for none)")
         page = None
         if options.web is not None:
-            from ..web import WebPage
+            from ..web import ServedModel, WebPage
 
-            page = stack.enter_context(WebPage(recognizer.classes, options.web, options.host, options.token))
+            model = ServedModel(
+                name=recognizer.bundle.path.name,
+                method=recognizer.bundle.manifest.method,
+                provider=recognizer.provider,
+                precision=recognizer.precision,
+                window=recognizer.window,
+                demo=options.bundle is None,
+            )
+            page = stack.enter_context(WebPage(recognizer.classes, options.web, options.host, options.token, model))
             tell(f"live page: {page.url}")
         readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime))
         names = [reader.name for reader in readers.readers]
-        boxes = None
-        if options.boxes is not None:
-            from ..faces.boxes import read_boxes
-
-            boxes = read_boxes(options.boxes, names)
         watch = recognizer.stopwatch
         drawing = Drawing(watch)
         window = None
@@ -156,7 +172,8 @@ def run(
         rates = {reader.name: reader.rate for reader in readers.readers}
         header = partial(run_header, recognizer, names)
         files = file_sinks(paths, recognizer.classes, rates, watch, header, drawing, options.script)
-        every = [*files, summary, *sinks]
+        absence = Absence(options.min_face)
+        every = [*files, summary, absence, *sinks]
         if window is not None:
             every.append(window)
         if page is not None:
@@ -173,6 +190,10 @@ def run(
                         break
             except KeyboardInterrupt:
                 stopped = True
+        if page is not None and not stopped and not all(source.live for source in opened):
+            tell(f"all is read; {page.url} stays until Ctrl-C")
+            with suppress(KeyboardInterrupt):
+                page.wait()
     return RunResult(
         summary=summary,
         files=paths.describe(len(specs)),
@@ -181,7 +202,24 @@ def run(
         dropped={one.name: one.dropped for one in readers.readers if one.dropped},
         skipped_share=recognizer.scheduler.skipped_share,
         stopped=stopped,
+        absence="" if summary.predictions else absence.reason,
     )
+
+
+def _check(options: RunOptions) -> None:
+    """Raise DferError for settings that cannot work, as far as that can be known before a source or model is open."""
+    check_sampling(options.window, options.fps)
+    check_smoothing(options.smooth, options.unsure, options.neutral_prior)
+    if isinstance(options.classes, Path):
+        ClassMap.read_names(options.classes)
+    if options.show:
+        from ..outputs.window import Window
+
+        Window.check()
+    if options.web is not None:
+        from ..web import WebPage
+
+        WebPage.check(options.web, options.host, options.token)
 
 
 def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer:
@@ -199,6 +237,7 @@ def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer
         smooth=options.smooth,
         classes=options.classes,
         neutral_prior=options.neutral_prior,
+        unsure=options.unsure,
         warn=warn,
     )
 
@@ -217,38 +256,3 @@ def _origin(bundle: Path | None) -> str:
     if bundle is not None:
         return f"model: bundle {bundle}"
     return "model: the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"
-
-
-class ProgressBars:
-    """A bar per source with what is seen in it now. Use as a context manager."""
-
-    def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        note = TextColumn("{task.fields[now]}", markup=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-        self._progress = Progress(*columns, TimeRemainingColumn(), note, console=console)
-        self._readers = {reader.name: reader for reader in readers}
-        self._tasks = {
-            name: self._progress.add_task(f"reading {name.rsplit('/', 1)[-1]}", total=reader.count, now="")
-            for name, reader in self._readers.items()
-        }
-
-    def write(self, step: Step) -> None:
-        if step.predictions:
-            state = self._readers[step.source].state
-            now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
-            self._progress.update(self._tasks[step.source], now=now if state == "running" else f"[{state}]  {now}")
-        self._progress.advance(self._tasks[step.source])
-
-    def close(self) -> None:
-        """The bars end with their context."""
-
-    discard = close
-
-    def __enter__(self) -> ProgressBars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()

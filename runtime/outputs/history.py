@@ -102,13 +102,17 @@ class History:
             self._series[key] = ProbabilitySeries(len(self.classes))
         self._series[key].add(prediction.time, prediction.probabilities)
 
-    def longest(self) -> list[tuple[str, ProbabilitySeries]]:
-        """The `MOST_FACES` with most predictions, named, by source and number."""
+    def longest(self) -> list[tuple[tuple[str, int], str, ProbabilitySeries]]:
+        """The `MOST_FACES` with most predictions, by source and number: those, a name of the face, its course."""
         brief_last = sorted(self._series, key=lambda key: self._series[key].predictions, reverse=True)
         order = {source: place for place, source in enumerate(self._latest)}
         chosen = sorted(brief_last[:MOST_FACES], key=lambda key: (order[key[0]], key[1]))
         return [
-            (f"face {track}" if len(order) == 1 else f"{source} · face {track}", self._series[source, track])
+            (
+                (source, track),
+                f"face {track}" if len(order) == 1 else f"{source} · face {track}",
+                self._series[source, track],
+            )
             for source, track in chosen
         ]
 

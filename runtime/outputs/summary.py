@@ -124,16 +124,18 @@ class Summary:
     def table(self) -> Table:
         """A row per face, for the 20 that were read most: when, in how many predictions of what mean confidence, and
         which expressions, how long."""
+        from rich import box
         from rich.table import Table
 
         many = len({source for source, _ in self.tracks}) > 1
         most = sorted(self.tracks, key=lambda key: self.tracks[key].predictions, reverse=True)[:_MOST_ROWS]
         left_out = len(self.tracks) - len(most) + self.forgotten
-        table = Table(title="faces", caption=f"and {left_out} faces seen more briefly" if left_out else None)
+        caption = f"and {left_out} faces seen more briefly" if left_out else None
+        table = Table(title="faces", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
         if many:
-            table.add_column("source")
+            table.add_column("source", overflow="fold", max_width=18)
         for heading in ("face", "seen (s)", "n", "mean"):
-            table.add_column(heading, justify="right", no_wrap=True)
+            table.add_column(heading, justify="right", no_wrap=True, overflow="fold")
         table.add_column("expressions, share of time", ratio=3)
         table.add_column("changes", ratio=2)
         for (source, number), track in self._sorted(most):
@@ -199,13 +201,15 @@ def predictions_table(predictions: list[Prediction], every: float) -> Table:
 
 def stages_table(rows: Iterable[StageTimes]) -> Table:
     """A row per stage: how often it ran and how long it took."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="latency per stage (ms)")
+    table = Table(title="latency per stage (ms)", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("stage")
     for heading in ("n", "mean", "p50", "p90", "p95", "p99", "max"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         figures = (row.mean, row.p50, row.p90, row.p95, row.p99, row.max)
-        table.add_row(row.stage, str(row.n), *(f"{figure:.2f}" for figure in figures))
+        told = (f"{figure:.2f}" if figure < 100 else f"{figure:.0f}" for figure in figures)
+        table.add_row(row.stage, str(row.n), *told)
     return table

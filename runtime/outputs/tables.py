@@ -7,12 +7,13 @@ import importlib.util
 import io
 import json
 import platform
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import DferError
 from ..labels import COLUMNS
@@ -27,16 +28,21 @@ JSONL_SCHEMA = 2
 """Goes up when a field of the JSONL changes its name or meaning; new fields do not count."""
 
 
+STDOUT = Path("-")
+"""Names standard output in place of a file."""
+
+
 class Lines:
     """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
 
+    path: of the file, or `STDOUT`.
     Raises DferError, naming the file, when a line cannot be written (a full disk); what was written before stays, and
     a line of which only a part found room is taken back.
     """
 
     def __init__(self, path: Path, head: str) -> None:
         self._path, self._size, self._head = path, 0, 0
-        self._file = path.open("wb", buffering=0)
+        self._file: IO[bytes] = sys.stdout.buffer if path == STDOUT else path.open("wb", buffering=0)
         try:
             self.append(head)
         except BaseException:
@@ -51,6 +57,9 @@ class Lines:
         try:
             while left:
                 left = left[self._file.write(left) :]
+            self._file.flush()
+        except BrokenPipeError:
+            raise  # who reads has had enough
         except OSError as error:
             with suppress(OSError):  # a pipe or device has no length
                 self._file.truncate(self._size)
@@ -58,12 +67,13 @@ class Lines:
         self._size = whole
 
     def close(self) -> None:
-        self._file.close()
+        if self._path != STDOUT:
+            self._file.close()
 
     def discard(self) -> None:
         """Close; a plain file goes unless something follows its head."""
-        self._file.close()
-        if self._size == self._head and self._path.is_file():
+        self.close()
+        if self._path != STDOUT and self._size == self._head and self._path.is_file():
             self._path.unlink()
 
 
@@ -76,6 +86,30 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     return (*COLUMNS[0], *classes, *COLUMNS[1])
 
 
+def csv_head(classes: tuple[str, ...]) -> str:
+    """The CSV's first line."""
+    return _csv_line(columns(classes))
+
+
+def csv_row(prediction: Prediction) -> str:
+    """A prediction's line of the CSV."""
+    return _csv_line(
+        [
+            prediction.source,
+            prediction.frame,
+            f"{prediction.time:.4f}",
+            prediction.track_id,
+            *(f"{value:.1f}" for value in prediction.box),
+            prediction.label,
+            f"{prediction.confidence:.4f}",
+            f"{prediction.entropy:.4f}",
+            *(f"{value:.4f}" for value in prediction.probabilities),
+            prediction.state,
+            "" if prediction.quality is None else f"{prediction.quality:.2f}",
+        ]
+    )
+
+
 class CsvSink:
     """One line per prediction of any source.
 
@@ -83,24 +117,11 @@ class CsvSink:
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._lines = Lines(path, _csv_line(columns(classes)))
+        self._lines = Lines(path, csv_head(classes))
 
     def write(self, step: Step) -> None:
         for prediction in step.predictions:
-            fields = [
-                prediction.source,
-                prediction.frame,
-                f"{prediction.time:.4f}",
-                prediction.track_id,
-                *(f"{value:.1f}" for value in prediction.box),
-                prediction.label,
-                f"{prediction.confidence:.4f}",
-                f"{prediction.entropy:.4f}",
-                *(f"{value:.4f}" for value in prediction.probabilities),
-                prediction.state,
-                "" if prediction.quality is None else f"{prediction.quality:.2f}",
-            ]
-            self._lines.append(_csv_line(fields))
+            self._lines.append(csv_row(prediction))
 
     def close(self) -> None:
         self._lines.close()
@@ -197,8 +218,9 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
     """What the rows of a run that starts now depend on, for the first line of its JSONL.
 
     started: wall-clock time, ISO 8601 in UTC; media times of live sources count from about then.
-    bundle: sha256 of its manifest, which lists those of its files. model: its method. provider: what really ran the
-    encoder. precision: of its graph. versions: of the software. classes: names in the order of the probabilities.
+    bundle: sha256 of its manifest, which lists those of its files. bundle_name: of its folder. model: its method.
+    provider: what really ran the encoder. precision: of its graph. versions: of the software.
+    classes: names in the order of the probabilities.
     window_s: seconds behind each prediction. fps: frames sampled per second. sources: names without credentials.
     """
     import cv2
@@ -209,6 +231,7 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "bundle": bundle.digest,
+        "bundle_name": bundle.path.name,
         "model": bundle.manifest.method,
         "provider": recognizer.provider,
         "precision": recognizer.precision,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..predictions import Step
 from ..storage import atomic_write
 from .history import History, ProbabilitySeries
 from .palette import hex_of
+from .summary import Summary
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".html")
 
@@ -23,14 +25,21 @@ _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 class Timeline:
     """Collects predictions and draws them, at most the 20 faces seen longest, each with at most 600 points.
 
-    script: what faces really show, drawn below what was read (not in .html). As a sink: `write` each step, `close` to
-    draw `path`: .png, .svg, .pdf, or .html, a page that stands alone and tells what is under the pointer.
+    script: what faces really show, drawn below what was read (not in .html). header: what `tables.run_header` says of
+    the run, for .html. As a sink: `write` each step, `close` to draw `path`: .png, .svg, .pdf, or .html, a page that
+    stands alone, says what was read with which model, sums it up, and tells what is under the pointer.
     """
 
-    def __init__(self, path: Path, classes: tuple[str, ...], script: Script = ()) -> None:
+    def __init__(
+        self, path: Path, classes: tuple[str, ...], script: Script = (), header: Mapping[str, Any] | None = None
+    ) -> None:
         self._path, self._history, self._script = path, History(classes), script
+        self._header = dict(header or {})
+        step = 1 / self._header.get("fps", 8.0)
+        self._summary = Summary(step, gap=max(1.0, 2.25 * step))
 
     def write(self, step: Step) -> None:
+        self._summary.write(step)
         for prediction in step.predictions:
             self._history.add(prediction)
 
@@ -38,7 +47,7 @@ class Timeline:
         """Draw, completely or not at all; raises DferError when the file cannot be written."""
         with atomic_write(self._path) as aside:
             if self._path.suffix.lower() == ".html":
-                draw_page(self._history, aside)
+                draw_page(self._history, self._summary, self._header, aside)
             else:
                 draw_plot(self._history, aside, self._script)
 
@@ -57,7 +66,7 @@ def draw_plot(history: History, path: Path, script: Script = ()) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(max(1, len(faces)), 1, sharex=True, squeeze=False)[:, 0]
     colours = [hex_of(name) for name in history.classes]
-    for axis, (name, series) in zip(axes, faces, strict=False):
+    for axis, (_, name, series) in zip(axes, faces, strict=False):
         for times, shares in series.stretches():
             axis.stackplot(times, shares.T, colors=colours, linewidth=0)
         axis.set(ylim=(0, 1), yticks=[0, 0.5, 1])
@@ -88,16 +97,30 @@ def draw_plot(history: History, path: Path, script: Script = ()) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_page(history: History, path: Path) -> None:
-    """The same as a page with a cursor and a zoom; it loads nothing."""
+def draw_page(history: History, summary: Summary, header: Mapping[str, Any], path: Path) -> None:
+    """The same as a page with what was read by which model, a cursor and a zoom; it loads nothing."""
+    keys = "bundle_name", "model", "provider", "precision", "window_s", "started", "sources"
     content = {
         "classes": [{"name": name, "colour": hex_of(name)} for name in history.classes],
-        "faces": [{"name": name, "parts": _parts(series)} for name, series in history.longest()],
+        "faces": [
+            {"name": name, "summary": _in_words(summary, key), "parts": _parts(series)}
+            for key, name, series in history.longest()
+        ],
         "left_out": history.left_out,
+        "run": {key: header[key] for key in keys if key in header},
     }
     # "<" would let a name end the script.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     path.write_text(_TEMPLATE.read_text(encoding="utf-8").replace('"DATA"', data), encoding="utf-8")
+
+
+def _in_words(summary: Summary, key: tuple[str, int]) -> str:
+    """When a face was seen, and its expressions by their share of the time."""
+    track = summary.tracks.get(key)
+    if track is None:  # one of so many that it was forgotten
+        return ""
+    shares = ", ".join(f"{label} {share:.0%}" for label, share in track.shares() if share >= 0.005)
+    return f"{track.first:.1f} to {track.last:.1f} s, {track.predictions} predictions: {shares}"
 
 
 def _parts(series: ProbabilitySeries) -> list[list[list[float]]]:

@@ -31,7 +31,7 @@ class Window:
     """
 
     def __init__(self, sources: list[str], drawing: Drawing) -> None:
-        _check()
+        self.check()
         self._drawing = drawing
         columns = math.ceil(math.sqrt(len(sources)))
         rows = math.ceil(len(sources) / columns)
@@ -45,6 +45,11 @@ class Window:
             cv2.resizeWindow(_NAME, *_SIZE)
         except cv2.error as error:
             raise ParameterError("show", f"no window opens here ({_first_line(error)}); use the web page") from error
+
+    @staticmethod
+    def check() -> None:
+        """Raise ParameterError where there can be no window, before anything else is done."""
+        _check()
 
     def write(self, step: Step) -> None:
         """Show a step, annotated."""

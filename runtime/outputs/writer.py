@@ -16,7 +16,7 @@ from ..errors import DferError, ParameterError
 from ..predictions import Step
 from ..timing import Stopwatch
 from .overlay import annotate
-from .tables import CsvSink, JsonlSink
+from .tables import STDOUT, CsvSink, JsonlSink
 from .timeline import PLOT_SUFFIXES, Script, Timeline
 from .video import VideoSink, codec_here
 
@@ -25,7 +25,7 @@ _RATE = 25.0  # frames per second of the video of a source that does not tell
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """Where results shall go; None for what is not wanted."""
+    """Where results shall go; None for what is not wanted. csv, jsonl: "-" for standard output."""
 
     csv: Path | None = None
     jsonl: Path | None = None
@@ -51,11 +51,13 @@ class OutputPaths:
 
     def describe(self, sources: int = 1) -> list[str]:
         """Those of the files that there are, with what a person should know of a video: its codec."""
-        videos = self.videos(sources)
+        videos, codec = self.videos(sources), codec_here() if self.video else ""
+        if codec == "MPEG-4":
+            codec += ", which browsers do not play; for H.264 install ffmpeg, or run: pip install 'dfer-edge[video]'"
         return [
-            f"{path} ({codec_here()})" if path in videos else str(path)
+            f"{path} ({codec})" if path in videos else str(path)
             for path in self.wanted(sources)
-            if path.exists()
+            if path != STDOUT and path.exists()
         ]
 
     def check(self, sources: Iterable[Path | None]) -> None:
@@ -67,6 +69,11 @@ class OutputPaths:
         taken = {path.resolve() for path in inputs if path is not None}
         seen: set[Path] = set()
         for path in self.wanted(len(inputs)):
+            if path in (self.csv, self.jsonl) and path == STDOUT:
+                if path in seen:
+                    raise DferError("two outputs go to standard output")
+                seen.add(path)
+                continue
             if not path.parent.is_dir():
                 raise DferError(f"{path}: folder {path.parent} does not exist")
             if path.is_dir():
@@ -135,7 +142,7 @@ def file_sinks(
     files without rows go. Raises DferError, when writing, for a file that cannot be written (a full disk).
 
     rates: per source, in their order, the frames per second that it tells, for its video; None where it tells none.
-    header: what the first line of the JSONL says of the run, asked for when that is opened.
+    header: what the JSONL's first line and the plot say of the run, asked for when they are opened.
     drawing: draws the frames of the videos. script: what faces really show, for the plot.
     """
     sinks: list[Sink] = []
@@ -148,7 +155,7 @@ def file_sinks(
     if jsonl is not None:
         sinks.append(_Late(lambda: JsonlSink(jsonl, header()), watch))
     if plot is not None:
-        sinks.append(_Late(lambda: Timeline(plot, classes, script), watch))
+        sinks.append(_Late(lambda: Timeline(plot, classes, script, header()), watch))
     return sinks
 
 

@@ -54,20 +54,26 @@ class ClassMap:
 
         Raises ParameterError for a file that is no such object, and as `of` does.
         """
+        names = cls.read_names(path)
+        try:
+            return cls.of(names, classes)
+        except ParameterError as error:
+            raise ParameterError("classes", f"{path}: {error.problem}") from error
+
+    @staticmethod
+    def read_names(path: Path) -> dict[str, Any]:
+        """The object in the file, for a model that is not known yet. Raises ParameterError for anything else."""
         try:
             pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or f"not JSON ({error})"
             raise ParameterError("classes", f"{path}: {reason}") from error
         if not isinstance(pairs, _Pairs):
-            raise ParameterError("classes", f'{path}: must hold an object such as {{"{classes[0]}": "my name"}}')
+            raise ParameterError("classes", f'{path}: must hold an object such as {{"happiness": "my name"}}')
         names = dict(pairs)
         if len(names) < len(pairs):
             raise ParameterError("classes", f"{path}: names a class twice")
-        try:
-            return cls.of(names, classes)
-        except ParameterError as error:
-            raise ParameterError("classes", f"{path}: {error.problem}") from error
+        return names
 
     def apply(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
         """[C] → [K]: probabilities of classes with one name are added, and the sum is 1 again.

@@ -51,10 +51,7 @@ class Smoother:
         names: ClassMap | None = None,
         unsure: float = 0.0,
     ) -> None:
-        if not 0 <= seconds <= 60:
-            raise ParameterError("smooth", f"{seconds:g} s must lie between 0 and 60 seconds")
-        if not 0 <= unsure <= 1:
-            raise ParameterError("unsure", f"{unsure:g} must lie between 0 and 1")
+        check_smoothing(seconds, unsure, neutral_prior)
         self._seconds, self.gap, self._names, self._unsure = seconds, gap, names, unsure
         self._prior = None if neutral_prior is None else _neutral_prior(neutral_prior, classes)
         self.model_classes = classes
@@ -114,6 +111,16 @@ class _Memory:
     since: float = 0.0
 
 
+def check_smoothing(seconds: float | None, unsure: float | None, neutral_prior: float | None) -> None:
+    """Raise ParameterError for settings that are impossible whatever the model; None is not looked at."""
+    if seconds is not None and not 0 <= seconds <= 60:
+        raise ParameterError("smooth", f"{seconds:g} s must lie between 0 and 60 seconds")
+    if unsure is not None and not 0 <= unsure <= 1:
+        raise ParameterError("unsure", f"{unsure:g} must lie between 0 and 1")
+    if neutral_prior is not None and not 0 < neutral_prior < 1:
+        raise ParameterError("neutral_prior", f"{neutral_prior:g} must lie between 0 and 1, both excluded")
+
+
 def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probabilities [C] of a model trained on classes of frequencies `trained` [C], as if all were equally frequent.
 
@@ -126,8 +133,6 @@ def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float6
 
 def _neutral_prior(share: float, classes: tuple[str, ...]) -> NDArray[np.float64]:
     """`share` for "neutral", the rest split evenly among the others."""
-    if not 0 < share < 1:
-        raise ParameterError("neutral_prior", f"{share:g} must lie between 0 and 1, both excluded")
     if "neutral" not in classes or len(classes) < 2:
         raise ParameterError("neutral_prior", f'the model has no class "neutral"; it has {", ".join(classes)}')
     others = (1 - share) / (len(classes) - 1)

@@ -8,12 +8,13 @@ times: a file's presentation time stamps, counted from its first frame; for live
             for reader, frame in batch: ...
 """
 
+from .addresses import without_credentials
 from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order
 from .images import ImageFolder
 from .live import LiveSource
-from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources, without_credentials
-from .readers import SourceReader, SourceReaders, State
+from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources
+from .readers import SourceReader, SourceReaders, State, tell_apart
 from .rotation import RotatedSource, Turn
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "natural_order",
     "open_source",
     "open_sources",
+    "tell_apart",
     "without_credentials",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..errors import DferError
+from .addresses import why_closed, with_encoded_credentials, without_credentials
 from .captures import Capture, open_camera, open_file, open_pipeline, open_stream, within
 from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, Source, Warn, natural_order
@@ -63,8 +64,11 @@ def open_source(
         capture = _in_time(connect, f"{text} does not open; is the camera connected, and nvargus-daemon running?")
         return LiveSource(capture, connect, text, warn, reconnect_tries)
     if "://" in text:
-        name, connect = without_credentials(text), partial(open_stream, text)
-        capture = _in_time(connect, f"{name} does not open; check the address and that the stream is up")
+        name, connect = without_credentials(text), partial(open_stream, with_encoded_credentials(text))
+        try:
+            capture = _in_time(connect, name)
+        except DferError as error:
+            raise DferError(f"{name} does not open; {why_closed(text)}") from error
         if capture.count and text.lower().startswith(("http://", "https://", "file://")):
             return VideoFile(capture, name, warn)
         return LiveSource(capture, connect, name, warn, reconnect_tries)
@@ -123,15 +127,6 @@ def open_sources(
             source.close()
         raise
     return opened
-
-
-def without_credentials(url: str) -> str:
-    """The URL without user name, password, query and fragment, any of which may be a secret.
-
-    Cut by hand: passwords are often not percent-encoded, and a "/" or "#" in one misleads URL parsers.
-    """
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://" + re.split(r"[?#]", rest.rpartition("@")[2])[0]
 
 
 def _in_time(connect: partial[Capture | None], failure: str) -> Capture:

@@ -113,7 +113,7 @@ class SourceReaders:
     """
 
     def __init__(self, sources: Sequence[Source], *, realtime: bool = False) -> None:
-        _tell_apart(sources)
+        tell_apart(sources)
         lock = threading.Lock()  # one for all; each reader has a condition of its own to sleep through others' affairs
         self._ready = threading.Condition(lock)
         self._closing = False
@@ -173,7 +173,8 @@ class SourceReaders:
         self.close()
 
 
-def _tell_apart(sources: Sequence[Source]) -> None:
+def tell_apart(sources: Sequence[Source]) -> None:
+    """Give the later of sources with one name a number; names that are all different stay."""
     taken = {source.name for source in sources}
     seen: set[str] = set()
     for source in sources:

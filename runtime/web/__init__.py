@@ -1,5 +1,6 @@
 """The live web page: pictures, expressions and figures of a running recognition, in a browser."""
 
+from .messages import ServedModel
 from .page import WebPage
 
-__all__ = ["WebPage"]
+__all__ = ["ServedModel", "WebPage"]

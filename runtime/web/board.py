@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from ..outputs.tables import csv_row
 from ..predictions import Prediction, Step
 from ..timing import StageTimes
 
 SPAN = 30.0
 """Seconds of media time that the charts show; a viewer who comes later sees them too."""
+
+MOST_ROWS = 50_000
+"""Rows that can be downloaded, the newest; of one face 1.7 hours at 8 a second, in about 10 MB."""
 
 _MOST_POINTS = 6000  # per source, however many faces and samples there are in SPAN
 
@@ -50,7 +54,7 @@ class _Shown:
 
 
 class Board:
-    """Per source the newest step and the predictions of the last `SPAN` seconds; the states; the stages' times.
+    """Per source the newest step and the predictions of the last `SPAN` seconds; the states; the stages' times; rows.
 
     For two threads: one that puts and one that looks.
     """
@@ -60,6 +64,7 @@ class Board:
         self._shown: dict[str, _Shown] = {}
         self._states: Sequence[SourceState] = ()
         self._count = 0  # of predictions, which numbers them
+        self._rows: deque[str] = deque(maxlen=MOST_ROWS)
         self.stages: Sequence[StageTimes] = ()
 
     def put(self, step: Step, states: Sequence[SourceState]) -> None:
@@ -73,6 +78,7 @@ class Board:
             for prediction in step.predictions:
                 self._count += 1
                 shown.points.append((self._count, prediction))
+                self._rows.append(csv_row(prediction))
             while shown.points and shown.points[0][1].time < step.frame.time - SPAN:
                 shown.points.popleft()
 
@@ -86,6 +92,11 @@ class Board:
                 told = ("running", 0, None) if state is None else (state.state, state.dropped, state.error)
                 snapshots.append(SourceSnapshot(name, *told, shown.frames, shown.step))
             return snapshots
+
+    def rows(self) -> list[str]:
+        """The newest `MOST_ROWS` predictions as lines of CSV, oldest first."""
+        with self._lock:
+            return list(self._rows)
 
     def points(self, after: int) -> tuple[dict[str, list[Prediction]], int]:
         """Per source the predictions numbered above `after`, oldest first, and the highest number given so far."""

@@ -1,39 +1,59 @@
 """Who may watch. A camera's picture must reach neither the neighbours nor a foreign web page in the same browser.
 
 Without a token only this machine is served, and only under its own names: a foreign page that has its name resolve to
-127.0.0.1 (DNS rebinding) is refused by the Host header. With a token, whoever lacks it is refused. A WebSocket must
-come from our own page in either case: browsers let any page open one (cross-site hijacking) but tell its Origin.
+127.0.0.1 (DNS rebinding) is refused by the Host header. With a token, whoever lacks it is refused; people are shown a
+form for it. A WebSocket must come from our own page in either case: browsers let any page open one (cross-site
+hijacking) but tell its Origin.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
+import re
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
+import anyio
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
-from starlette.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+_FORM = (Path(__file__).parent / "static" / "token.html").read_text(encoding="utf-8")
+_LONGEST_FORM = 4096  # bytes
+_FORM_PATIENCE = 5.0  # seconds
+
+
+def _policy(style: str, rest: str = "") -> str:
+    closed = "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    return f"default-src 'none'; style-src {style}; img-src data:; {rest}{closed}"
+
+
+def _digest_of_style(page: str) -> str:
+    style = re.search(r"<style>(.*)</style>", page, re.DOTALL)
+    assert style is not None
+    return f"'sha256-{base64.b64encode(hashlib.sha256(style.group(1).encode()).digest()).decode()}'"
+
+
 _HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
+    "Content-Security-Policy": _policy("'self'", "script-src 'self'; connect-src 'self'; "),
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",  # the address may hold the token
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+_FORM_HEADERS = {**_HEADERS, "Content-Security-Policy": _policy(_digest_of_style(_FORM))}
 
 
 class Guard:
     """ASGI middleware: serves `app` to those who may watch, with headers that keep others out of the page.
 
-    The token comes as `Authorization: Bearer TOKEN`, or once as `?token=TOKEN`, which is answered with a cookie for
-    what follows. The cookie holds a digest, so that it outlives a restart with the same token without being the token.
+    The token comes as `Authorization: Bearer TOKEN`, or once as `?token=TOKEN` or from the form, which are answered
+    with a cookie for what follows. The cookie holds a digest, so that it outlives a restart with the same token without
+    being the token.
     cookie: its name; cookies are shared by all ports of a host.
     """
 
@@ -44,6 +64,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = HTTPConnection(scope)
+        if self._token is not None and (scope.get("method"), scope["path"]) == ("POST", "/"):
+            return await (await self._enter(Request(scope, receive)))(scope, receive, send)
         if refusal := self._refusal(request):
             # A WebSocket is denied the same way, before it opens.
             return await refusal(scope, receive, send)
@@ -53,16 +75,38 @@ class Guard:
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
                 if self._token is not None and "token" in request.query_params:
-                    headers.append("Set-Cookie", f"{self._cookie}={self._pass}; Path=/; HttpOnly; SameSite=Strict")
+                    headers.append("Set-Cookie", self._set_cookie())
             await send(message)
 
         return await self._app(scope, receive, send_guarded)
 
-    def _refusal(self, request: HTTPConnection) -> PlainTextResponse | None:
+    async def _enter(self, request: Request) -> Response:
+        """What the form is answered with: the page and a cookie for it, or the form again."""
+        body = b""
+        try:
+            with anyio.fail_after(_FORM_PATIENCE):
+                async for part in request.stream():
+                    body += part
+                    if len(body) > _LONGEST_FORM:
+                        return PlainTextResponse("That is no token.\n", 413, {"Connection": "close"})
+        except (TimeoutError, ClientDisconnect):
+            return PlainTextResponse("The token did not come.\n", 408, {"Connection": "close"})
+        given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
+        if not self._is_token(given.strip().encode()):
+            return _form("That is not the token. It stands in the address that dfer-run printed, after ?token=.")
+        return RedirectResponse("/", 303, {**_HEADERS, "Set-Cookie": self._set_cookie()})
+
+    def _set_cookie(self) -> str:
+        return f"{self._cookie}={self._pass}; Path=/; HttpOnly; SameSite=Strict"
+
+    def _refusal(self, request: HTTPConnection) -> Response | None:
         host = request.headers.get("host", "")
         if self._token is None and not _is_this_machine(host):
             return PlainTextResponse("This page is served to this machine only, as localhost.\n", 403)
         if self._token is not None and not self._knows_token(request):
+            if "text/html" in request.headers.get("accept", ""):
+                wrong = "token" in request.query_params
+                return _form("The token in the address is not the right one." if wrong else "")
             return PlainTextResponse(
                 "This page needs its token: open the whole address, with ?token=…, that dfer-run printed.\n",
                 401,
@@ -75,13 +119,21 @@ class Guard:
 
     def _knows_token(self, request: HTTPConnection) -> bool:
         """Whether the token is right; one that is given outweighs the cookie."""
-        assert self._token is not None
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return hmac.compare_digest(given.strip().encode("latin-1"), self._token)
+            return self._is_token(given.strip().encode("latin-1"))
         if "token" in request.query_params:
-            return hmac.compare_digest(request.query_params["token"].encode(), self._token)
+            return self._is_token(request.query_params["token"].encode())
         return hmac.compare_digest(request.cookies.get(self._cookie, "").encode(), self._pass.encode())
+
+    def _is_token(self, given: bytes) -> bool:
+        assert self._token is not None
+        return hmac.compare_digest(given, self._token)
+
+
+def _form(problem: str) -> Response:
+    """problem: one of our own sentences, or none."""
+    return HTMLResponse(_FORM.replace("PROBLEM", problem), 401, {**_FORM_HEADERS, "WWW-Authenticate": "Bearer"})
 
 
 def _is_this_machine(host: str) -> bool:

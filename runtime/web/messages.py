@@ -5,10 +5,11 @@ A round is one binary message, so that boxes and the picture they lie on arrive 
     length of the JSON, uint32 big-endian │ JSON, UTF-8 │ JPEG │ JPEG │ …
 
     {"sources": [{"name", "state", "dropped", "error", "frames",
-                  "points": [{"track", "time", "label", "warmup", "shares": [C]}, …],    those not told before
-                  "picture": null or {"bytes", "time", "width", "height",
-                                      "faces": [{"track", "box": [x, y, w, h], "label", "confidence", "warmup"}, …]}}],
-     "stages": [{"stage", "n", "mean", "p50", "p90", "p99", "max"}, …]}
+                  "points": [{"track", "time", "label", "warmup", "poor", "shares": [C]}, …],    those not told before
+                  "picture": null or {"bytes", "time", "width", "height", "faces":
+                             [{"track", "box": [x, y, w, h], "label", "confidence", "warmup", "poor"}, …]}}],
+     "stages": [{"stage", "n", "mean", "p50", "p90", "p99", "max"}, …],
+     "over": null, or in the last round of a run why it ended, "" where it was to end}
 
 The JPEGs lie in the order of the sources that have a picture, each as long as its "bytes" say. Boxes are in pixels of
 the source, "width" × "height", which the JPEG may be smaller than. label and confidence are null before the first
@@ -25,7 +26,7 @@ from typing import Any
 
 import cv2
 
-from ..outputs.palette import colour_of
+from ..outputs.palette import hex_of
 from ..predictions import Prediction, Step, VisibleFace
 from ..sources import without_credentials
 from ..timing import StageTimes
@@ -46,19 +47,35 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class ServedModel:
+    """What runs, for viewers to know. name: of the bundle. window: seconds behind a prediction. demo: for show only."""
+
+    name: str
+    method: str
+    provider: str
+    precision: str
+    window: float
+    demo: bool
+
+
+@dataclass(frozen=True)
 class Round:
-    """What there is to tell at one moment; each viewer is told the part that is new to them."""
+    """What there is to tell at one moment; each viewer is told the part that is new to them.
+
+    over: None while the run goes on, then why it ended, which may be empty.
+    """
 
     number: int
     snapshots: list[SourceSnapshot]
     pictures: Mapping[str, Picture]
     stages: Sequence[StageTimes]
+    over: str | None = None
 
 
-def greeting(classes: Sequence[str]) -> str:
-    """The first message, a text: classes with their colours, and the charts' span in seconds."""
-    colours = [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour_of(name))} for name in classes]
-    return json.dumps({"classes": colours, "span": SPAN})
+def greeting(classes: Sequence[str], model: ServedModel | None) -> str:
+    """The first message, a text: classes with their colours, the charts' span in seconds, and the model."""
+    colours = [{"name": name, "colour": hex_of(name)} for name in classes]
+    return json.dumps({"classes": colours, "span": SPAN, "model": model and asdict(model)})
 
 
 def picture_of(step: Step, number: int) -> Picture:
@@ -102,7 +119,8 @@ def news(told: Round, seen: Mapping[str, int], points: Mapping[str, Sequence[Pre
             }
         )
     stages = [{key: _short(value) for key, value in asdict(stage).items()} for stage in told.stages]
-    text = json.dumps({"sources": sources, "stages": stages}, separators=(",", ":")).encode()
+    over = told.over and _without_secrets(told.over)
+    text = json.dumps({"sources": sources, "stages": stages, "over": over}, separators=(",", ":")).encode()
     return b"".join((len(text).to_bytes(4, "big"), text, *jpegs))
 
 
@@ -114,6 +132,7 @@ def _face(face: VisibleFace) -> dict[str, Any]:
         "label": read and read.label,
         "confidence": read and round(read.confidence, 3),
         "warmup": read is not None and read.state == "warmup",
+        "poor": read is not None and read.poor,
     }
 
 
@@ -123,6 +142,7 @@ def _point(prediction: Prediction) -> dict[str, Any]:
         "time": round(prediction.time, 4),
         "label": prediction.label,
         "warmup": prediction.state == "warmup",
+        "poor": prediction.poor,
         "shares": [round(float(share), 3) for share in prediction.probabilities],
     }
 

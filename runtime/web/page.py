@@ -6,6 +6,7 @@ import errno
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
+from threading import Event
 from time import monotonic
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from ..errors import DferError, ParameterError, require
 from ..predictions import Step
 from ..timing import StageTimes
 from .board import Board, SourceState
+from .messages import ServedModel
 
 PORT = 8000
 """Where the page is served unless another port is named."""
@@ -25,25 +27,33 @@ class WebPage:
 
     classes: names of the probabilities, in their order. port: 0 takes any that is free.
     host: the address to serve at; anything but this machine itself needs a token. token: what viewers must know.
+    model: what the page says of the model.
 
-    Raises DferError when the port is taken, the host is not of this machine or has no token, or `[web]` is missing.
+    Raises DferError when the port is taken or none, the host is not of this machine or has no token, or `[web]` is
+    missing.
     """
 
     def __init__(
-        self, classes: Sequence[str], port: int = PORT, host: str = "127.0.0.1", token: str | None = None
+        self,
+        classes: Sequence[str],
+        port: int = PORT,
+        host: str = "127.0.0.1",
+        token: str | None = None,
+        model: ServedModel | None = None,
     ) -> None:
-        for module in ("starlette", "uvicorn", "websockets"):
-            require(module, "web")
+        listener = _listen(host, port, token)
         from .server import PageServer
 
-        if token == "":
-            raise ParameterError("token", "is empty; give one that cannot be guessed")
-        listener = _listen(host, port, needs_loopback=token is None)
         self.url = _url(host, listener.getsockname()[1], token)
         """What a viewer opens, token included."""
         self._board = Board()
         self._asked = 0.0  # when the stages' times were
-        self._server = PageServer(listener, self._board, classes, token)
+        self._server = PageServer(listener, self._board, classes, model, token)
+
+    @staticmethod
+    def check(port: int, host: str, token: str | None) -> None:
+        """Raise DferError where a page could not be served, before anything else is done."""
+        _listen(host, port, token).close()
 
     def show(self, step: Step, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> None:
         """Show one step; costs some microseconds, for all work is done elsewhere and only while somebody watches.
@@ -60,15 +70,20 @@ class WebPage:
         """What shows every step of a run; arguments as of `show`."""
         return PageSink(self, stages, states)
 
-    def close(self) -> None:
-        """End the server, within a second; viewers are told and try to come back."""
-        self._server.close()
+    def wait(self) -> None:
+        """Go on serving what was shown last until Ctrl-C (KeyboardInterrupt)."""
+        while True:
+            Event().wait(3600)
+
+    def close(self, reason: str = "") -> None:
+        """End the server, within two seconds; viewers are told how the sources ended, and the reason, if any."""
+        self._server.close(reason)
 
     def __enter__(self) -> WebPage:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self.close(str(error) if isinstance(error, Exception) else "")
 
 
 class PageSink:
@@ -88,14 +103,20 @@ class PageSink:
     discard = close
 
 
-def _listen(host: str, port: int, needs_loopback: bool) -> socket.socket:
+def _listen(host: str, port: int, token: str | None) -> socket.socket:
     """A listening socket: bound now, so that a port that is taken is told before any work is done."""
+    for module in ("starlette", "uvicorn", "websockets"):
+        require(module, "web")
+    if token == "":
+        raise ParameterError("token", "is empty; give one that cannot be guessed")
+    if not 0 <= port <= 65535:
+        raise ParameterError("port", f"{port} is none; ports go up to 65535")
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError, OverflowError) as error:
         raise ParameterError("host", f"{host}, port {port}: no such address ({error})") from error
     family, kind, protocol, _, address = min(found)  # IPv4 first
-    if needs_loopback and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
+    if token is None and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
         raise ParameterError(
             "token",
             f"is needed, for host {host} shows the pictures to the network; one that cannot be guessed "

@@ -2,7 +2,8 @@
 
 Nothing is queued for a viewer. News are made in rounds, at most `_ROUNDS` a second and only while somebody waits for
 one; a viewer gets the newest round whenever fewer than `_AHEAD` of theirs are unacknowledged, so who is slow sees fewer
-pictures, none of them old, and who stops acknowledging is closed after `_STALL` seconds.
+pictures, none of them old, and who stops acknowledging is closed after `_STALL` seconds. At the end all are told how
+the sources ended and why, as far as they listen.
 """
 
 from __future__ import annotations
@@ -13,26 +14,28 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import anyio
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from ..outputs.tables import csv_head
 from .board import Board, SourceSnapshot
+from .connections import BACKLOG, BoundedHttp
 from .guard import Guard
-from .messages import Picture, Round, greeting, news, picture_of
+from .messages import Picture, Round, ServedModel, greeting, news, picture_of
 
 _ROUNDS = 15  # a second
 _HEARTBEAT = 2.0  # seconds after which a round is told though nothing changed, so that viewers know that we live
 _AHEAD = 2  # rounds that may be unacknowledged
 _STALL = 8.0  # seconds
-_VIEWERS = 64  # connections at once
+_FAREWELL = 0.4  # seconds in which viewers are told how it ended
 _STATIC = Path(__file__).parent / "static"
 
 
@@ -47,9 +50,18 @@ class _Viewer:
 class PageServer:
     """Serves the page and the news of `board` on a listening socket, in a thread of its own, until `close`."""
 
-    def __init__(self, listener: socket.socket, board: Board, classes: Sequence[str], token: str | None) -> None:
-        self._board, self._greeting, self._listener = board, greeting(classes), listener
+    def __init__(
+        self,
+        listener: socket.socket,
+        board: Board,
+        classes: Sequence[str],
+        model: ServedModel | None,
+        token: str | None,
+    ) -> None:
+        self._board, self._greeting, self._listener = board, greeting(classes, model), listener
+        self._classes = tuple(classes)
         self._round, self._made = Round(0, [], {}, ()), 0.0
+        self._over: str | None = None
         self._viewers = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         app: ASGIApp = Starlette(
@@ -57,16 +69,18 @@ class PageServer:
                 _file_route("/", "page.html", "text/html"),
                 _file_route("/page.css", "page.css", "text/css"),
                 _file_route("/page.js", "page.js", "text/javascript"),
+                Route("/rows.csv", self._rows),
                 WebSocketRoute("/watch", self._watch),
             ]
         )
         settings = uvicorn.Config(
             Guard(app, token, cookie=f"dfer-{listener.getsockname()[1]}"),
+            http=BoundedHttp,
             ws="websockets-sansio",
             ws_max_size=1024,  # viewers have little to say
             ws_ping_interval=None,  # acknowledgements tell more
             ws_per_message_deflate=False,  # JPEG does not shrink
-            limit_concurrency=_VIEWERS,
+            backlog=BACKLOG,
             lifespan="off",
             log_config=None,
             log_level="error",
@@ -81,8 +95,15 @@ class PageServer:
     def watched(self) -> bool:
         return self._viewers > 0
 
-    def close(self) -> None:
-        """End within a second: viewers are told, those who do not take leave are cut off."""
+    def close(self, reason: str) -> None:
+        """End within a second and a half: viewers are told, those who do not take leave are cut off.
+
+        reason: of an end that was not meant to be; else empty.
+        """
+        self._over = reason
+        patience = monotonic() + _FAREWELL
+        while self._viewers and monotonic() < patience:
+            sleep(0.01)
         self._uvicorn.should_exit = True
         self._thread.join(timeout=0.5)
         if self._thread.is_alive() and self._loop is not None:
@@ -105,10 +126,12 @@ class PageServer:
             await self._hunger.wait()
             start = monotonic()
             snapshots, stages, last = self._board.snapshots(), self._board.stages, self._round
-            if snapshots != last.snapshots or stages is not last.stages or start - self._made >= _HEARTBEAT:
+            over = self._over
+            known = (last.snapshots, last.stages, last.over)
+            if (snapshots, stages, over) != known or start - self._made >= _HEARTBEAT:
                 self._made = start
                 pictures = await anyio.to_thread.run_sync(self._encode, snapshots)
-                self._round = Round(last.number + 1, snapshots, pictures, stages)
+                self._round = Round(last.number + 1, snapshots, pictures, stages, over)
                 self._hunger, told, self._told = anyio.Event(), self._told, anyio.Event()
                 told.set()
             await anyio.sleep(max(0.0, 1 / _ROUNDS - (monotonic() - start)))
@@ -159,10 +182,18 @@ class PageServer:
                 viewer.seen = {name: picture.number for name, picture in told.pictures.items()}
                 with anyio.fail_after(_STALL):
                     await connection.send_bytes(message)
+                if told.over is not None:
+                    return await connection.close(1001)  # "going away"
         except TimeoutError:
             self._cut_off(connection.client)
         except WebSocketDisconnect:
             pass  # they left
+
+    async def _rows(self, _: Request) -> Response:
+        """The newest rows as a CSV to keep, with the columns of `--csv`."""
+        name = {"Content-Disposition": 'attachment; filename="expressions.csv"'}
+        rows = [csv_head(self._classes), *self._board.rows()]
+        return StreamingResponse(iter(rows), media_type="text/csv; charset=utf-8", headers=name)
 
     async def _next_round(self, viewer: _Viewer) -> Round:
         while self._round.number <= viewer.told:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.cli.options import precision_option, provider_option
+from ...runtime.cli.options import precision_option, provider_option, version_option
 from ...runtime.errors import ParameterError, reports_errors
 from ...runtime.storage import atomic_write
 from ..data.choice import DataChoice
@@ -61,6 +61,7 @@ Examples:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also draw the confusion matrix to this file (.png).",
 )
+@version_option
 @reports_errors
 def main(
     model: Path,

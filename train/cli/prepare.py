@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ...runtime.cli.options import version_option
 from ...runtime.errors import DferError, reports_errors
 from .options import workers_option
 
@@ -43,6 +44,7 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
     help="Side of the faces that are written, in pixels.",
 )
 @workers_option("Processes that cut faces.", os.cpu_count() or 1, "one for each CPU core")
+@version_option
 @reports_errors
 def main(videos: Path, out: Path, size: int, workers: int) -> None:
     """Cut the main face out of all clips in the folder VIDEOS and write it to OUT, aligned as dfer-run aligns it.

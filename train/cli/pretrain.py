@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from ...runtime.cli.options import version_option
 from ...runtime.errors import ParameterError, reports_errors, require
 from ...runtime.labels import EXPRESSIONS
 from .options import (
@@ -55,6 +56,7 @@ Examples:
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
 @seed_option()
 @workers_option("Processes that draw procedural people.")
+@version_option
 @reports_errors
 def main(
     out: Path,

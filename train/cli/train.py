@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from ...runtime.cli.options import version_option
 from ...runtime.errors import reports_errors, require
 from ..data.choice import DataChoice
 from ..options import TrainOptions
@@ -188,6 +189,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
 @seed_option()
+@version_option
 @reports_errors
 def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.

@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -51,6 +55,11 @@ def run(*arguments: object, **environment: str) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
 
 
+def flat(text: str) -> str:
+    """Without the lines' ends."""
+    return " ".join(text.split())
+
+
 def rows_of(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as lines:
         return list(csv.DictReader(lines))
@@ -81,7 +90,7 @@ def test_a_file_gives_all_outputs_and_they_agree(face_video: Path, tmp_path: Pat
     assert annotated.get(cv2.CAP_PROP_FPS) == pytest.approx(24)
     assert cv2.imread(str(plot)).std() > 20
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.csv", "o.jsonl", "o.mp4", "o.png"]
-    assert "encode" in result.output  # the latency table
+    assert "encode" not in result.output  # the latency table, which is for --verbose
 
 
 def test_the_annotated_video_shows_box_and_bars(face_video: Path, tmp_path: Path) -> None:
@@ -99,7 +108,13 @@ def test_a_video_without_faces_gives_a_header_and_no_rows(tmp_path: Path) -> Non
     assert result.exit_code == 0, result.output
     assert (tmp_path / "o.csv").read_text() == ",".join(COLUMNS) + "\n"
     assert (tmp_path / "o.svg").exists()
-    assert "no face was found" in result.output
+    assert "no face was found in 20 pictures, not even one smaller than --min-face 40" in flat(result.output)
+
+
+def test_no_face_in_black_pictures_or_of_that_size_is_told_so(face_video: Path, tmp_path: Path) -> None:
+    black = write_video(tmp_path / "black.mp4", [np.zeros((120, 160, 3), np.uint8)] * 20, 10)
+    assert "the pictures are black" in flat(run(black).output)
+    assert "they are smaller than --min-face 200" in flat(run(face_video, "--min-face", 200).output)
 
 
 def test_the_bundle_of_the_environment_is_used_and_named(face_video: Path) -> None:
@@ -153,7 +168,7 @@ def test_bad_input_gives_one_line_status_1_and_no_files(bundle: Path, face_video
         ((face_video, *good, "--csv", out), "is a folder"),
         ((face_video, *good, "--plot", out / "o.txt"), "must end in"),
         ((face_video, *good, "--save-video", face_video), "is the source"),
-        ((face_video, *good, "--fps", 0), "--window: 2 s at 0 frames per second"),
+        ((face_video, *good, "--fps", 0), "--fps: 0 must lie between 0 and 240"),
         ((face_video, *good, "--csv", out / "o.csv", "--jsonl", out / "." / ".." / "out" / "o.csv"), "two outputs"),
         ((face_video, *good, "--save-video", out / "o.avi"), "must end in .mp4"),
         ((face_video, *good, "--csv", "/dev/full"), "No space left"),
@@ -264,6 +279,83 @@ def test_a_window_that_cannot_be_is_an_error_that_says_what_to_install(face_vide
     result = run(face_video, "--show")
     assert result.exit_code == 1
     assert "pip install opencv-python" in result.output.replace("\n", " ")
+
+
+def test_rows_go_to_standard_output_and_everything_else_does_not(face_video: Path, tmp_path: Path) -> None:
+    assert run(face_video, "--csv", tmp_path / "o.csv", "--provider", "cpu").exit_code == 0
+    result = run(face_video, "--csv", "-", "--provider", "cpu", "--verbose")
+    assert result.exit_code == 0
+    assert result.stdout == (tmp_path / "o.csv").read_text()
+    assert "encode" in result.stderr and "happiness" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["o.csv"] and not Path("-").exists()
+
+
+def test_two_things_for_standard_output_are_refused(face_video: Path) -> None:
+    for arguments in (("--csv", "-", "--json"), ("--jsonl", "-", "--json")):
+        assert run(face_video, *arguments).exit_code == 2
+    assert "two outputs go to standard output" in flat(run(face_video, "--csv", "-", "--jsonl", "-").output)
+
+
+def test_who_reads_the_rows_may_have_had_enough(face_video: Path) -> None:
+    program = "from dfer.runtime.cli import dfer_run; dfer_run()"
+    command = [sys.executable, "-c", program, str(face_video), "--csv", "-", "--quiet"]
+    reading = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert reading.stdout is not None and reading.stderr is not None
+    reading.stdout.close()
+    assert reading.stderr.read() == b""
+    reading.stderr.close()
+    reading.wait(timeout=60)
+
+
+def test_the_number_of_a_camera_is_told_how_to_be_one() -> None:
+    result = run("0")
+    assert (result.exit_code, "--camera 0" in result.output) == (2, True)
+
+
+def test_how_sure_a_label_must_be_can_be_set(face_video: Path, tmp_path: Path) -> None:
+    assert run(face_video, "--unsure", 1, "--csv", tmp_path / "o.csv").exit_code == 0
+    assert {row["label"] for row in rows_of(tmp_path / "o.csv")} == {"unsure"}
+
+
+def test_settings_are_checked_before_the_model_is_looked_at(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.json").write_text("[]")
+    (tmp_path / "boxes.csv").write_text("frame,x\n")
+    for option, value, words in (
+        *(("--window", "-1", "--window: -1 s"), ("--fps", "nan", "--fps: nan"), ("--unsure", "2", "--unsure: 2")),
+        *(("--smooth", "99", "--smooth: 99"), ("--neutral-prior", "1", "--neutral-prior: 1")),
+        ("--classes", tmp_path / "classes.json", "must hold an object"),
+        ("--boxes", tmp_path / "boxes.csv", "no column y"),
+        *(("--web", "70000", "70000 is none"), ("--host", "0.0.0.0", "--token: is needed")),
+    ):
+        web = ("--web", "0") if option == "--host" else ()
+        result = run(face_video, option, value, *web, "--bundle", tmp_path / "absent.dfer")
+        assert (result.exit_code, words in flat(result.output)) == (1, True), (option, result.output)
+
+
+@pytest.mark.parametrize("command", ["run", "doctor", "profile"])
+def test_every_command_tells_its_version(command: str) -> None:
+    module = __import__(f"dfer.runtime.cli.{command}", fromlist=["main"])
+    result = CliRunner().invoke(module.main, ["--version"])
+    assert (result.exit_code, result.output.split()[-1]) == (0, version("dfer-edge"))
+
+
+def test_the_page_of_a_file_stays_until_ctrl_c(face_video: Path, tmp_path: Path) -> None:
+    program = "from dfer.runtime.cli import dfer_run; dfer_run()"
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, str(face_video), "--web", "0", "--csv", str(tmp_path / "o.csv")],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert run.stderr is not None
+    line = next(line for line in run.stderr if "all is read" in line)
+    assert len(rows_of(tmp_path / "o.csv")) == 24
+    address = re.findall(r"http://\S+", line)[0]
+    with urlopen(address + "rows.csv", timeout=10) as answer:
+        assert answer.read() == (tmp_path / "o.csv").read_bytes()
+    run.send_signal(signal.SIGINT)
+    assert "faces" in run.stderr.read()  # the table
+    run.stderr.close()
+    assert run.wait(timeout=60) == 0
 
 
 def test_help_has_examples() -> None:

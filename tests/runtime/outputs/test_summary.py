@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.table import Table
 
-from dfer.runtime.outputs.summary import Summary
+from dfer.runtime.outputs.summary import Summary, stages_table
 from dfer.runtime.predictions import Prediction
+from dfer.runtime.timing import StageTimes
 
 CLASSES = ("happiness", "neutral")
 
@@ -19,11 +21,28 @@ def said(time: float, label: str, track: int = 1, source: str = "a.mp4") -> Pred
     return Prediction(source, round(time * 24), time, track, (0, 0, 9, 9), probabilities, CLASSES, "ready")
 
 
-def printed(summary: Summary) -> str:
-    console = Console(width=200)
+def printed(table: Table, width: int = 200) -> str:
+    console = Console(width=width)
     with console.capture() as capture:
-        console.print(summary.table())
+        console.print(table)
     return capture.get()
+
+
+def test_no_figure_is_cut_in_eighty_columns() -> None:
+    summary = Summary()
+    for source in ("an interview with a very long name, take one.mp4", "rtsp://host/a/stream"):
+        for second in (12345.1, 12346.2, 98765.4):
+            summary.add(said(second, "neutral", track=1234, source=source))
+            summary.add(said(second + 0.5, "happiness", track=1234, source=source))
+    faces = printed(summary.table(), 80)
+    for figure in ("1234", "12345.1–98765.9", " 6 ", "70%", "80%"):
+        assert faces.count(figure) >= 2, figure
+    slow = StageTimes("encode", 123_456_789, *(12345.678 + place for place in range(6)))
+    stages = printed(stages_table([slow]), 80)
+    for figure in ("123456789", "12346", "12347", "12348", "12349", "12350", "12351"):
+        assert figure in stages
+    for text in (faces, stages):
+        assert max(map(len, text.splitlines())) <= 80
 
 
 def test_shares_are_of_time_and_not_of_predictions() -> None:
@@ -60,7 +79,7 @@ def test_changes_are_counted_by_what_followed_what() -> None:
         {"from": "neutral", "to": "happiness", "count": 2},
         {"from": "happiness", "to": "neutral", "count": 1},
     ]
-    assert "3, mostly neutral → happiness (2)" in printed(summary)
+    assert "3, mostly neutral → happiness (2)" in printed(summary.table())
 
 
 def test_faces_of_several_sources_are_told_apart() -> None:
@@ -73,7 +92,7 @@ def test_faces_of_several_sources_are_told_apart() -> None:
         *(("b.mp4", 1), ("b.mp4", 2)),
         *(("a.mp4", 1), ("a.mp4", 2)),
     ]
-    assert "b.mp4" in printed(summary)
+    assert "b.mp4" in printed(summary.table())
 
 
 def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept() -> None:
@@ -85,7 +104,7 @@ def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept(
     assert len(summary.tracks) + summary.forgotten == 5001
     assert summary.tracks["a.mp4", 1].predictions == 5000
     assert summary.to_json()["faces_left_out"] == summary.forgotten
-    assert "seen more briefly" in printed(summary)
+    assert "seen more briefly" in printed(summary.table())
 
 
 def test_a_run_without_faces_has_a_summary() -> None:

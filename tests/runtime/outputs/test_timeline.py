@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chromium import start_chromium
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.history import MOST_FACES, MOST_POINTS, History, ProbabilitySeries
 from dfer.runtime.outputs.timeline import PLOT_SUFFIXES, Timeline
@@ -82,7 +83,7 @@ def test_of_many_faces_those_seen_longest_are_shown() -> None:
         history.add(said(float(index), shares(0), track=100 + index))
     faces = history.longest()
     assert len(faces) == MOST_FACES
-    assert faces[0][0] == "face 7" and faces[0][1].predictions == 3000
+    assert faces[0][:2] == (("a.mp4", 7), "face 7") and faces[0][2].predictions == 3000
     assert history.left_out == 3001 - MOST_FACES
 
 
@@ -124,6 +125,33 @@ def test_the_page_stands_alone_and_a_name_cannot_end_its_script(tmp_path: Path) 
     assert "http" not in text.replace("http://www.w3.org/", "")
     assert text.count("</script>") == 1
     assert content_of(page)["faces"][0]["name"] == f"{name} · face 1"
+
+
+def test_the_page_says_what_was_read_with_which_model_and_sums_it_up(tmp_path: Path) -> None:
+    header = {"bundle_name": "align.dfer", "model": "align-dfer", "provider": "cpu", "precision": "int8"}
+    header |= {"started": "2026-01-02T03:04:05.678+00:00", "window_s": 2.0, "fps": 8.0, "sources": ["clips/a.mp4"]}
+    timeline = Timeline(tmp_path / "o.html", CLASSES, header=header)
+    for index in range(40):
+        timeline.write(step_of(said(index / 8, (0.1, 0.85, 0.05) if index < 10 else (0.1, 0.05, 0.85))))
+    timeline.close()
+    with start_chromium(tmp_path / "chromium") as browser:
+        tab = browser.tab()
+        tab.resize(390, 800)
+        tab.open((tmp_path / "o.html").as_uri())
+        text = tab.wait("document.querySelector('h1')?.innerText && document.body.innerText")
+        assert tab.run("document.title") == "Expressions over time: a.mp4"
+        assert tab.run("document.documentElement.scrollWidth") <= 390
+        tab.close()
+    for told in (
+        "clips/a.mp4",
+        "align.dfer (align-dfer), cpu, int8",
+        "2026",
+        "in the 2 s before it",
+        "100 %",
+        "0.00 s",
+    ):
+        assert told in text
+    assert "0.0 to 4.9 s, 40 predictions: anger 75%, neutral 25%" in text
 
 
 def test_the_page_tells_the_probabilities_under_the_pointer_and_zooms(tmp_path: Path) -> None:

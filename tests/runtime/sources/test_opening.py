@@ -307,6 +307,6 @@ def test_names_hold_no_credentials(password: str) -> None:
     "url", ["rtsp://admin:s3c/ret@127.0.0.1:9/live", "http://a:s3c@127.0.0.1:9/v.mp4", "http://[a/x"]
 )
 def test_an_address_that_does_not_open_says_so_without_its_password(url: str) -> None:
-    with pytest.raises(DferError, match="does not open; check the address") as caught:
+    with pytest.raises(DferError, match=r"does not open; (check the|nothing listens|127\.0\.0\.1 does)") as caught:
         open_source(url)
     assert "s3c" not in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,7 +12,9 @@ import pytest
 from chromium import Chromium, Tab, start_chromium
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.palette import COLOURS
+from dfer.runtime.predictions import VisibleFace
 from dfer.runtime.web import WebPage
+from dfer.runtime.web.messages import ServedModel
 from web_scene import Run, State, Viewer, make_step, stages
 
 PICTURE = """(() => { const canvas = document.querySelector(".video canvas");
@@ -67,7 +70,11 @@ def test_the_video_moves_and_the_chart_scrolls(page: WebPage, tab: Tab) -> None:
         assert tab.run(EDGE % COLOURS["happiness"]) < places[-1]
         assert tab.run("document.querySelector('.reading').textContent") == "anger 88 %"
         assert tab.run("document.querySelector('.source .chip').textContent") == "running"
-        assert tab.wait("document.querySelector('#stages tbody')?.innerText").startswith("encode")
+        table = "document.querySelector('#stages tbody').innerText"
+        tab.wait("!document.querySelector('#stages').hidden")
+        assert tab.run(table) == ""  # folded away
+        tab.run("document.querySelector('#stages summary').click()")
+        assert tab.wait(table).startswith("encode")
     assert tab.errors == []
 
 
@@ -121,24 +128,160 @@ def test_a_phone_shows_everything_without_sideways_scrolling(page: WebPage, tab:
         assert tab.run("document.querySelector('.chart').clientWidth") > 280
 
 
-def test_viewers_come_back_when_the_run_does(page: WebPage, tab: Tab) -> None:
-    status = "document.querySelector('#connection')?.textContent"
+STATUS = "document.querySelector('#connection')?.textContent"
+OVER = "document.querySelector('#over').innerText"
+
+
+def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab) -> None:
     page.show(make_step(0), stages, [])
     tab.open(page.url)
-    tab.wait(f"{status} === 'live'")
+    tab.wait(f"{STATUS} === 'live'")
     page.close()
-    tab.wait(f"{status}?.startsWith('ended')")
+    tab.wait(f"{STATUS} === 'ended'")
+    assert tab.run(OVER) == "The run has ended."
     with WebPage(EXPRESSIONS, urlsplit(page.url).port or 0) as later:
         later.show(make_step(0, source="later.mp4"), stages, [])
-        tab.wait(f"{status} === 'live'")
+        tab.wait(f"{STATUS} === 'live'")
         assert tab.wait("document.querySelector('h2')?.textContent") == "later.mp4"
+        assert tab.run("document.querySelector('#over').hidden")
+
+
+def test_a_stream_lost_for_good_and_the_error_stay_on_the_page(page: WebPage, tab: Tab) -> None:
+    state = State("door")
+    page.show(make_step(0, source="door"), stages, [state])
+    tab.open(page.url)
+    tab.wait(f"{STATUS} === 'live'")
+    state.state, state.error = "failed", "door: lost after 5 tries"
+    page.close("door: lost after 5 tries")
+    tab.wait(f"{STATUS} === 'ended'")
+    time.sleep(1)  # longer than the first tries to come back take
+    assert tab.run(STATUS) == "ended"
+    assert tab.run("document.querySelector('.source .chip').textContent") == "failed"
+    assert tab.run("document.querySelector('.source .error').innerText") == "door: lost after 5 tries"
+    assert tab.run(OVER) == "The run has ended: door: lost after 5 tries"
+
+
+def test_a_pause_holds_the_picture_and_ends_where_the_run_is(page: WebPage, tab: Tab) -> None:
+    with Run(page):
+        tab.open(page.url)
+        sees_motion(tab)
+        tab.run("document.querySelector('#pause').click()")
+        time.sleep(0.2)  # what was on its way
+        held = tab.run(PICTURE)
+        time.sleep(0.5)
+        assert tab.run(PICTURE) == held
+        assert tab.run(STATUS) == "paused"
+        tab.run("document.querySelector('#pause').click()")
+        sees_motion(tab)
+
+
+def test_the_picture_is_saved_as_it_is_marked(page: WebPage, tab: Tab) -> None:
+    page.show(make_step(61.5, source="a/door cam.mp4"), stages, [])
+    tab.open(page.url)
+    tab.wait("document.querySelector('.source button')?.disabled === false")
+    tab.run("window.kept = null; save = (blob, name) => { window.kept = { blob, name }; }")
+    tab.run("document.querySelector('.source button').click()")
+    tab.wait("kept")
+    assert tab.run("[kept.name, kept.blob.type]") == ["door-cam.mp4-1-01.png", "image/png"]
+    size, yellow = tab.run("""createImageBitmap(kept.blob).then((picture) => {
+        const pen = new OffscreenCanvas(picture.width, picture.height).getContext("2d");
+        pen.drawImage(picture, 0, 0);
+        return [[picture.width, picture.height], [...pen.getImageData(40, 60, 1, 1).data]]; })""")
+    assert size == [160, 120]
+    assert sum(abs(a - b) for a, b in zip(yellow, COLOURS["happiness"], strict=False)) < 40  # the box
+
+
+def test_tags_of_close_faces_are_moved_apart(page: WebPage, tab: Tab) -> None:
+    tab.open(page.url)
+    boxes = [{"x": 100 + 4 * place, "y": 80 + 3 * place, "w": 50, "h": 60} for place in range(6)]
+    tags = tab.wait(f"typeof placeTags === 'function' && placeTags({boxes}, Array(6).fill(110), 22, 640, 360)")
+    for one in tags:
+        assert 0 <= one["x"] <= 640 - 110 and 0 <= one["y"] <= 360 - 22
+        for other in tags:
+            apart = one["x"] + 110 <= other["x"] or one["y"] + 22 <= other["y"]
+            assert one is other or apart or other["x"] + 110 <= one["x"] or other["y"] + 22 <= one["y"]
+
+
+def test_a_chart_fills_from_the_right(page: WebPage, tab: Tab) -> None:
+    for count in range(100):  # five seconds of thirty
+        page.show(make_step(count / 20), stages, [State()])
+    tab.open(page.url)
+    tab.wait("!!document.querySelector('.chart')")
+    edge, width = tab.wait(EDGE % COLOURS["happiness"]), tab.run("document.querySelector('.chart').width")
+    assert 0.75 * width < edge < 0.9 * width
+
+
+def test_what_is_unsure_or_poor_is_said(page: WebPage, tab: Tab) -> None:
+    shown = make_step(1, "fear", tracks=(1, 2))
+    unsure, poor = shown.predictions
+    marked = (replace(unsure, label="unsure"), replace(poor, quality=0.1))
+    faces = tuple(VisibleFace(one.track_id, one.box, one) for one in marked)
+    page.show(replace(shown, predictions=marked, faces=faces), stages, [])
+    tab.open(page.url)
+    tab.wait("document.querySelectorAll('.track').length === 2")
+    assert tab.wait("document.querySelector('.reading')?.textContent") == "unsure"
+    notes = tab.run("[...document.querySelectorAll('.note')].map((note) => note.textContent)")
+    assert notes == ["most likely fear 88 %", "poor: too small, blurred or turned"]
+    assert tab.errors == []
+
+
+def test_the_page_names_the_model_and_what_a_label_refers_to(tab: Tab) -> None:
+    model = ServedModel("demo.dfer", "align-dfer", "cpu", "int8", 2.0, demo=True)
+    with WebPage(EXPRESSIONS, port=0, model=model) as page:
+        tab.open(page.url)
+        tab.wait(f"{STATUS} === 'live'")
+        text = tab.run("document.body.innerText")
+    for told in ("demo.dfer · align-dfer · cpu · int8", "Demo model", "a demonstration", "over the last 2 seconds"):
+        assert told in text
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(page: WebPage, tab: Tab) -> None:
+    page.show(make_step(0), stages, [])
+    page.show(make_step(1), stages, [])
+    tab.open(page.url)
+    tab.wait("document.querySelector('.source button')?.disabled === false")
+    tab.run("document.querySelector('#stages').hidden = false")
+    met = []
+    for _ in range(4):
+        for kind in ("keyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        met.append(tab.run("document.activeElement.innerText"))
+        assert tab.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    assert met == ["Pause", "Save rows (CSV)", "Save picture", "Time per stage"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_follows_the_theme_and_can_be_read_in_it(page: WebPage, tab: Tab, theme: str) -> None:
+    page.show(make_step(0), stages, [])
+    tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
+    tab.open(page.url)
+    tab.wait("!!document.querySelector('.track')")
+    luminance = """(([red, green, blue]) => 0.2126 * red + 0.7152 * green + 0.0722 * blue)(
+        getComputedStyle(%s).%s.match(/[\\d.]+/g).map((value) => (value / 255) ** 2.2))"""
+    ground = tab.run(luminance % ("document.body", "backgroundColor"))
+    assert (ground > 0.5) == (theme == "light")
+    for selector in ("h1", "#model", ".note", ".figures"):
+        ink = tab.run(luminance % (f"document.querySelector({selector!r})", "color"))
+        assert (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05) >= 4.5  # WCAG AA
+
+
+def test_a_form_takes_the_token(tab: Tab) -> None:
+    with WebPage(EXPRESSIONS, port=0, token="a/b c") as page, Run(page):
+        bare, _, _ = page.url.partition("?")
+        tab.open(bare)
+        for given, then in (("wrong", "document.body.innerText.includes('not the token')"), ("a/b c", PICTURE)):
+            tab.wait("document.activeElement?.type === 'password'")
+            tab.run(f"document.querySelector('input').value = {given!r}; document.querySelector('button').click()")
+            tab.wait(then)
+        sees_motion(tab)
+        assert tab.run("location.href") == bare
 
 
 def test_the_token_opens_the_page_and_does_not_stay_in_its_address(tab: Tab) -> None:
     with WebPage(EXPRESSIONS, port=0, token="a/b c") as page, Run(page):
         bare, _, _ = page.url.partition("?")
         tab.open(bare + "?token=wrong")
-        tab.wait("document.body?.innerText.includes('needs its token')")
+        tab.wait("document.body?.innerText.includes('token in the address is not the right one')")
         tab.open(page.url)
         sees_motion(tab)
         assert tab.run("location.href") == bare

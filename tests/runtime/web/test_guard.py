@@ -7,7 +7,7 @@ import http.client
 import re
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import pytest
 from hypothesis import given
@@ -79,6 +79,32 @@ def test_the_token_is_given_once_and_a_cookie_serves_then(page: WebPage) -> None
 
 def test_programs_send_the_token_as_a_header(page: WebPage) -> None:
     assert get(page, "/", Authorization=b"Bearer " + TOKEN.encode()).status == 200
+
+
+def post(page: WebPage, body: bytes) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection(urlsplit(page.url).netloc, timeout=10)
+    connection.request("POST", "/", body)
+    response = connection.getresponse()
+    response.read()
+    connection.close()
+    return response
+
+
+def test_people_are_given_a_form_and_its_answer_is_a_cookie(page: WebPage) -> None:
+    for path in ("/", "/?token=wrong"):
+        asked = get(page, path, Accept="text/html,*/*")
+        assert (asked.status, asked.headers["Content-Type"]) == (401, "text/html; charset=utf-8")
+        assert "unsafe" not in asked.headers["Content-Security-Policy"]
+    answer = post(page, b"token=" + quote(TOKEN).encode())
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    assert answer.headers["Set-Cookie"].partition(";")[0] == cookie_of(page)
+
+
+@pytest.mark.parametrize("body", [b"", b"token=", b"token=wrong", b"\xff\x00", b"token=" + b"x" * 100_000])
+def test_a_wrong_answer_to_the_form_gives_no_cookie(page: WebPage, body: bytes) -> None:
+    answer = post(page, body)
+    assert answer.status in (401, 413)
+    assert "Set-Cookie" not in answer.headers
 
 
 def test_the_cookie_outlives_a_restart_with_the_same_token_only(page: WebPage) -> None:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.palette import COLOURS
+from dfer.runtime.outputs.tables import CsvSink
 from dfer.runtime.timing import StageTimes
 from dfer.runtime.web import WebPage
 from web_scene import BOX, Run, State, Viewer, make_step, stages
@@ -36,7 +39,7 @@ def test_a_viewer_gets_the_picture_together_with_what_is_seen_in_it(page: WebPag
     assert (picture["time"], picture["width"], picture["height"]) == (1.5, 160, 120)
     assert np.abs(picture["image"].astype(int) - step.frame.image).mean() < 4  # JPEG, and red is not blue
     (face,) = picture["faces"]
-    assert face == {"track": 1, "box": list(BOX), "label": "fear", "confidence": 0.88, "warmup": False}
+    assert face == {"track": 1, "box": list(BOX), "label": "fear", "confidence": 0.88, "warmup": False, "poor": False}
 
 
 def test_classes_and_their_colours_come_from_the_palette(page: WebPage) -> None:
@@ -179,6 +182,24 @@ def test_a_source_that_begins_again_forgets_what_was(page: WebPage) -> None:
         assert [point["time"] for point in viewer.round()["sources"][0]["points"]] == [0, 1]
 
 
+def test_the_rows_can_be_kept_as_a_table(page: WebPage, tmp_path: Path) -> None:
+    sink = CsvSink(tmp_path / "o.csv", EXPRESSIONS)
+    for count in range(100):
+        step = make_step(count)
+        page.show(step, stages, [])
+        sink.write(step)
+    sink.close()
+    with urlopen(page.url + "rows.csv", timeout=10) as answer:
+        assert "expressions.csv" in answer.headers["Content-Disposition"]
+        assert answer.read() == (tmp_path / "o.csv").read_bytes()
+
+
+def test_a_number_that_is_no_port_is_refused() -> None:
+    for port in (65536, 70000, -1):
+        with pytest.raises(DferError, match=f"port: {port} is none"):
+            WebPage(EXPRESSIONS, port)
+
+
 def test_a_port_that_is_taken_is_told_at_once() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -211,11 +232,12 @@ def test_the_url_is_what_a_viewer_opens() -> None:
 def test_at_the_end_viewers_are_told_and_the_port_is_free(page: WebPage) -> None:
     page.show(make_step(0), stages, [])
     with Viewer(page) as viewer, Viewer(page) as stalled:
-        viewer.round()
-        page.close()
+        assert viewer.round()["over"] is None
+        page.close("no answer from rtsp://me:secret@door")
+        assert viewer.round(acknowledge=False)["over"] == "no answer from rtsp://door"
         with pytest.raises(ConnectionClosed) as ended:
             viewer.round()
-        assert ended.value.rcvd is not None and ended.value.rcvd.code == 1012  # "service restart"
+        assert ended.value.rcvd is not None and ended.value.rcvd.code == 1001  # "going away"
         port = int(page.url.split(":")[2].strip("/"))
         with WebPage(EXPRESSIONS, port):
             pass

@@ -1,0 +1,60 @@
+"""Progress in the terminal: a line per source, never wider than the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..sources import SourceReader
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..predictions import Step
+
+
+class ProgressBars:
+    """A bar per source with what is seen in it now. Use as a context manager."""
+
+    def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
+        self.progress = Progress(
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(max_width=22, no_wrap=True, overflow="ellipsis")
+            ),
+            BarColumn(bar_width=10),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[now]}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
+            console=console,
+            expand=True,
+        )
+        self._readers = {reader.name: reader for reader in readers}
+        self._tasks = {
+            name: self.progress.add_task(name.rsplit("/", 1)[-1], total=reader.count, now="")
+            for name, reader in self._readers.items()
+        }
+
+    def write(self, step: Step) -> None:
+        if step.predictions:
+            state = self._readers[step.source].state
+            now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
+            self.progress.update(self._tasks[step.source], now=now if state == "running" else f"[{state}]  {now}")
+        self.progress.advance(self._tasks[step.source])
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        self.progress.stop()
+
+    discard = close
+
+    def __enter__(self) -> ProgressBars:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
