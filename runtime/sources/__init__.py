@@ -1,5 +1,7 @@
 """Where frames come from: cameras, video files, images, network streams, GStreamer pipelines; one or several at once.
 
+Recordings are read by PyAV, cameras, streams and pipelines by OpenCV.
+
 Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
 times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
 
@@ -9,8 +11,8 @@ times: a file's presentation time stamps, counted from its first frame; for live
 """
 
 from .files import VideoFile
-from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, check_image, natural_order
-from .images import ImageFolder
+from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, check_image, natural_order, readable
+from .images import Animation, ImageFolder, read_image
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources, without_credentials
 from .readers import SourceReader, SourceReaders, State
@@ -19,6 +21,7 @@ from .rotation import RotatedSource, Turn
 __all__ = [
     "IMAGE_RATE",
     "IMAGE_SUFFIXES",
+    "Animation",
     "Frame",
     "ImageFolder",
     "LiveSource",
@@ -36,5 +39,7 @@ __all__ = [
     "natural_order",
     "open_source",
     "open_sources",
+    "read_image",
+    "readable",
     "without_credentials",
 ]

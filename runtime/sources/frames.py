@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ class Frame:
     decode: seconds that reading and decoding took; for live sources without the wait for the picture to come (a
     network stream is decoded while waiting, so there it is the conversion only).
     arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
+    cut: it does not follow from the frame before, so tracks and windows begin anew. file: the picture's own name, of
+    images; else "".
     """
 
     image: NDArray[np.uint8]
@@ -33,6 +36,8 @@ class Frame:
     time: float
     decode: float = 0.0
     arrived: float = 0.0
+    cut: bool = False
+    file: str = ""
 
 
 class Source(ABC):
@@ -41,6 +46,7 @@ class Source(ABC):
     name: for people and result files; holds no credentials.
     rate: frames per second where the source tells, else None. count: frames announced, else None.
     live: whether frames that are not taken in time are dropped. reconnecting: lost, and being looked for again.
+    photos: whether each picture stands alone, with other people in it.
     """
 
     name: str
@@ -48,6 +54,7 @@ class Source(ABC):
     count: int | None
     live: bool = False
     reconnecting: bool = False
+    photos: bool = False
     warn: Warn = staticmethod(lambda _: None)
 
     @abstractmethod
@@ -83,3 +90,8 @@ def check_image(image: object, parameter: str) -> NDArray[np.uint8]:
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Sorting key that puts "2.jpg" before "10.jpg"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def readable(path: str | os.PathLike[str]) -> str:
+    """A file's name as text for people and result files; bytes of it that are not UTF-8 as in "\\xe9"."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
