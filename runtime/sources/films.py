@@ -1,4 +1,4 @@
-"""Recorded video, decoded by FFmpeg through PyAV: exact time stamps, edit lists, pixels made square, interlace undone."""
+"""Recorded video, decoded by FFmpeg through PyAV: exact time stamps, pixels made square, interlaced frames whole."""
 
 from __future__ import annotations
 
@@ -72,12 +72,13 @@ class Film:
         self._stream = best if best in streams else streams[0]
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _THREADS
+        self._reformatter = av.video.reformatter.VideoReformatter()  # one for all: a new one costs as much as a frame
         self.damaged, self.fault = 0, ""
         self._measure(whole_riff)
         self._pictures = self._decode()
 
     def _measure(self, whole_riff: bool) -> None:
-        """What the container says of itself. The header of an AVI often miscounts; in a whole one the index does not."""
+        """What the container says of itself. An AVI's header often miscounts; the index of a whole one does not."""
         import av
 
         container, stream = self._container, self._stream
@@ -160,7 +161,7 @@ class Film:
         aspect = float(aspect) if aspect else 1.0
         if _ASPECTS[0] <= aspect <= _ASPECTS[1] and abs(aspect - 1) > _SQUARE:  # enlarged, so that nothing is lost
             width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
-        image = frame.to_ndarray(format="rgb24", width=width, height=height)
+        image = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         return np.ascontiguousarray(np.rot90(image, turns), np.uint8)
 
