@@ -87,12 +87,13 @@ class Film:
         rate = stream.average_rate if stamped and stream.average_rate else stream.guessed_rate
         self.rate = float(rate) if rate and 0 < rate < 1000 else None
         length = None
-        if stream.duration:
+        if stream.duration and stream.time_base:
             length = float(stream.duration * stream.time_base)
         elif container.duration:  # in some containers it counts from 0, in others from the first picture
             length = (container.duration - max(container.start_time or 0, 0)) / av.time_base
         self.length = length if length is not None and length > 0 else None
         by_time = None if self.length is None or self.rate is None else round(self.length * self.rate)
+        self.count: int | None
         if kind == "avi" and stream.frames:
             self.count = len(stream.index_entries) if whole_riff else stream.frames
             self.length = None if self.rate is None else self.count / self.rate
@@ -157,8 +158,7 @@ class Film:
 
     def _render(self, frame: Any) -> NDArray[np.uint8]:
         width, height = frame.width, frame.height
-        aspect = self._stream.sample_aspect_ratio
-        aspect = float(aspect) if aspect else 1.0
+        aspect = float(self._stream.sample_aspect_ratio or 1)
         if _ASPECTS[0] <= aspect <= _ASPECTS[1] and abs(aspect - 1) > _SQUARE:  # enlarged, so that nothing is lost
             width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
         image = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()

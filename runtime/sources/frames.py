@@ -27,8 +27,8 @@ class Frame:
     decode: seconds that reading and decoding took; for live sources without the wait for the picture to come (a
     network stream is decoded while waiting, so there it is the conversion only).
     arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
-    cut: it does not follow from the frame before, so tracks and windows begin anew. file: the picture's own name, of
-    images; else "".
+    cut: it does not follow from the frame before, so tracks and windows begin anew.
+    file: of an image that is one of several its own name, else "".
     """
 
     image: NDArray[np.uint8]
@@ -39,6 +39,11 @@ class Frame:
     cut: bool = False
     file: str = ""
 
+    @property
+    def photo(self) -> bool:
+        """Whether it is a photograph that stands alone, with people of its own."""
+        return self.cut and self.file != ""
+
 
 class Source(ABC):
     """Frames in order, once. Use as a context manager.
@@ -46,7 +51,6 @@ class Source(ABC):
     name: for people and result files; holds no credentials.
     rate: frames per second where the source tells, else None. count: frames announced, else None.
     live: whether frames that are not taken in time are dropped. reconnecting: lost, and being looked for again.
-    photos: whether each picture stands alone, with other people in it.
     """
 
     name: str
@@ -54,7 +58,6 @@ class Source(ABC):
     count: int | None
     live: bool = False
     reconnecting: bool = False
-    photos: bool = False
     warn: Warn = staticmethod(lambda _: None)
 
     @abstractmethod

@@ -26,15 +26,16 @@ _SHORTEST, _USUAL = 10, 100
 class ImageFolder(Source):
     """Images in the order given, `rate` of them to a second. One that cannot be read keeps its number and its time.
 
-    photos: whether each stands alone. Frames carry the image's name, with its folder where there are several.
+    photos: whether each stands alone; then `rate` only spaces their times. Frames carry the image's name, with its
+    folder where there are several.
     Raises DferError when none can be read.
     """
 
     def __init__(self, paths: Sequence[Path], name: str, rate: float, warn: Warn, photos: bool = False) -> None:
-        self.name, self.rate, self.count, self.photos = name, rate, len(paths), photos
+        self.name, self.rate, self.count = name, None if photos else rate, len(paths)
         self.warn = warn
-        self._paths, self._step = paths, 1 / rate
-        self._root = os.path.commonpath([path.parent for path in paths])
+        self._paths, self._step, self._photos = paths, 1 / rate, photos
+        self._root = os.path.commonpath([path.parent for path in paths]) or "."
         self._closed = False
         if all(read_image(path) is None for path in paths):  # ends at the first good one
             others = ", nor the others" * (len(paths) > 1)
@@ -49,8 +50,8 @@ class ImageFolder(Source):
             if image is None:
                 self.warn(f"{readable(path)}: not an image that OpenCV can read; left out")
                 continue
-            name = readable(path.relative_to(self._root)) if self._root else readable(path)
-            yield Frame(image, index, index * self._step, perf_counter() - start, monotonic(), file=name)
+            spent, name = perf_counter() - start, readable(os.path.relpath(path, self._root))
+            yield Frame(image, index, index * self._step, spent, monotonic(), cut=self._photos, file=name)
 
     def close(self) -> None:
         self._closed = True

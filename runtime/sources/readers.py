@@ -23,7 +23,7 @@ _PATIENCE = 1.0
 class SourceReader:
     """A source with the thread that reads it. Made by `SourceReaders`.
 
-    number: place among the sources of this run, from 0. name, rate, count, photos: the source's.
+    number: place among the sources of this run, from 0. name, rate, count: the source's.
     live: whether frames that are not taken in time are dropped (live sources; every source with `realtime`).
     dropped: how many were. error: one line, where the state is "failed"; fault: the exception behind it.
     """
@@ -51,10 +51,6 @@ class SourceReader:
     @property
     def count(self) -> int | None:
         return self.source.count
-
-    @property
-    def photos(self) -> bool:
-        return self.source.photos
 
     @property
     def state(self) -> State:

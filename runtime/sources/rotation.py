@@ -19,7 +19,7 @@ class RotatedSource(Source):
     def __init__(self, source: Source, turn: Turn) -> None:
         self._source, self._turn = source, turn
         self.name, self.rate, self.count, self.warn = source.name, source.rate, source.count, source.warn
-        self.live, self.photos = source.live, source.photos
+        self.live = source.live
 
     @property
     def reconnecting(self) -> bool:  # type: ignore[override]
