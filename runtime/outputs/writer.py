@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import DferError, ParameterError
 from ..predictions import Step
+from ..sources import readable
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import CsvSink, JsonlSink
@@ -53,7 +54,7 @@ class OutputPaths:
         """Those of the files that there are, with what a person should know of a video: its codec."""
         videos = self.videos(sources)
         return [
-            f"{path} ({codec_here()})" if path in videos else str(path)
+            f"{readable(path)} ({codec_here()})" if path in videos else readable(path)
             for path in self.wanted(sources)
             if path.exists()
         ]

@@ -129,32 +129,44 @@ class Film:
         yield from weave.finish()
 
     def _frames(self) -> Iterator[Any]:
-        """What decodes, in order of presentation. Behind damage the next packet is tried."""
+        """What decodes, in order of presentation."""
+        import av
+
+        for packet in self._packets():
+            try:
+                frames = self._stream.decode(packet)
+            except EOFError:
+                return
+            except av.FFmpegError:
+                self.damaged += 1
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    self.damaged += 1
+                else:
+                    yield frame
+
+    def _packets(self) -> Iterator[Any]:
+        """Behind damage the next is tried; at the end None, for what the decoder still holds."""
         import av
 
         failed = 0
         while failed < _MOST_DAMAGED:
             try:
                 for packet in self._container.demux(self._stream):
-                    try:
-                        frames = packet.decode()
-                    except av.InvalidDataError:
-                        self.damaged += 1
-                        continue
-                    for frame in frames:
-                        failed = 0
-                        if frame.is_corrupt:
-                            self.damaged += 1
-                        else:
-                            yield frame
-                return
+                    failed = 0
+                    if packet.size:  # an empty one would end the decoder
+                        yield packet
+                break
             except av.InvalidDataError:
                 failed += 1
             except EOFError:
-                return
+                break
             except (av.FFmpegError, OSError) as error:
-                self.fault = getattr(error, "strerror", None) or str(error)
-                return
+                if self._file is not None or self.length is not None:  # else that is how a stream without length ends
+                    self.fault = getattr(error, "strerror", None) or str(error)
+                break
+        yield None
 
     def _render(self, frame: Any) -> NDArray[np.uint8]:
         width, height = frame.width, frame.height

@@ -28,7 +28,7 @@ class Frame:
     network stream is decoded while waiting, so there it is the conversion only).
     arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
     cut: it does not follow from the frame before, so tracks and windows begin anew.
-    file: of an image that is one of several its own name, else "".
+    file: of an image its own name, else "".
     """
 
     image: NDArray[np.uint8]

@@ -44,6 +44,7 @@ COLUMNS = [
     *EXPRESSIONS,
     "state",
     "quality",
+    "file",
 ]
 
 
