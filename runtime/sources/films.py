@@ -134,7 +134,7 @@ class Film:
 
         for packet in self._packets():
             try:
-                frames = self._stream.decode(packet)
+                frames = packet.decode()
             except EOFError:
                 return
             except av.FFmpegError:
@@ -147,7 +147,7 @@ class Film:
                     yield frame
 
     def _packets(self) -> Iterator[Any]:
-        """Behind damage the next is tried; at the end None, for what the decoder still holds."""
+        """Behind damage the next is tried; at the end an empty one, for what the decoder still holds."""
         import av
 
         failed = 0
@@ -166,7 +166,9 @@ class Film:
                 if self._file is not None or self.length is not None:  # else that is how a stream without length ends
                     self.fault = getattr(error, "strerror", None) or str(error)
                 break
-        yield None
+        end: Any = av.Packet()
+        end.stream, end.time_base = self._stream, self._stream.time_base
+        yield end
 
     def _render(self, frame: Any) -> NDArray[np.uint8]:
         width, height = frame.width, frame.height

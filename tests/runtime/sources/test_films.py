@@ -80,10 +80,10 @@ def test_oblong_pixels_are_made_square(tmp_path: Path) -> None:
 
 def test_interlaced_pictures_are_made_whole_and_none_is_lost(tmp_path: Path) -> None:
     combed = []
-    for index in range(20):  # a bright bar that moves between the two fields of a picture
-        image = np.full((96, 128, 3), 40, np.uint8)
-        image[0::2, 4 * index : 4 * index + 24] = 220
-        image[1::2, 4 * index + 8 : 4 * index + 32] = 220
+    for index in range(20):  # a bright bar that moves between the two fields of a picture, too
+        image = np.full((96, 192, 3), 40, np.uint8)
+        image[0::2, 8 * index : 8 * index + 24] = 220
+        image[1::2, 8 * index + 4 : 8 * index + 28] = 220
         combed.append(image)
     interlaced = {"flags": "+ilme+ildct", "x264-params": "interlaced=1:tff=1"}
     path = encode(tmp_path / "i.mp4", combed, codec="libx264", options={**interlaced, "crf": "10"})
@@ -93,7 +93,7 @@ def test_interlaced_pictures_are_made_whole_and_none_is_lost(tmp_path: Path) -> 
     np.testing.assert_allclose([frame.time for frame in frames], np.arange(20) / 25, atol=2e-3)
     assert all(frame.image.max() > 150 for frame in frames)  # OpenCV 4.13 and 4.14 hand over black pictures
     rows = np.stack([frame.image[8:-8].mean(axis=2) for frame in frames[1:-1]])
-    assert np.abs(np.diff(rows, axis=1)).mean() < 8  # alternating lines differ by 22
+    assert np.abs(np.diff(rows, axis=1)).mean() < 4  # alternating lines differ by 7.5
 
 
 def test_a_start_beyond_zero_and_uneven_times_are_no_damage(tmp_path: Path) -> None:
