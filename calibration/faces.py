@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..runtime.errors import DferError
 from ..runtime.faces.alignment import align
 from ..runtime.faces.detection import FaceDetector
-from ..runtime.sources import IMAGE_SUFFIXES, open_source
+from ..runtime.sources import IMAGE_SUFFIXES, open_source, read_image
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 MINIMUM = 500
@@ -174,7 +174,7 @@ def _load(items: list[_Item], size: int) -> FaceClips:
 
 
 def _read_crop(path: Path, size: int) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    image = read_image(path)
     if image is None:
         raise DferError(f"cannot read image {path}")
     height, width = image.shape[:2]

@@ -29,7 +29,7 @@ from ...runtime.errors import DferError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.tracking import Tracker
-from ...runtime.sources import IMAGE_SUFFIXES, Source, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, Source, open_source, read_image
 from ...runtime.storage import atomic_write
 from .lists import VIDEO_SUFFIXES
 
@@ -251,7 +251,7 @@ def _check_size(films: Sequence[Film], out: Path, size: int) -> None:
     for film in films:
         image = out / film.folder / "00000.jpg"
         if image.is_file():
-            found = cv2.imread(str(image))
+            found = read_image(image)
             if found is not None and len(found) != size:
                 raise DferError(f"{out} holds faces of {len(found)} pixels; use --size {len(found)} or another folder")
             return

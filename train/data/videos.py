@@ -7,12 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
-from ...runtime.sources import IMAGE_SUFFIXES, natural_order, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, natural_order, open_source, read_image
 from . import WINDOW
 from .augmentation import plain_view
 from .lists import VIDEO_SUFFIXES, Entry
@@ -124,10 +123,10 @@ def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> ND
     kept: dict[int, NDArray[np.uint8]] = {}
     chosen = choose_frames(len(names), rng).tolist()
     for index in set(chosen):
-        image = cv2.imread(str(folder / names[index]), cv2.IMREAD_COLOR_RGB)
+        image = read_image(folder / names[index])
         if image is None:
             raise DferError(f"{folder / names[index]}: not an image that OpenCV can read")
-        kept[index] = _fit(np.asarray(image, dtype=np.uint8), size)
+        kept[index] = _fit(image, size)
     return np.stack([kept[index] for index in chosen])
 
 
