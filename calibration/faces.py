@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.faces.alignment import align
 from ..runtime.faces.detection import FaceDetector
-from ..runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source
+from ..runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source, read_image
 from ..runtime.sources.tables import find_image, read_rows
 
 MINIMUM = 500
@@ -165,7 +165,7 @@ def _load(clips: list[_Clip], size: int) -> FaceClips:
 
 
 def _read_crop(path: Path, size: int) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    image = read_image(path)
     if image is None:
         raise DferError(f"cannot read image {path}")
     height, width = image.shape[:2]

@@ -21,7 +21,7 @@ UNSURE = "unsure"
 
 COLUMNS = (
     ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy"),
-    ("state", "quality"),
+    ("state", "quality", "file"),
 )
 """Of the CSV, before and after those of the classes."""
 RESERVED = (*COLUMNS[0], *COLUMNS[1], UNSURE)

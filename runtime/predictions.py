@@ -22,12 +22,13 @@ class Prediction:
     """The expression of one face at one moment, read from the window that ends there. Equal if all of it is equal.
 
     source: name of the source, without credentials. frame: index in the source, from 0. time: media time, seconds.
-    track_id: which face, per source. box: x, y, width, height in pixels of the source.
+    track_id: which face, per source; of photographs, per picture. box: x, y, width, height in pixels of the source.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
     state: "warmup" while the window is not filled and its beginning is padded, then "ready".
     label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while), or
     `UNSURE` where even that is too improbable to be believed.
     quality: how well the face can be read, 0..1 (`faces.quality`); None where that was not measured.
+    file: of an image the name of its file (see `Frame`), else "".
     """
 
     source: str
@@ -40,6 +41,7 @@ class Prediction:
     state: State
     label: str = ""
     quality: float | None = None
+    file: str = ""
 
     def __post_init__(self) -> None:
         if not self.label:
@@ -55,7 +57,7 @@ class Prediction:
 
     def _key(self) -> tuple[object, ...]:
         moment = (self.source, self.frame, self.time, self.track_id, self.box)
-        return (*moment, self.classes, self.state, self.label, self.quality)
+        return (*moment, self.classes, self.state, self.label, self.quality, self.file)
 
     @property
     def confidence(self) -> float:

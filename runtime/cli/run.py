@@ -34,6 +34,8 @@ Examples:
   dfer-run 'clips/*.mp4' --csv all.csv --smooth 0.5    # several at once, in one table
   dfer-run rtsp://user:password@host/stream --camera 0 --jsonl live.jsonl
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
+  dfer-run album/ --photos --csv album.csv             # photographs: each on its own, named in column file
+  ffmpeg -i clip.mp4 -f matroska - | dfer-run -        # standard input
   dfer-run clip.mp4 --boxes boxes.csv                  # faces where you say: frame,x,y,w,h[,track]
   dfer-run ceiling.mp4 --rotate auto --unsure 0.5      # a camera hung upside down; say so when not sure
   dfer-run clip.mp4 --quiet --json | jq .faces
@@ -134,6 +136,12 @@ _PATH = click.Path(path_type=Path)
     "sampled frames, five to ten times a second.",
 )
 @click.option("--boxes", type=_PATH, help="CSV of where the faces are, in place of the detector.")
+@click.option(
+    "--photos/--no-photos",
+    default=None,
+    help="Read images as photographs, each on its own, or as one film. Default: as photographs where their sizes "
+    "differ or their names are not numbered.",
+)
 @click.option("--realtime", is_flag=True, help="Play files as if they were live, dropping what comes too soon.")
 @click.option("--size", callback=_parse_size, metavar="WxH", help="Ask cameras for this size.")
 @click.option("--camera-fps", type=float, metavar="N", help="Ask cameras for so many frames per second.")

@@ -45,6 +45,7 @@ class RunOptions:
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
     show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
     which stays until Ctrl-C where files were read.
+    photos: whether images of a folder or pattern are photographs, None for as they look (see `open_source`).
     realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
     """
 
@@ -70,6 +71,7 @@ class RunOptions:
     min_face: int = 40
     detect_every: int | None = None
     boxes: Path | None = None
+    photos: bool | None = None
     realtime: bool = False
     size: tuple[int, int] | None = None
     camera_fps: float | None = None
@@ -129,6 +131,7 @@ def run(
             size=options.size,
             fps=options.camera_fps,
             reconnect_tries=options.reconnect_tries,
+            photos=options.photos,
         )
         for source in opened:
             stack.callback(source.close)

@@ -104,13 +104,15 @@ class Tracker:
     neither look nor velocity is learnt. A track that is not seen glides on, ever slower, and ends after `patience`
     seconds. Faces scored under `start_score` may continue a track that no better one does, but begin none (ByteTrack,
     Zhang et al., ECCV 2022).
+
+    next_id: number of the next track that begins.
     """
 
-    def __init__(self, patience: float = 2.0, start_score: float = 0.7) -> None:
+    def __init__(self, patience: float = 2.0, start_score: float = 0.7, next_id: int = 1) -> None:
         self._patience, self._start_score = patience, start_score
         self._tracks: list[Track] = []
         self._visible: list[Track] = []
-        self._next_id = 1
+        self.next_id = next_id
         self._flow = MedianFlow()
 
     @property
@@ -172,8 +174,8 @@ class Tracker:
     def _number(self, face: Face) -> int:
         number = _id_of(face)
         if number is None:
-            number = self._next_id
-        self._next_id = max(self._next_id, number + 1)
+            number = self.next_id
+        self.next_id = max(self.next_id, number + 1)
         return number
 
 

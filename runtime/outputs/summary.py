@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from ..predictions import Prediction, Step
@@ -57,7 +57,7 @@ class TrackSummary:
 
 
 class Summary:
-    """Adds up predictions per source and track.
+    """Adds up predictions per source and track; every photograph is a source of its own.
 
     A prediction stands for the time since the one before it; the first, and one after a gap, for `step` seconds.
 
@@ -77,7 +77,8 @@ class Summary:
     def write(self, step: Step) -> None:
         """As a sink."""
         for prediction in step.predictions:
-            self.add(prediction)
+            photo = f"{prediction.source.rstrip('/')}/{prediction.file}"
+            self.add(replace(prediction, source=photo) if step.frame.photo else prediction)
         self.profile_samples += len(step.profiles)
 
     def close(self) -> None:
@@ -88,12 +89,12 @@ class Summary:
     def add(self, prediction: Prediction) -> None:
         """Add the next prediction of its track."""
         key = prediction.source, prediction.track_id
-        self._latest[prediction.source] = prediction.time
         track = self.tracks.get(key)
         if track is None:
             if len(self.tracks) >= 2 * _MOST_TRACKS:
                 self._thin()
             track = self.tracks[key] = TrackSummary(prediction.time, prediction.time)
+        self._latest[prediction.source] = prediction.time
         elapsed = prediction.time - track.last
         follows = track.predictions > 0 and 0 < elapsed <= self._gap
         stood = elapsed if follows else self._step
@@ -158,6 +159,8 @@ class Summary:
         for key in brief[:_MOST_TRACKS]:
             del self.tracks[key]
             self.forgotten += 1
+        left = {source for source, _ in self.tracks}
+        self._latest = {source: time for source, time in self._latest.items() if source in left}
 
 
 def _changes(track: TrackSummary) -> str:

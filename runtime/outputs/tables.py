@@ -81,7 +81,7 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     """Names of the CSV's columns for these classes.
 
     >>> ",".join(columns(("joy", "fear")))
-    'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state,quality'
+    'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state,quality,file'
     """
     return (*COLUMNS[0], *classes, *COLUMNS[1])
 
@@ -106,6 +106,7 @@ def csv_row(prediction: Prediction) -> str:
             *(f"{value:.4f}" for value in prediction.probabilities),
             prediction.state,
             "" if prediction.quality is None else f"{prediction.quality:.2f}",
+            prediction.file,
         ]
     )
 
@@ -113,7 +114,8 @@ def csv_row(prediction: Prediction) -> str:
 class CsvSink:
     """One line per prediction of any source.
 
-    Columns as `columns` gives them: box in pixels of the source, time in media seconds, entropy in nats.
+    Columns as `columns` gives them: box in pixels of the source, time in media seconds, entropy in nats; file, the
+    picture's own name, is empty unless the source is a folder or sequence of images.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
@@ -141,7 +143,7 @@ class JsonlSink:
     | source | name of the source, one of the header's sources |
     | frame | its index in the source, from 0 |
     | time_s | media time, seconds from the source's first frame |
-    | track | number of the face, unique within its source |
+    | track | number of the face, unique within its source; of photographs, within its picture |
     | box | [x, y, width, height], pixels of the source |
     | label | the class shown, or "unsure" where its probability is too low to be believed |
     | confidence | the label's probability; where unsure, the highest there is |
@@ -149,6 +151,7 @@ class JsonlSink:
     | probabilities | {class: probability}, in the header's order; they sum to 1 |
     | state | "warmup" while the first window fills, then "ready" |
     | quality | how well the face can be read, 0 to 1: worst of score, size, sharpness, pose; poor below 0.25 |
+    | file | the picture's own name, where the source is a folder or sequence of images; else null |
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -171,6 +174,7 @@ class JsonlSink:
                 },
                 "state": prediction.state,
                 "quality": prediction.quality if prediction.quality is None else round(prediction.quality, 2),
+                "file": prediction.file or None,
             }
             self._lines.append(_json_line(entry))
 
@@ -198,6 +202,7 @@ def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
             *one.probabilities.tolist(),
             one.state,
             one.quality,
+            one.file,
         )
         for one in known
     ]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import DferError, ParameterError
 from ..predictions import Step
+from ..sources import readable
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import STDOUT, CsvSink, JsonlSink
@@ -55,7 +56,7 @@ class OutputPaths:
         if codec == "MPEG-4":
             codec += ", which browsers do not play; for H.264 install ffmpeg, or run: pip install 'dfer-edge[video]'"
         return [
-            f"{path} ({codec})" if path in videos else str(path)
+            f"{readable(path)} ({codec})" if path in videos else readable(path)
             for path in self.wanted(sources)
             if path != STDOUT and path.exists()
         ]

@@ -82,6 +82,10 @@ class Smoother:
             return replace(memory.final, label=UNSURE)
         return memory.final
 
+    def restart(self) -> None:
+        """Forget all tracks."""
+        self._tracks.clear()
+
     def _next_label(self, memory: _Memory, time: float) -> str:
         held = memory.final.label
         leader = self.classes[int(memory.smoothed.argmax())]

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..faces.detection import Face, FaceDetector
+from ..faces.detection import Box, Face, FaceDetector
 from ..faces.orientation import OrientationVote
 from ..faces.tracking import Track, Tracker
 from ..predictions import Prediction, Step, VisibleFace
@@ -28,8 +28,11 @@ _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 class FaceProvider(Protocol):
     """Says where the faces are: the detector, now and then, or a file of boxes."""
 
-    def should_detect(self, index: int, time: float, wanted: bool) -> bool:
-        """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded."""
+    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
+        """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded.
+
+        anew: faces of earlier frames cannot be carried into it.
+        """
         ...
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]: ...
@@ -54,7 +57,9 @@ class DetectionScheduler:
         self._index: int | None = None  # of the last search
         self._time = 0.0
 
-    def should_detect(self, index: int, time: float, wanted: bool) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
+        if anew:
+            self._index = None
         if self._index is None:
             searches = wanted or self._every is not None
         elif self._every is not None:
@@ -132,7 +137,8 @@ class StreamState:
         self.source, self.live = source, live
         self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
         self._open_window, self._scheduler, self._smoother, self._watch = open_window, scheduler, smoother, watch
-        self._tracker = Tracker(patience=max(2.0, 2.25 * step))
+        self._patience = max(2.0, 2.25 * step)
+        self._tracker = Tracker(self._patience)
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
         self._pending: set[int] = set()  # those of them that are not encoded yet
@@ -141,16 +147,20 @@ class StreamState:
         self._period = -1  # number of the sampling period
         self._index = -1  # of the last frame
         self._looked = -1.0  # time of the frame in which the provider said where faces are
+        self._shape: tuple[int, ...] = ()  # of the last frame's picture
 
     def process(self, frame: Frame) -> list[EncodeRequest]:
         """Follow the faces into `frame`; returns those to be encoded: all of a sampled frame, else those left out."""
+        anew = frame.cut or frame.image.shape != self._shape
+        if anew:
+            self._restart(frame)
         period = int((frame.time + _ROUNDING) / self._step)
-        fresh = period > self._period
+        fresh = period > self._period or frame.photo
         if fresh:
             self._begin(period, frame)
         self._index = frame.index
         wanted = fresh or bool(self._pending)
-        tracks = self._follow(frame, wanted)
+        tracks = self._follow(frame, wanted, anew)
         readable = [track for track in tracks if track.face.frontal]
         self._profiles = ()
         if fresh:
@@ -160,6 +170,15 @@ class StreamState:
         return [
             EncodeRequest(self, frame, track, self._states[track.id]) for track in readable if track.id in self._pending
         ]
+
+    def _restart(self, frame: Frame) -> None:
+        """Nothing goes on in `frame`. Photographs number their faces from 1, each for itself."""
+        self._shape = frame.image.shape
+        self._tracker = Tracker(self._patience, next_id=1 if frame.photo else self._tracker.next_id)
+        self._states.clear()
+        self._sampled.clear()
+        self._pending.clear()
+        self._smoother.restart()
 
     def _begin(self, period: int, frame: Frame) -> None:
         """Samples that were never encoded are lost now; so are those of whole periods that the loop slept through."""
@@ -172,8 +191,8 @@ class StreamState:
             self._scheduler.skip(lost)
         self._period = period
 
-    def _follow(self, frame: Frame, wanted: bool) -> list[Track]:
-        if self._face_provider.should_detect(frame.index, frame.time, wanted):
+    def _follow(self, frame: Frame, wanted: bool, anew: bool) -> list[Track]:
+        if self._face_provider.should_detect(frame.index, frame.time, wanted, anew):
             with self._watch.time("detect"):
                 faces = self._face_provider.detect(frame.image)
             with self._watch.time("track"):
@@ -216,11 +235,12 @@ class StreamState:
                 frame=request.frame.index,
                 time=request.frame.time,
                 track_id=request.track.id,
-                box=request.track.face.box,
+                box=_inside(request.track.face.box, request.frame.image),
                 probabilities=probabilities,
                 classes=self._smoother.model_classes,
                 state="warmup" if request.state.window.warmup else "ready",
                 quality=quality,
+                file=request.frame.file,
             )
         )
         self._made.append(request.state.prediction)
@@ -242,3 +262,10 @@ class StreamState:
     def finish(self) -> None:
         """The source has ended. Raises DferError when it fits nothing that was said of it."""
         self._face_provider.finish()
+
+
+def _inside(box: Box, image: NDArray[np.uint8]) -> Box:
+    """What of a box lies in the picture [H,W,3]."""
+    left, top = min(max(box[0], 0.0), image.shape[1]), min(max(box[1], 0.0), image.shape[0])
+    right, bottom = min(max(box[0] + box[2], left), image.shape[1]), min(max(box[1] + box[3], top), image.shape[0])
+    return left, top, right - left, bottom - top

@@ -1,5 +1,7 @@
 """Where frames come from: cameras, video files, images, network streams, GStreamer pipelines; one or several at once.
 
+Recordings are read by PyAV, cameras, streams and pipelines by OpenCV.
+
 Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
 times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
 
@@ -10,8 +12,8 @@ times: a file's presentation time stamps, counted from its first frame; for live
 
 from .addresses import without_credentials
 from .files import VideoFile
-from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order
-from .images import ImageFolder
+from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order, readable
+from .images import Animation, ImageFolder, read_image
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources
 from .readers import SourceReader, SourceReaders, State, tell_apart
@@ -21,6 +23,7 @@ __all__ = [
     "IMAGE_RATE",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
+    "Animation",
     "Frame",
     "ImageFolder",
     "LiveSource",
@@ -38,6 +41,8 @@ __all__ = [
     "natural_order",
     "open_source",
     "open_sources",
+    "read_image",
+    "readable",
     "tell_apart",
     "without_credentials",
 ]

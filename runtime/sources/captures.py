@@ -33,29 +33,24 @@ _USB2 = 24e6
 
 @dataclass(frozen=True)
 class Picture:
-    """image: RGB uint8 [H,W,3]. stamp: seconds, by the container's clock. wait, decode: seconds until it came (which
-    for FFmpeg includes decoding), and from then until it was RGB."""
+    """image: RGB uint8 [H,W,3]. decode: seconds from when it came (which for FFmpeg includes decoding) until it was
+    RGB."""
 
     image: NDArray[np.uint8]
-    stamp: float
-    wait: float
     decode: float
 
 
 class Capture:
-    """An open `cv2.VideoCapture`. rate: frames per second, or None; count: frames announced, or None; size: (width,
-    height), pixels; damaged: pictures that did not decode and were passed over."""
+    """An open `cv2.VideoCapture`. rate: frames per second, or None; size: (width, height), pixels."""
 
     def __init__(self, opened: Any) -> None:
         self._opened = opened
         self._lock = threading.Lock()
         self._released = False
         _Quiet.begin()
-        rate, count = float(opened.get(cv2.CAP_PROP_FPS)), int(opened.get(cv2.CAP_PROP_FRAME_COUNT))
+        rate = float(opened.get(cv2.CAP_PROP_FPS))
         self.rate = rate if 0 < rate < 1000 else None
-        self.count = count if count > 0 else None
         self.size = int(opened.get(cv2.CAP_PROP_FRAME_WIDTH)), int(opened.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        self.damaged = 0
 
     def read(self, tries: int = 1) -> Picture | None:
         """The next picture, at most `tries` - 1 damaged ones passed over; None where there is none, or when released.
@@ -65,11 +60,10 @@ class Capture:
         try:
             with self._lock:
                 start = perf_counter()
-                for failed in range(tries):
+                for _ in range(tries):
                     if self._released:
                         break
                     if picture := self._read():
-                        self.damaged += failed
                         return picture
                     if perf_counter() - start > _LONGEST_STUMBLE:
                         break
@@ -79,7 +73,6 @@ class Capture:
                 self.release()
 
     def _read(self) -> Picture | None:
-        start = perf_counter()
         try:
             if not self._opened.grab():
                 return None
@@ -87,11 +80,10 @@ class Capture:
             got, image = self._opened.retrieve()
             if not got:
                 return None
-            stamp = float(self._opened.get(cv2.CAP_PROP_POS_MSEC)) / 1000
             rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
         except cv2.error:  # a picture that OpenCV rejects is as damaged as one that it cannot decode
             return None
-        return Picture(rgb, stamp, came - start, perf_counter() - came)
+        return Picture(rgb, perf_counter() - came)
 
     def release(self) -> None:
         """Let go of the device, now or, if another thread reads, when that read returns. Does not wait."""
@@ -126,11 +118,6 @@ class _Quiet:
             cls._count -= 1
             if cls._count == 0:
                 cv2.utils.logging.setLogLevel(cls._previous)
-
-
-def open_file(path: str) -> Capture | None:
-    """A video file; None when OpenCV cannot read it. Rotation that its metadata ask for is applied."""
-    return _open(path)
 
 
 def open_stream(url: str) -> Capture | None:

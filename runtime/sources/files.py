@@ -6,63 +6,82 @@ from collections.abc import Iterator
 from time import monotonic
 
 from ..errors import DferError
-from .captures import Capture, Picture
+from .films import Film
 from .frames import Frame, Source, Warn
 
 _WHOLE = 0.95
-"""Share of the announced frames that is no truncation: containers often count a few that are never shown."""
-_MOST_DAMAGED = 10_000
-"""Failed reads in a row after which a file has ended, whatever it announced; each takes microseconds."""
+"""Share of what was announced that is no truncation: containers often count a little that is never shown."""
+_STEADY = 0.9
+"""Share of even steps from which on a film has an even rate, so that a hole in it is damage."""
+_JUMP = 10.0
+"""Seconds of a broadcast's clock that no picture is held for (FFmpeg's `dts_delta_threshold`)."""
 
 
 class VideoFile(Source):
     """Every frame of a recorded video, with its presentation time. Damaged frames are left out, with one warning.
 
+    Where the clock of a transport stream jumps, it is warned of, times go on by one frame, and the frame is a `cut`.
     Raises DferError when not even one frame can be decoded.
     """
 
-    def __init__(self, capture: Capture, name: str, warn: Warn) -> None:
-        self.name, self.rate, self.count = name, capture.rate, capture.count
+    def __init__(self, film: Film, name: str, warn: Warn) -> None:
+        self.name, self.rate, self.count = name, film.rate, film.count
         self.warn = warn
-        self._capture = capture
-        self._handed = 0
+        self._film = film
         self._closed = False
         # Decoding the first frame now tells a broken file before any output is made.
-        self._first = self._read()
+        self._first = film.read()
         if self._first is None:
             self.close()
             raise DferError(f"{name}: no frame of this video can be decoded")
 
-    def _read(self) -> Picture | None:
-        left = (self.count or 0) - self._handed - self._capture.damaged
-        return self._capture.read(tries=min(max(left, 0), _MOST_DAMAGED) + 1)
-
     def __iter__(self) -> Iterator[Frame]:
-        start, time, stamp, step = 0.0, -1.0, 0.0, 1 / (self.rate or 25.0)
+        step = 1 / (self.rate or 25.0)
         current, self._first = self._first, None
+        handed = steady = 0
+        time, last, offset, jumped = 0.0, 0.0, 0.0, False
         while current is not None:
-            if self._handed == 0:
-                start = current.stamp
-            stamp = current.stamp - start
-            # Missing or backward time stamps: carry on at the nominal rate, so that times always rise.
-            time = stamp if stamp > time else time + step
-            yield Frame(current.image, self._handed, time, current.wait + current.decode, monotonic())
-            self._handed += 1
-            current = self._read()
+            stamp, cut = current.stamp, False
+            if handed == 0:
+                offset = last = stamp or 0.0
+            else:
+                if stamp is not None:
+                    cut = self._film.jumps and not -_JUMP < stamp - last < _JUMP
+                    steady += abs(stamp - last - step) < step / 4
+                    last = stamp
+                    offset = stamp - time - step if cut else offset
+                # Missing or backward time stamps: carry on at the nominal rate, so that times always rise.
+                shown = -1.0 if stamp is None else stamp - offset
+                time = shown if shown > time else time + step
+            if cut and not jumped:
+                self.warn(f"{self.name}: its clock jumps at {time:.2f} s (discontinuity); times go on by one frame")
+                jumped = True
+            yield Frame(current.image, handed, time, current.spent, monotonic(), cut=cut)
+            handed += 1
+            current = self._film.read()
         if not self._closed:
-            self._tell_what_is_missing(stamp + step)
+            announced = 0 if jumped else self.count or 0
+            self._tell_what_is_missing(handed, announced, time + step, steady < _STEADY * (handed - 1))
 
-    def _tell_what_is_missing(self, end: float) -> None:
-        """Warn once. A file that goes on to the end it announced has holes; one that does not was cut."""
-        damaged, count, handed = self._capture.damaged, self.count or 0, self._handed
+    def _tell_what_is_missing(self, handed: int, count: int, end: float, uneven: bool) -> None:
+        """Warn once. A film that goes on to the end it announced has holes; one that does not was cut.
+
+        count: frames announced, 0 where that tells nothing. uneven: nor do fewer pictures than its rate would give.
+        """
+        film = self._film
+        damaged = film.damaged
+        if film.fault:
+            self.warn(f"{self.name}: cannot be read beyond {end:.2f} s: {film.fault}")
+            return
         if handed + damaged < _WHOLE * count:
-            if end < _WHOLE * count / (self.rate or 25.0):
+            if film.length is not None and end < _WHOLE * film.length:
                 self.warn(f"{self.name}: ends after {handed} of {count} announced frames (truncated or damaged?)")
                 return
-            damaged = count - handed
+            if not uneven:
+                damaged = count - handed
         if damaged:
             self.warn(f"{self.name}: {damaged} frames are damaged and left out, {handed} are good")
 
     def close(self) -> None:
         self._closed = True
-        self._capture.release()
+        self._film.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ class Frame:
     decode: seconds that reading and decoding took; for live sources without the wait for the picture to come (a
     network stream is decoded while waiting, so there it is the conversion only).
     arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
+    cut: it does not follow from the frame before, so tracks and windows begin anew.
+    file: of an image its own name, else "".
     """
 
     image: NDArray[np.uint8]
@@ -34,6 +37,13 @@ class Frame:
     time: float
     decode: float = 0.0
     arrived: float = 0.0
+    cut: bool = False
+    file: str = ""
+
+    @property
+    def photo(self) -> bool:
+        """Whether it is a photograph that stands alone, with people of its own."""
+        return self.cut and self.file != ""
 
 
 class Source(ABC):
@@ -84,3 +94,8 @@ def check_image(image: object, parameter: str) -> NDArray[np.uint8]:
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Sorting key that puts "2.jpg" before "10.jpg"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def readable(path: str | os.PathLike[str]) -> str:
+    """A file's name as text for people and result files; bytes of it that are not UTF-8 as in "\\xe9"."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,43 +1,155 @@
-"""Images as a source: a folder, a numbered sequence, a single one."""
+"""Images as a source: a folder, a numbered sequence, a single one, one that holds several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from time import monotonic, perf_counter
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import DferError
-from .frames import Frame, Source, Warn
+from .frames import Frame, Source, Warn, readable
+
+_COMPARED = 8
+"""Pictures of a folder whose sizes are compared, from the first to the last."""
+_CHUNK = 32  # pictures of an animation that are decoded at once
+_SHORTEST, _USUAL = 10, 100
+"""Milliseconds: a shorter delay means nothing, and browsers then take the usual one."""
 
 
 class ImageFolder(Source):
     """Images in the order given, `rate` of them to a second. One that cannot be read keeps its number and its time.
 
+    photos: whether each stands alone; then `rate` only spaces their times. Frames carry the image's name, with its
+    folder where there are several.
     Raises DferError when none can be read.
     """
 
-    def __init__(self, paths: list[Path], name: str, rate: float, warn: Warn) -> None:
-        self.name, self.rate, self.count = name, rate, len(paths)
+    def __init__(self, paths: Sequence[Path], name: str, rate: float, warn: Warn, photos: bool = False) -> None:
+        self.name, self.rate, self.count = name, None if photos else rate, len(paths)
         self.warn = warn
-        self._paths, self._step = paths, 1 / rate
+        self._paths, self._step, self._photos = paths, 1 / rate, photos
+        self._root = os.path.commonpath([path.parent for path in paths]) or "."
         self._closed = False
-        if all(cv2.imread(str(path)) is None for path in paths):  # ends at the first good one
-            raise DferError(f"{paths[0]}: not an image that OpenCV can read" + (", nor the others" * (len(paths) > 1)))
+        if all(read_image(path) is None for path in paths):  # ends at the first good one
+            others = ", nor the others" * (len(paths) > 1)
+            raise DferError(f"{readable(paths[0])}: not an image that OpenCV can read{others}")
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
             if self._closed:
                 return
             start = perf_counter()
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+            image = read_image(path)
             if image is None:
-                self.warn(f"{path}: not an image that OpenCV can read; left out")
+                self.warn(f"{readable(path)}: not an image that OpenCV can read; left out")
                 continue
-            took = perf_counter() - start
-            yield Frame(np.asarray(image, dtype=np.uint8), index, index * self._step, took, monotonic())
+            spent, name = perf_counter() - start, readable(os.path.relpath(path, self._root))
+            yield Frame(image, index, index * self._step, spent, monotonic(), cut=self._photos, file=name)
 
     def close(self) -> None:
         self._closed = True
+
+
+class Animation(Source):
+    """The pictures of an animated WebP with their delays, or the pages of a TIFF, `rate` to a second."""
+
+    def __init__(self, path: Path, name: str, rate: float, warn: Warn) -> None:
+        self.name, self.rate, self.count = name, rate, None
+        self.warn = warn
+        self._data = path.read_bytes()
+        self._pause = 1 / rate
+        self._closed = False
+        if _is_animated_webp(self._data):
+            self.rate = None
+
+    def __iter__(self) -> Iterator[Frame]:
+        time, start = 0.0, perf_counter()
+        pictures = _pages(self._data) if self.rate else _animation(self._data)
+        for index, (image, pause) in enumerate(pictures):
+            if self._closed:
+                return
+            yield Frame(image, index, time, perf_counter() - start, monotonic())
+            time, start = time + (pause or self._pause), perf_counter()
+
+    def close(self) -> None:
+        self._closed = True
+
+
+def read_image(path: Path) -> NDArray[np.uint8] | None:
+    """An image, upright, as RGB uint8 [H,W,3]; None where OpenCV cannot read it.
+
+    Its bytes are read by Python, for a name that is not UTF-8 would end OpenCV and with it the process.
+    """
+    return _decode(path, cv2.IMREAD_COLOR_RGB)
+
+
+def are_photos(paths: Sequence[Path]) -> str:
+    """Why these pictures, in order, are photographs and no film; "" where they may be one.
+
+    A film's have one size, and names that differ in their numbers only.
+    """
+    if len({re.sub(r"\d+", "#", path.stem) for path in paths}) > 1:
+        return "names that are not numbered"
+    step = max(1, (len(paths) - 1) // (_COMPARED - 1))
+    small = (_decode(path, cv2.IMREAD_REDUCED_GRAYSCALE_8) for path in [*paths[::step], paths[-1]])
+    return "different sizes" if len({image.shape for image in small if image is not None}) > 1 else ""
+
+
+def is_animation(path: Path) -> bool:
+    """Whether an image is an animated WebP or a TIFF of several pages."""
+    data = path.read_bytes()
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return len(list(zip(range(2), _pages(data), strict=False))) > 1
+    return _is_animated_webp(data)
+
+
+def is_animated_png(path: Path) -> bool:
+    """Whether it has an animation control chunk, which stands before the picture (PNG, third edition, 11.3.6.1)."""
+    with path.open("rb") as file:
+        head, _, _ = file.read(1 << 16).partition(b"IDAT")
+    return head.startswith(b"\x89PNG") and b"acTL" in head
+
+
+def _is_animated_webp(data: bytes) -> bool:
+    """By the flag in its extended header (RFC 9649, 2.7)."""
+    return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and bool(data[20] & 2)
+
+
+def _decode(path: Path, flags: int) -> NDArray[np.uint8] | None:
+    try:
+        data = np.frombuffer(path.read_bytes(), np.uint8)
+        image = cv2.imdecode(data, flags) if data.size else None
+    except (OSError, cv2.error):
+        return None
+    return None if image is None else np.asarray(image, dtype=np.uint8)
+
+
+def _animation(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    """Pictures and how long each is shown, in seconds."""
+    row = np.frombuffer(data, np.uint8)[None]
+    for start in count(0, _CHUNK):
+        good, found = cv2.imdecodeanimation(row, start, _CHUNK)
+        if not good:
+            return
+        for image, pause in zip(found.frames, np.ravel(found.durations), strict=True):
+            code = cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB
+            milliseconds = pause if pause > _SHORTEST else _USUAL
+            yield np.asarray(cv2.cvtColor(image, code), np.uint8), float(milliseconds) / 1000
+        if len(found.frames) < _CHUNK:
+            return
+
+
+def _pages(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
+    row = np.frombuffer(data, np.uint8)
+    for number in count():
+        good, images = cv2.imdecodemulti(row, cv2.IMREAD_COLOR_RGB, range=(number, number + 1))
+        if not good or not images:
+            return
+        yield np.asarray(images[0], np.uint8), 0.0

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias, TypeVar
 
 from ..errors import DferError
 from .addresses import why_closed, with_encoded_credentials, without_credentials
-from .captures import Capture, open_camera, open_file, open_pipeline, open_stream, within
+from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_stream, within
 from .files import VideoFile
-from .frames import IMAGE_SUFFIXES, Source, Warn, natural_order
-from .images import ImageFolder
+from .films import Film
+from .frames import IMAGE_SUFFIXES, Source, Warn, natural_order, readable
+from .images import Animation, ImageFolder, are_photos, is_animated_png, is_animation
 from .live import LiveSource
 
 SourceSpec: TypeAlias = "str | int | Path"
@@ -24,6 +26,8 @@ IMAGE_RATE = 8.0
 _OPENING = 30.0
 """Seconds that opening may take; streams give up sooner by themselves."""
 _NUMBER = re.compile(r"%0?\d*d")
+_LITTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+Opened = TypeVar("Opened", Capture, Film)
 
 
 def open_source(
@@ -34,17 +38,21 @@ def open_source(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     reconnect_tries: int = 5,
+    photos: bool | None = None,
 ) -> Source:
     """Open one source: whatever `spec` names.
 
     place: a camera (its number, "/dev/video0", or "csi://0" on a Jetson); a video file; a folder of images, an image,
-    or several by a pattern ("frames/*.png", "frame_%04d.png"); a URL (RTSP, HTTP, …); a GStreamer pipeline ("… ! …").
+    or several by a pattern ("frames/*.png", "frame_%04d.png"); a URL (RTSP, HTTP, …); a GStreamer pipeline ("… ! …");
+    a named pipe, or "-" for standard input.
     image_rate: how many images make a second.
     warn: told, in one line, about trouble that is not an error (a video that ends early, a stream that is lost);
     live sources call it from their reader thread.
     size, fps: (width, height) in pixels and frames per second to ask a camera for; other sources have their own.
     reconnect_tries: how often in a row to try again after a camera or stream was lost, before that is an error; 0: the
     source then simply ends.
+    photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs, and
+    warns, where their sizes differ or their names are not numbered (`are_photos`).
     Raises DferError when there is nothing to read at `spec`.
     """
     text = str(spec)
@@ -54,43 +62,82 @@ def open_source(
         capture = _in_time(connect, f"{name} does not open; is it plugged in and free?")
         _compare(name, capture, size, fps, warn)
         return LiveSource(capture, connect, name, warn, reconnect_tries)
-    if " ! " in text:
-        name = f"gstreamer:{text.split()[0]}"  # elements further on, and any properties, may hold credentials
-        connect = partial(open_pipeline, text)
-        capture = _in_time(connect, f"{name} does not start; it must end in an appsink, and run with gst-launch-1.0")
-        return LiveSource(capture, connect, name, warn, reconnect_tries)
-    if text.startswith("csi://"):
-        connect = partial(open_pipeline, _csi_pipeline(text, size, fps))
-        capture = _in_time(connect, f"{text} does not open; is the camera connected, and nvargus-daemon running?")
-        return LiveSource(capture, connect, text, warn, reconnect_tries)
-    if "://" in text:
-        name, connect = without_credentials(text), partial(open_stream, with_encoded_credentials(text))
-        try:
-            capture = _in_time(connect, name)
-        except DferError as error:
-            raise DferError(f"{name} does not open; {why_closed(text)}") from error
-        if capture.count and text.lower().startswith(("http://", "https://", "file://")):
-            return VideoFile(capture, name, warn)
-        return LiveSource(capture, connect, name, warn, reconnect_tries)
-    path = Path(text)
+    if text == "-":
+        return _open_pipe(text, warn)
+    if not _exists(text):  # a file may be called "x ! y.mp4"
+        if " ! " in text:
+            name = f"gstreamer:{text.split()[0]}"  # elements further on, and any properties, may hold credentials
+            connect = partial(open_pipeline, text)
+            failure = f"{name} does not start; it must end in an appsink, and run with gst-launch-1.0"
+            return LiveSource(_in_time(connect, failure), connect, name, warn, reconnect_tries)
+        if text.startswith("csi://"):
+            connect = partial(open_pipeline, _csi_pipeline(text, size, fps))
+            capture = _in_time(connect, f"{text} does not open; is the camera connected, and nvargus-daemon running?")
+            return LiveSource(capture, connect, text, warn, reconnect_tries)
+        if "://" in text:
+            return _open_address(text, warn, reconnect_tries)
+    return _open_files(text, image_rate, warn, photos)
+
+
+def _open_address(url: str, warn: Warn, reconnect_tries: int) -> Source:
+    """A recording is read whole, as a file is; all else is live."""
+    name, encoded = without_credentials(url), with_encoded_credentials(url)
+    connect = partial(open_stream, encoded)
+    try:
+        if url.lower().startswith(("http://", "https://", "file://")):
+            film = _in_time(partial(Film, encoded, name, READ_TIMEOUT), name)
+            if film.ends:
+                return VideoFile(film, name, warn)
+            film.release()
+        capture = _in_time(connect, name)
+    except DferError as error:
+        raise DferError(f"{name} does not open; {why_closed(url)}") from error
+    return LiveSource(capture, connect, name, warn, reconnect_tries)
+
+
+def _open_pipe(text: str, warn: Warn) -> Source:
+    """Standard input ("-"), or a named pipe."""
+    name = "standard input" if text == "-" else readable(text)
+    if text == "-" and os.isatty(0):
+        raise DferError("standard input is a terminal; write a video into it: … | dfer-run -")
+
+    def connect() -> Film:
+        return Film(os.fdopen(os.dup(0), "rb") if text == "-" else _open(Path(text)), name)
+
+    return VideoFile(_in_time(connect, f"{name}: nobody writes into this pipe"), name, warn)
+
+
+def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None) -> Source:
+    path, name = Path(text), readable(text)
     if path.is_dir():
-        images = [file for file in path.iterdir() if _is_image(file)]
+        images = [file for file in path.iterdir() if _is_image(file) and not _is_litter(file.name) and file.is_file()]
         if not images:
-            raise DferError(f"{path}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-        return ImageFolder(sorted(images, key=_by_name), text, image_rate, warn)
+            raise DferError(f"{name}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        return _open_images(sorted(images, key=_by_name), name, image_rate, warn, photos)
     if _is_pattern(text):
         files = _matches(text)
         if _is_image(files[0]):
-            return ImageFolder(files, text, image_rate, warn)
+            return _open_images(files, name, image_rate, warn, photos)
         if len(files) > 1:
-            raise DferError(f"{text}: matches {len(files)} files, which are as many sources; use expand() first")
+            raise DferError(f"{name}: matches {len(files)} files, which are as many sources; use expand() first")
         path = files[0]
+    if _exists(text) and not path.is_file():
+        return _open_pipe(text, warn)
     if not path.is_file():
-        raise DferError(f"{path}: no such file or folder")
-    if _is_image(path):
-        return ImageFolder([path], text, image_rate, warn)
-    video = _in_time(partial(open_file, str(path)), f"{path}: not a video that OpenCV can read")
-    return VideoFile(video, str(path), warn)
+        raise DferError(f"{name}: no such file or folder")
+    if _is_image(path) and not is_animated_png(path):
+        if is_animation(path):
+            return Animation(path, name, image_rate, warn)
+        return ImageFolder([path], name, image_rate, warn, photos is True)
+    film = _in_time(lambda: Film(_open(path), readable(path)), f"{name}: does not open in time")
+    return VideoFile(film, readable(path), warn)
+
+
+def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: bool | None) -> Source:
+    if photos is None and (reason := are_photos(paths)):
+        warn(f"{name}: {len(paths)} pictures with {reason} are read as photographs, each on its own, not as film")
+        photos = True
+    return ImageFolder(paths, name, rate, warn, photos is True)
 
 
 def expand(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
@@ -116,12 +163,15 @@ def open_sources(
     size: tuple[int, int] | None = None,
     fps: float | None = None,
     reconnect_tries: int = 5,
+    photos: bool | None = None,
 ) -> list[Source]:
     """Open all of `expand(specs)`, or none; see `open_source`."""
     opened: list[Source] = []
     try:
         for spec in expand(specs):
-            opened.append(open_source(spec, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries))
+            opened.append(
+                open_source(spec, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries, photos=photos)
+            )
     except BaseException:
         for source in opened:
             source.close()
@@ -129,20 +179,34 @@ def open_sources(
     return opened
 
 
-def _in_time(connect: partial[Capture | None], failure: str) -> Capture:
-    """The open capture; opened in another thread, so that Ctrl-C works meanwhile."""
+def _in_time(connect: Callable[[], Opened | None], failure: str) -> Opened:
+    """What is opened; in another thread, so that Ctrl-C works meanwhile."""
     try:
-        capture = within(_OPENING, connect, discard=_release)
+        opened = within(_OPENING, connect, discard=_release)
     except TimeoutError:
-        capture = None
-    if capture is None:
+        opened = None
+    if opened is None:
         raise DferError(failure)
-    return capture
+    return opened
 
 
-def _release(capture: Capture | None) -> None:
-    if capture is not None:
-        capture.release()
+def _release(opened: Capture | Film | None) -> None:
+    if opened is not None:
+        opened.release()
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DferError(f"{readable(path)}: {error.strerror}") from error
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        return False
 
 
 def _compare(name: str, capture: Capture, size: tuple[int, int] | None, fps: float | None, warn: Warn) -> None:
@@ -170,6 +234,11 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES
 
 
+def _is_litter(name: str) -> bool:
+    """What systems leave beside pictures: hidden files, thumbnails, folders of archives and servers."""
+    return name.startswith(".") or name in _LITTER
+
+
 def _by_name(path: Path) -> list[tuple[int, str]]:
     return natural_order(str(path))
 
@@ -177,7 +246,7 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
 def _is_pattern(spec: SourceSpec) -> bool:
     """Whether `spec` has wildcards, and is no address and no file that is really called so."""
     text = str(spec)
-    if isinstance(spec, int) or "://" in text or " ! " in text or Path(text).exists():
+    if isinstance(spec, int) or "://" in text or " ! " in text or _exists(text):
         return False
     return glob.has_magic(text) or _NUMBER.search(Path(text).name) is not None
 
@@ -191,8 +260,12 @@ def _matches(pattern: str) -> list[Path]:
         found = [file for file in candidates if (at := shape.fullmatch(file.name)) and number[0] % int(at[1]) == at[1]]
     else:
         found = [Path(file) for file in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (absolute ones too)
+    asked = Path(pattern).parts
+    found = [file for file in found if not any(_is_litter(part) and part not in asked for part in file.parts)]
     if not found:
-        raise DferError(f"{pattern}: matches no file")
+        raise DferError(f"{readable(pattern)}: matches no file")
     if len({_is_image(file) for file in found}) > 1:
-        raise DferError(f"{pattern}: matches images and other files; images are one source, so name them apart")
+        raise DferError(
+            f"{readable(pattern)}: matches images and other files; images are one source, so name them apart"
+        )
     return sorted(found, key=_by_name)

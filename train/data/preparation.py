@@ -29,7 +29,7 @@ from ...runtime.errors import DferError, ParameterError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.tracking import Tracker
-from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, open_source, read_image
 from ...runtime.storage import atomic_write
 
 REPORT = "report.csv"
@@ -250,7 +250,7 @@ def _check_size(films: Sequence[Film], out: Path, size: int) -> None:
     for film in films:
         image = out / film.folder / "00000.jpg"
         if image.is_file():
-            found = cv2.imread(str(image))
+            found = read_image(image)
             if found is not None and len(found) != size:
                 raise ParameterError("size", f"{out} holds faces of {len(found)} pixels; give that or another folder")
             return

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
+from ...runtime.sources import read_image
 from ...runtime.sources.tables import bad_line, find_image, read_rows
 from ..digests import content_digests
 from . import WINDOW
@@ -84,10 +85,10 @@ class StillClips:
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """The photograph as RGB [H,W,3] (grey ones have three equal channels)."""
-        image = cv2.imread(str(self.paths[index]), cv2.IMREAD_COLOR_RGB)
+        image = read_image(self.paths[index])
         if image is None:
             raise DferError(f"cannot read image {self.paths[index]}")
-        return np.asarray(image, dtype=np.uint8)
+        return image
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         shown = self.image(index)

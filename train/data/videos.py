@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
-from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_source
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_source, read_image
 from ..digests import content_digests
 from . import WINDOW
 from .augmentation import plain_view
@@ -137,10 +136,10 @@ def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> ND
     kept: dict[int, NDArray[np.uint8]] = {}
     chosen = choose_frames(len(files), rng).tolist()
     for index in set(chosen):
-        image = cv2.imread(str(files[index]), cv2.IMREAD_COLOR_RGB)
+        image = read_image(files[index])
         if image is None:
             raise DferError(f"{files[index]}: not an image that OpenCV can read")
-        kept[index] = _fit(np.asarray(image, dtype=np.uint8), size)
+        kept[index] = _fit(image, size)
     return np.stack([kept[index] for index in chosen])
 
 

@@ -48,6 +48,7 @@ COLUMNS = [
     *EXPRESSIONS,
     "state",
     "quality",
+    "file",
 ]
 
 

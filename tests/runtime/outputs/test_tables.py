@@ -99,7 +99,7 @@ def test_a_row_that_found_room_for_a_part_of_it_is_taken_back(tmp_path: Path) ->
     assert ended.stdout.startswith(f"{path}: File too large"), ended.stderr
     text = path.read_text()
     assert 4800 < len(text) <= 5000
-    assert text.endswith("ready,\n")
+    assert text.endswith("ready,,\n")
 
 
 WRITER = """

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.sources import VideoFile, expand, open_source, open_sources, without_credentials
-from dfer.runtime.sources.captures import Picture, built_with, open_file
+from dfer.runtime.sources.captures import built_with
+from dfer.runtime.sources.films import Film, Picture
 from helpers import write_video
 
 
@@ -95,16 +96,15 @@ def test_a_camera_that_does_not_open_says_so() -> None:
 
 
 def test_time_rises_where_stamps_do_not(tmp_path: Path) -> None:
-    capture = open_file(str(write_video(tmp_path / "v.mp4", counting_frames(6), 10)))
-    assert capture is not None
+    film = Film(write_video(tmp_path / "v.mp4", counting_frames(6), 10).open("rb"), "v")
     stamps = iter([0.0, 0.0, 0.0, 0.1, 0.05, 0.9])
-    read = capture.read
+    read = film.read
 
-    def wrongly_stamped(tries: int = 1) -> Picture | None:
-        return (found := read(tries)) and replace(found, stamp=next(stamps))
+    def wrongly_stamped() -> Picture | None:
+        return (found := read()) and replace(found, stamp=next(stamps))
 
-    capture.read = wrongly_stamped  # type: ignore[method-assign]
-    times = [frame.time for frame in VideoFile(capture, "v", lambda _: None)]
+    film.read = wrongly_stamped  # type: ignore[method-assign]
+    times = [frame.time for frame in VideoFile(film, "v", lambda _: None)]
     assert len(times) == 6
     assert (np.diff(times) > 0).all()
     assert times[-1] == pytest.approx(0.9)

@@ -1,0 +1,263 @@
+"""Recorded video, decoded by FFmpeg through PyAV: exact time stamps, pixels made square, interlaced frames whole."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DferError
+
+_THREADS = 2  # of a decoder: a third gains little, and many files may be open
+_MOST_DAMAGED = 10_000
+"""Failed reads in a row after which a film has ended, whatever it announced; each takes microseconds."""
+_ASPECTS = 0.25, 4.0  # widths of a pixel, in heights, that are believed
+_SQUARE = 0.01  # change of a side that is not worth resampling for
+_FILES = ("matroska", "mov", "avi", "asf", "ogg", "gif", "apng")
+"""Containers that are files, however they come; the others are live where they tell no duration."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """image: RGB uint8 [H,W,3]. stamp: seconds by the container's clock, None where it has none. spent: seconds that
+    reading and decoding took."""
+
+    image: NDArray[np.uint8]
+    stamp: float | None
+    spent: float
+
+
+class Film:
+    """An open video. Its stream is the one marked as default; pictures come out upright, with square pixels.
+
+    place: an open binary file, which is closed with the film, or an address. name: for errors.
+    timeout: seconds after which a silent network counts as lost; None waits.
+
+    rate: frames per second, or None. count: pictures announced, or None. length: seconds announced, or None.
+    ends: whether it is a recording, not a stream that goes on. jumps: whether its clock may jump, as broadcasts' do.
+    damaged: pictures that did not decode. fault: the system's words where reading broke off.
+    Raises DferError for what holds no video.
+    """
+
+    def __init__(self, place: IO[bytes] | str, name: str, timeout: float | None = None) -> None:
+        import av
+
+        self._lock = threading.Lock()
+        self._released = False
+        self._file = None if isinstance(place, str) else place
+        whole_riff = self._file is not None and _is_whole_riff(self._file)
+        try:
+            self._container: Any = av.open(
+                place if isinstance(place, str) else _Nameless(place),
+                timeout=None if timeout is None else (timeout, timeout),
+            )
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._close_file()
+            if isinstance(place, str):
+                raise DferError(f"{name} does not open; check the address and that the stream is up") from error
+            raise DferError(f"{name}: not a video that FFmpeg can read") from error
+        cover = av.stream.Disposition.attached_pic
+        streams = [one for one in self._container.streams.video if not one.disposition & cover]
+        if not streams:
+            self._container.close()
+            self._close_file()
+            raise DferError(f"{name}: there is no video in it")
+        best = self._container.streams.best("video")
+        self._stream = best if best in streams else streams[0]
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = _THREADS
+        self._reformatter = av.video.reformatter.VideoReformatter()  # one for all: a new one costs as much as a frame
+        self.damaged, self.fault = 0, ""
+        self._measure(whole_riff)
+        self._pictures = self._decode()
+
+    def _measure(self, whole_riff: bool) -> None:
+        """What the container says of itself. An AVI's header often miscounts; the index of a whole one does not."""
+        import av
+
+        container, stream = self._container, self._stream
+        kind = container.format.name.split(",")[0]
+        stamped = stream.start_time is not None or stream.duration is not None
+        rate = stream.average_rate if stamped and stream.average_rate else stream.guessed_rate
+        self.rate = float(rate) if rate and 0 < rate < 1000 else None
+        length = None
+        if stream.duration and stream.time_base:
+            length = float(stream.duration * stream.time_base)
+        elif container.duration:  # in some containers it counts from 0, in others from the first picture
+            length = (container.duration - max(container.start_time or 0, 0)) / av.time_base
+        self.length = length if length is not None and length > 0 else None
+        by_time = None if self.length is None or self.rate is None else round(self.length * self.rate)
+        self.count: int | None
+        if kind == "avi" and stream.frames:
+            self.count = len(stream.index_entries) if whole_riff else stream.frames
+            self.length = None if self.rate is None else self.count / self.rate
+        elif stream.frames and by_time:  # an edit list leaves out some of those that are stored
+            self.count = min(stream.frames, max(by_time, 1))
+        else:
+            self.count = stream.frames or by_time
+        self.ends = self.length is not None or kind in _FILES
+        self.jumps = bool(container.format.flags & av.format.Flags.ts_discont.value)
+
+    def read(self) -> Picture | None:
+        """The next picture that decodes; None at the end, and when released."""
+        try:
+            with self._lock:
+                if self._released:
+                    return None
+                start = perf_counter()
+                frame = next(self._pictures, None)
+                if frame is None:
+                    return None
+                image = self._render(frame)
+                stamp = frame.time if frame.pts is not None else None
+                return Picture(image, stamp, perf_counter() - start)
+        finally:
+            if self._released:
+                self.release()
+
+    def _decode(self) -> Iterator[Any]:
+        """Frames as they are shown; interlaced ones as whole pictures."""
+        weave = _Deinterlacer(self._stream)
+        for frame in self._frames():
+            yield from weave.push(frame)
+        yield from weave.finish()
+
+    def _frames(self) -> Iterator[Any]:
+        """What decodes, in order of presentation."""
+        import av
+
+        for packet in self._packets():
+            try:
+                frames = packet.decode()
+            except EOFError:
+                return
+            except av.FFmpegError:
+                self.damaged += 1
+                continue
+            for frame in frames:
+                if frame.is_corrupt:
+                    self.damaged += 1
+                else:
+                    yield frame
+
+    def _packets(self) -> Iterator[Any]:
+        """Behind damage the next is tried; at the end an empty one, for what the decoder still holds."""
+        import av
+
+        failed = 0
+        while failed < _MOST_DAMAGED:
+            try:
+                for packet in self._container.demux(self._stream):
+                    failed = 0
+                    if packet.size:  # an empty one would end the decoder
+                        yield packet
+                break
+            except av.InvalidDataError:
+                failed += 1
+            except EOFError:
+                break
+            except (av.FFmpegError, OSError) as error:
+                if self._file is not None or self.length is not None:  # else that is how a stream without length ends
+                    self.fault = getattr(error, "strerror", None) or str(error)
+                break
+        end: Any = av.Packet()
+        end.stream, end.time_base = self._stream, self._stream.time_base
+        yield end
+
+    def _render(self, frame: Any) -> NDArray[np.uint8]:
+        width, height = frame.width, frame.height
+        aspect = float(self._stream.sample_aspect_ratio or 1)
+        if _ASPECTS[0] <= aspect <= _ASPECTS[1] and abs(aspect - 1) > _SQUARE:  # enlarged, so that nothing is lost
+            width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+        image = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        turns = round(frame.rotation / 90) % 4  # counter-clockwise
+        return np.ascontiguousarray(np.rot90(image, turns), np.uint8)
+
+    def release(self) -> None:
+        """Let go of the file, now or, if another thread reads, when that read returns. Does not wait."""
+        self._released = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._pictures.close()  # type: ignore[attr-defined]
+                self._container.close()
+                self._close_file()
+            finally:
+                self._lock.release()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Nameless:
+    """A binary file whose name FFmpeg does not see: it may be no UTF-8, and what a file is its content tells."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seekable = file.read, file.seekable
+        if file.seekable():
+            self.seek, self.tell = file.seek, file.tell
+
+
+def _is_whole_riff(file: IO[bytes]) -> bool:
+    """Whether it is a RIFF file, such as AVI, as long as it says."""
+    if not file.seekable():
+        return False
+    start = file.tell()
+    head = file.read(8)
+    length = file.seek(0, os.SEEK_END) - start
+    file.seek(start)
+    return head[:4] == b"RIFF" and length >= 8 + int.from_bytes(head[4:], "little")
+
+
+class _Deinterlacer:
+    """Whole pictures from interlaced ones (Bob Weaver, `bwdif`); progressive ones pass as they are."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._graph: Any = None
+        self._shape: tuple[Any, ...] = ()
+
+    def push(self, frame: Any) -> Iterator[Any]:
+        shape = frame.width, frame.height, frame.format.name
+        if self._graph is not None and shape != self._shape:
+            yield from self.finish()
+        if self._graph is None:
+            if not frame.interlaced_frame:
+                yield frame
+                return
+            self._open(shape)
+        self._graph.push(frame)
+        yield from self._pull()
+
+    def _open(self, shape: tuple[Any, ...]) -> None:
+        import av.filter
+
+        self._shape = shape
+        self._graph = av.filter.Graph()
+        width, height, form = shape
+        source = self._graph.add_buffer(width=width, height=height, format=form, time_base=self._stream.time_base)
+        weave = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
+        self._graph.link_nodes(source, weave, self._graph.add("buffersink")).configure()
+
+    def _pull(self) -> Iterator[Any]:
+        import av
+
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (av.BlockingIOError, EOFError):
+                return
+            yield frame
+
+    def finish(self) -> Iterator[Any]:
+        """What is still in it."""
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from self._pull()
+            self._graph = None
