@@ -22,6 +22,7 @@ PARTS = [
     "train.data",
     "train.methods",
     "train.models",
+    "train.preparation",
     "calibration",
     "export",
 ]

@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from dfer.runtime.bundle import DEMO
+from dfer.runtime.faces.alignment import align
+from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.procedural import Identity, draw_background, draw_face
 from dfer.runtime.procedural.expressions import ExpressionCurve
 from helpers import Pipeline, write_video
@@ -149,3 +151,23 @@ def face_frames() -> list[np.ndarray]:
 def face_video(face_frames: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`face_frames` as an MP4."""
     return write_video(tmp_path_factory.mktemp("video") / "face.mp4", face_frames, 24)
+
+
+@pytest.fixture(scope="session")
+def face_photos() -> list[np.ndarray]:
+    """Nine different procedural people, RGB uint8 [200,200,3]."""
+    photos = []
+    for number in range(9):
+        identity = Identity.sample(np.random.default_rng([number, 5]))
+        photo = draw_background(identity, 200, 200)
+        units, pose = ExpressionCurve.sample("happiness", 2.0, np.random.default_rng(number)).at(1.0)
+        draw_face(photo, identity, units, pose, (100, 104), 110)
+        photos.append(photo)
+    return photos
+
+
+@pytest.fixture(scope="session")
+def face_crops(face_photos: list[np.ndarray]) -> list[np.ndarray]:
+    """Their faces, aligned, RGB uint8 [96,96,3]."""
+    detector = FaceDetector()
+    return [align(photo, detector.detect(photo)[0].landmarks, 96) for photo in face_photos]

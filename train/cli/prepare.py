@@ -16,16 +16,21 @@ from .options import workers_option
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..data.preparation import Outcome
+    from ..preparation.films import Outcome
+    from ..preparation.photographs import Prepared, State
 
 SHOWN = 20
 """Clips without faces that the summary names; the report names all."""
+
+LEFT_OUT: dict[State, str] = {"no-face": "without a face", "unreadable": "unreadable", "copy": "copies of others"}
 
 EPILOG = """\b
 Examples:
   dfer-prepare films/ faces/                        # films/a/1.mp4 becomes faces/a/1/00000.jpg, 00001.jpg, …
   dfer-prepare MAFW/data/clips mafw-faces/ --workers 8
   dfer-prepare frames/ faces/ --size 224            # folders of frames work as well
+  dfer-prepare RAF-DB/ faces/ --photos              # photographs, a folder for each class
+  dfer-prepare votes.csv faces/ --photos            # photographs in a table, with labels or votes
 
 \b
 Stopped half-way? The same command goes on where it ended.
@@ -43,34 +48,61 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
     show_default=True,
     help="Side of the faces that are written, in pixels.",
 )
+@click.option("--photos", is_flag=True, help="VIDEOS are photographs: a folder of classes, or a table.")
 @workers_option("Processes that cut faces.", os.cpu_count() or 1, "one for each CPU core")
 @version_option
 @reports_errors
-def main(videos: Path, out: Path, size: int, workers: int) -> None:
+def main(videos: Path, out: Path, size: int, photos: bool, workers: int) -> None:
     """Cut the main face out of all clips in the folder VIDEOS and write it to OUT, aligned as dfer-run aligns it.
 
     Clips are videos or folders of frames, however deep. Each becomes a folder of JPEGs; frames without the face are
     left out. OUT/report.csv says for each clip in how many of its frames the face was found.
+
+    With --photos, VIDEOS is a folder of photographs ([train|val|test/]CLASS/picture) or a table of them (CSV: image,
+    label or votes per class, person, split). Crops go to OUT/images, their table to OUT/labels.csv; photographs without
+    a face are listed in OUT/report.csv and copies of others in OUT/copies.csv.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from ..data.preparation import REPORT, prepare
+    from ..preparation.films import REPORT, prepare
+    from ..preparation.photographs import prepare_photographs
 
     console = Console(highlight=False, soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
             task = progress.add_task("cutting faces", total=None)
-            outcomes = prepare(
-                videos, out, size, workers, lambda done, total: progress.update(task, completed=done, total=total)
-            )
+
+            def show(done: int, total: int) -> None:
+                progress.update(task, completed=done, total=total)
+
+            if photos:
+                prepared = prepare_photographs(videos, out, size, workers, show)
+            else:
+                outcomes = prepare(videos, out, size, workers, show)
     except KeyboardInterrupt:
         raise DferError("stopped; the same command goes on from here") from None
+    if photos:
+        _summarise_photos(console, prepared, out)
+        return
     _summarise(console, outcomes)
     console.print(f"wrote {out / REPORT}", markup=False)
     if not any(outcome.state == "ok" for outcome in outcomes):
         raise DferError(f"none of the {len(outcomes)} clips gave a face")
+
+
+def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
+    from ..preparation.photographs import COPIES, REPORT, TABLE
+
+    total, ok = len(prepared.states), prepared.count("ok")
+    if not ok:
+        raise DferError(f"none of the {total} photographs gave a face; see {out / REPORT}")
+    left_out = ", ".join(f"{prepared.count(state)} {words}" for state, words in LEFT_OUT.items())
+    console.print(f"{total} photographs: {ok} ok, {left_out}; see {REPORT} and {COPIES}", markup=False)
+    if prepared.split_by != "given":
+        console.print(f"splits are by {prepared.split_by}: 10 % are val, the others train")
+    console.print(f"wrote {out / TABLE}; next: dfer-pretrain faces.pt --stills {out / TABLE}", markup=False)
 
 
 def _summarise(console: Console, outcomes: list[Outcome]) -> None:

@@ -16,8 +16,8 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.train.cli.prepare import main
-from dfer.train.data import preparation
-from dfer.train.data.preparation import find_films, prepare
+from dfer.train.preparation import films as module
+from dfer.train.preparation.films import find_films, prepare
 from helpers import write_video
 
 
@@ -105,7 +105,7 @@ def test_two_workers_write_what_one_writes(films: Path, prepared: tuple[Path, Re
 def test_a_stopped_run_goes_on(
     films: Path, prepared: tuple[Path, Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cut, calls = preparation.align, []
+    cut, calls = module.align, []
 
     def stop_in_the_second_clip(*arguments: object) -> object:
         calls.append(arguments)
@@ -115,7 +115,7 @@ def test_a_stopped_run_goes_on(
 
     out = tmp_path / "faces"
     with monkeypatch.context() as patch:
-        patch.setattr(preparation, "align", stop_in_the_second_clip)
+        patch.setattr(module, "align", stop_in_the_second_clip)
         stopped = run(films, out, "--workers", 1)
     assert stopped.exit_code == 1
     assert "stopped; the same command goes on from here" in stopped.output
@@ -137,7 +137,7 @@ def test_a_second_run_cuts_nothing_again(
 ) -> None:
     out, first = prepared
     before = contents(out)
-    monkeypatch.delattr(preparation, "align")
+    monkeypatch.delattr(module, "align")
     again = run(films, out, "--workers", 1)
     assert (again.exit_code, again.output[-200:]) == (0, first.output[-200:])
     assert contents(out) == before
@@ -224,7 +224,7 @@ def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
 
 
 def test_preparing_needs_no_torch() -> None:
-    program = "import sys; import dfer.train.data.preparation, dfer.train.cli.prepare; print('torch' in sys.modules)"
+    program = "import sys; import dfer.train.preparation.films, dfer.train.cli.prepare; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     light = "import sys; import dfer.train.cli.prepare; print({'cv2', 'numpy'} & set(sys.modules))"

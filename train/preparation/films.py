@@ -182,7 +182,7 @@ def _prepare_all(films: Sequence[Film], out: Path, size: int, workers: int) -> I
         yield from (prepare_film(film, out, size) for film in films)
         return
     # Not fork: the parent may already run OpenCV's threads.
-    pool = ProcessPoolExecutor(min(workers, len(films)), get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(min(workers, len(films)), get_context("spawn"), start_worker)
     try:
         for future in as_completed([pool.submit(prepare_film, film, out, size) for film in films]):
             yield future.result()
@@ -192,7 +192,7 @@ def _prepare_all(films: Sequence[Film], out: Path, size: int, workers: int) -> I
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
+def start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)

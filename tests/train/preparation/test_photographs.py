@@ -1,0 +1,124 @@
+"""`dfer-prepare --photos`: folders and tables of photographs become aligned crops, a table and honest reports."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dfer.runtime.errors import DferError
+from dfer.runtime.faces.detection import FaceDetector
+from dfer.train.cli.prepare import main
+from dfer.train.preparation.photographs import cut_face, find_photographs, prepare_photographs
+
+
+def save(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), image[..., ::-1])
+    return path
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def photos(face_photos: list[np.ndarray], tmp_path: Path) -> Path:
+    """Six people in three classes, one mirrored copy, a wall and a broken file."""
+    root = tmp_path / "photos"
+    for index, image in enumerate(face_photos[:6]):
+        save(root / ("happy", "sad", "pain")[index % 3] / f"{index}.png", image)
+    save(root / "sad" / "mirror.png", face_photos[0][:, ::-1])
+    save(root / "sad" / "wall.png", np.full((200, 200, 3), 90, np.uint8))
+    (root / "sad" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    (root / "__MACOSX").mkdir()
+    save(root / "__MACOSX" / "._0.png", face_photos[0])
+    return root
+
+
+def test_a_folder_of_classes_becomes_crops_a_table_and_reports(photos: Path, tmp_path: Path) -> None:
+    done: list[tuple[int, int]] = []
+    out = tmp_path / "out"
+    prepared = prepare_photographs(photos, out, size=64, workers=1, progress=lambda *counts: done.append(counts))
+    assert done[-1] == (9, 9)
+    assert (prepared.count("ok"), prepared.count("no-face"), prepared.count("unreadable")) == (6, 1, 1)
+    assert (prepared.count("copy"), prepared.split_by) == (1, "image")
+    rows = rows_of(out / "labels.csv")
+    assert {row["label"] for row in rows} == {"happy", "sad", "pain"}
+    assert all(row["split"] in ("train", "val") for row in rows)
+    for row in rows:
+        assert cv2.imread(str(out / "images" / row["image"])).shape == (64, 64, 3)
+    states = {row["image"]: row["state"] for row in rows_of(out / "report.csv")}
+    assert (states["sad/wall.png"], states["sad/broken.jpg"]) == ("no-face", "unreadable")
+    (copy,) = rows_of(out / "copies.csv")
+    assert {copy["image"], copy["copy_of"]} == {"happy/0.png", "sad/mirror.png"}
+
+
+def test_a_second_run_cuts_nothing_anew_and_writes_the_same(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    prepare_photographs(photos, out)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    written = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.jpg")}
+    prepare_photographs(photos, out, workers=2)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+    assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.jpg")} == written
+
+
+def test_a_copy_never_stands_in_two_splits(face_photos: list[np.ndarray], tmp_path: Path) -> None:
+    for split, images in (("train", face_photos[:3]), ("val", face_photos[2:4])):
+        for index, image in enumerate(images):
+            save(tmp_path / "photos" / split / "happy" / f"{split}{index}.png", image)
+    prepare_photographs(tmp_path / "photos", tmp_path / "out")
+    rows = rows_of(tmp_path / "out" / "labels.csv")
+    assert sorted(row["image"] for row in rows if row["split"] == "train") == [
+        f"train/happy/train{index}.jpg" for index in (0, 1)
+    ]
+    assert [row["image"] for row in rows_of(tmp_path / "out" / "copies.csv")] == ["train/happy/train2.png"]
+
+
+def test_a_table_keeps_its_votes_and_people_stay_together(face_photos: list[np.ndarray], tmp_path: Path) -> None:
+    lines = ["image,person,happiness,sadness"]
+    for index, image in enumerate(face_photos):
+        save(tmp_path / "pictures" / f"{index}.png", image)
+        lines.append(f"pictures/{index}.png,p{index % 3},{index},{9 - index}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    prepared = prepare_photographs(tmp_path / "table.csv", tmp_path / "out")
+    assert prepared.split_by == "person"
+    rows = rows_of(tmp_path / "out" / "labels.csv")
+    assert [row["happiness"] for row in rows] == [str(index) for index in range(len(face_photos))]
+    for person in {row["person"] for row in rows}:
+        assert len({row["split"] for row in rows if row["person"] == person}) == 1
+
+
+def test_small_tightly_cropped_pictures_are_found_too(face_photos: list[np.ndarray]) -> None:
+    detector = FaceDetector()
+    for image in face_photos:
+        x, y, w, h = (round(value) for value in detector.detect(image)[0].box)
+        part = image[max(0, y) : y + h, max(0, x) : x + w]
+        tight = np.asarray(cv2.resize(part, (48, 48), interpolation=cv2.INTER_AREA), np.uint8)
+        crop, whole = cut_face(tight, detector, 64), cut_face(image, detector, 64)
+        assert crop is not None and whole is not None
+        small, reference = (cv2.resize(one[16:, 12:52], (12, 12)).ravel().astype(float) for one in (crop, whole))
+        assert np.corrcoef(small, reference)[0, 1] > 0.75
+
+
+def test_places_without_photographs_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DferError, match="no photographs"):
+        find_photographs(tmp_path)
+    save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DferError, match=r"a\.png: lies in no folder that names its class"):
+        find_photographs(tmp_path)
+
+
+def test_the_command_says_what_it_found(photos: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(photos), str(tmp_path / "out"), "--photos", "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    for words in ("6 ok", "1 without a face", "1 unreadable", "1 copies", "splits are by image", "labels.csv"):
+        assert words in result.output

@@ -1,0 +1,239 @@
+"""From photographs to what training reads: the face of each, aligned as the runtime aligns it, and one table of all.
+
+A photograph is finished when its crop has its name, so a run that was stopped goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import DferError
+from ...runtime.faces.alignment import align
+from ...runtime.faces.detection import Face, FaceDetector
+from ...runtime.sources import IMAGE_SUFFIXES, read_image
+from ...runtime.sources.tables import find_image, read_rows
+from ...runtime.storage import atomic_write
+from ..data.lists import SPLITS
+from .copies import find_copies
+from .films import start_worker
+
+TABLE, REPORT, COPIES = "labels.csv", "report.csv", "copies.csv"
+State = Literal["ok", "no-face", "unreadable", "copy"]
+
+_SMALL = 160  # pixels of the shorter side below which a picture is enlarged for the detector
+_ENLARGED = 192  # pixels that it is then
+_BORDER = 1 / 3  # of the side, replicated around faces that fill their picture: detectors want to see more
+_VALIDATION = 0.1  # share of the photographs without a split that goes to "val"
+_CHUNK = 16  # photographs that a worker takes at a time
+_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """path: of the picture. name: of its crop, relative, "/" between folders. cells: its row in the table."""
+
+    path: Path
+    name: str
+    cells: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of each photograph, by name, and how the splits were made: "given", "person" or "image"."""
+
+    states: dict[str, State]
+    split_by: Literal["given", "person", "image"]
+
+    def count(self, state: State) -> int:
+        return sum(other == state for other in self.states.values())
+
+
+def find_photographs(place: Path) -> list[Photograph]:
+    """The photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, as FER2013 and RAF-DB come.
+
+    A table is a CSV with a column `image` and `label`, or a column of votes or shares for each class; others (`person`,
+    `split`) are kept. Raises DferError for a place without photographs and for bad tables.
+    """
+    if place.is_file():
+        found = [
+            Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), row)
+            for line, row in read_rows(place, ("image",))
+        ]
+    else:
+        found = [
+            Photograph(path, _crop_name(name.as_posix()), {"image": name.as_posix(), **_cells_of(name)})
+            for path in sorted(place.rglob("*"))
+            if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(name := PurePosixPath(path.relative_to(place)))
+        ]
+    if not found:
+        raise DferError(
+            f"{place}: no photographs; expected [train|val|test/]CLASS/picture, or a table with a column image"
+        )
+    return found
+
+
+def prepare_photographs(
+    place: Path,
+    out: Path,
+    size: int = 128,
+    workers: int = 1,
+    progress: Callable[[int, int], object] = lambda *_: None,
+) -> Prepared:
+    """Write crops, size×size, to OUT/images, the table OUT/labels.csv, and reports of what was left out.
+
+    Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
+    different splits that of the training split goes. Photographs without a split get one: 10 % are "val", people
+    together where the table names them.
+    progress: called with the photographs done and all. Raises DferError when there are none or OUT cannot be written.
+    """
+    photographs = find_photographs(place)
+    try:
+        (out / "images").mkdir(parents=True, exist_ok=True)
+        states: dict[str, State] = {}
+        for name, state in _cut_all(photographs, out / "images", size, workers):
+            states[name] = state
+            progress(len(states), len(photographs))
+        kept = [photograph for photograph in photographs if states[photograph.name] == "ok"]
+        split_by = _give_splits(kept)
+        copies = _drop_copies(kept, out / "images")
+        states |= dict.fromkeys((copy.name for copy, _ in copies), "copy")
+        kept = [photograph for photograph in kept if states[photograph.name] == "ok"]
+        columns = ["image", *(name for name in photographs[0].cells if name != "image")]
+        columns += [name for name in ("person", "split") if name not in columns]
+        _write(out / TABLE, columns, ([one.name, *(one.cells.get(name, "") for name in columns[1:])] for one in kept))
+        _write(out / REPORT, ["image", "state"], ([one.cells["image"], states[one.name]] for one in photographs))
+        _write(out / COPIES, ["image", "copy_of"], ([one.cells["image"], of.cells["image"]] for one, of in copies))
+    except OSError as error:
+        raise DferError(f"{error.filename or out}: {error.strerror or error}") from error
+    return Prepared(states, split_by)
+
+
+def cut_face(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8] | None:
+    """The face of a photograph, RGB [H,W,3], as an aligned crop [size,size,3]; None where the detector finds none.
+
+    Of several faces the one that is large and near the middle. Small pictures, and those that a face fills so that none
+    is found, are looked at again, enlarged and with their border replicated.
+    """
+    side = min(image.shape[:2])
+    pictures = [_widen(image)] if side < _SMALL else [image, _widen(image)]
+    for picture in pictures:
+        faces = detector.detect(picture)
+        if faces:
+            main = max(faces, key=lambda face: _prominence(face, picture.shape))
+            return align(picture, main.landmarks, size)
+    return None
+
+
+def _widen(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    side = min(image.shape[:2])
+    edge = round(side * _BORDER)
+    wide = cv2.copyMakeBorder(image, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+    scale = max(1, round(_ENLARGED / side))
+    if scale > 1:
+        wide = cv2.resize(wide, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(wide, np.uint8)
+
+
+def _prominence(face: Face, shape: tuple[int, ...]) -> float:
+    x, y, width, height = face.box
+    across, down = (x + width / 2) / shape[1] - 0.5, (y + height / 2) / shape[0] - 0.5
+    return face.size * (1 - min(1.0, float(np.hypot(across, down))))
+
+
+def _cut_all(photographs: Sequence[Photograph], out: Path, size: int, workers: int) -> Iterator[tuple[str, State]]:
+    """In any order; those that an earlier run cut come first."""
+    todo = []
+    for one in photographs:
+        if (out / one.name).is_file():
+            yield one.name, "ok"
+        else:
+            todo.append((one.path, one.name))
+    chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
+    if min(workers, len(chunks)) <= 1:
+        for chunk in chunks:
+            yield from _cut_chunk(chunk, out, size)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), start_worker)
+    try:
+        for found in pool.map(_cut_chunk, chunks, [out] * len(chunks), [size] * len(chunks)):
+            yield from found
+    except BrokenProcessPool as error:
+        raise DferError("a process died, perhaps of too little memory; run again, with fewer --workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _cut_chunk(chunk: Sequence[tuple[Path, str]], out: Path, size: int) -> list[tuple[str, State]]:
+    return [(name, _cut(path, out / name, size)) for path, name in chunk]
+
+
+def _cut(path: Path, target: Path, size: int) -> State:
+    image = read_image(path)
+    if image is None:
+        return "unreadable"
+    crop = cut_face(image, _detector(), size)
+    if crop is None:
+        return "no-face"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(target) as aside:
+        aside.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes())
+    return "ok"
+
+
+@cache
+def _detector() -> FaceDetector:
+    return FaceDetector()
+
+
+def _drop_copies(kept: Sequence[Photograph], folder: Path) -> list[tuple[Photograph, Photograph]]:
+    """Of photographs that are one: (those to leave out, the one that stays). A test picture outlives a training one."""
+    rank = {split: place for place, split in enumerate(("test", "val", "train"))}
+    order = sorted(kept, key=lambda one: rank.get(one.cells["split"], len(rank)))
+    crops = [np.asarray(cv2.imread(str(folder / one.name), cv2.IMREAD_GRAYSCALE), np.uint8) for one in order]
+    return [(order[index], order[first]) for index, first in enumerate(find_copies(crops).tolist()) if first != index]
+
+
+def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "image"]:
+    """Fill in splits that are missing."""
+    bare = [one for one in kept if not one.cells.get("split")]
+    people = {one.cells.get("person", "") for one in bare} - {""}
+    units = sorted({one.cells.get("person") or one.name for one in bare})
+    chosen = np.random.default_rng(0).random(len(units)) < _VALIDATION
+    split = dict(zip(units, chosen.tolist(), strict=True))
+    for one in bare:
+        one.cells["split"] = "val" if split[one.cells.get("person") or one.name] else "train"
+    return "given" if not bare else "person" if people else "image"
+
+
+def _crop_name(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).with_suffix(".jpg").as_posix().lstrip("/")
+
+
+def _cells_of(name: PurePosixPath) -> dict[str, str]:
+    """Label and split as the folders above a picture say."""
+    folders = list(name.parts[:-1])
+    split = folders.pop(0) if folders and folders[0] in SPLITS else ""
+    if not folders:
+        raise DferError(f"{name}: lies in no folder that names its class")
+    return {"label": folders[0], "person": "", "split": split}
+
+
+def _hidden(name: PurePosixPath) -> bool:
+    return any(part.startswith((".", "__MACOSX", "@eaDir")) for part in name.parts)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Iterator[list[str]]) -> None:
+    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])
