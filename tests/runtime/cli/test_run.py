@@ -124,6 +124,21 @@ def test_the_bundle_of_the_environment_is_used_and_named(face_video: Path) -> No
     assert "from $DFER_BUNDLE" in result.output.replace("\n", "")
 
 
+def test_photographs_can_be_asked_for_and_are_named(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for index in (0, 40):
+        cv2.imwrite(str(album / f"{index}.png"), cv2.cvtColor(face_frames[index], cv2.COLOR_RGB2BGR))
+    result = run(album, "--photos", "--csv", tmp_path / "o.csv", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    rows = rows_of(tmp_path / "o.csv")
+    assert [(row["file"], row["track"], row["state"]) for row in rows] == [
+        ("0.png", "1", "warmup"),
+        ("40.png", "1", "warmup"),
+    ]
+    assert [face["source"] for face in json.loads(result.stdout)["faces"]] == [f"{album}/0.png", f"{album}/40.png"]
+
+
 def test_a_folder_of_images_is_sampled_image_by_image(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     for index in range(5):
         cv2.imwrite(str(tmp_path / f"{index}.jpg"), face_frames[index][..., ::-1])

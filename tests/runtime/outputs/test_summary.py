@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from rich.table import Table
 from dfer.runtime.outputs.summary import Summary, stages_table
 from dfer.runtime.predictions import Prediction
 from dfer.runtime.timing import StageTimes
+from helpers import step_of
 
 CLASSES = ("happiness", "neutral")
 
@@ -109,3 +111,12 @@ def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept(
 
 def test_a_run_without_faces_has_a_summary() -> None:
     assert Summary().to_json() == {"predictions": 0, "poor": 0, "profile_samples": 0, "faces": [], "faces_left_out": 0}
+
+
+def test_every_photograph_has_faces_of_its_own() -> None:
+    summary = Summary()
+    for index, name in enumerate(("a.jpg", "b.jpg")):
+        one = replace(said(index / 8, "happiness", source="album"), frame=index, file=name)
+        step = step_of(one)
+        summary.write(replace(step, frame=replace(step.frame, cut=True, file=name)))
+    assert [face["source"] for face in summary.to_json()["faces"]] == ["album/a.jpg", "album/b.jpg"]

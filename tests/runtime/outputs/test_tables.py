@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,18 @@ def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert row["confidence"] == row["probabilities"][row["label"]]
     assert row["box"] == [10.0, 20, 30, 40]
+
+
+def test_rows_name_the_image_where_there_is_one(tmp_path: Path) -> None:
+    table, lines = CsvSink(tmp_path / "o.csv", CLASSES), JsonlSink(tmp_path / "o.jsonl", {})
+    for sink in (table, lines):
+        for one in (prediction("a", 0.0), replace(prediction("a", 0.1), file="b.jpg")):
+            sink.write(step_of(one))
+        sink.close()
+    with (tmp_path / "o.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == ["", "b.jpg"]
+    rows = (tmp_path / "o.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    assert [json.loads(row)["file"] for row in rows] == [None, "b.jpg"]
 
 
 def test_files_without_a_row_are_discarded_and_others_stay(tmp_path: Path) -> None:

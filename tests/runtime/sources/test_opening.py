@@ -310,3 +310,49 @@ def test_an_address_that_does_not_open_says_so_without_its_password(url: str) ->
     with pytest.raises(DferError, match=r"does not open; (check the|nothing listens|127\.0\.0\.1 does)") as caught:
         open_source(url)
     assert "s3c" not in str(caught.value)
+
+
+def picture(path: Path, level: int, side: int = 8) -> Path:
+    cv2.imwrite(str(path), np.full((side, side, 3), level, np.uint8))
+    return path
+
+
+def test_what_systems_leave_beside_pictures_is_no_picture(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png", 1)
+    picture(tmp_path / ".2.png", 2)
+    for folder in ("@eaDir", "__MACOSX", "more"):
+        (tmp_path / folder).mkdir()
+        picture(tmp_path / folder / "3.png", 3)
+    (tmp_path / "4.png").mkdir()
+    (tmp_path / "Thumbs.db").write_bytes(b"thumbs")
+    with open_source(tmp_path) as source:
+        assert [frame.file for frame in source] == ["1.png"]
+    with open_source(tmp_path / "**" / "[0-9].png") as source:
+        assert [frame.file for frame in source if frame.image.mean() < 9] == ["1.png", "more/3.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "sides", "reason"),
+    [
+        (("anna.png", "bert.png"), (8, 8), "names that are not numbered"),
+        (("1.png", "2.png", "3.png"), (8, 8, 16), "different sizes"),
+        (("f_1.png", "f_2.png"), (8, 8), None),
+    ],
+)
+def test_pictures_that_look_like_photographs_are_read_as_such_unless_told(
+    tmp_path: Path, names: tuple[str, ...], sides: tuple[int, ...], reason: str | None
+) -> None:
+    for name, side in zip(names, sides, strict=True):
+        picture(tmp_path / name, 1, side)
+    warnings: list[str] = []
+    with open_source(tmp_path, warn=warnings.append) as source:
+        assert {frame.photo for frame in source} == {reason is not None}
+    told = f"{tmp_path}: {len(names)} pictures with {reason} are read as photographs, each on its own, not as film"
+    assert warnings == ([] if reason is None else [told])
+    for photos in (True, False):
+        with open_source(tmp_path, warn=lambda line: pytest.fail(line), photos=photos) as source:
+            frames = list(source)
+            assert ([frame.photo for frame in frames], [frame.file for frame in frames]) == (
+                [photos] * len(names),
+                list(names),
+            )
