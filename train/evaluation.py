@@ -47,7 +47,10 @@ class BundleModel(Model):
         self.size, self.classes = self._recognizer.bundle.manifest.preprocessing.size, self._recognizer.classes
 
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        probabilities: NDArray[np.float32] = self._recognizer.classify(self._recognizer.encode(frames)[None])[0]
+        still = bool((frames == frames[:1]).all())  # of a photograph one frame is enough
+        features = self._recognizer.encode(frames[:1] if still else frames)
+        window = np.repeat(features, len(frames), axis=0) if still else features
+        probabilities: NDArray[np.float32] = self._recognizer.classify(window[None])[0]
         return probabilities
 
     def close(self) -> None:

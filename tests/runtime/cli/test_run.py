@@ -259,7 +259,7 @@ def test_classes_of_ones_own_are_in_every_output(face_video: Path, tmp_path: Pat
     assert (result.exit_code, result.stderr) == (0, "")
     rows = rows_of(tmp_path / "o.csv")
     names = ["good", "sadness", "anger", "disgust", "fear"]
-    assert list(rows[0])[11:] == [*names, "state", "quality"]
+    assert list(rows[0])[11:] == [*names, "state", "quality", "file"]
     for row in rows:
         assert sum(float(row[name]) for name in names) == pytest.approx(1, abs=1e-3)
     summary = json.loads(result.stdout)
