@@ -5,17 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import re
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import cv2
 import numpy as np
@@ -24,10 +17,7 @@ from click.testing import CliRunner, Result
 
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.run import main
-from dfer.runtime.cli.runner import RunOptions
-from dfer.runtime.cli.runner import run as call
 from dfer.runtime.engines.trt_library import is_installed
-from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
 from dfer.runtime.recognizer import Recognizer
@@ -295,158 +285,3 @@ def test_a_window_that_cannot_be_is_an_error_that_says_what_to_install(face_vide
     result = run(face_video, "--show")
     assert result.exit_code == 1
     assert "pip install opencv-python" in result.output.replace("\n", " ")
-
-
-def test_rows_go_to_standard_output_and_everything_else_does_not(face_video: Path, tmp_path: Path) -> None:
-    assert run(face_video, "--csv", tmp_path / "o.csv", "--provider", "cpu").exit_code == 0
-    result = run(face_video, "--csv", "-", "--provider", "cpu", "--verbose")
-    assert result.exit_code == 0
-    assert result.stdout == (tmp_path / "o.csv").read_text()
-    assert "encode" in result.stderr and "happiness" in result.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["o.csv"] and not Path("-").exists()
-
-
-def test_two_things_for_standard_output_are_refused(face_video: Path) -> None:
-    for arguments in (("--csv", "-", "--json"), ("--jsonl", "-", "--json")):
-        assert run(face_video, *arguments).exit_code == 2
-    assert "two outputs go to standard output" in flat(run(face_video, "--csv", "-", "--jsonl", "-").output)
-
-
-def test_who_reads_the_rows_may_have_had_enough(face_video: Path) -> None:
-    program = "from dfer.runtime.cli import dfer_run; dfer_run()"
-    command = [sys.executable, "-c", program, str(face_video), "--csv", "-", "--quiet"]
-    reading = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert reading.stdout is not None and reading.stderr is not None
-    reading.stdout.close()
-    assert reading.stderr.read() == b""
-    reading.stderr.close()
-    reading.wait(timeout=60)
-
-
-def test_the_number_of_a_camera_is_told_how_to_be_one() -> None:
-    result = run("0")
-    assert (result.exit_code, "--camera 0" in result.output) == (2, True)
-
-
-def test_how_sure_a_label_must_be_can_be_set(face_video: Path, tmp_path: Path) -> None:
-    assert run(face_video, "--unsure", 1, "--csv", tmp_path / "o.csv").exit_code == 0
-    assert {row["label"] for row in rows_of(tmp_path / "o.csv")} == {"unsure"}
-
-
-def test_settings_are_checked_before_the_model_is_looked_at(face_video: Path, tmp_path: Path) -> None:
-    (tmp_path / "classes.json").write_text("[]")
-    (tmp_path / "boxes.csv").write_text("frame,x\n")
-    for option, value, words in (
-        *(("--window", "-1", "--window: -1 s"), ("--fps", "nan", "--fps: nan"), ("--unsure", "2", "--unsure: 2")),
-        *(("--smooth", "99", "--smooth: 99"), ("--neutral-prior", "1", "--neutral-prior: 1")),
-        ("--classes", tmp_path / "classes.json", "must hold an object"),
-        ("--boxes", tmp_path / "boxes.csv", "no column y"),
-        *(("--web", "70000", "70000 is none"), ("--host", "0.0.0.0", "--token: is needed")),
-    ):
-        web = ("--web", "0") if option == "--host" else ()
-        result = run(face_video, option, value, *web, "--bundle", tmp_path / "absent.dfer")
-        assert (result.exit_code, words in flat(result.output)) == (1, True), (option, result.output)
-
-
-@pytest.mark.parametrize("command", ["run", "doctor", "profile"])
-def test_every_command_tells_its_version(command: str) -> None:
-    module = __import__(f"dfer.runtime.cli.{command}", fromlist=["main"])
-    result = CliRunner().invoke(module.main, ["--version"])
-    assert (result.exit_code, result.output.split()[-1]) == (0, version("dfer-edge"))
-
-
-def test_the_page_of_a_file_stays_until_ctrl_c(face_video: Path, tmp_path: Path) -> None:
-    program = "from dfer.runtime.cli import dfer_run; dfer_run()"
-    run = subprocess.Popen(
-        [sys.executable, "-c", program, str(face_video), "--web", "0", "--csv", str(tmp_path / "o.csv")],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert run.stderr is not None
-    line = next(line for line in run.stderr if "all is read" in line)
-    assert len(rows_of(tmp_path / "o.csv")) == 24
-    address = re.findall(r"http://\S+", line)[0]
-    with urlopen(address + "rows.csv", timeout=10) as answer:
-        assert answer.read() == (tmp_path / "o.csv").read_bytes()
-    run.send_signal(signal.SIGINT)
-    assert "faces" in run.stderr.read()  # the table
-    run.stderr.close()
-    assert run.wait(timeout=60) == 0
-
-
-def test_help_has_examples() -> None:
-    result = run("--help")
-    assert "dfer-run --camera 0" in result.output
-    assert result.exit_code == 0
-
-
-def test_ctrl_c_while_the_video_opens_leaves_no_empty_one(
-    face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("dfer.runtime.outputs.video.find_ffmpeg", interrupted)
-    result = run(face_video, "--save-video", tmp_path / "o.mp4", "--csv", tmp_path / "o.csv")
-    assert (result.exit_code, "o.mp4" in result.output, (tmp_path / "o.mp4").exists()) == (0, False, False)
-
-
-@pytest.mark.parametrize("module", ["click", "rich.console", "dfer.runtime.recognizer"])
-def test_ctrl_c_while_the_program_loads_is_no_traceback(module: str, face_video: Path, tmp_path: Path) -> None:
-    program = f"""
-import sys
-class Interrupting:
-    def find_spec(self, name, path=None, target=None):
-        if name == {module!r}:
-            raise KeyboardInterrupt
-sys.meta_path.insert(0, Interrupting())
-from dfer.runtime.cli import dfer_run
-sys.argv = ["dfer-run", {str(face_video)!r}, "--csv", {str(tmp_path / "o.csv")!r}]
-dfer_run()
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert not (tmp_path / "o.csv").exists()
-
-
-def test_the_jsonl_says_when_by_the_clock_the_run_began(face_video: Path, tmp_path: Path) -> None:
-    before = datetime.now(timezone.utc)
-    assert run(face_video, "--jsonl", tmp_path / "o.jsonl").exit_code == 0
-    started = datetime.fromisoformat(json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])["started"])
-    assert before - timedelta(seconds=1) <= started <= datetime.now(timezone.utc)
-
-
-def test_everything_can_be_called_from_python_and_gives_what_the_command_gives(
-    face_video: Path, tmp_path: Path
-) -> None:
-    assert run(face_video, "--csv", tmp_path / "command.csv", "--smooth", 0.5, "--provider", "cpu").exit_code == 0
-    seen: list[Step] = []
-
-    class Seen:
-        def write(self, step: Step) -> None:
-            seen.append(step)
-
-        def close(self) -> None:
-            pass
-
-        discard = close
-
-    options = RunOptions([face_video], csv=tmp_path / "called.csv", smooth=0.5, provider="cpu")
-    result = call(options, sinks=[Seen()])
-    assert (tmp_path / "called.csv").read_bytes() == (tmp_path / "command.csv").read_bytes()
-    assert (result.summary.predictions, len(seen), result.stopped) == (24, 72, False)
-    assert result.files == [str(tmp_path / "called.csv")]
-    with Recognizer(smooth=0.5, provider="cpu") as recognizer:
-        streamed = list(recognizer.stream(face_video))
-    assert streamed == [row for step in seen for row in step.predictions]
-    with pytest.raises(DferError, match=r"^window: "):
-        call(RunOptions([face_video], window=-1))
-
-
-def test_whether_a_source_is_live_is_asked_of_the_source(face_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads are left for the readers of live sources; /dev/video0 is one, a file behind file:// is not."""
-    threads: list[int] = []
-    monkeypatch.setattr("dfer.runtime.cli.runner.default_threads", lambda live: threads.append(live) or 1)
-    assert run(face_video.as_uri()).exit_code == 0
-    assert run(face_video, "--realtime").exit_code == 0
-    assert threads == [0, 1]
