@@ -23,7 +23,7 @@ from .data.subsets import Subset, split_validation
 from .epoch_log import EpochLog
 from .fabric import start_fabric
 from .methods import Method, method_class
-from .methods.method import build_method
+from .methods.method import build_method, check_options
 from .methods.phases import Phase, adapt_plan
 from .models.clip import load_clip
 from .options import TrainOptions
@@ -86,6 +86,7 @@ class _Run:
         """Returns the best epoch of each step."""
         options, fabric = self._options, self._fabric
         chosen = method_class(options.method)
+        check_options(chosen, options.method_options)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop)
         sources, test = self._open_data()

@@ -47,7 +47,7 @@ precision_option = click.option(
     type=click.Choice(PRECISIONS),
     default="auto",
     show_default=True,
-    help="Of the bundle's graphs; auto: what it recommends for the provider.",
+    help="Which of the bundle's graphs to run; auto: what it recommends for the provider.",
 )
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the model; default: physical cores."

@@ -137,7 +137,7 @@ def test_every_precision_can_be_scored_and_a_checkpoint_has_none(exported: tuple
     assert "vit.dfer (int8 on cpu)" in " ".join(result.output.split()) and "clips 7" in result.output
     result = CliRunner().invoke(evaluate, [str(exported[0].with_suffix(".pt")), *options])
     assert result.exit_code == 1
-    assert "are for bundles" in " ".join(result.output.split())
+    assert "only a bundle has providers and precisions" in " ".join(result.output.split())
 
 
 def test_a_precision_that_is_not_there_is_refused(exported: tuple[Path, str]) -> None:

@@ -172,9 +172,14 @@ def build_method(
     method: type[Method], clip: Clip, classes: tuple[str, ...], plan: Plan, options: Mapping[str, Any]
 ) -> Method:
     """A new model of `method`. Raises ParameterError for an option that is not the method's own."""
+    check_options(method, options)
+    return method.from_options(clip, classes, plan, **options)
+
+
+def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
+    """Raise ParameterError for an option that is not the method's own; costs nothing, so ask before data are opened."""
     parameters = inspect.signature(method.from_options).parameters.values()
     own = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
     for option in options:
         if option not in own:
             raise ParameterError(option, f"not an option of {method.name}, which has {', '.join(own) or 'none'}")
-    return method.from_options(clip, classes, plan, **options)
