@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ _REACH = 0.6  # share of the box that the grid spans: the face's inside, not wha
 _FEWEST = 6  # points that must agree
 _RETURN = 1.0  # pixels of the small picture by which a point may miss its start when followed back
 _WINDOW, _LEVELS = (11, 11), 3  # of the pyramid: steps up to half the picture are found
+_UNIT_GRID = np.stack(np.meshgrid(*[0.5 + _REACH * np.linspace(-0.5, 0.5, _SIDE)] * 2), axis=-1).reshape(-1, 2)
+"""Points [N,2] of the grid in a box at the origin with sides of 1."""
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 5, 0.03)
 
 
@@ -103,7 +106,7 @@ def _median_motion(box: Box, start: NDArray[np.float32], there: NDArray[np.float
     size = max(box[2], box[3])
     if np.median(np.abs(shifts - shift)) > 0.05 * size:  # the points went different ways
         return None
-    first, second = np.triu_indices(len(start), 1)
+    first, second = _pairs(len(start))
     lengths = np.linalg.norm(start[first] - start[second], axis=1)
     scale = float(np.median(np.linalg.norm(there[first] - there[second], axis=1) / np.maximum(lengths, 1e-6)))
     if not 0.8 < scale < 1.25:  # between two frames of a video, no head does this
@@ -115,9 +118,13 @@ def _median_motion(box: Box, start: NDArray[np.float32], there: NDArray[np.float
 
 
 def _grid(box: Box) -> NDArray[np.float64]:
-    steps = 0.5 + _REACH * np.linspace(-0.5, 0.5, _SIDE)
-    across, down = np.meshgrid(box[0] + box[2] * steps, box[1] + box[3] * steps)
-    return np.stack([across.ravel(), down.ravel()], axis=1)
+    return np.asarray(_UNIT_GRID * box[2:] + box[:2], np.float64)
+
+
+@cache
+def _pairs(count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of all pairs of so many points."""
+    return np.triu_indices(count, 1)
 
 
 def _inside(points: NDArray[np.float64], box: Box) -> NDArray[np.bool_]:

@@ -33,7 +33,8 @@ class OrientationVote:
     """
 
     def __init__(self) -> None:
-        self._close, self._far = FaceDetector(min_score=0.3), FaceDetector(min_score=_CLEAR, min_face=40)
+        self._close: FaceDetector | None = None  # made when they are needed, which in most streams is once or never
+        self._far: FaceDetector | None = None
         self._scores: list[list[float]] = []
         self._empty = 0  # pictures without a face
 
@@ -43,6 +44,7 @@ class OrientationVote:
             return
         if not faces:
             if self._empty % _EVERY == 0 and self._empty < _MOST_EMPTY:
+                self._far = self._far or FaceDetector(min_score=_CLEAR, min_face=40)
                 scores = _scores(self._far, image)
                 if max(scores) > 0:
                     self._scores.append(scores)
@@ -54,11 +56,16 @@ class OrientationVote:
         part = image[top : top + round(2 * half), left : left + round(2 * half)]
         if part.size:
             square = np.asarray(cv2.resize(part, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA), np.uint8)
+            self._close = self._close or FaceDetector(min_score=0.3)
             self._scores.append(_scores(self._close, square))
 
     @property
     def decided(self) -> bool:
-        return len(self._scores) >= _SAMPLES
+        """Whether enough faces have voted: of one that is clearly upright, one is enough."""
+        if not self._scores:
+            return False
+        upright, *others = np.mean(self._scores, axis=0)
+        return len(self._scores) >= _SAMPLES or bool(upright - max(others) > _MARGIN)
 
     @property
     def degrees(self) -> int:
