@@ -219,7 +219,7 @@ class Recognizer:
             with watch.time("head"):
                 windows = [one.stream.add(one, feature) for one, feature in zip(batch, features, strict=True)]
                 rows = self.classify(np.stack([window.stack() for window in windows]))
-            distributed = np.isclose(rows.sum(axis=1), 1, atol=0.01)
+            distributed = np.abs(rows.sum(axis=1) - 1) < 0.01
             self._check(rows, distributed & (rows >= -1e-3).all(axis=1), batch, "head")
             for one, row, crop in zip(batch, rows, crops, strict=True):
                 one.stream.record(one, row, face_quality(one.track.face, sharpness(crop)))

@@ -56,10 +56,13 @@ class Smoother:
         self._prior = None if neutral_prior is None else _neutral_prior(neutral_prior, classes)
         self.model_classes = classes
         self.classes = classes if names is None else names.classes
+        self._changes_nothing = not (seconds or unsure) and self._prior is None and names is None
         self._tracks: dict[int, _Memory] = {}
 
     def refine(self, prediction: Prediction) -> Prediction:
         """The final form of the next prediction of its track."""
+        if self._changes_nothing:
+            return prediction
         now = np.asarray(prediction.probabilities, dtype=np.float64)
         if self._prior is not None:
             now = correct_prior(now, self._prior)

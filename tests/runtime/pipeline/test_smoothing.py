@@ -152,7 +152,7 @@ def test_impossible_settings_are_errors(classes: tuple[str, ...], options: dict[
 
 
 def test_tracks_that_ended_are_forgotten() -> None:
-    smoother = Smoother(CLASSES)
+    smoother = Smoother(CLASSES, seconds=0.5)
     for index in range(5000):
         smoother.refine(said(index * 1.0, HAPPY, track=index))
     assert len(smoother._tracks) < 100
