@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -96,8 +97,14 @@ def test_every_command_tells_its_version(command: str) -> None:
     assert (result.exit_code, result.output.split()[-1]) == (0, version("dfer-edge"))
 
 
-def test_the_page_of_a_file_stays_until_ctrl_c(face_video: Path, tmp_path: Path) -> None:
-    program = "from dfer.runtime.cli import dfer_run; dfer_run()"
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+@pytest.mark.parametrize(("ending", "at_start"), [(signal.SIGINT, "default_int_handler"), (signal.SIGTERM, "SIG_IGN")])
+def test_the_page_of_a_file_stays_until_a_signal_ends_it(
+    face_video: Path, tmp_path: Path, ending: signal.Signals, at_start: str
+) -> None:
+    """SIGTERM also where Ctrl-C is ignored, as in a job that a shell runs in the background."""
+    program = f"import signal; signal.signal(signal.SIGINT, signal.{at_start}); "
+    program += "from dfer.runtime.cli import dfer_run; dfer_run()"
     run = subprocess.Popen(
         [sys.executable, "-c", program, str(face_video), "--web", "0", "--csv", str(tmp_path / "o.csv")],
         stderr=subprocess.PIPE,
@@ -109,7 +116,7 @@ def test_the_page_of_a_file_stays_until_ctrl_c(face_video: Path, tmp_path: Path)
     address = re.findall(r"http://\S+", line)[0]
     with urlopen(address + "rows.csv", timeout=10) as answer:
         assert answer.read() == (tmp_path / "o.csv").read_bytes()
-    run.send_signal(signal.SIGINT)
+    run.send_signal(ending)
     assert "faces" in run.stderr.read()  # the table
     run.stderr.close()
     assert run.wait(timeout=60) == 0
