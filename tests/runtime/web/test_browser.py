@@ -269,7 +269,7 @@ def test_a_form_takes_the_token(tab: Tab) -> None:
     with WebPage(EXPRESSIONS, port=0, token="a/b c") as page, Run(page):
         bare, _, _ = page.url.partition("?")
         tab.open(bare)
-        for given, then in (("wrong", "document.body.innerText.includes('not the token')"), ("a/b c", PICTURE)):
+        for given, then in (("wrong", "document.body?.innerText.includes('not the token')"), ("a/b c", PICTURE)):
             tab.wait("document.activeElement?.type === 'password'")
             tab.run(f"document.querySelector('input').value = {given!r}; document.querySelector('button').click()")
             tab.wait(then)
