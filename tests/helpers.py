@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from click.testing import CliRunner, Result
 
+from dfer.runtime.cli.run import main
 from dfer.runtime.predictions import Prediction, Step
 from dfer.runtime.sources import Frame
 
@@ -22,6 +25,22 @@ class Pipeline:
     checkpoint: Path
     bundle: Path
     printed: str
+
+
+def run_command(*arguments: object, **environment: str) -> Result:
+    """`dfer-run` with these arguments."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
+
+
+def flat(text: str) -> str:
+    """Without the lines' ends."""
+    return " ".join(text.split())
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """Of a CSV."""
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
 def edit_manifest(bundle: Path, **changes: object) -> None:

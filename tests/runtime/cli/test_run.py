@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Iterator
@@ -13,15 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from dfer.runtime.bundle import DEMO
-from dfer.runtime.cli.run import main
 from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
 from dfer.runtime.recognizer import Recognizer
-from helpers import edit_manifest, write_video
+from helpers import edit_manifest, flat, rows_of, write_video
+from helpers import run_command as run
 
 COLUMNS = [
     "source",
@@ -40,20 +38,6 @@ COLUMNS = [
     "quality",
     "file",
 ]
-
-
-def run(*arguments: object, **environment: str) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
-
-
-def flat(text: str) -> str:
-    """Without the lines' ends."""
-    return " ".join(text.split())
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as lines:
-        return list(csv.DictReader(lines))
 
 
 def test_a_file_gives_all_outputs_and_they_agree(face_video: Path, tmp_path: Path) -> None:

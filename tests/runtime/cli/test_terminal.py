@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -15,28 +14,15 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from dfer.runtime.cli.run import main
 from dfer.runtime.cli.runner import RunOptions
 from dfer.runtime.cli.runner import run as call
 from dfer.runtime.errors import DferError
 from dfer.runtime.predictions import Step
 from dfer.runtime.recognizer import Recognizer
-
-
-def run(*arguments: object, **environment: str) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
-
-
-def flat(text: str) -> str:
-    """Without the lines' ends."""
-    return " ".join(text.split())
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+from helpers import flat, rows_of
+from helpers import run_command as run
 
 
 def test_rows_go_to_standard_output_and_everything_else_does_not(face_video: Path, tmp_path: Path) -> None:

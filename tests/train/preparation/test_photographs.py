@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import cv2
@@ -14,17 +13,13 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.train.cli.prepare import main
 from dfer.train.preparation.photographs import cut_face, find_photographs, prepare_photographs
+from helpers import rows_of
 
 
 def save(path: Path, image: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), image[..., ::-1])
     return path
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
