@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,24 +11,33 @@ from ..errors import DferError
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank, stripped. Raises DferError for what is not a text file in UTF-8."""
+    """Numbered lines that are not blank, without spaces around.
+
+    Raises DferError for what is not a text file in UTF-8, or in UTF-16 with its mark at the start, as spreadsheets
+    save it.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except OSError as error:
         raise DferError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise DferError(f"{path}: not a text file in UTF-8") from error
-    return ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+        raise DferError(f"{path}: not a text file in UTF-8; save it so") from error
+    return ((number, line.strip(" \r")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV by the names in its first line, with the number of their line; cells are stripped.
 
+    Between cells are commas, or semicolons or tabs where the first line has no comma.
     columns: what the first line must name at least.
     Raises DferError, naming file and line, for a table without them or a row with fewer or more cells.
     """
     numbered = list(read_lines(path))
-    rows = csv.DictReader(line for _, line in numbered)
+    first = numbered[0][1] if numbered else ""
+    mark = next((mark for mark in ",;\t" if mark in first), ",")
+    rows = csv.DictReader((line for _, line in numbered), delimiter=mark)
     if not set(columns) <= set(rows.fieldnames or ()):
         raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
     try:

@@ -7,11 +7,13 @@ the list's authors say it means.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from ...runtime.errors import DferError
-from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
+from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS, name_fault
 from ...runtime.sources import VIDEO_SUFFIXES
 from ...runtime.sources.tables import bad_line, read_lines, read_rows
 
@@ -23,6 +25,28 @@ ALIASES = {
     "disgusted": "disgust",
     "fearful": "fear",
 }
+SYNONYMS = {
+    "joy": "happiness",
+    "joyful": "happiness",
+    "smile": "happiness",
+    "laughter": "happiness",
+    "sorrow": "sadness",
+    "crying": "sadness",
+    "calm": "neutral",
+    "none": "neutral",
+    "rage": "anger",
+    "mad": "anger",
+    "amazement": "surprise",
+    "aversion": "disgust",
+    "scared": "fear",
+    "afraid": "fear",
+    "anxious": "anxiety",
+    "worry": "anxiety",
+    "helpless": "helplessness",
+    "disappointed": "disappointment",
+    "scorn": "contempt",
+}
+"""Words that are suggested for our names, and not taken for them: they may be classes of one's own."""
 SPLITS = ("train", "val", "test")
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
@@ -48,7 +72,7 @@ def read_dfer_clip(path: Path, classes: tuple[str, ...]) -> list[Entry]:
     """
     entries = []
     for number, line in read_lines(path):
-        fields = re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)", line)
+        fields = re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)\s*", line)
         if fields is None:
             raise bad_line(path, number, f"{line!r} is not FRAME_DIR NUM_FRAMES LABEL")
         if re.search(r"\s\d+\s+\d+[^/\s]*/", fields[1]):
@@ -88,19 +112,20 @@ def read_named(path: Path, classes: tuple[str, ...]) -> list[Entry]:
 def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[str, ...]]:
     """A CSV with columns clip, label and split, optionally fold and person: the rows of one split, and the classes.
 
-    A row with an empty fold is in every fold; rows of one person are of one group. Classes are MAFW's eleven when the
-    table names one of the four that only MAFW has, in whatever split, else the seven.
+    A row with an empty fold is in every fold; rows of one person are of one group. Classes are as `classes_of` has
+    them, from the labels of all splits.
     """
     entries: list[Entry] = []
-    labels, splits, folds = set(), set(), set()
+    labels: dict[str, int] = {}
+    splits, folds = set(), set()
     for number, row in read_rows(path, ("clip", "label", "split")):
-        label = class_name(row["label"], MAFW_EXPRESSIONS, path, number)
+        label = _own_name(row["label"], path, number)
         listed = row.get("fold", "")
         if listed and not listed.isdecimal():
             raise bad_line(path, number, f"fold {listed!r} is not a number")
         if not row["clip"]:
             raise bad_line(path, number, "the clip has no name")
-        labels.add(label)
+        labels.setdefault(label, number)
         splits.add(row["split"])
         folds.add(listed)
         if row["split"] == split and listed in ("", str(fold)):
@@ -110,32 +135,32 @@ def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[st
             f"its splits are {', '.join(sorted(splits))} and its folds {', '.join(sorted(folds - {''})) or 'none'}"
         )
         raise DferError(f"{path}: no rows with split {split!r} and fold {fold}; {present}")
-    return entries, _classes_of(labels)
+    return entries, classes_of(labels, path)
 
 
 def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
     """ROOT/CLASS/clip or ROOT/SPLIT/CLASS/clip: the clips of one split, relative to `root`, and the classes.
 
-    Without folders named train, val or test, all clips belong to whatever split is asked for. Classes as in
-    `read_table`. Files that are not videos, and hidden ones, are left out.
+    Without folders named train, val or test, all clips belong to whatever split is asked for. Classes are as
+    `classes_of` has them, from the folders of all splits. Files that are not videos, and hidden ones, are left out.
     """
     splits = [name for name in SPLITS if (root / name).is_dir()]
     if splits and split not in splits:
         raise DferError(f"{root}: no folder {split}; there are {', '.join(splits)}")
     entries: list[Entry] = []
-    labels = set()
+    labels: dict[str, int | None] = {}
     for part in [root / name for name in splits] or [root]:
         for folder in _visible(part):
             if not folder.is_dir():
                 continue
-            label = class_name(folder.name, MAFW_EXPRESSIONS, folder)
-            labels.add(label)
+            label = _own_name(folder.name, folder)
+            labels[label] = None
             if not splits or part.name == split:
                 clips = [path for path in _visible(folder) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
                 entries.extend(Entry(clip.relative_to(root).as_posix(), label) for clip in clips)
     if not entries:
         raise DferError(f"{root}: no clips; expected {'SPLIT/' if splits else ''}CLASS/clip.mp4 or folders of frames")
-    return entries, _classes_of(labels)
+    return entries, classes_of(labels, root)
 
 
 def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None) -> str:
@@ -143,14 +168,45 @@ def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None
     name = text.strip().lower()
     name = ALIASES.get(name, name)
     if name not in allowed:
+        meant = _suggestion(name)
+        hint = f"; did you mean {meant}?" if meant in allowed else ""
         raise bad_line(
-            path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …)"
+            path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …){hint}"
         )
     return name
 
 
-def _classes_of(labels: set[str]) -> tuple[str, ...]:
-    return EXPRESSIONS if labels <= set(EXPRESSIONS) else MAFW_EXPRESSIONS
+def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:
+    """The classes of data with these labels (each with a line that has it): the seven expressions where there are no
+    others, MAFW's eleven where those do, else the labels themselves, sorted.
+
+    Raises DferError for a label that looks like another spelling of ours among others that are ours.
+    """
+    if labels.keys() <= set(EXPRESSIONS):
+        return EXPRESSIONS
+    if labels.keys() <= set(MAFW_EXPRESSIONS):
+        return MAFW_EXPRESSIONS
+    if labels.keys() & set(MAFW_EXPRESSIONS):
+        for label, line in labels.items():
+            if label not in MAFW_EXPRESSIONS and _suggestion(label) is not None:
+                class_name(label, MAFW_EXPRESSIONS, path, line)
+    return tuple(sorted(labels))
+
+
+def _own_name(text: str, path: Path, line: int | None = None) -> str:
+    """A label as a class of ours or of one's own. Raises DferError for what cannot be a name."""
+    name = text.strip().lower()
+    name = ALIASES.get(name, name)
+    fault = name_fault(name)
+    if fault is not None:
+        raise bad_line(path, line, f"label {text!r} {fault}")
+    return name
+
+
+def _suggestion(name: str) -> str | None:
+    """The class of ours that a word probably means."""
+    alike = get_close_matches(name, [*MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS], 1, cutoff=0.8)
+    return ALIASES.get(alike[0], SYNONYMS.get(alike[0], alike[0])) if alike else None
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -129,9 +129,10 @@ def test_a_bad_line_is_named(tmp_path: Path, read: Callable[[Path], object], tex
 
 
 def test_what_is_no_text_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DferError, match="not a text file"):
-        read_dfew(tmp_path / "list.txt")
+    for content in (b"\xff\x00", b"\xff\xfe\x00"):
+        (tmp_path / "list.txt").write_bytes(content)
+        with pytest.raises(DferError, match="not a text file"):
+            read_dfew(tmp_path / "list.txt")
     with pytest.raises(DferError, match="No such file"):
         read_dfew(tmp_path / "absent.txt")
 
@@ -168,9 +169,50 @@ def test_a_folder_for_each_class(tmp_path: Path, splits: tuple[str, ...]) -> Non
 
 def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:
     written(tmp_path / "train" / "joyful" / "1.mp4", "")
-    with pytest.raises(DferError, match=r"joyful: unknown label 'joyful'; allowed are happiness, .* contempt"):
+    written(tmp_path / "train" / "sad" / "1.mp4", "")
+    with pytest.raises(DferError, match=r"unknown label 'joyful'; allowed are happiness, .*; did you mean happiness\?"):
         read_folder(tmp_path, "train")
     with pytest.raises(DferError, match="no folder test; there are train"):
         read_folder(tmp_path, "test")
     with pytest.raises(DferError, match="no clips; expected CLASS/clip"):
         read_folder(tmp_path / "train" / "joyful", "train")
+
+
+def test_labels_that_are_not_ours_are_classes_of_their_own(tmp_path: Path) -> None:
+    table = written(tmp_path / "labels.csv", "clip,label,split\na,Pain,train\nb,bored,test\nc,neutral,train\n")
+    entries, classes = read_table(table, "train", 1)
+    assert classes == ("bored", "neutral", "pain")
+    assert [entry.label for entry in entries] == ["pain", "neutral"]
+    for name in ("engaged", "bored"):
+        written(tmp_path / "clips" / name / "1.mp4", "")
+    assert read_folder(tmp_path / "clips", "train")[1] == ("bored", "engaged")
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("joy", "line 3: unknown label 'joy'; .*; did you mean happiness"),
+        ("suprise", "line 3: unknown label 'suprise'; .*; did you mean surprise"),
+        ("=1+1", "line 3: label '=1.1' begins with"),
+        ("unsure", "line 3: label 'unsure' is taken"),
+    ],
+)
+def test_another_spelling_of_ours_is_no_class_of_its_own(tmp_path: Path, label: str, words: str) -> None:
+    table = written(tmp_path / "labels.csv", f"clip,label,split\na,anger,train\nb,{label},train\n")
+    with pytest.raises(DferError, match=words):
+        read_table(table, "train", 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_tables_are_read_as_spreadsheets_save_them(tmp_path: Path, encoding: str, mark: str, end: str) -> None:
+    start = "\ufeff" if encoding.startswith("utf-16") else ""
+    rows = [("clip", "label", "split", "person"), ("é.mp4", "Sad", "train", ""), ("b.mp4", "happy", "train", "p1")]
+    text = start + end.join(mark.join(row) for row in rows) + end
+    (tmp_path / "labels.csv").write_bytes(text.encode(encoding))
+    entries, _ = read_table(tmp_path / "labels.csv", "train", 1)
+    assert [(entry.clip, entry.label, entry.group) for entry in entries] == [
+        ("é.mp4", "sadness", None),
+        ("b.mp4", "happiness", "p1"),
+    ]
