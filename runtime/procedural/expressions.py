@@ -126,7 +126,7 @@ class ExpressionCurve:
                 Wave.sample(0.06, 0.3, 1.0, rng),
                 Wave.sample(0.6, 0.0, 0.2, rng),
             ),
-            talk=Wave.sample(0.22 if label == "neutral" and rng.random() < 0.4 else 0.03, 1.5, 3.0, rng),
+            talk=Wave.sample(0.5 if label == "neutral" and rng.random() < 0.5 else 0.03, 1.5, 3.0, rng),
             blinks=tuple(float(v) for v in rng.uniform(0, seconds, rng.poisson(0.3 * seconds))),
         )
 
