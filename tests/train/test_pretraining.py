@@ -1,14 +1,18 @@
-"""Pre-training: as short as the command allows, and what it says of its own certainty."""
+"""Pre-training: as short as the command allows, stopped and resumed, taught; and what it says of its own certainty."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
-from dfer.train.models.clip import load_clip
-from dfer.train.pretraining import Images, PretrainSettings, classify, pretrain
+from dfer.train.data.images import Images
+from dfer.train.models.clip import Clip, load_clip
+from dfer.train.pretraining import Pretraining, PretrainSettings, class_features, classify
 
 
 @pytest.fixture(scope="module")
@@ -18,21 +22,112 @@ def images() -> Images:
     return Images(rng.integers(0, 256, (12, 128, 128, 3), dtype=np.uint8), np.eye(7, dtype=np.float32)[labels])
 
 
+def nano() -> Clip:
+    torch.manual_seed(0)
+    return load_clip("dfer-nano")
+
+
+def nothing(step: int, loss: float) -> None:
+    pass
+
+
 @pytest.mark.parametrize("steps", [10, 11])
 def test_a_few_steps_are_enough_to_warm_up(images: Images, steps: int) -> None:
-    torch.manual_seed(0)
-    clip = load_clip("dfer-nano")
+    clip = nano()
     before = [parameter.clone() for parameter in clip.model.parameters()]
     heard: list[int] = []
-    pretrain(clip, [(images, 1.0)], PretrainSettings(steps=steps, batch=2), lambda step, _: heard.append(step))
+    run = Pretraining(clip, [(images, 1.0)], PretrainSettings(steps=steps, batch=2))
+    run.run(False, lambda step, _: heard.append(step))
     assert heard == list(range(1, steps + 1))
     assert any(not torch.equal(old, new) for old, new in zip(before, clip.model.parameters(), strict=True))
     assert all(parameter.isfinite().all() for parameter in clip.model.parameters())
 
 
+def test_descriptions_end_at_the_vectors_that_images_were_drawn_to(images: Images) -> None:
+    clip = nano()
+    run = Pretraining(clip, [(images, 1.0)], PretrainSettings(steps=10, batch=2))
+    torch.testing.assert_close(run.vectors @ run.vectors.T, torch.eye(7), atol=1e-5, rtol=0)
+    run.run(False, nothing)
+    cosines = class_features(clip) @ run.vectors.T
+    assert cosines.diagonal().min() > 0.95
+    assert (cosines - cosines.diagonal().diag()).abs().max() < 0.2
+
+
+def test_what_is_learned_is_known_afterwards() -> None:
+    """Two kinds of picture that a child can tell apart: dark above and bright below, and the other way round."""
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(40, 215, 128)[None, :, None, None] * np.ones((64, 1, 128, 3))
+    ramp[::2] = ramp[::2, ::-1]
+    frames = (ramp + rng.normal(0, 10, ramp.shape)).clip(0, 255).astype(np.uint8)
+    images = Images(frames, np.eye(7, dtype=np.float32)[np.arange(64) % 2])
+    clip = nano()
+    settings = PretrainSettings(steps=60, batch=16, average=0.9)
+    Pretraining(clip, [(images, 1.0)], settings).run(False, nothing)
+    assert images.accuracy(classify(clip, images)) == 1
+
+
+class Stop(Exception):
+    pass
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(images: Images, tmp_path: Path) -> None:
+    settings, state = PretrainSettings(steps=12, batch=4), tmp_path / "x.state"
+    whole, resumed = nano(), nano()
+    Pretraining(whole, [(images, 1.0)], settings).run(False, nothing)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 7:
+            raise Stop
+
+    with pytest.raises(Stop):
+        Pretraining(resumed, [(images, 1.0)], settings, state=state).run(False, stop)
+    again, heard = nano(), []
+    Pretraining(again, [(images, 1.0)], settings, state=state).run(True, lambda step, _: heard.append(step))
+    assert heard == [8, 9, 10, 11, 12]
+    assert not state.exists()
+    visual: dict[str, torch.Tensor] = whole.model.visual.state_dict()  # type: ignore[union-attr, operator]
+    for name, value in again.model.visual.state_dict().items():  # type: ignore[union-attr, operator]
+        torch.testing.assert_close(value, visual[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_state_of_another_run_is_refused(images: Images, tmp_path: Path) -> None:
+    state = tmp_path / "x.state"
+    run = Pretraining(nano(), [(images, 1.0)], PretrainSettings(steps=12, batch=4), state=state)
+
+    def stop(step: int, loss: float) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run.run(False, stop)
+    other = Pretraining(nano(), [(images, 1.0)], PretrainSettings(steps=12, batch=4, seed=1), state=state)
+    with pytest.raises(ParameterError, match=r"other settings \(seed\)"):
+        other.run(True, nothing)
+    state.write_bytes(b"nothing")
+    with pytest.raises(ParameterError, match="cannot be read"):
+        other.run(True, nothing)
+
+
+def test_a_teacher_overrules_labels_that_say_nothing(images: Images) -> None:
+    flat = Images(images.frames, np.full((12, 7), 1 / 7, np.float32))
+    teacher = nano()
+    Pretraining(teacher, [(images, 1.0)], PretrainSettings(steps=20, batch=8, average=0.5)).run(False, nothing)
+    heard: dict[bool, float] = {}
+    for taught in (False, True):
+        run = Pretraining(nano(), [(flat, 1.0)], PretrainSettings(steps=10, batch=8), teacher if taught else None)
+        run.run(False, lambda step, loss: heard.setdefault(taught, loss))  # noqa: B023
+    assert heard[False] != heard[True]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(images: Images) -> None:
+    clip = nano()
+    with torch.no_grad():
+        next(clip.model.visual.parameters()).fill_(float("nan"))  # type: ignore[union-attr]
+    with pytest.raises(DferError, match="the loss is nan"):
+        Pretraining(clip, [(images, 1.0)], PretrainSettings(steps=10, batch=2)).run(False, nothing)
+
+
 def test_images_are_classified_by_probabilities(images: Images) -> None:
-    torch.manual_seed(0)
-    clip = load_clip("dfer-nano")
+    clip = nano()
     found = classify(clip, images)
     assert found.shape == (12, len(EXPRESSIONS))
     assert found.min() >= 0

@@ -67,9 +67,9 @@ def workers_option(help: str, default: int = 2, show_default: bool | str = True)
     return click.option("--workers", type=click.IntRange(min=1), default=default, show_default=show_default, help=help)
 
 
-def batch_option(help: str) -> Callable[[C], C]:
+def batch_option(help: str, default: int = 64) -> Callable[[C], C]:
     """`--batch`: what a training step sees."""
-    return click.option("--batch", type=click.IntRange(min=2), default=64, show_default=True, help=help)
+    return click.option("--batch", type=click.IntRange(min=2), default=default, show_default=True, help=help)
 
 
 def balance_option(default: float) -> Callable[[C], C]:

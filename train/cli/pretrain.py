@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from pathlib import Path
 
 import click
@@ -15,29 +16,47 @@ from .options import (
     clip_option,
     identities_option,
     seed_option,
-    stills_option,
-    stills_share_option,
     workers_option,
 )
 
 EPILOG = """\b
 Examples:
-  dfer-pretrain faces.pt                              # procedural faces only
-  dfer-pretrain faces.pt --stills labels.csv --grey   # and photographs (CSV: image,label,person,split)
+  dfer-pretrain faces.pt                                        # procedural faces only
+  dfer-pretrain faces.pt --stills labels.csv --grey --compile   # and photographs (CSV: image,split, votes or label)
+  dfer-pretrain better.pt --stills labels.csv --grey --teacher faces.pt
   dfer-train align.pt --clip dfer-small --pretrained faces.pt
 """
+
+STILLS_SHARE = 0.7
 
 
 @click.command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @clip_option("The model to teach: dfer-small, or dfer-nano for tests.")
-@stills_option("Teach it photographs as well: CSV with the columns image,label,person,split.")
-@stills_share_option(0.7)
+@click.option(
+    "--stills",
+    type=click.Path(path_type=Path),
+    metavar="CSV",
+    multiple=True,
+    help="Teach it photographs as well: a table with the columns image, split, and label or votes per class, as "
+    "dfer-prepare --photos writes it. It learns from split train and is tested on split val. Repeatable.",
+)
+@click.option(
+    "--stills-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    multiple=True,
+    help=f"Share of each batch that is drawn from --stills, for each of them; procedural faces fill the rest. Default "
+    f"{STILLS_SHARE} for one table.",
+)
 @identities_option(200)
 @click.option(
-    "--steps", type=click.IntRange(min=10), default=6000, show_default=True, help="How many batches to train on."
+    "--steps",
+    type=click.IntRange(min=10),
+    default=7000,
+    show_default=True,
+    help="How many batches to train on.",
 )
-@batch_option("Images in a training step.")
+@batch_option("Images in a training step.", default=128)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(min=0, min_open=True),
@@ -45,15 +64,19 @@ Examples:
     show_default=True,
     help="Peak learning rate (AdamW).",
 )
-@balance_option(0.6)
-@click.option(
-    "--affine",
-    type=click.FloatRange(0, 2),
-    default=1.0,
-    show_default=True,
-    help="How much crops are moved, turned and scaled; less is learned sooner and holds for fewer faces.",
-)
+@balance_option(0.5)
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
+@click.option(
+    "--teacher",
+    help="Weights that --pretrained of dfer-train takes: half of what is learned is then what they say of each image.",
+)
+@click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Compile the model first: takes a minute and makes steps a third faster; needs a C++ compiler.",
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run of the same options.")
 @seed_option()
 @workers_option("Processes that draw procedural people.")
 @version_option
@@ -61,66 +84,85 @@ Examples:
 def main(
     out: Path,
     clip: str,
-    stills: Path | None,
-    stills_share: float,
+    stills: tuple[Path, ...],
+    stills_share: tuple[float, ...],
     identities: int,
     steps: int,
     batch: int,
     learning_rate: float,
     balance: float,
-    affine: float,
     grey: bool,
+    teacher: str | None,
+    compiled: bool,
+    resume: bool,
     seed: int,
     workers: int,
 ) -> None:
-    """Teach the CLIP model named by --clip expressions on single faces and write its weights to OUT."""
+    """Teach the CLIP model named by --clip expressions on single faces and write its weights to OUT.
+
+    OUT is a file of PyTorch, or a small one in half precision where its name ends in .safetensors. Until the run is
+    done OUT.state holds what --resume needs.
+    """
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")
+    shares = stills_share or (STILLS_SHARE,) * (len(stills) == 1)
+    if len(shares) != len(stills) or sum(shares) > 1:
+        raise ParameterError("stills_share", "give as many as --stills, which together are at most 1")
     for module in ("torch", "open_clip"):
         require(module, "train")
     import torch
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
+    from ..data.images import Images
     from ..data.procedural import HELD_OUT, ProceduralClips
     from ..data.stills import StillClips
     from ..metrics import Scores
     from ..models.clip import load_clip, save_weights
-    from ..pretraining import Images, PretrainSettings, classify, pretrain
+    from ..pretraining import Pretraining, PretrainSettings, classify, description_tokens
 
     console = Console()
+    state = out.with_suffix(".state")
+    if state.is_file() and not resume:
+        console.print(f"{state}: an interrupted run; starting anew, --resume would go on with it", markup=False)
     torch.manual_seed(seed)
     model = load_clip(clip, grey=grey)
+    taught = None if teacher is None else load_clip(clip, teacher, grey)
     sources: list[tuple[Images, float]] = []
     tests: dict[str, Images] = {}
-    if stills is not None:
-        sources.append((Images.of_stills(StillClips(stills, "train")), stills_share))
-        tests["stills, split val"] = Images.of_stills(StillClips(stills, "val"))
     with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:
         held_out = max(2, identities // 10)
+        reading = progress.add_task("reading photographs", total=len(stills), note="", visible=bool(stills))
+        for table, share in zip(stills, shares, strict=True):
+            sources.append((Images.of_stills(StillClips(table, "train")), share))
+            tests[f"{table.name}, split val"] = Images.of_stills(StillClips(table, "val"))
+            progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
-        drawn = Images.of_procedural(ProceduralClips(range(identities), workers, lambda _: progress.advance(drawing)))
-        sources.append((drawn, 1 - stills_share if stills else 1.0))
+        if sum(shares) < 1:
+            drawn = ProceduralClips(range(identities), workers, lambda _: progress.advance(drawing))
+            sources.append((Images.of_procedural(drawn), 1 - sum(shares)))
         people = range(HELD_OUT, HELD_OUT + held_out)
         tests["procedural, held-out people"] = Images.of_procedural(
             ProceduralClips(people, workers, lambda _: progress.advance(drawing))
         )
-        training = progress.add_task("pre-training", total=steps, note="")
+        settings = PretrainSettings(steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, seed=seed)
+        run = Pretraining(model, sources, settings, taught, state, compiled)
+        # Pixels and not steps, so that the time left is right from the start.
+        work = list(accumulate(run.size(step) ** 2 for step in range(1, steps + 1)))
+        training = progress.add_task("pre-training", total=work[-1], note="")
         mean_loss = 0.0
 
         def show(step: int, loss: float) -> None:
             nonlocal mean_loss
-            mean_loss = loss if step == 1 else 0.99 * mean_loss + 0.01 * loss
-            progress.update(training, completed=step, note=f"loss {mean_loss:.3f}")
+            mean_loss = loss if mean_loss == 0 else 0.99 * mean_loss + 0.01 * loss
+            note = f"step {step} of {steps}, loss {mean_loss:.3f}"
+            progress.update(training, completed=work[step - 1], note=note)
 
-        settings = PretrainSettings(
-            steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, affine=affine, seed=seed
-        )
-        pretrain(model, sources, settings, show)
-    save_weights(model, out)
+        run.run(resume, show)
+    save_weights(model, out, description_tokens(model))
     for name, images in tests.items():
         probabilities = classify(model, images)
-        scores = Scores.of(EXPRESSIONS, images.targets.argmax(axis=1), probabilities)
+        scores = Scores.of(EXPRESSIONS, images.labels, probabilities)
         console.print(
             f"{name}: {len(probabilities)} images, accuracy {images.accuracy(probabilities):.3f}, "
             f"UAR over classes with 10 or more images {scores.uar(10):.3f}, "

@@ -16,6 +16,13 @@ from ...runtime.errors import DferError, ParameterError, require
 from ...runtime.storage import atomic_write
 
 CONFIGS = Path(__file__).parent / "configs"
+DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
+"""The CLIP of the demo model, "dfer-small" taught faces: what `pretrained="demo"` loads."""
+
+CROP = 112
+"""Side of the crops that the host hands over, pixels, where a tower's own size is not smaller."""
+
+_WORDS = "dfer.words"  # ids of the only words whose embeddings a compact file has
 
 _torchvision_schemas: list[torch.library.Library] = []
 
@@ -101,6 +108,13 @@ class Clip:
         return int(projection.shape[1])
 
     @property
+    def resizable(self) -> bool:
+        """Whether the image tower reads other sizes than its own, as our convolutions do."""
+        from .face_resnet import FaceResNet
+
+        return isinstance(getattr(self.model.visual, "trunk", None), FaceResNet)
+
+    @property
     def text(self) -> TextTower:
         return TextTower(self.model)
 
@@ -149,14 +163,15 @@ class TextTower:
         return features
 
 
-def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop_size: int = 112) -> Clip:
+def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop_size: int | None = None) -> Clip:
     """Build an open_clip model and, when asked, load weights.
 
     name: a model of open_clip ("ViT-B-32") or of ours ("dfer-small", "dfer-nano").
-    pretrained: None for random weights, a file of weights (as `dfer-pretrain` writes or open_clip reads), or one
-        of open_clip's tags ("openai"), which open_clip downloads.
+    pretrained: None for random weights, "demo" for those of the demo model (a dfer-small), a file of weights (as
+        `dfer-pretrain` writes or open_clip reads), or one of open_clip's tags ("openai"), which open_clip downloads.
     grey: let the model see luma only; overruled by what a file of ours says.
-    crop_size: side of the crops that the host will hand over; upsampled to the tower's size inside the graph.
+    crop_size: side of the crops that the host will hand over; upsampled to the tower's size inside the graph. Default:
+        `CROP`, or the tower's size where that is smaller.
     Raises DferError for an unknown model or weights that cannot be had or do not fit.
     """
     open_clip = _open_clip()
@@ -164,8 +179,9 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
         raise DferError(f"unknown CLIP model {name!r}; ours are dfer-small and dfer-nano, the rest open_clip's")
     weights: dict[str, Tensor] | None = None
     tag = pretrained
-    if pretrained is not None and Path(pretrained).suffix:
-        weights, tag = _read_weights(Path(pretrained)), None
+    path = DEMO_WEIGHTS if pretrained == "demo" else Path(pretrained or "")
+    if path.suffix:
+        weights, tag = _read_weights(path), None
         described = weights.pop("dfer.grey", None)
         grey = grey if described is None else bool(described)
     quiet = logging.root.manager.disable
@@ -173,6 +189,7 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     try:
         model = open_clip.create_model(name, pretrained=tag)
         if weights is not None:
+            _fill_words(model, weights)
             model.load_state_dict(weights)
     except (RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -184,7 +201,7 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     side = int(size[0] if isinstance(size, (tuple, list)) else size)
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return Clip(name, model, Preprocessing(crop_size, side, tuple(mean), tuple(std), grey))
+    return Clip(name, model, Preprocessing(crop_size or min(CROP, side), side, tuple(mean), tuple(std), grey))
 
 
 def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = False) -> Clip:
@@ -215,12 +232,43 @@ def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -
     return replace(clip, preprocessing=preprocessing)  # mean and std too, whatever open_clip's are by now
 
 
-def save_weights(clip: Clip, path: Path) -> None:
-    """Write a CLIP's weights so that `load_clip(name, path)` reads them back."""
+def save_weights(clip: Clip, path: Path, words: Tensor | None = None) -> None:
+    """Write a CLIP's weights so that `load_clip(name, path)` reads them back.
+
+    A path that ends in .safetensors gets a small file: half precision, and of the word embeddings only those of
+    `words`, token ids int64 of any shape; the others, which nothing has taught, are random again when it is read.
+    """
     state = dict(clip.model.state_dict())
     state["dfer.grey"] = torch.tensor(clip.preprocessing.grey)
+    if path.suffix == ".safetensors" and words is not None:
+        from safetensors.torch import save
+
+        known = words.unique()
+        state[_WORDS] = known.to(torch.int32)
+        state[_words_name(clip.model)] = state[_words_name(clip.model)][known]
+        halves = {
+            name: value.half().contiguous() if value.is_floating_point() else value for name, value in state.items()
+        }
+        with atomic_write(path, durable=True) as aside:
+            aside.write_bytes(save(halves))
+        return
     with atomic_write(path, durable=True) as aside:
         torch.save(state, aside)
+
+
+def _words_name(model: nn.Module) -> str:
+    """The name of the word embeddings in a state."""
+    return next(name for name in model.state_dict() if name.endswith("token_embedding.weight"))
+
+
+def _fill_words(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Give compact weights the embeddings of all words: the model's own where they have none."""
+    known = weights.pop(_WORDS, None)
+    if known is not None:
+        name = _words_name(model)
+        everything = model.state_dict()[name].clone()
+        everything[known.long()] = weights[name].to(everything.dtype)
+        weights[name] = everything
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -10,37 +10,59 @@ from typing import Any
 
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
+from torch import Tensor, nn
+
+BORDER = 8
+"""Aligned crops have a border of one eighth of their side around the face; hair and background are not read."""
 
 
-def _resnet(
-    pretrained: bool, layers: tuple[int, ...], channels: tuple[int, ...], num_classes: int, global_pool: str
-) -> ResNet:
-    if pretrained:
-        raise ValueError("the dfer_resnet towers come without pretrained weights")
-    tower = ResNet(
-        BasicBlock,
-        layers,
-        num_classes=num_classes,
-        global_pool=global_pool,
-        channels=channels,
-        stem_width=channels[0] // 2,
-        stem_type="deep",
-        avg_down=True,
-        replace_stem_pool=True,
-        zero_init_last=False,  # blocks that begin as identities cost so small a tower hundreds of steps
-    )
-    # open_clip asks a timm model for these two.
-    tower.default_cfg = tower.pretrained_cfg = {"pool_size": None, "input_size": (3, 112, 112)}
-    return tower
+class FaceResNet(ResNet):  # type: ignore[misc]
+    """A ResNet (He et al. 2016, downsampling by averages) that reads the middle 3/4 of aligned crops [N,3,S,S].
+
+    Faces are small already: the stem is one strided convolution, without pooling.
+    """
+
+    def __init__(
+        self, layers: tuple[int, ...], channels: tuple[int, ...], num_classes: int, global_pool: str, size: int
+    ) -> None:
+        super().__init__(
+            BasicBlock,
+            layers,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            channels=channels,
+            stem_width=channels[0] // 2,
+            stem_type="deep",
+            avg_down=True,
+            replace_stem_pool=True,
+            zero_init_last=False,  # blocks that begin as identities cost so small a tower hundreds of steps
+        )
+        self.conv1 = nn.Conv2d(3, channels[0], 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.maxpool = nn.Identity()
+        # open_clip asks a timm model for these two.
+        self.default_cfg = self.pretrained_cfg = {"pool_size": None, "input_size": (3, size, size)}
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        border = x.shape[-1] // BORDER
+        features: Tensor = super().forward_features(x[..., border:-border, border:-border])
+        return features
 
 
 @register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_small(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
-    """ResNet-18's plan at 0.5 of its width (2.4 M parameters, 6 ms a frame at 112 px on one core)."""
-    return _resnet(pretrained, (2, 2, 2, 2), (32, 64, 128, 224), num_classes, global_pool)
+    """ResNet-14's plan at half its width (2.35 M parameters) on 80 px crops."""
+    _refuse_pretrained(pretrained)
+    return FaceResNet((1, 2, 2, 2), (32, 64, 128, 224), num_classes, global_pool, 80)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_nano(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
-    """ResNet-10's plan at 1/4 of its width (0.3 M parameters): trains in seconds, for tests."""
-    return _resnet(pretrained, (1, 1, 1, 1), (16, 32, 64, 96), num_classes, global_pool)
+    """ResNet-10's plan at 1/4 of its width (0.3 M parameters) on 64 px crops: trains in seconds, for tests."""
+    _refuse_pretrained(pretrained)
+    return FaceResNet((1, 1, 1, 1), (16, 32, 64, 96), num_classes, global_pool, 64)
+
+
+def _refuse_pretrained(pretrained: bool) -> None:
+    if pretrained:
+        raise ValueError("the dfer_resnet towers come without pretrained weights")

@@ -14,9 +14,9 @@ from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.procedural.expressions import REVERSED
 from dfer.train.data.augmentation import augmented_view, plain_view
+from dfer.train.data.images import Images
 from dfer.train.data.procedural import ProceduralClips
 from dfer.train.data.stills import StillClips
-from dfer.train.pretraining import Images
 
 
 @pytest.fixture

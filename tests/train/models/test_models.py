@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.models.clip import Clip, load_clip, save_weights
+from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip, save_weights
 from dfer.train.models.synchronizer import Synchronizer, TemporalLayer
 
 
@@ -126,7 +128,7 @@ def test_descriptions_stand_in_for_tokens(clip: Clip) -> None:
 def test_grey_preprocessing_ignores_colour() -> None:
     clip = load_clip("dfer-nano", grey=True)
     method = AlignDfer(clip, tokens=2, video_layers=1).eval()
-    red, same_luma = torch.zeros(1, 112, 112, 3), torch.zeros(1, 112, 112, 3)
+    red, same_luma = torch.zeros(1, 64, 64, 3), torch.zeros(1, 64, 64, 3)
     red[..., 0] = 200
     same_luma[...] = 200 * 0.299
     difference = method.encode_frames(red.byte()) - method.encode_frames(same_luma.round().byte())
@@ -138,17 +140,15 @@ def test_tokens_that_do_not_fit_are_refused(clip: Clip) -> None:
         AlignDfer(clip, tokens=75)
 
 
-def test_unknown_clips_and_weights_are_refused(tmp_path: object) -> None:
+def test_unknown_clips_and_weights_are_refused() -> None:
     with pytest.raises(DferError, match="unknown CLIP model 'ViT-Z'"):
         load_clip("ViT-Z")
     with pytest.raises(DferError, match=r"nothing.pt: no such file"):
         load_clip("dfer-nano", "nothing.pt")
 
 
-def test_weights_come_back_and_must_fit(clip: Clip, tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "w.pt"
+def test_weights_come_back_and_must_fit(clip: Clip, tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
     save_weights(clip, path)
     again = load_clip("dfer-nano", str(path), grey=True)
     assert not again.preprocessing.grey  # the file says what its model was taught on
@@ -156,3 +156,31 @@ def test_weights_come_back_and_must_fit(clip: Clip, tmp_path: object) -> None:
         assert torch.equal(value, again.model.state_dict()[name])
     with pytest.raises(DferError, match="cannot load CLIP 'dfer-small'"):
         load_clip("dfer-small", str(path))
+
+
+def test_small_files_keep_what_was_taught(clip: Clip, tmp_path: Path) -> None:
+    """Half precision and the known words only: images and known sentences have the same features."""
+    known = ["a happy face", "a sad face"]
+    full, small = tmp_path / "w.pt", tmp_path / "w.safetensors"
+    save_weights(clip, full)
+    save_weights(clip, small, clip.tokenize(known))
+    assert small.stat().st_size < 0.2 * full.stat().st_size
+    again = load_clip("dfer-nano", str(small))
+    assert again.preprocessing == clip.preprocessing
+    tokens, pixels = clip.tokenize(known), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        for one, other in (
+            (clip.model.encode_text(tokens), again.model.encode_text(tokens)),  # type: ignore[operator]
+            (clip.model.encode_image(pixels), again.model.encode_image(pixels)),  # type: ignore[operator]
+        ):
+            assert torch.nn.functional.cosine_similarity(one, other).min() > 0.999
+
+
+def test_our_towers_do_not_read_the_border_of_crops(clip: Clip) -> None:
+    frames = torch.rand(1, 3, 64, 64)
+    other = torch.rand(1, 3, 64, 64)
+    other[..., 8:-8, 8:-8] = frames[..., 8:-8, 8:-8]
+    with torch.no_grad():
+        torch.testing.assert_close(clip.model.encode_image(frames), clip.model.encode_image(other))  # type: ignore[operator]
+    assert clip.resizable
+    assert not build_clip(ClipSizes(64, 64, 16, 64, 1, 77, 49408, 64, 1)).resizable

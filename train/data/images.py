@@ -1,0 +1,120 @@
+"""Single frames with what they show, and random views of many at once: what an image tower is pre-trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from ...runtime.labels import EXPRESSIONS
+from ...runtime.procedural.expressions import APEX
+from .augmentation import plain_view
+from .procedural import ProceduralClips
+from .stills import StillClips
+
+DOUBT = 0.1
+"""Of a photograph with one label and no votes, this share is spread over all classes (label smoothing)."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Single frames with what they show.
+
+    frames: uint8 [N,128,128,3] RGB.
+    targets: float32 [N,C], the share of each class; rows sum to 1.
+    """
+
+    frames: NDArray[np.uint8]
+    targets: NDArray[np.float32]
+
+    @classmethod
+    def of_stills(cls, stills: StillClips) -> Images:
+        frames = np.stack([plain_view(stills.image(index)[None], 128)[0] for index in range(len(stills))])
+        labelled = np.eye(len(EXPRESSIONS), dtype=np.float32)[stills.labels] * (1 - DOUBT) + DOUBT / len(EXPRESSIONS)
+        return cls(frames, labelled if stills.shares is None else stills.shares)
+
+    @classmethod
+    def of_procedural(cls, clips: ProceduralClips) -> Images:
+        """Frames at rest show "neutral", at the apex their class; two classes with one apex face share it evenly."""
+        neutral = EXPRESSIONS.index("neutral")
+        apex = np.zeros((len(EXPRESSIONS), len(EXPRESSIONS)), np.float32)
+        for row, label in enumerate(EXPRESSIONS):
+            apex[row] = [APEX[other] == APEX[label] for other in EXPRESSIONS]
+        apex /= apex.sum(axis=1, keepdims=True)
+        shown = np.clip(clips.intensity * 2, 0, 1)[:, :, None]
+        targets = shown * apex[clips.labels][:, None]
+        targets[:, :, neutral] += 1 - shown[:, :, 0]
+        frames = np.concatenate([clips.frames(index) for index in range(len(clips))])
+        return cls(frames, targets.reshape(len(frames), -1))
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The class that each shows most, int64 [N]."""
+        return np.asarray(self.targets.argmax(axis=1))
+
+    def accuracy(self, probabilities: NDArray[np.float32]) -> float:
+        """Share of rows of probabilities [N,C] whose highest class is (one of) the most shown."""
+        best = probabilities.argmax(axis=1)
+        shown = self.targets[np.arange(len(best)), best]
+        return float((shown >= self.targets.max(axis=1) - 1e-6).mean())
+
+
+def random_views(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+    """A random view float32 [N,C,size,size] of each aligned face [N,C,H,W], all 0..1.
+
+    Each is turned (±12°), scaled (e^±0.15), shifted (±7 %) and half of them mirrored; one in ten comes from a camera of
+    half the resolution, others are blurred or sharpened; gamma (e^N(0, 0.16)), contrast (±23 %) and brightness (±0.12)
+    change, some are noisy; of a quarter a rectangle is painted over (Zhong et al. 2020), so that no single region
+    carries the decision.
+    """
+    count = len(pixels)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator) * (high - low) + low
+
+    def some(share: float) -> Tensor:
+        return torch.rand(count, generator=generator) < share
+
+    angle, scale, shift = uniform(-1, 1) * math.radians(12), torch.exp(uniform(-0.15, 0.15)), uniform(-0.14, 0.14, 2)
+    mirror = torch.where(some(0.5), -1.0, 1.0)
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    rows = [torch.stack([cos * mirror, -sin, shift[:, 0]], 1), torch.stack([sin * mirror, cos, shift[:, 1]], 1)]
+    grid = functional.affine_grid(torch.stack(rows, 1), [count, 1, size, size], align_corners=False)
+    views = functional.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+    coarse = some(0.1)
+    if coarse.any():
+        half = functional.interpolate(views[coarse], scale_factor=0.5, mode="area")
+        views[coarse] = functional.interpolate(half, size=(size, size), mode="bilinear", align_corners=False)
+    blur = torch.where(some(0.18), uniform(-0.8, 1.0), torch.zeros(count))  # below 0 it sharpens
+    views = views + _each(blur) * (_blurred(views) - views)
+    views = views.clamp(1e-4, 1) ** _each(torch.exp(0.16 * torch.randn(count, generator=generator)))
+    views = (views - 0.5) * _each(uniform(0.77, 1.23)) + 0.5 + _each(uniform(-0.12, 0.12))
+    noise = torch.where(some(0.12), uniform(0, 0.035), torch.zeros(count))
+    views = views + _each(noise) * torch.randn(count, 1, size, size, generator=generator)
+    height, width = uniform(0.1, 0.35) * size, uniform(0.1, 0.35) * size
+    top, left = uniform(0, 1) * (size - height), uniform(0, 1) * (size - width)
+    painted = _between(top, height, size)[:, :, None] & _between(left, width, size)[:, None] & some(0.25)[:, None, None]
+    return torch.where(painted[:, None], _each(uniform(0, 1)), views.clamp(0, 1))
+
+
+def _each(values: Tensor) -> Tensor:
+    """One value [N] per image, to be applied to images [N,C,H,W]."""
+    return values.view(-1, 1, 1, 1)
+
+
+def _between(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """bool [N,size]: the pixels from `start` on."""
+    places = torch.arange(size)[None]
+    return (places >= start[:, None]) & (places < (start + length)[:, None])
+
+
+def _blurred(views: Tensor) -> Tensor:
+    """Binomial 3×3 blur."""
+    line = torch.tensor([0.25, 0.5, 0.25])
+    kernel = (line[:, None] * line).expand(views.shape[1], 1, 3, 3)
+    return functional.conv2d(functional.pad(views, (1, 1, 1, 1), mode="replicate"), kernel, groups=views.shape[1])
