@@ -82,6 +82,16 @@ Examples:
     help="Fewest frames that --calib must have.",
 )
 @click.option(
+    "--window",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Seconds of video behind each prediction that dfer-run shall take, unless told otherwise.",
+)
+@click.option(
+    "--fps", type=float, default=8.0, show_default=True, help="Frames per second that it shall sample, likewise."
+)
+@click.option(
     "--gate",
     type=click.Choice(["default", "strict", "off"]),
     default="default",
@@ -115,6 +125,8 @@ def main(
     fold: int,
     lists: Path | None,
     minimum: int,
+    window: float,
+    fps: float,
     gate: str,
     engine: str,
     targets: str,
@@ -130,7 +142,7 @@ def main(
     out = out or checkpoint.with_suffix(".dfer")
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")
-    options = ExportOptions(fp16, bf16, int8, _faces(faces, root, fold, lists), minimum, gate)
+    options = ExportOptions(fp16, bf16, int8, _faces(faces, root, fold, lists), minimum, gate, window, fps)
     for module in ("torch", "open_clip", "onnx", "onnxscript"):
         require(module, "export")
     from rich.console import Console

@@ -151,7 +151,11 @@ def export_traced(
         classes=method.classes,
         window=method.window,
         width=traced.class_matrix.shape[1],
-        scale=method.scale,
+        scale=method.final_scale,
+        temperature=method.confidence.temperature,
+        unsure_below=method.confidence.unsure_below,
+        seconds=options.window,
+        fps=options.fps,
         preprocessing=method.preprocessing,
         precisions={name: _describe(name, files, checker, measurements) for name, files in encoders.items()},
         provenance={

@@ -33,13 +33,13 @@ class EncoderGraph(nn.Module):
 
 
 class HeadGraph(nn.Module):
-    """float32 [N,T,D] features → probabilities [N,C]; class matrix and scale are folded in as one constant."""
+    """float32 [N,T,D] features → probabilities [N,C]; class matrix, scale and temperature are one constant."""
 
     def __init__(self, method: Method, class_matrix: Tensor) -> None:
         super().__init__()
         self.method = method
         self.classes: Tensor
-        self.register_buffer("classes", method.scale * class_matrix.T)
+        self.register_buffer("classes", method.final_scale * class_matrix.T)
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.method.pool(features) @ self.classes

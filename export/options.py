@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..calibration.faces import MINIMUM
 from ..runtime.errors import ParameterError
+from ..runtime.recognizer import check_sampling
 
 if TYPE_CHECKING:
     from ..train.data.choice import DataChoice
@@ -22,6 +23,8 @@ class ExportOptions:
     fp16: an encoder in half precision. int8: an encoder in INT8; needs `faces`.
     bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
     faces: a folder or CSV of faces, or a data set, as `read_faces` reads them. Held-out ones test every precision.
+    window, fps: seconds of video behind a prediction and frames sampled per second, which the runtime takes from the
+        bundle.
     minimum: the fewest frames that `faces` must have. gate: one of `STRICTNESS`; "off" lets every graph pass.
     Raises ParameterError for INT8 without faces and an unknown gate.
     """
@@ -32,9 +35,12 @@ class ExportOptions:
     faces: Path | DataChoice | None = None
     minimum: int = MINIMUM
     gate: str = "default"
+    window: float = 2.0
+    fps: float = 8.0
 
     def __post_init__(self) -> None:
         if self.int8 and self.faces is None:
             raise ParameterError("faces", "INT8 needs videos or face crops to measure ranges on")
+        check_sampling(self.window, self.fps)
         if self.gate not in STRICTNESS:
             raise ParameterError("gate", f"{self.gate!r} is none of {', '.join(STRICTNESS)}")

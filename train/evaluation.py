@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..runtime.errors import DferError, require
 from ..runtime.recognizer import Recognizer
+from .confidence import undo_temperature
 from .data import ClipSet, labels_of
 from .data.augmentation import plain_view
 from .metrics import Scores
@@ -19,11 +20,12 @@ from .metrics import Scores
 class Model(ABC):
     """A checkpoint or a bundle, as something that classifies windows. Use as a context manager.
 
-    size: side of the crops it wants, pixels. classes: names of the probabilities.
+    size: side of the crops it wants, pixels. classes: names of the probabilities. temperature: that is in them.
     """
 
     size: int
     classes: tuple[str, ...]
+    temperature: float
 
     @abstractmethod
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -44,7 +46,8 @@ class BundleModel(Model):
 
     def __init__(self, path: Path, provider: str, precision: str) -> None:
         self._recognizer = Recognizer(path, provider=provider, precision=precision)
-        self.size, self.classes = self._recognizer.bundle.manifest.preprocessing.size, self._recognizer.classes
+        manifest = self._recognizer.bundle.manifest
+        self.size, self.classes, self.temperature = manifest.preprocessing.size, manifest.classes, manifest.temperature
 
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         still = bool((frames == frames[:1]).all())  # of a photograph one frame is enough
@@ -71,6 +74,7 @@ class CheckpointModel(Model):
         method, _ = load_checkpoint(path)
         self._method = method.to(self._device)
         self.size, self.classes = method.preprocessing.size, method.classes
+        self.temperature = method.confidence.temperature
         with torch.inference_mode():
             self._matrix = method.class_matrix()
 
@@ -110,4 +114,4 @@ def evaluate(
             frames = frames[rng.permutation(len(frames))]
         probabilities[index] = model.classify(frames)
         progress(1)
-    return Scores.of(model.classes, labels, probabilities)
+    return Scores.of(model.classes, labels, probabilities, undo_temperature(probabilities, model.temperature))

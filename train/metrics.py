@@ -14,19 +14,35 @@ class Scores:
 
     confusion: int64 [C,C], rows are true classes, columns predicted ones.
     calibration_error: expected calibration error, 0..1 (see `calibration_error`); NaN where it was not measured.
+    uncalibrated_error: the same of the probabilities before the model's temperature.
+    confidence: mean confidence, 0..1, of right and of wrong predictions; NaN where there are none.
     """
 
     classes: tuple[str, ...]
     confusion: NDArray[np.int64]
     calibration_error: float = float("nan")
+    uncalibrated_error: float = float("nan")
+    confidence: tuple[float, float] = (float("nan"), float("nan"))
 
     @classmethod
-    def of(cls, classes: tuple[str, ...], labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> Scores:
-        """Compare true classes int64 [N] with probabilities [N,C]."""
+    def of(
+        cls,
+        classes: tuple[str, ...],
+        labels: NDArray[np.int64],
+        probabilities: NDArray[np.float32],
+        uncalibrated: NDArray[np.float32] | None = None,
+    ) -> Scores:
+        """Compare true classes int64 [N] with probabilities [N,C], and with those before calibration."""
         count = len(classes)
         flat = np.bincount(labels * count + probabilities.argmax(axis=1), minlength=count * count)
         confusion = flat.reshape(count, count).astype(np.int64)
-        return cls(classes, confusion, calibration_error(labels, probabilities))
+        before = probabilities if uncalibrated is None else uncalibrated
+        right, highest = probabilities.argmax(axis=1) == labels, probabilities.max(axis=1)
+        confidence = tuple(
+            float(part.mean()) if len(part) else float("nan") for part in (highest[right], highest[~right])
+        )
+        errors = calibration_error(labels, probabilities), calibration_error(labels, before)
+        return cls(classes, confusion, *errors, (confidence[0], confidence[1]))
 
     @property
     def support(self) -> NDArray[np.int64]:

@@ -17,12 +17,16 @@ class TrainOptions:
 
     data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
-    clip, pretrained: open_clip's name of the model, or ours, and its weights; crop: side of crops, pixels.
-    validation: share of the training clips that chooses epochs; with select_on_test the test split does.
+    clip, pretrained: open_clip's name of the model, or ours, and its weights; crop: side of
+    crops, pixels, None for 112 or the tower's own where that is smaller.
+    validation: share of the training clips that chooses epochs and calibrates probabilities; in place of it,
+        validation_split is a split of the stills, and of clips in folders or a CSV, and select_on_test takes
+        the test split.
     epochs, learning_rate, depth: as many numbers as the method's plan has; empty for its own.
     views: stored augmented views per clip. augmentation: "paper", "strong", or None for what fits the data.
     features: folder of stored features, beside `out` where None. batch: clips per step, over all processes.
-    balance: 0 draws clips as they come, 1 all classes equally often. class_weights, ema: see `TrainSettings`.
+    balance: 0 draws clips as they come, 1 all classes equally often. history: see `Sampling`; of stored features only.
+    class_weights, ema: see `TrainSettings`.
     precision: "auto", "fp32", "bf16" or "fp16". tensorboard: folder for its curves.
     resume: go on with an interrupted run of the same options.
     """
@@ -36,8 +40,9 @@ class TrainOptions:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     clip: str = "dfer-small"
     pretrained: str | None = None
-    crop: int = 112
+    crop: int | None = None
     validation: float = 0.1
+    validation_split: str | None = None
     select_on_test: bool = False
     epochs: tuple[int, ...] = ()
     learning_rate: tuple[float, ...] = ()
@@ -47,6 +52,7 @@ class TrainOptions:
     features: Path | None = None
     batch: int = 64
     balance: float = 0.5
+    history: float = 0.0
     class_weights: bool = False
     ema: float = 0.0
     precision: str = "auto"
@@ -60,3 +66,12 @@ class TrainOptions:
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
         if self.select_on_test and self.stills is not None:
             raise ParameterError("select_on_test", "photographs have no test split to choose on")
+        if self.validation_split is not None and self.stills is None and not self.divides_by_split:
+            raise ParameterError(
+                "validation_split", f"{self.data.data} clips have no such split; only folders and a CSV do"
+            )
+
+    @property
+    def divides_by_split(self) -> bool:
+        """Whether the clips to validate on are a split of their own."""
+        return self.select_on_test or (self.validation_split is not None and self.data.data in ("folder", "csv"))

@@ -14,7 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
+from ..runtime.errors import ParameterError
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
+from .confidence import Calibration
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling
 from .data.features import Extraction, FeatureSet, stored_features
@@ -35,10 +37,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its checkpoint, and the best epoch of every step of the method, in order."""
+    """A finished run: its checkpoint, the best epoch of every step of the method, in order, and how sure it may be.
+
+    calibration: None for a run that was finished before.
+    """
 
     checkpoint: Path
     steps: tuple[Epoch, ...]
+    calibration: Calibration | None = None
 
 
 def run_training(options: TrainOptions, console: Console | None = None) -> TrainResult:
@@ -61,17 +67,34 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
     torch.manual_seed(options.seed)
     columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=console) as progress:
-        return TrainResult(options.out, tuple(_Run(options, fabric, progress, state).train()))
+        run = _Run(options, fabric, progress, state)
+        return TrainResult(options.out, tuple(run.train()), run.calibration)
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Clips to train on with the share of each batch they fill, divided into training and validation."""
+    """Clips with the share of each batch they fill.
+
+    training, validation: which of the clips serve for what, int64. held_back: a set of its own to validate on, or None.
+    """
 
     clips: ClipSet
     share: float
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
+    held_back: ClipSet | None = None
+
+    @classmethod
+    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> _Source:
+        """The clips divided by `options.validation`, or all for training where others are held back."""
+        if held_back is not None:
+            return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
+        return cls(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
+
+    @property
+    def tested(self) -> ClipSet:
+        """What epochs are chosen on."""
+        return self.held_back or Subset(self.clips, self.validation)
 
 
 class _Run:
@@ -80,7 +103,14 @@ class _Run:
     def __init__(self, options: TrainOptions, fabric: Fabric, progress: Progress, state: Path) -> None:
         self._options, self._fabric, self._progress, self._state = options, fabric, progress, state
         self._augmentation = options.augmentation or ("strong" if options.data.data == "procedural" else "paper")
-        self._sampling = Sampling(options.batch, options.balance, rank=fabric.global_rank, world=fabric.world_size)
+        self._sampling = Sampling(
+            options.batch,
+            options.balance,
+            history=options.history,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+        self.calibration: Calibration | None = None
 
     def train(self) -> list[Epoch]:
         """Returns the best epoch of each step."""
@@ -89,7 +119,8 @@ class _Run:
         check_options(chosen, options.method_options)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop)
-        sources, test = self._open_data()
+        sources = self._open_data()
+        self._show_counts(sources)
         method = build_method(chosen, clip, sources[0].clips.classes, plan, options.method_options)
         phases = method.phases(plan)
         fabric.to_device(method)
@@ -101,12 +132,18 @@ class _Run:
             "settings": asdict(settings),
             "batch": options.batch,
             "balance": options.balance,
+            "history": options.history,
             "views": options.views,
             "augmentation": self._augmentation,
             "data": self._fingerprints(sources),
         }
-        make_batches = self._pixel_batches if method.trains_encoder(phases) else self._feature_batches
-        training, validation = make_batches(method, sources, test)
+        on_pixels = method.trains_encoder(phases)
+        if on_pixels and options.history:
+            raise ParameterError(
+                "history", "is for methods with a frozen image encoder, which train on stored features"
+            )
+        make_batches = self._pixel_batches if on_pixels else self._feature_batches
+        training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)
         self._run_and_write(trainer, method, phases, record)
         return trainer.results
@@ -131,8 +168,10 @@ class _Run:
         def on_step(epoch: Epoch) -> None:
             if writes:
                 scores = [one.to_json() for one in trainer.results]
+                self.calibration = calibration = trainer.calibrate()
                 training = {**record, "name": self._options.data.name, "scores": scores}
-                save_checkpoint(method, out, training)
+                training["calibration"] = calibration.to_json()
+                save_checkpoint(method, out, training, calibration.confidence)
                 save(f"step-{epoch.step}", training)
 
         def on_end() -> None:
@@ -144,40 +183,56 @@ class _Run:
             log.close()
             self._state.unlink(missing_ok=True)
 
-    def _open_data(self) -> tuple[list[_Source], ClipSet | None]:
-        """The training clips, photographs last; and the test clips, where epochs are chosen on them."""
+    def _open_data(self) -> list[_Source]:
+        """The training clips and what epochs are chosen on; photographs last."""
         options, data, progress = self._options, self._options.data, self._progress
+        split = "test" if options.select_on_test else options.validation_split
         stills = None if options.stills is None else StillClips(options.stills, "train", options.stills_most)
         task = progress.add_task("opening clips", total=data.identities, note="")
         clips = data.open("train", False, lambda done: progress.update(task, completed=done), self._warn)
         progress.update(task, completed=data.identities)
-        sets: list[tuple[ClipSet, float]] = [(clips, 1.0)]
-        if stills is not None:
-            sets = [(clips, 1 - options.stills_share), (stills, options.stills_share)]
-        if options.select_on_test:
-            everything = [_Source(clips, share, np.arange(len(clips)), np.arange(0)) for clips, share in sets]
-            return everything, data.open("test", held_out=True, warn=self._warn)
+        held_back = data.open(split, held_out=True, warn=self._warn) if split and options.divides_by_split else None
+        if stills is None:
+            return [_Source.divided(clips, 1.0, held_back, options)]
+        split = options.validation_split
+        chosen_on = None if split is None or options.stills is None else StillClips(options.stills, split)
         return [
-            _Source(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
-            for clips, share in sets
-        ], None
+            _Source.divided(clips, 1 - options.stills_share, held_back, options),
+            _Source.divided(stills, options.stills_share, chosen_on, options),
+        ]
+
+    def _show_counts(self, sources: list[_Source]) -> None:
+        """Print how many clips there are of each class, and warn of classes with hardly any."""
+        for source, kind in zip(sources, ("clips", "photographs"), strict=False):
+            classes = source.clips.classes
+            counts = [
+                np.bincount(labels, minlength=len(classes))
+                for labels in (source.clips.labels[source.training], source.tested.labels)
+            ]
+            listed = ", ".join(f"{name} {n}+{held}" for name, n, held in zip(classes, *counts, strict=True))
+            self._progress.console.print(escape(f"{kind} to train on + to validate on: {listed}"), soft_wrap=True)
+            for name, n in zip(classes, counts[0].tolist(), strict=True):
+                if n < 2:
+                    self._warn(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
 
     def _fingerprints(self, sources: list[_Source]) -> list[str]:
         """Of the training clips. The first process reads them where they are new, the others find its digests."""
-        task = self._progress.add_task("checking clips", total=len(sources), note="")
+        sets = [clips for source in sources for clips in (source.clips, source.held_back) if clips is not None]
+        task = self._progress.add_task("checking clips", total=len(sets), note="")
         found = []
-        for source in sources:
+        for clips in sets:
             with self._fabric.rank_zero_first(local=True):
-                found.append(source.clips.fingerprint)
+                found.append(clips.fingerprint)
             self._progress.advance(task)
         return found
 
     def _warn(self, message: str) -> None:
         self._progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
-    def _feature_batches(self, method: Method, sources: list[_Source], test: ClipSet | None) -> tuple[Batches, Batches]:
+    def _feature_batches(self, method: Method, sources: list[_Source]) -> tuple[Batches, Batches]:
         options, fabric = self._options, self._fabric
-        clips_in_all = sum(len(source.clips) for source in sources) + (0 if test is None else len(test))
+        held_back = [source.held_back for source in sources if source.held_back is not None]
+        clips_in_all = sum(map(len, [*(source.clips for source in sources), *held_back]))
         task = self._progress.add_task("encoding clips", total=clips_in_all / fabric.world_size, note="")
 
         def encode(clips: ClipSet, views: int) -> FeatureSet:
@@ -188,15 +243,15 @@ class _Run:
             advance = partial(self._progress.advance, task)
             return stored_features(folder, method, clips, share, advance, fabric.barrier)
 
-        sets = [encode(source.clips, options.views) for source in sources]
-        training = [(whole.part(source.training), source.share) for whole, source in zip(sets, sources, strict=True)]
-        if test is not None:
-            validation = [(encode(test, 0), 1.0)]
-        else:
-            validation = [(whole.part(source.validation), 1.0) for whole, source in zip(sets, sources, strict=True)]
+        training, validation = [], []
+        for source in sources:
+            whole = encode(source.clips, options.views)
+            training.append((whole.part(source.training), source.share))
+            tested = whole.part(source.validation) if source.held_back is None else encode(source.held_back, 0)
+            validation.append((tested, 1.0))
         return FeatureBatches(training, self._sampling), FeatureBatches(validation, self._sampling)
 
-    def _pixel_batches(self, method: Method, sources: list[_Source], test: ClipSet | None) -> tuple[Batches, Batches]:
+    def _pixel_batches(self, method: Method, sources: list[_Source]) -> tuple[Batches, Batches]:
         def batches(parts: list[tuple[ClipSet, float]]) -> PixelBatches:
             size, workers = method.preprocessing.size, self._options.data.workers
             return PixelBatches(parts, method.classes, size, self._augmentation, workers, self._sampling)
@@ -204,8 +259,7 @@ class _Run:
         training: list[tuple[ClipSet, float]] = [
             (Subset(source.clips, source.training), source.share) for source in sources
         ]
-        held_back = [Subset(source.clips, source.validation) for source in sources] if test is None else [test]
-        return batches(training), batches([(clips, 1.0) for clips in held_back])
+        return batches(training), batches([(source.tested, 1.0) for source in sources])
 
 
 def _plain(value: Any) -> Any:

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.storage import atomic_write
+from .confidence import Calibration, fit_confidence
 from .data import Batch
 from .data.batches import Batches
 from .methods import Method
@@ -245,6 +246,18 @@ class Trainer:
             confusion.index_put_((batch.labels, predicted), torch.ones_like(batch.labels), accumulate=True)
         counted: Any = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum")
         return Scores(self._method.classes, counted.cpu().numpy())
+
+    @torch.no_grad()
+    def calibrate(self) -> Calibration:
+        """Fit the model's confidence, as it is now, to this process's part of the validation clips."""
+        self._method.eval()
+        matrix = self._class_matrix()
+        batches = list(self._validation.in_order())
+        logits = []
+        for batch in batches:
+            with self._fabric.autocast():
+                logits.append(self._method(batch.inputs.to(self._fabric.device), matrix).float().cpu())
+        return fit_confidence(torch.cat(logits).numpy(), torch.cat([batch.labels for batch in batches]).numpy())
 
     def _class_weights(self) -> Tensor:
         """1/count per class, scaled so that the mean over the training clips is 1."""

@@ -1,22 +1,49 @@
 #!/usr/bin/env bash
-# Makes the demo bundle, demo.dfer: a small CLIP is taught faces, frozen, and Align-DFER trained on its features by BAP.
+# Makes the demo bundle, demo.dfer, and the weights of `--pretrained demo`: a small CLIP is taught faces, twice, the
+# second time with the first as teacher; it is frozen, and Align-DFER trained on its features by BAP.
 #
-#   runtime/assets/make_demo.sh STILLS_CSV WORK_FOLDER
+#   runtime/assets/make_demo.sh FERPLUS STILLS_CSV WORK_FOLDER
 #
-# STILLS_CSV: photographs of aligned faces, columns image,label,person,split (see train/data/stills.py). The bundle in
-# this folder was made from about 9,400 grey stills, split train; about an hour on two cores. Needs: pip install -e ".[export]"
+# FERPLUS: photographs with votes, and their table votes.csv (columns image,split and a column of votes for each class).
+# STILLS_CSV: photographs of aligned faces, columns image,label,person,split. About two hours on two cores with AMX.
+# Needs: pip install -e ".[export]"
 set -euo pipefail
-stills=$1 work=$2
+ferplus=$1 stills=$2 work=$3
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$work"
 
-dfer-pretrain "$work/faces.pt" --clip dfer-small --grey --stills "$stills" --stills-share 0.72 --identities 240 \
-    --steps 7000 --balance 0.65
-dfer-train "$work/demo.pt" --clip dfer-small --pretrained "$work/faces.pt" --stills "$stills" --stills-most 1500 \
-    --views 3 --epochs 24,20,20 --depth 1,2,2 --ema 0.99 --precision bf16
-dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer"
+dfer-prepare "$ferplus/votes.csv" "$work/ferplus" --photos
+# A tenth of the training photographs, split "tune", is for choices and calibration: no encoder learns from it.
+python - "$work/ferplus/labels.csv" <<'PYTHON'
+import csv, sys
+from pathlib import Path
+import numpy as np
+from dfer.runtime.labels import EXPRESSIONS
+table = Path(sys.argv[1])
+rows = [row for row in csv.DictReader(table.open()) if any(float(row[name] or 0) for name in EXPRESSIONS)]
+train = [index for index, row in enumerate(rows) if row["split"] == "train"]
+for index in np.random.default_rng(12).permutation(train)[: len(train) // 10]:
+    rows[index]["split"] = "tune"
+with table.with_name("tuned.csv").open("w", newline="") as file:
+    writer = csv.DictWriter(file, rows[0])
+    writer.writeheader()
+    writer.writerows(rows)
+PYTHON
+votes=$work/ferplus/tuned.csv
+
+teach() {
+    dfer-pretrain "$@" --clip dfer-small --grey --stills "$votes" --stills-share 0.84 --stills "$stills" \
+        --stills-share 0.09 --identities 240 --compile
+}
+teach "$work/teacher.pt"
+teach "$work/faces.pt" --teacher "$work/teacher.pt"
+
+dfer-train "$work/demo.pt" --clip dfer-small --pretrained "$work/faces.pt" --stills "$votes" --stills-most 600 \
+    --validation-split tune --views 2 --epochs 24,20,20 --depth 1,2,2 --ema 0.99 --history 0.5 --precision bf16
+dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer" --int8 --calib "$votes" --window 1
 
 # The figures of the model card.
+dfer-eval "$here/demo.dfer" --stills "$votes"
 dfer-eval "$here/demo.dfer" --stills "$stills"
 dfer-eval "$here/demo.dfer" --identities 40
 dfer-eval "$here/demo.dfer" --identities 40 --shuffle-frames

@@ -172,6 +172,23 @@ def test_shifted_windows_repeat_their_edges() -> None:
         assert clip[0] == 0 or clip[-1] == 15
 
 
+def test_windows_may_begin_with_the_end_of_another_clip() -> None:
+    times = np.arange(16, dtype=np.float16)[None, None, :, None] + 100 * np.arange(4)[None, :, None, None]
+    features = FeatureSet(times.astype(np.float16), np.arange(4), np.arange(4) % 2, list("abcd"))
+    sampling = Sampling(64, balance=0, shift=0, history=0.5)
+    batch, *_ = FeatureBatches([(features, 1.0)], sampling).random(np.random.default_rng(0))
+    kept = 0
+    for clip, name in zip(batch.inputs[:, :, 0], batch.names, strict=True):
+        own = 100 * "abcd".index(name)
+        assert clip[8:].tolist() == [own + time for time in range(8, 16)]
+        changes = [place for place in range(1, 16) if clip[place] != clip[place - 1] + 1]
+        kept += clip.tolist() == [own + time for time in range(16)]
+        assert len(changes) <= 1
+        if changes:
+            assert clip[changes[0] - 1] % 100 == 15  # the other clip's end
+    assert 20 <= kept <= 50
+
+
 def test_pixel_batches_are_augmented_for_training_and_plain_in_order() -> None:
     clips = NoiseClips(6)
     batches = PixelBatches([(clips, 1.0)], clips.classes, 40, "paper", workers=2, sampling=Sampling(batch=3))

@@ -12,16 +12,22 @@ from torch import Tensor
 
 from ...runtime.errors import DferError
 from ...runtime.storage import atomic_write
+from ..confidence import Confidence
 from ..digests import weights_digest
 from ..methods import Method, method_class, method_names
 
 FORMAT = "dfer-edge checkpoint 1"
+_UNFITTED = Confidence()
 _HINT = "if it is of DFER-CLIP's authors, export it with: dfer-export --method dfer-clip"
 
 
-def save_checkpoint(method: Method, path: Path, training: dict[str, Any]) -> None:
-    """Write `method` with `training` (plain values: settings, scores) to `path`, completely or not at all."""
-    _write(method, path, {"state": method.state_dict(), "training": training})
+def save_checkpoint(method: Method, path: Path, training: dict[str, Any], confidence: Confidence = _UNFITTED) -> None:
+    """Write `method` with `training` (plain values: settings, scores) to `path`, completely or not at all.
+
+    confidence: what was fitted to it, which the model has when it is loaded again.
+    """
+    content = {"state": method.state_dict(), "confidence": confidence.to_json(), "training": training}
+    _write(method, path, content)
 
 
 def save_trained(
@@ -55,6 +61,7 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
         if "frozen" in content:
             state |= _frozen(path, content["frozen"], method.state_dict().keys() - state.keys())
         method.load_state_dict(state)
+        method.confidence = Confidence(**content.get("confidence", {}))
         training = dict(content["training"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DferError(f"checkpoint {path}: config or weights are not whole ({_first_line(error)})") from error

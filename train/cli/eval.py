@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,11 @@ def _values(name: str, scores: Scores, shuffled: bool) -> dict[str, Any]:
         "uar": scores.uar(),
         "uar_min10": scores.uar(10),
         "calibration_error": scores.calibration_error,
+        "uncalibrated_error": scores.uncalibrated_error,
+        "confidence": {
+            name: None if isnan(value) else value
+            for name, value in zip(("right", "wrong"), scores.confidence, strict=True)
+        },
         "recalls": {
             name: float(recall)
             for name, recall, support in zip(scores.classes, scores.recalls, scores.support, strict=True)
@@ -174,4 +180,9 @@ def _show(console: Console, scores: Scores, title: str) -> None:
     line = f"clips {scores.support.sum()}   WAR {scores.war:.4f}   UAR {scores.uar():.4f}"
     if few:
         line += f"   UAR of classes with ≥ 10 clips {scores.uar(10):.4f} (fewer: {', '.join(few)})"
-    console.print(f"{line}   calibration error {scores.calibration_error:.4f}")
+    console.print(line)
+    right, wrong = scores.confidence
+    console.print(
+        f"calibration error {scores.calibration_error:.4f} ({scores.uncalibrated_error:.4f} before calibration)   "
+        f"mean confidence {right:.3f} when right, {wrong:.3f} when wrong"
+    )

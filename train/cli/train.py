@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +22,9 @@ from .options import (
     stills_option,
     stills_share_option,
 )
+
+if TYPE_CHECKING:
+    from ..confidence import Calibration
 
 EPILOG = """\b
 Examples:
@@ -86,12 +89,14 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     help="The model to train.",
 )
 @clip_option("The CLIP that it stands on: dfer-small, dfer-nano, or a model of open_clip such as ViT-B-32.")
-@click.option("--pretrained", help="CLIP's weights: a file of dfer-pretrain or open_clip, or one of open_clip's tags.")
+@click.option(
+    "--pretrained",
+    help="CLIP's weights: demo for the demo model's, a file of dfer-pretrain or open_clip, or one of open_clip's tags.",
+)
 @click.option(
     "--crop",
     type=click.IntRange(32, 512),
-    default=TrainOptions.crop,
-    show_default=True,
+    show_default="112, or CLIP's own size where that is smaller",
     help="Side of the face crops that the model is given, in pixels; CLIP's own size is reached by upsampling.",
 )
 @data_options(identities=DataChoice.identities)
@@ -110,6 +115,12 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     default=TrainOptions.validation,
     show_default=True,
     help="Share of the training clips that is held back to choose the best epoch by.",
+)
+@click.option(
+    "--validation-split",
+    metavar="NAME",
+    help="Choose the best epoch on this split of --stills, and of --data folder or csv, in place of --validation. "
+    "Probabilities are calibrated on it too, so photographs that the encoder learned from should not be in it.",
 )
 @click.option(
     "--select-on-test", is_flag=True, help="Choose the best epoch on the test split, as some papers' code does."
@@ -168,6 +179,14 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 @batch_option("Clips in a training step, over all processes together.")
 @balance_option(TrainOptions.balance)
 @click.option(
+    "--history",
+    type=click.FloatRange(0, 1),
+    default=TrainOptions.history,
+    show_default=True,
+    help="Share of training windows that begin with the end of another clip, so that in video a label follows its "
+    "face sooner; for frozen image encoders.",
+)
+@click.option(
     "--class-weights", is_flag=True, help="Weigh each clip's loss by 1/count of its class, so that rare classes count."
 )
 @click.option(
@@ -215,10 +234,21 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
             f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, WAR {epoch.war:.4f}, "
             f"UAR {epoch.uar:.4f} on {'the test split' if on_test else 'validation clips'}"
         )
+    if result.calibration is not None:
+        console.print(_describe(result.calibration))
     if on_test:
         console.print("[bold red]epochs were chosen on the test split: these figures are no test results[/]")
     out = result.checkpoint
     console.print(f"wrote {out}; next: dfer-eval {out}, dfer-export --ckpt {out}", markup=False)
+
+
+def _describe(calibration: Calibration) -> str:
+    found = calibration.confidence
+    return (
+        f"calibrated on {calibration.clips} clips: temperature {found.temperature:.3g}, calibration error "
+        f"{calibration.error_before:.3f} before and {calibration.error_after:.3f} after; unsure below "
+        f"{found.unsure_below:.2f}"
+    )
 
 
 if __name__ == "__main__":

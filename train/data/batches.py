@@ -28,11 +28,14 @@ class Sampling:
     batch: clips per step, over all processes. balance: 0 draws clips as they come, 1 draws all classes equally
     often, between them in proportion to count^(1 − balance).
     shift: features are moved by up to this many frames, edges repeated as the runtime pads a filling window.
+    history: share of the windows of features that begin with the end of another clip, for up to half their length: as
+        where one expression follows another, and the label is to follow the face.
     """
 
     batch: int = 64
     balance: float = 0.5
     shift: int = 3
+    history: float = 0.0
     rank: int = 0
     world: int = 1
 
@@ -78,7 +81,16 @@ class FeatureBatches:
                 window = features.shape[2]
                 shift = rng.integers(-self._sampling.shift, self._sampling.shift + 1, (len(index), 1))
                 frames = np.clip(np.arange(window) + shift, 0, window - 1)
-                parts.append(features[view[:, None], self._sets[number].rows[index][:, None], frames])
+                rows = self._sets[number].rows
+                clip = np.repeat(rows[index][:, None], window, axis=1)
+                if self._sampling.history:
+                    before = rng.integers(1, window // 2 + 1, (len(index), 1))
+                    before *= rng.random((len(index), 1)) < self._sampling.history
+                    earlier = np.arange(window) < before
+                    other = rows[rng.integers(0, len(rows), (len(index), 1))]
+                    clip = np.where(earlier, other, clip)
+                    frames = np.where(earlier, np.arange(window) + window - before, frames)
+                parts.append(features[view[:, None], clip, frames])
                 labels.append(self._sets[number].labels[index])
                 names.extend(self._sets[number].names[one] for one in index)
                 drawn.append((labels[-1], self._sets[number].shares, index))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
+from ..confidence import Confidence
 from ..data import Batch
 from ..models.clip import Clip
 from .phases import Phase, Plan
@@ -52,6 +53,7 @@ class Method(nn.Module, ABC):
     window: T, frames per prediction.
     preprocessing: how frames enter `encode_frames`.
     scale: 1/τ, what similarities are multiplied by before softmax.
+    confidence: fitted after training; its temperature divides logits.
     """
 
     name: ClassVar[str]
@@ -60,6 +62,7 @@ class Method(nn.Module, ABC):
     window: int
     preprocessing: Preprocessing
     scale: float
+    confidence: Confidence = Confidence()
 
     # -- how it is built
 
@@ -150,6 +153,11 @@ class Method(nn.Module, ABC):
         encoder = {id(value) for value in self.image_encoder.state_dict(keep_vars=True).values()}
         return any(id(value) in encoder for value in self.trained_state(phases).values())
 
+    @property
+    def final_scale(self) -> float:
+        """What similarities are multiplied by, temperature included."""
+        return self.scale / self.confidence.temperature
+
     def encode_frames(self, frames: Tensor) -> Tensor:
         """Features float32 [N,D] of crops uint8 [N,H,W,3] RGB."""
         return self.encode_pixels(normalise_pixels(frames, self.preprocessing))
@@ -159,7 +167,7 @@ class Method(nn.Module, ABC):
         matrix = self.class_matrix() if class_matrix is None else class_matrix
         pooled = self.pool(features)
         with torch.autocast(features.device.type, enabled=False):  # times 100: half precision would show
-            return self.scale * pooled.float() @ matrix.float().T
+            return self.final_scale * pooled.float() @ matrix.float().T
 
     def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
         """Logits [N,C] of clips, given as features [N,T,D] or as crops uint8 [N,T,H,W,3]."""
