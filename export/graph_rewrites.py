@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..runtime.bundle import Preprocessing
 from ..train.methods import lay_out, normalise_pixels
+from ..train.models.adapters import AdaptedAttention
 
 _GREY = 128.0
 """In the middle of a pixel's range: what is left of it is exact in every precision, 8 bits included."""
@@ -166,9 +167,10 @@ def _reads_class_token(module: Any) -> bool:
         return False
     last = blocks[-1]
     plain = type(last).__name__ == "ResidualAttentionBlock" and not hasattr(last, "ln_1_kv")
-    return (
-        plain and all(hasattr(last, name) for name in ClassTokenBlock.PARTS) and isinstance(last.attn, PlainAttention)
-    )
+    if not plain or not all(hasattr(last, name) for name in ClassTokenBlock.PARTS):
+        return False
+    attention = last.attn.attention if isinstance(last.attn, AdaptedAttention) else last.attn
+    return isinstance(attention, PlainAttention)
 
 
 def _embeds_patches(module: Any, size: int) -> bool:

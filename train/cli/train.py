@@ -32,6 +32,7 @@ Examples:
   dfer-train align.pt --pretrained faces.pt --stills labels.csv
   dfer-train dfew-1.pt --clip ViT-B-32 --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
   dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
+  dfer-train fine.pt --method finecliper --clip ViT-B-16-quickgelu --pretrained openai --data dfew --root DFEW --batch 8
   torchrun --nproc-per-node 4 -m dfer.train.cli.train clip.pt --method dfer-clip --data dfew --root DFEW …
   dfer-train align.pt …the same… --resume               # after an interruption
 
@@ -40,6 +41,9 @@ Steps of align-dfer (BAP): 1 text, 2 video, 3 joint; three numbers for --epochs,
 (layers of the text encoder, the video encoder and the synchronizer): 40,30,30, 0.05,0.05,0.05 and 1,2,3.
 dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and image encoder 0.01,0.001,0.00001,
 --depth 1.
+finecliper is one step: --epochs 30, --learning-rate 0.0003, --depth 1. Options of its own are --descriptions, and by
+--option ratio=0.25 (width of adapters), no_image_adapters=true, no_text_adapters, no_negatives, no_temporal,
+checkpointing.
 """
 
 METHOD_OPTIONS = ("tokens", "no_mat", "no_jas", "single_step", "descriptions", "freeze_image_encoder")
@@ -146,7 +150,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--descriptions",
     type=click.Path(path_type=Path),
-    help="dfer-clip, and align-dfer --no-mat: JSON of class → text, or texts, in place of ours.",
+    help="dfer-clip, finecliper, and align-dfer --no-mat: JSON of class → text, or texts, in place of ours.",
 )
 @click.option(
     "--freeze-image-encoder",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 METHODS = {
     "align-dfer": "dfer.train.methods.align_dfer:AlignDfer",
     "dfer-clip": "dfer.train.methods.dfer_clip:DferClip",
+    "finecliper": "dfer.train.methods.finecliper:FineCliper",
 }
 """Name → module:class. A script may add its own."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,9 @@ def _open_clip() -> Any:
     if "dfer-small" not in open_clip.list_models():
         open_clip.add_model_config(CONFIGS)
     return open_clip
+
+
+RunBlocks = Callable[[nn.ModuleList, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -146,12 +150,16 @@ class TextTower:
         embedded: Tensor = self.model.token_embedding(tokens)
         return embedded
 
-    def encode(self, embeddings: Tensor, end: Tensor | int) -> Tensor:
-        """Text features float32 [N, D] of embedded sentences [N, L, E], read at position(s) `end`; not normalised."""
+    def encode(self, embeddings: Tensor, end: Tensor | int, run: RunBlocks | None = None) -> Tensor:
+        """Text features float32 [N, D] of embedded sentences [N, L, E], read at position(s) `end`; not normalised.
+
+        run: how the transformer's blocks are run on [N, L, E] with a mask [L, L]; as they are where None.
+        """
         length = embeddings.shape[1]
         text = self.model
         x = embeddings + text.positional_embedding[:length]
-        x = text.transformer(x, attn_mask=text.attn_mask[:length, :length])
+        mask = text.attn_mask[:length, :length]
+        x = text.transformer(x, attn_mask=mask) if run is None else run(text.transformer.resblocks, x, mask)
         x = text.ln_final(x)
         rows = torch.arange(x.shape[0], device=x.device)
         x = x[rows, end] if isinstance(end, Tensor) else x[:, end]

@@ -1,0 +1,146 @@
+"""FineCLIPER: adapters that begin as nothing, classes as differences, and that all of it exports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from clip_sets import NoiseClips
+from networks import SIZE, random_crops
+
+from dfer.export.exporting import export_method
+from dfer.export.graphs import trace_method
+from dfer.runtime.engines import open_engine
+from dfer.runtime.errors import ParameterError
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dfer.train.data.batches import PixelBatches, Sampling
+from dfer.train.fabric import start_fabric
+from dfer.train.methods.finecliper import FineCliper
+from dfer.train.methods.phases import Plan
+from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip
+from dfer.train.training import Trainer, TrainSettings
+
+PLAN = Plan((1,), (1e-3,), (1,))
+
+
+def small_clip() -> Clip:
+    torch.manual_seed(0)
+    return build_clip(ClipSizes(64, SIZE, 8, 128, 2, 77, 49408, 64, 1))
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Any:
+    own, named = Clip.tokenize, load_clip("dfer-nano")  # a model built from sizes has no name, and so no tokenizer
+    monkeypatch.setattr(Clip, "tokenize", lambda _, sentences: own(named, sentences))
+
+    def build(**options: Any) -> FineCliper:
+        return FineCliper.from_options(small_clip(), EXPRESSIONS, PLAN, **options).eval()
+
+    return build
+
+
+def disturb(method: FineCliper) -> FineCliper:
+    """Adapters as after training: no longer zero."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in method.named_parameters():
+            if ".up." in name:
+                parameter.normal_(0, 0.05)
+    return method
+
+
+def crops(count: int) -> torch.Tensor:
+    return torch.from_numpy(random_crops(count))
+
+
+def test_at_first_features_are_plain_clips(make: Any) -> None:
+    method, plain = make(), small_clip()
+    with torch.no_grad():
+        pixels = torch.randn(3, 3, SIZE, SIZE)
+        wanted = torch.nn.functional.normalize(plain.model.encode_image(pixels), dim=-1)  # type: ignore[operator]
+        assert (method.encode_pixels(pixels) - wanted).abs().max() <= 1e-6
+        sentences = [f"a person with an expression of {word}{name}" for word in ("", "no ") for name in EXPRESSIONS]
+        texts = plain.model.encode_text(plain.tokenize(sentences))  # type: ignore[operator]
+        positive, negative = torch.nn.functional.normalize(texts, dim=-1).chunk(2)
+        torch.testing.assert_close(method.class_matrix(), positive - negative, atol=1e-5, rtol=0)
+
+
+def test_probabilities_are_of_positive_minus_negative_similarity(make: Any) -> None:
+    method = disturb(make())
+    with torch.no_grad():
+        features = method.encode_frames(crops(16))[None]
+        video = method.pool(features)
+        sides = [
+            torch.nn.functional.normalize(method._encode(s, e, a), dim=-1)
+            for s, e, a in zip(method.sentences, method.ends, method.text_adapters, strict=True)
+        ]
+        wanted = ((video @ sides[0].T - video @ sides[1].T) / 0.01).softmax(dim=-1)
+        torch.testing.assert_close(method(features).softmax(dim=-1), wanted, atol=1e-5, rtol=0)
+        assert (make(no_negatives=True).class_matrix().norm(dim=-1) - 1).abs().max() < 1e-5
+
+
+def test_training_moves_the_adapters_and_leaves_clip_alone(make: Any, tmp_path: Path) -> None:
+    method = make().train()
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    clips = NoiseClips(14)
+    training = PixelBatches([(clips, 1.0)], clips.classes, SIZE, "paper", sampling=Sampling(batch=7))
+    state, fabric = tmp_path / "s", start_fabric("fp32")
+    Trainer(method, method.phases(PLAN), training, training, TrainSettings(), fabric, state, {}).run(False)
+    changed = {name for name, value in method.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all("adapter" in name or name.startswith("temporal.") for name in changed)
+    for part in (
+        "image_adapters.1.serial.up",
+        "image_adapters.0.parallel.up",
+        "text_adapters.0.0",
+        "text_adapters.1.0",
+    ):
+        assert any(name.startswith(part) for name in changed), part
+    assert method.trains_encoder(method.phases(PLAN))
+    assert not make(no_image_adapters=True).trains_encoder(method.phases(PLAN))
+
+
+def test_a_checkpoint_comes_back(make: Any, tmp_path: Path) -> None:
+    for options in ({}, {"no_negatives": True, "no_temporal": True}, {"no_image_adapters": True, "ratio": 0.5}):
+        method = disturb(make(**options))
+        save_checkpoint(method, tmp_path / "fine.pt", {})
+        again, _ = load_checkpoint(tmp_path / "fine.pt")
+        with torch.no_grad():
+            torch.testing.assert_close(again.class_matrix(), method.class_matrix())
+            torch.testing.assert_close(again.encode_frames(crops(2)), method.encode_frames(crops(2)))
+
+
+def test_it_exports_with_every_rewrite(make: Any, tmp_path: Path) -> None:
+    method = disturb(make())
+    traced = trace_method(method)
+    assert traced.encoder.missed == ()
+    frames = random_crops(5)
+    with torch.inference_mode(), open_engine(traced.encoder.onnx, "cpu") as engine:
+        wanted = method.encode_frames(torch.from_numpy(frames)).numpy()
+        np.testing.assert_allclose(engine.run({"frames": frames})["features"], wanted, atol=1e-5)
+    with torch.inference_mode(), open_engine(traced.head, "cpu") as head:
+        features = torch.nn.functional.normalize(torch.randn(2, 16, 64), dim=-1)
+        found = head.run({"features": features.numpy()})["probabilities"]
+        np.testing.assert_allclose(found, method(features).softmax(dim=-1).numpy(), atol=1e-5)
+    assert export_method(method, tmp_path / "fine.dfer", {}).bundle.manifest.method == "finecliper"
+
+
+def test_texts_of_ones_own_come_in_pairs(make: Any, tmp_path: Path) -> None:
+    path = tmp_path / "texts.json"
+    path.write_text(json.dumps({name: [f"this is {name}", f"this is not {name}"] for name in EXPRESSIONS}))
+    assert (make(descriptions=path).class_matrix() - make().class_matrix()).abs().max() > 1e-3
+    path.write_text(json.dumps(dict.fromkeys(EXPRESSIONS, "one text")))
+    with pytest.raises(ParameterError, match="descriptions: happiness needs two texts"):
+        make(descriptions=path)
+
+
+def test_towers_without_layers_to_adapt_are_refused_by_name() -> None:
+    with pytest.raises(ParameterError, match="clip: dfer-nano has no transformer for images"):
+        FineCliper.from_options(load_clip("dfer-nano"), EXPRESSIONS, PLAN)
+    frozen = FineCliper.from_options(load_clip("dfer-nano"), EXPRESSIONS, PLAN, no_image_adapters=True)
+    assert not frozen.trains_encoder(frozen.phases(PLAN))

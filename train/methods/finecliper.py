@@ -1,0 +1,206 @@
+"""FineCLIPER: frozen CLIP with adapters, and classes as what a text says minus what its opposite says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...runtime.bundle import Preprocessing
+from ...runtime.errors import ParameterError
+from ...runtime.labels import EXPRESSIONS
+from ..models.adapters import insert_adapters, make_adapters, run_adapted
+from ..models.clip import Clip, rebuild_clip
+from ..models.descriptions import load_descriptions
+from ..models.synchronizer import TemporalMean
+from ..models.temporal import TemporalNet
+from .method import Method
+from .phases import Phase, Plan, warm_cosine
+
+POSITIVE = "a person with an expression of {}"
+NEGATIVE = "a person with an expression of no {}"
+"""The paper's templates (its figure 2)."""
+
+
+class FineCliper(Method):
+    """p = softmax(v·M / τ), M = positive − negative text features, τ = 0.01.
+
+    FineCLIPER (Chen et al., ACM MM 2024) without its middle and high levels, which no bundle would have: adapters in
+    every layer of the frozen image tower, and a set of adapters each for positive and negative descriptions in the
+    frozen text tower. Each side of M is normalised, M is not. The ratio, the temporal net and the optimiser are ours.
+
+    clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
+    length: tokens of the longest sentence. ratio: of adapters. image_adapters, text_adapters, negatives: whether there
+    are any. Raises ParameterError for an image tower that adapters do not fit.
+    """
+
+    name = "finecliper"
+    scale = 100.0
+    default_plan: ClassVar[Plan] = Plan((30,), (3e-4,), (1,))
+
+    def __init__(
+        self,
+        clip: Clip,
+        classes: tuple[str, ...] = EXPRESSIONS,
+        window: int = 16,
+        layers: int | None = 1,
+        length: int = 77,
+        ratio: float = 0.25,
+        image_adapters: bool = True,
+        text_adapters: bool = True,
+        negatives: bool = True,
+    ) -> None:
+        super().__init__()
+        self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
+        self._clip, self._ratio = clip, ratio
+        blocks = getattr(getattr(clip.model.visual, "transformer", None), "resblocks", None)
+        if image_adapters and blocks is None:
+            raise ParameterError(
+                "clip",
+                f"{clip.name} has no transformer for images, so adapters do not fit; use a ViT, or none in it",
+            )
+        # First, so that they have these names also where they are parts of the blocks.
+        self.image_adapters = make_adapters(blocks, ratio) if image_adapters and blocks is not None else None
+        sides = 2 if negatives else 1
+        text_blocks = clip.text.model.transformer.resblocks
+        self.text_adapters = nn.ModuleList(
+            make_adapters(text_blocks, ratio) if text_adapters else nn.ModuleList() for _ in range(sides)
+        )
+        self.temporal: nn.Module = TemporalMean() if layers is None else TemporalNet(window, clip.width, layers)
+        self.clip_model: nn.Module = clip.model.requires_grad_(False)
+        if self.image_adapters is not None and blocks is not None:
+            insert_adapters(blocks, self.image_adapters)
+        self.sentences: Tensor  # embedded, of each side and class
+        self.ends: Tensor
+        self.register_buffer("sentences", torch.zeros(sides, len(classes), length, clip.text.width))
+        self.register_buffer("ends", torch.zeros(sides, len(classes), dtype=torch.int64))
+
+    @classmethod
+    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+        cls,
+        clip: Clip,
+        classes: tuple[str, ...],
+        plan: Plan,
+        *,
+        descriptions: Path | None = None,
+        ratio: float = 0.25,
+        no_image_adapters: bool = False,
+        no_text_adapters: bool = False,
+        no_negatives: bool = False,
+        no_temporal: bool = False,
+        checkpointing: bool = False,
+    ) -> FineCliper:
+        """A new model with the paper's templates around the classes' names.
+
+        descriptions: JSON of class → [what it looks like, what it does not], in place of the templates.
+        no_image_adapters: the image tower stays as it is, and training reads stored features.
+        checkpointing: compute the image tower's activations twice in place of keeping them.
+        """
+        if not 0 < ratio <= 1:
+            raise ParameterError("ratio", f"{ratio} must lie between 0 and 1")
+        texts = [(POSITIVE.format(name), NEGATIVE.format(name)) for name in classes]
+        if descriptions is not None:
+            given = load_descriptions(descriptions, classes)
+            wrong = [name for name, pair in given.items() if len(pair) != 2]
+            if wrong:
+                raise ParameterError("descriptions", f"{wrong[0]} needs two texts: what it looks like, and what not")
+            texts = [(given[name][0], given[name][1]) for name in classes]
+        sides = [list(side) for side in zip(*texts, strict=True)][: 1 if no_negatives else 2]
+        tokens = torch.stack([clip.tokenize(side) for side in sides])
+        ends = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
+        length = int(ends.max()) + 1
+        layers = None if no_temporal else plan.depths[0]
+        method = cls(
+            clip,
+            classes,
+            layers=layers,
+            length=length,
+            ratio=ratio,
+            image_adapters=not no_image_adapters,
+            text_adapters=not no_text_adapters,
+            negatives=not no_negatives,
+        )
+        with torch.no_grad():
+            method.sentences.copy_(clip.text.embed(tokens[..., :length]))
+        method.ends.copy_(ends)
+        if checkpointing:
+            clip.model.visual.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
+        return method
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """CLIP's image tower with the adapters in it."""
+        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
+        return encoder
+
+    @property
+    def width(self) -> int:
+        return self._clip.width
+
+    def train(self, mode: bool = True) -> FineCliper:
+        """Switch to training; CLIP stays in evaluation, as it is frozen."""
+        super().train(mode)
+        self.clip_model.eval()
+        return self
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
+        return functional.normalize(features.float(), dim=-1)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return functional.normalize(self.temporal(features), dim=-1)
+
+    def class_matrix(self) -> Tensor:
+        """Positive minus negative features, each of length 1; positive ones alone without negatives."""
+        sides = [
+            functional.normalize(self._encode(sentences, ends, adapters), dim=-1)  # type: ignore[arg-type]
+            for sentences, ends, adapters in zip(self.sentences, self.ends, self.text_adapters, strict=True)
+        ]
+        return sides[0] - sides[1] if len(sides) > 1 else sides[0]
+
+    def _encode(self, sentences: Tensor, ends: Tensor, adapters: nn.ModuleList) -> Tensor:
+        """Features [C,D] of embedded sentences [C,L,E]."""
+        if not len(adapters):
+            return self._clip.text.encode(sentences, ends)
+        return self._clip.text.encode(sentences, ends, lambda blocks, x, mask: run_adapted(blocks, adapters, x, mask))
+
+    def phases(self, plan: Plan) -> list[Phase]:
+        """One: adapters and temporal net together."""
+        rate = plan.learning_rates[0]
+        return [
+            Phase(
+                "adapters",
+                plan.epochs[0],
+                {"image_adapters": rate, "text_adapters": rate, "temporal": rate},
+                warm_cosine,
+                trains_text=any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
+            )
+        ]
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW, as AIM trains adapters (our choice)."""
+        return torch.optim.AdamW(groups, weight_decay=0.05)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "clip": self._clip.identity,
+            "preprocessing": self.preprocessing.to_json(),
+            "classes": list(self.classes),
+            "window": self.window,
+            "layers": len(self.temporal.layers) if isinstance(self.temporal, TemporalNet) else None,
+            "length": self.sentences.shape[2],
+            "ratio": self._ratio,
+            "image_adapters": self.image_adapters is not None,
+            "text_adapters": any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
+            "negatives": len(self.text_adapters) == 2,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FineCliper:
+        """Rebuild the model of `config()`, with random weights and empty sentences."""
+        clip = rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"]))
+        rest = {name: value for name, value in config.items() if name not in ("clip", "preprocessing", "classes")}
+        return cls(clip, tuple(config["classes"]), **rest)
