@@ -36,6 +36,10 @@ class Calibration:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Calibration:
+        return cls(**{**content, "confidence": Confidence(**content["confidence"])})
+
 
 def fit_confidence(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Calibration:
     """Temperature scaling (Guo et al. 2017, §4.2) of logits [N,C] to true classes int64 [N], and the "unsure" limit.

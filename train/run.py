@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class TrainResult:
     """A finished run: its checkpoint, the best epoch of every step of the method, in order, and how sure it may be.
 
-    calibration: None for a run that was finished before.
+    calibration: None for a run of an earlier version, that was finished before.
     """
 
     checkpoint: Path
@@ -60,8 +60,10 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
     console.quiet |= fabric.global_rank != 0
     if options.resume and options.out.is_file() and not state.is_file():
         console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
-        scores = load_checkpoint(options.out)[1].get("scores", [])
-        return TrainResult(options.out, tuple(Epoch(**one) for one in scores))
+        training = load_checkpoint(options.out)[1]
+        fitted = training.get("calibration")
+        epochs = tuple(Epoch(**one) for one in training.get("scores", []))
+        return TrainResult(options.out, epochs, None if fitted is None else Calibration.from_json(fitted))
     if state.is_file() and not options.resume:
         console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
     torch.manual_seed(options.seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from dfer.export.exporting import export_checkpoint
+from dfer.runtime import Recognizer
 from dfer.runtime.errors import ParameterError
 from dfer.train.cli.train import main as train
 from dfer.train.data.choice import DataChoice
@@ -74,3 +77,31 @@ def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
     ):
         with pytest.raises(ParameterError, match=words):
             run_training(replace(options, **changes))  # type: ignore[arg-type]
+
+
+def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_path: Path) -> None:
+    """Labels that are none of ours become the model's classes; they are counted, and hardly any clips are warned of."""
+    names = ("bored", "engaged", "pain")
+    assert options.data.root is not None
+    for name, like in zip(names, sorted(options.data.root.iterdir()), strict=True):
+        shutil.copytree(like, tmp_path / "faces" / name)
+    shutil.copytree(tmp_path / "faces" / "pain" / "0", tmp_path / "faces" / "yawn" / "0")
+    data = ["--data", "folder", "--root", tmp_path / "faces", "--workers", 1]
+    call = [tmp_path / "own.pt", *data, "--clip", "dfer-nano", "--tokens", 2, "--single-step", "--epochs", "1,1,1"]
+    call += ["--depth", "1,1,1", "--validation", 0.25, "--views", 0, "--batch", 4]
+    printed = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
+    assert printed.exit_code == 0, printed.output
+    assert "bored 3+1, engaged 3+1, pain 3+1, yawn 1+0" in printed.output
+    assert "only one of the clips to train on shows yawn" in printed.output
+    assert "calibrated on 3 clips: temperature" in printed.output
+
+    bundle = export_checkpoint(tmp_path / "own.pt", tmp_path / "own.dfer").bundle
+    assert bundle.manifest.classes == (*names, "yawn")
+    with Recognizer(bundle.path, provider="cpu") as recognizer:
+        (prediction,) = recognizer.predict_crops(np.zeros((1, 64, 64, 3), np.uint8), [0.0])
+    assert prediction.classes == (*names, "yawn")
+
+    call = [tmp_path / "clip.pt", *data, "--method", "dfer-clip", "--clip", "dfer-nano"]
+    refused = CliRunner().invoke(train, [str(argument) for argument in call])
+    assert refused.exit_code == 1
+    assert "--descriptions: there are none of bored, engaged, pain, yawn; name a file" in refused.output

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...runtime.errors import DferError
+from ...runtime.errors import DferError, ParameterError
 
 DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "happiness": (
@@ -69,12 +69,12 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def describe(classes: Sequence[str], path: Path | None = None) -> dict[str, tuple[str, ...]]:
-    """Descriptions of `classes`, in their order: of the file `path`, or ours. Raises DferError for a class without."""
+    """Descriptions of `classes`, in their order, of the file `path` or ours; ParameterError where one has none."""
     if path is not None:
         return load_descriptions(path, classes)
     missing = [name for name in classes if name not in DESCRIPTIONS]
     if missing:
-        raise DferError(f"there are no descriptions of {', '.join(missing)}; give some in a file")
+        raise ParameterError("descriptions", f"there are none of {', '.join(missing)}; name a file that has some")
     return {name: DESCRIPTIONS[name] for name in classes}
 
 
