@@ -30,6 +30,7 @@ Examples:
   dfer-export --ckpt align.pt --fp16 --int8 --calib FACES   # a folder of videos or face crops, or a CSV of crops
   dfer-export --ckpt align.pt --int8 --calib dfew --root DFEW --fold 1
   dfer-export --ckpt align.pt --fp16 --engine tensorrt-rtx --targets sm86,sm89
+  dfer-export --ckpt fine.pt --describe classes.json --out other.dfer
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-run clip.mp4 --bundle align.dfer
 """
@@ -53,6 +54,13 @@ Examples:
     type=MethodName(),
     help="The checkpoint was published by this method's authors (dfer-clip): only its tensors are read, nothing in it "
     "can run.",
+)
+@click.option(
+    "--describe",
+    "described",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="JSON",
+    help="Give the model other classes, by a JSON of class → texts; for methods that read words.",
 )
 @click.option("--fp16", is_flag=True, help="Also export an encoder in half precision.")
 @click.option(
@@ -117,6 +125,7 @@ def main(
     checkpoint: Path,
     out: Path | None,
     method: str | None,
+    described: Path | None,
     fp16: bool,
     bf16: bool,
     int8: bool,
@@ -151,7 +160,7 @@ def main(
 
     console = Console()
     with console.status("exporting") as status:
-        result = export_checkpoint(checkpoint, out, options, status.update, published_by=method)
+        result = export_checkpoint(checkpoint, out, options, status.update, method, described)
     _print(console, result, gate)
     _build_engines(console, result.bundle, engine, [target for target in targets.split(",") if target])
 

@@ -19,7 +19,9 @@ from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import find_backend, present_providers
 from ..runtime.errors import DferError, ParameterError
 from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
+from ..train.confidence import Confidence
 from ..train.methods import Method, method_class
+from ..train.models.descriptions import load_descriptions
 from .clips import read_faces
 from .fp16 import to_half
 from .graphs import TracedMethod, trace_method
@@ -60,22 +62,28 @@ def export_checkpoint(
     options: ExportOptions | None = None,
     report: Report = lambda _: None,
     published_by: str | None = None,
+    described: Path | None = None,
 ) -> ExportResult:
     """Write the bundle of a checkpoint to the folder `out`.
 
     options: default is FP32 alone. report: called with a line of text at each step.
     published_by: name of the method whose authors published the checkpoint; None for one of dfer-train.
+    described: JSON of other classes (see `Method.describe_classes`), for which the temperature is not calibrated.
     Raises DferError for a bad checkpoint, faces that do not serve, a graph that does not agree with PyTorch, or a place
     that cannot be written; an existing bundle then stays as it was.
     """
     report(f"reading {checkpoint}")
     load = method_class(published_by).load_published if published_by else load_checkpoint
     method, training = load(checkpoint)
+    if described is not None:
+        method.describe_classes(load_descriptions(described))
+        method.confidence = Confidence()
     provenance: dict[str, object] = {
         "checkpoint": checkpoint.name,
         "format": f"published {method.name}" if published_by else FORMAT,
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "training": training,
+        **({} if described is None else {"described": described.name}),
     }
     return export_method(method, out, provenance, options, report)
 

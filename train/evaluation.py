@@ -63,15 +63,18 @@ class BundleModel(Model):
 class CheckpointModel(Model):
     """What was trained, in PyTorch; on the GPU if there is one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, described: Path | None = None) -> None:
         require("torch", "train")
         import torch
 
         from .checkpoints.checkpoint import load_checkpoint
+        from .models.descriptions import load_descriptions
 
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         method, _ = load_checkpoint(path)
+        if described is not None:
+            method.describe_classes(load_descriptions(described))
         self._method = method.to(self._device)
         self.size, self.classes = method.preprocessing.size, method.classes
         self.temperature = method.confidence.temperature
@@ -85,16 +88,19 @@ class CheckpointModel(Model):
         return probabilities
 
 
-def open_model(path: Path, provider: str = "cpu", precision: str = "auto") -> Model:
+def open_model(path: Path, provider: str = "cpu", precision: str = "auto", described: Path | None = None) -> Model:
     """A checkpoint (file) or bundle (folder). Raises DferError for what is neither.
 
     provider, precision: how a bundle is run; a checkpoint has neither.
+    described: JSON of other classes for a checkpoint; a bundle has no text side to read it.
     """
+    if path.is_dir() and described is not None:
+        raise DferError(f"{path}: a bundle has no text side; describe classes to its checkpoint, or export it again")
     if path.is_dir():
         return BundleModel(path, provider, precision)
     if (provider, precision) != ("cpu", "auto"):
         raise DferError(f"{path}: only a bundle has providers and precisions; export the checkpoint first")
-    return CheckpointModel(path)
+    return CheckpointModel(path, described)
 
 
 def evaluate(

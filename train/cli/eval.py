@@ -46,6 +46,13 @@ Examples:
 @provider_option("cpu", "Where a bundle runs.")
 @precision_option
 @click.option(
+    "--describe",
+    "described",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="JSON",
+    help="Give a checkpoint other classes, by a JSON of class → texts; for methods that read words.",
+)
+@click.option(
     "--shuffle-frames",
     is_flag=True,
     help="Put each clip's frames in random order first: what is lost is what the model reads from time.",
@@ -71,6 +78,7 @@ def main(
     split: str | None,
     provider: str,
     precision: str,
+    described: Path | None,
     shuffle_frames: bool,
     json_path: Path | None,
     plot_path: Path | None,
@@ -96,7 +104,7 @@ def main(
     with Progress(console=console) as progress:
         for fold in folds:
             path = Path(str(model).replace("{fold}", str(fold)))
-            with open_model(path, provider, precision) as opened:
+            with open_model(path, provider, precision, described) as opened:
                 scored = _score(opened, replace(data, fold=fold), stills, split, shuffle_frames, progress)
             results.append((f"{path.name}{suffix} on {scored[0]}", scored[1]))
     for name, scores in results:

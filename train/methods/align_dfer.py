@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -111,11 +112,13 @@ class AlignDfer(Method):
         matrix: Tensor = self.text_side(sentences)
         return matrix
 
-    def describe_classes(self, descriptions: dict[str, tuple[str, ...]]) -> None:
-        """Give the classes their words, where no tokens are learned. Raises DferError when they are."""
+    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+        """Give the model classes by their words, where no tokens are learned. Raises DferError when they are."""
         if not isinstance(self.sentences, WordedSentences):
             raise DferError("alignment tokens are wordless; descriptions are for a model without them (tokens=0)")
-        self.sentences.read(self._clip, [descriptions[name] for name in self.classes])
+        self.classes = tuple(texts)
+        self.sentences = WordedSentences(len(texts), self.window, self.width)
+        self.sentences.read(self._clip, list(texts.values()))
 
     def phases(self, plan: Plan) -> list[Phase]:
         """BAP's steps; or, for ablation, one phase over everything there is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -114,6 +115,16 @@ class DferClip(Method):
 
     def class_matrix(self) -> Tensor:
         return functional.normalize(self.prompts(self._clip), dim=-1)
+
+    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+        """Put the first text of each class behind the learned context, where all classes share one."""
+        context = self.prompts.context
+        if context.ndim == 3:
+            super().describe_classes(texts)
+        sentences = [several[0] for several in texts.values()]
+        prompts = DescribedPrompts.from_sentences(self._clip, sentences, len(context), class_specific=False)
+        prompts.context = context
+        self.classes, self.prompts = tuple(texts), prompts
 
     def config(self) -> dict[str, Any]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...runtime.bundle import Preprocessing
-from ...runtime.errors import ParameterError
+from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
 from ..models.adapters import insert_adapters, make_adapters, run_adapted
 from ..models.clip import Clip, rebuild_clip
@@ -33,8 +34,9 @@ class FineCliper(Method):
     frozen text tower. Each side of M is normalised, M is not. The ratio, the temporal net and the optimiser are ours.
 
     clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
-    length: tokens of the longest sentence. ratio: of adapters. image_adapters, text_adapters, negatives: whether there
-    are any. Raises ParameterError for an image tower that adapters do not fit.
+    length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower. image_adapters,
+    text_adapters, negatives: whether there are any.
+    Raises ParameterError for an image tower that adapters do not fit.
     """
 
     name = "finecliper"
@@ -67,7 +69,7 @@ class FineCliper(Method):
         sides = 2 if negatives else 1
         text_blocks = clip.text.model.transformer.resblocks
         self.text_adapters = nn.ModuleList(
-            make_adapters(text_blocks, ratio) if text_adapters else nn.ModuleList() for _ in range(sides)
+            make_adapters(text_blocks, ratio / 2) if text_adapters else nn.ModuleList() for _ in range(sides)
         )
         self.temporal: nn.Module = TemporalMean() if layers is None else TemporalNet(window, clip.width, layers)
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
@@ -101,31 +103,17 @@ class FineCliper(Method):
         """
         if not 0 < ratio <= 1:
             raise ParameterError("ratio", f"{ratio} must lie between 0 and 1")
-        texts = [(POSITIVE.format(name), NEGATIVE.format(name)) for name in classes]
-        if descriptions is not None:
-            given = load_descriptions(descriptions, classes)
-            wrong = [name for name, pair in given.items() if len(pair) != 2]
-            if wrong:
-                raise ParameterError("descriptions", f"{wrong[0]} needs two texts: what it looks like, and what not")
-            texts = [(given[name][0], given[name][1]) for name in classes]
-        sides = [list(side) for side in zip(*texts, strict=True)][: 1 if no_negatives else 2]
-        tokens = torch.stack([clip.tokenize(side) for side in sides])
-        ends = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
-        length = int(ends.max()) + 1
-        layers = None if no_temporal else plan.depths[0]
+        texts = {name: (POSITIVE.format(name), NEGATIVE.format(name)) for name in classes}
         method = cls(
             clip,
             classes,
-            layers=layers,
-            length=length,
+            layers=None if no_temporal else plan.depths[0],
             ratio=ratio,
             image_adapters=not no_image_adapters,
             text_adapters=not no_text_adapters,
             negatives=not no_negatives,
         )
-        with torch.no_grad():
-            method.sentences.copy_(clip.text.embed(tokens[..., :length]))
-        method.ends.copy_(ends)
+        method.describe_classes(texts if descriptions is None else load_descriptions(descriptions, classes))
         if checkpointing:
             clip.model.visual.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
         return method
@@ -160,6 +148,21 @@ class FineCliper(Method):
             for sentences, ends, adapters in zip(self.sentences, self.ends, self.text_adapters, strict=True)
         ]
         return sides[0] - sides[1] if len(sides) > 1 else sides[0]
+
+    @torch.no_grad()
+    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+        """Give the model classes, each by two texts: what it looks like, and what it does not (or one, of a model
+        without negatives).
+
+        Raises DferError for a class without them.
+        """
+        sides = len(self.text_adapters)
+        for name, given in texts.items():
+            if len(given) < sides:
+                raise DferError(f"{self.name} wants two texts for {name}: what it looks like, and what it does not")
+        tokens = torch.stack([self._clip.tokenize([given[side] for given in texts.values()]) for side in range(sides)])
+        self.classes, self.ends = tuple(texts), tokens.argmax(dim=-1)  # the end-of-text token has the highest number
+        self.sentences = self._clip.text.embed(tokens[..., : int(self.ends.max()) + 1])
 
     def _encode(self, sentences: Tensor, ends: Tensor, adapters: nn.ModuleList) -> Tensor:
         """Features [C,D] of embedded sentences [C,L,E]."""

@@ -120,6 +120,13 @@ class Method(nn.Module, ABC):
         """What video features are compared with, [C,D]: a row for each class, of unit length where cosines are meant;
         independent of any video."""
 
+    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+        """Give the model other classes: names → what each looks like in words, as the method wants them.
+
+        Raises DferError for a method, or a model, that learned its text side class by class.
+        """
+        raise DferError(f"this {self.name} learned a text for each class, so it knows no others")
+
     # -- how it is trained
 
     @abstractmethod

@@ -124,7 +124,8 @@ class Clip:
 
     def tokenize(self, sentences: list[str]) -> Tensor:
         """Token ids int64 [N, 77] of sentences (cut when longer)."""
-        tokens: Tensor = _open_clip().get_tokenizer(self.name)(sentences)
+        named = self.name if self.sizes is None else "ViT-B-32"  # all of OpenAI's layout have its words
+        tokens: Tensor = _open_clip().get_tokenizer(named)(sentences)
         return tokens
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...runtime.errors import DferError, ParameterError
+from ...runtime.labels import name_fault
 
 DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "happiness": (
@@ -78,11 +79,11 @@ def describe(classes: Sequence[str], path: Path | None = None) -> dict[str, tupl
     return {name: DESCRIPTIONS[name] for name in classes}
 
 
-def load_descriptions(path: Path, classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
     """Descriptions of `classes`, in their order, from a JSON object: class → a text, or a list of texts.
 
-    Other classes in the file are left out. Raises DferError for a file that cannot be read, a class without text, or
-    anything but texts.
+    classes: None for all that the file has, in its order, with names that a class may have. Else others are left out.
+    Raises DferError for a file that cannot be read, a class without text, or anything but texts.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -90,6 +91,11 @@ def load_descriptions(path: Path, classes: Sequence[str]) -> dict[str, tuple[str
         raise DferError(f"descriptions {path}: cannot read JSON ({error})") from error
     if not isinstance(content, dict):
         raise DferError(f"descriptions {path}: must be a JSON object of class → text, not a {type(content).__name__}")
+    if classes is None:
+        faults = [f"class {name!r} {fault}" for name in content if (fault := name_fault(name))]
+        if faults or len(content) < 2:
+            raise DferError(f"descriptions {path}: {faults[0] if faults else 'two classes are needed at least'}")
+        classes = tuple(content)
     missing = [name for name in classes if name not in content]
     if missing:
         raise DferError(f"descriptions {path}: no text for {', '.join(missing)}")

@@ -12,17 +12,21 @@ import torch
 from clip_sets import NoiseClips
 from networks import SIZE, random_crops
 
-from dfer.export.exporting import export_method
+from dfer.export.exporting import export_checkpoint, export_method
 from dfer.export.graphs import trace_method
 from dfer.runtime.engines import open_engine
-from dfer.runtime.errors import ParameterError
+from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dfer.train.data.batches import PixelBatches, Sampling
+from dfer.train.evaluation import open_model
 from dfer.train.fabric import start_fabric
-from dfer.train.methods.finecliper import FineCliper
+from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.methods.dfer_clip import DferClip
+from dfer.train.methods.finecliper import NEGATIVE, POSITIVE, FineCliper
 from dfer.train.methods.phases import Plan
 from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip
+from dfer.train.models.descriptions import load_descriptions
 from dfer.train.training import Trainer, TrainSettings
 
 PLAN = Plan((1,), (1e-3,), (1,))
@@ -33,15 +37,8 @@ def small_clip() -> Clip:
     return build_clip(ClipSizes(64, SIZE, 8, 128, 2, 77, 49408, 64, 1))
 
 
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Any:
-    own, named = Clip.tokenize, load_clip("dfer-nano")  # a model built from sizes has no name, and so no tokenizer
-    monkeypatch.setattr(Clip, "tokenize", lambda _, sentences: own(named, sentences))
-
-    def build(**options: Any) -> FineCliper:
-        return FineCliper.from_options(small_clip(), EXPRESSIONS, PLAN, **options).eval()
-
-    return build
+def make(**options: Any) -> FineCliper:
+    return FineCliper.from_options(small_clip(), EXPRESSIONS, PLAN, **options).eval()
 
 
 def disturb(method: FineCliper) -> FineCliper:
@@ -58,7 +55,7 @@ def crops(count: int) -> torch.Tensor:
     return torch.from_numpy(random_crops(count))
 
 
-def test_at_first_features_are_plain_clips(make: Any) -> None:
+def test_at_first_features_are_plain_clips() -> None:
     method, plain = make(), small_clip()
     with torch.no_grad():
         pixels = torch.randn(3, 3, SIZE, SIZE)
@@ -70,7 +67,7 @@ def test_at_first_features_are_plain_clips(make: Any) -> None:
         torch.testing.assert_close(method.class_matrix(), positive - negative, atol=1e-5, rtol=0)
 
 
-def test_probabilities_are_of_positive_minus_negative_similarity(make: Any) -> None:
+def test_probabilities_are_of_positive_minus_negative_similarity() -> None:
     method = disturb(make())
     with torch.no_grad():
         features = method.encode_frames(crops(16))[None]
@@ -84,7 +81,7 @@ def test_probabilities_are_of_positive_minus_negative_similarity(make: Any) -> N
         assert (make(no_negatives=True).class_matrix().norm(dim=-1) - 1).abs().max() < 1e-5
 
 
-def test_training_moves_the_adapters_and_leaves_clip_alone(make: Any, tmp_path: Path) -> None:
+def test_training_moves_the_adapters_and_leaves_clip_alone(tmp_path: Path) -> None:
     method = make().train()
     before = {name: value.clone() for name, value in method.state_dict().items()}
     clips = NoiseClips(14)
@@ -105,7 +102,7 @@ def test_training_moves_the_adapters_and_leaves_clip_alone(make: Any, tmp_path: 
     assert not make(no_image_adapters=True).trains_encoder(method.phases(PLAN))
 
 
-def test_a_checkpoint_comes_back(make: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
     for options in ({}, {"no_negatives": True, "no_temporal": True}, {"no_image_adapters": True, "ratio": 0.5}):
         method = disturb(make(**options))
         save_checkpoint(method, tmp_path / "fine.pt", {})
@@ -115,7 +112,7 @@ def test_a_checkpoint_comes_back(make: Any, tmp_path: Path) -> None:
             torch.testing.assert_close(again.encode_frames(crops(2)), method.encode_frames(crops(2)))
 
 
-def test_it_exports_with_every_rewrite(make: Any, tmp_path: Path) -> None:
+def test_it_exports_with_every_rewrite(tmp_path: Path) -> None:
     method = disturb(make())
     traced = trace_method(method)
     assert traced.encoder.missed == ()
@@ -130,13 +127,36 @@ def test_it_exports_with_every_rewrite(make: Any, tmp_path: Path) -> None:
     assert export_method(method, tmp_path / "fine.dfer", {}).bundle.manifest.method == "finecliper"
 
 
-def test_texts_of_ones_own_come_in_pairs(make: Any, tmp_path: Path) -> None:
+def test_classes_can_be_described_before_training_and_after(tmp_path: Path) -> None:
     path = tmp_path / "texts.json"
-    path.write_text(json.dumps({name: [f"this is {name}", f"this is not {name}"] for name in EXPRESSIONS}))
-    assert (make(descriptions=path).class_matrix() - make().class_matrix()).abs().max() > 1e-3
-    path.write_text(json.dumps(dict.fromkeys(EXPRESSIONS, "one text")))
-    with pytest.raises(ParameterError, match="descriptions: happiness needs two texts"):
-        make(descriptions=path)
+    path.write_text(json.dumps({name: [POSITIVE.format(name), NEGATIVE.format(name)] for name in EXPRESSIONS}))
+    method = disturb(make())
+    before = method.class_matrix()
+    method.describe_classes(load_descriptions(path))
+    torch.testing.assert_close(method.class_matrix(), before, atol=1e-6, rtol=0)  # the training's own words
+    torch.testing.assert_close(make(descriptions=path).class_matrix(), make().class_matrix())
+
+    save_checkpoint(method, tmp_path / "fine.pt", {})
+    path.write_text(json.dumps({"pain": ["a face in pain", "a face without pain"], "calm": ["a calm face", "unrest"]}))
+    bundle = export_checkpoint(tmp_path / "fine.pt", tmp_path / "pain.dfer", described=path).bundle
+    assert bundle.manifest.classes == ("pain", "calm")
+    with open_model(tmp_path / "fine.pt", described=path) as model:
+        assert model.classify(random_crops(16)).shape == (2,)
+    path.write_text(json.dumps({"pain": "a face in pain", "calm": ["a calm face", "unrest"]}))
+    with pytest.raises(DferError, match="wants two texts for pain"):
+        method.describe_classes(load_descriptions(path))
+    make(no_negatives=True).describe_classes(load_descriptions(path))
+
+
+def test_methods_that_learn_a_text_per_class_say_so(tmp_path: Path) -> None:
+    texts = {"pain": ("a face in pain",), "calm": ("a calm face",)}
+    with pytest.raises(DferError, match="tokens are wordless"):
+        AlignDfer(small_clip(), tokens=2).describe_classes(texts)
+    with pytest.raises(DferError, match="this dfer-clip learned a text for each class"):
+        DferClip.from_options(small_clip(), EXPRESSIONS, PLAN).describe_classes(texts)
+    worded = AlignDfer(small_clip(), tokens=0)
+    worded.describe_classes(texts)
+    assert (worded.classes, worded.class_matrix().shape) == (("pain", "calm"), (2, 64))
 
 
 def test_towers_without_layers_to_adapt_are_refused_by_name() -> None:
