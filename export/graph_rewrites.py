@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ..runtime.bundle import Preprocessing
 from ..train.methods import lay_out, normalise_pixels
-from ..train.models.adapters import AdaptedAttention
+from ..train.models.adapters import AdaptedAttention, AdaptedMlp, linear
 
 _GREY = 128.0
 """In the middle of a pixel's range: what is left of it is exact in every precision, 8 bits included."""
@@ -56,7 +57,7 @@ class PatchProduct(nn.Module):
         )
         offset = (weight * (_GREY / 255 - mean) / std).sum(dim=(1, 2, 3))
         matrix = (weight / (255 * std)).permute(0, 2, 3, 1).flatten(1)  # pixels of a patch lie row by row, RGB each
-        self.product = _linear(matrix.float(), offset.float())
+        self.product = linear(matrix.float(), offset.float())
 
     def forward(self, pixels: Tensor) -> Tensor:
         side = pixels.shape[2] // self.patch
@@ -78,8 +79,8 @@ class PlainAttention(nn.Module):
         self.original, self.heads = original, original.num_heads
         scales = (original.head_dim**-0.5, 1.0, 1.0)  # of the scores: a factor of the queries
         parts = zip(original.in_proj_weight.chunk(3), original.in_proj_bias.chunk(3), scales, strict=True)
-        self.queries, self.keys, self.values = (_linear(scale * weight, scale * bias) for weight, bias, scale in parts)
-        self.out_proj = original.out_proj
+        self.queries, self.keys, self.values = (linear(scale * weight, scale * bias) for weight, bias, scale in parts)
+        self.out_proj = _merged(original.out_proj)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
         masked = options.get("attn_mask") is not None or options.get("key_padding_mask") is not None
@@ -112,10 +113,9 @@ class ClassTokenBlock(nn.Module):
         return result
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
-    return layer
+def _merged(layer: nn.Linear) -> nn.Linear:
+    """The layer with what is added to its weight, as by LoRA, in the weight."""
+    return linear(layer.weight, layer.bias) if parametrize.is_parametrized(layer) else layer
 
 
 @contextmanager
@@ -134,6 +134,10 @@ def rewritten(graph: nn.Module) -> Iterator[None]:
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.MultiheadAttention) and _is_plain(child):
                     replace(parent, name, PlainAttention(child))
+                elif isinstance(child, AdaptedMlp) and child.foldable:
+                    replace(parent, name, child.folded())
+                elif isinstance(child, nn.Linear) and parametrize.is_parametrized(child):
+                    replace(parent, name, _merged(child))
         for parent in list(graph.modules()):
             if _reads_class_token(parent):
                 blocks: Any = parent.transformer.resblocks  # type: ignore[union-attr]

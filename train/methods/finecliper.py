@@ -13,7 +13,7 @@ from torch.nn import functional
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
-from ..models.adapters import insert_adapters, make_adapters, run_adapted
+from ..models.adapters import insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
 from ..models.clip import Clip, rebuild_clip
 from ..models.descriptions import load_descriptions
 from ..models.synchronizer import TemporalMean
@@ -24,6 +24,7 @@ from .phases import Phase, Plan, warm_cosine
 POSITIVE = "a person with an expression of {}"
 NEGATIVE = "a person with an expression of no {}"
 """The paper's templates (its figure 2)."""
+ADAPTERS, ACTIVATIONS = ("bottleneck", "lora", "none"), ("gelu", "tower")
 
 
 class FineCliper(Method):
@@ -34,7 +35,9 @@ class FineCliper(Method):
     frozen text tower. Each side of M is normalised, M is not. The ratio, the temporal net and the optimiser are ours.
 
     clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
-    length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower. image_adapters,
+    length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower.
+    adapter: in the image tower, one of `ADAPTERS`; "lora" costs nothing after export. activation: of bottlenecks;
+    with "tower", the tower's own, the one beside the MLP costs next to nothing either.
     text_adapters, negatives: whether there are any.
     Raises ParameterError for an image tower that adapters do not fit.
     """
@@ -51,21 +54,25 @@ class FineCliper(Method):
         layers: int | None = 1,
         length: int = 77,
         ratio: float = 0.25,
-        image_adapters: bool = True,
+        adapter: str = "bottleneck",
+        activation: str = "gelu",
         text_adapters: bool = True,
         negatives: bool = True,
     ) -> None:
         super().__init__()
         self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
-        self._clip, self._ratio = clip, ratio
-        blocks = getattr(getattr(clip.model.visual, "transformer", None), "resblocks", None)
-        if image_adapters and blocks is None:
+        self._clip, self._ratio, self._adapter, self._activation = clip, ratio, adapter, activation
+        blocks: Any = getattr(getattr(clip.model.visual, "transformer", None), "resblocks", None)
+        if adapter != "none" and blocks is None:
             raise ParameterError(
-                "clip",
-                f"{clip.name} has no transformer for images, so adapters do not fit; use a ViT, or none in it",
+                "clip", f"{clip.name} has no transformer for images, so adapters do not fit; use a ViT, or none in it"
             )
         # First, so that they have these names also where they are parts of the blocks.
-        self.image_adapters = make_adapters(blocks, ratio) if image_adapters and blocks is not None else None
+        self.image_adapters = nn.ModuleList()
+        if adapter == "lora":
+            self.image_adapters = make_low_rank(blocks)
+        elif adapter == "bottleneck":
+            self.image_adapters = make_adapters(blocks, ratio, blocks[0].mlp.gelu if activation == "tower" else None)
         sides = 2 if negatives else 1
         text_blocks = clip.text.model.transformer.resblocks
         self.text_adapters = nn.ModuleList(
@@ -73,8 +80,8 @@ class FineCliper(Method):
         )
         self.temporal: nn.Module = TemporalMean() if layers is None else TemporalNet(window, clip.width, layers)
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
-        if self.image_adapters is not None and blocks is not None:
-            insert_adapters(blocks, self.image_adapters)
+        if adapter != "none":
+            (insert_low_rank if adapter == "lora" else insert_adapters)(blocks, self.image_adapters)
         self.sentences: Tensor  # embedded, of each side and class
         self.ends: Tensor
         self.register_buffer("sentences", torch.zeros(sides, len(classes), length, clip.text.width))
@@ -89,7 +96,8 @@ class FineCliper(Method):
         *,
         descriptions: Path | None = None,
         ratio: float = 0.25,
-        no_image_adapters: bool = False,
+        adapter: str = "bottleneck",
+        activation: str = "gelu",
         no_text_adapters: bool = False,
         no_negatives: bool = False,
         no_temporal: bool = False,
@@ -98,18 +106,22 @@ class FineCliper(Method):
         """A new model with the paper's templates around the classes' names.
 
         descriptions: JSON of class → [what it looks like, what it does not], in place of the templates.
-        no_image_adapters: the image tower stays as it is, and training reads stored features.
+        adapter: with "none" the image tower stays as it is, and training reads stored features.
         checkpointing: compute the image tower's activations twice in place of keeping them.
         """
         if not 0 < ratio <= 1:
             raise ParameterError("ratio", f"{ratio} must lie between 0 and 1")
+        for option, value, allowed in (("adapter", adapter, ADAPTERS), ("activation", activation, ACTIVATIONS)):
+            if value not in allowed:
+                raise ParameterError(option, f"{value!r} is not one of {', '.join(allowed)}")
         texts = {name: (POSITIVE.format(name), NEGATIVE.format(name)) for name in classes}
         method = cls(
             clip,
             classes,
             layers=None if no_temporal else plan.depths[0],
             ratio=ratio,
-            image_adapters=not no_image_adapters,
+            adapter=adapter,
+            activation=activation,
             text_adapters=not no_text_adapters,
             negatives=not no_negatives,
         )
@@ -196,7 +208,8 @@ class FineCliper(Method):
             "layers": len(self.temporal.layers) if isinstance(self.temporal, TemporalNet) else None,
             "length": self.sentences.shape[2],
             "ratio": self._ratio,
-            "image_adapters": self.image_adapters is not None,
+            "adapter": self._adapter,
+            "activation": self._activation,
             "text_adapters": any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
             "negatives": len(self.text_adapters) == 2,
         }

@@ -1,40 +1,45 @@
-"""Adapters: small trained layers inside a frozen transformer (FineCLIPER, arXiv 2407.02157, §3.2)."""
+"""Adapters: small trained layers inside a frozen transformer (FineCLIPER, arXiv 2407.02157, §3.2), and LoRA."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.utils import parametrize
 
 PARALLEL = 0.5
 """s, by which the adapter beside an MLP counts, as in the paper."""
+RANK, ALPHA = 8, 32
+"""Of LoRA (Hu et al. 2022): what is added to a weight has this rank, and counts alpha / rank."""
 
 
 class Adapter(nn.Module):
-    """Linear down, GELU, linear up: [..., width] → [..., width]; at first all zeros, so that it changes nothing.
+    """Linear down, activation, linear up: [..., width] → [..., width]; at first all zeros, so that it changes nothing.
 
     ratio: of its hidden width to `width` (our choice: 1/4).
     """
 
-    def __init__(self, width: int, ratio: float) -> None:
+    def __init__(self, width: int, ratio: float, activation: nn.Module) -> None:
         super().__init__()
         hidden = max(1, round(width * ratio))
         self.down, self.up = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.activation = activation
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        adapted: Tensor = self.up(functional.gelu(self.down(x)))
+        adapted: Tensor = self.up(self.activation(self.down(x)))
         return adapted
 
 
 class BlockAdapters(nn.Module):
     """The two of a transformer block: in series after its attention, with a skip of its own, and beside its MLP."""
 
-    def __init__(self, width: int, ratio: float) -> None:
+    def __init__(self, width: int, ratio: float, activation: nn.Module) -> None:
         super().__init__()
-        self.serial, self.parallel = Adapter(width, ratio), Adapter(width, ratio)
+        self.serial, self.parallel = (Adapter(width, ratio, copy.deepcopy(activation)) for _ in range(2))
 
 
 class AdaptedAttention(nn.Module):
@@ -50,7 +55,7 @@ class AdaptedAttention(nn.Module):
 
 
 class AdaptedMlp(nn.Module):
-    """An MLP with an adapter beside it."""
+    """An MLP of open_clip's blocks with an adapter beside it."""
 
     def __init__(self, mlp: nn.Module, adapter: Adapter) -> None:
         super().__init__()
@@ -60,10 +65,49 @@ class AdaptedMlp(nn.Module):
         result: Tensor = self.mlp(x) + PARALLEL * self.adapter(x)
         return result
 
+    @property
+    def foldable(self) -> bool:
+        """Whether the adapter has the MLP's activation, so that both are one, wider MLP."""
+        activation: Any = self.mlp.gelu
+        return type(activation) is type(self.adapter.activation) and activation.extra_repr() == (
+            self.adapter.activation.extra_repr()
+        )
 
-def make_adapters(blocks: nn.ModuleList, ratio: float) -> nn.ModuleList:
-    """Adapters for every block of one of open_clip's transformers."""
-    return nn.ModuleList(BlockAdapters(block.ln_1.normalized_shape[0], ratio) for block in blocks)  # type: ignore[union-attr, index, arg-type]
+    def folded(self) -> nn.Module:
+        """That MLP, which computes the same: the adapter's hidden units beside the MLP's own."""
+        first: Any = self.mlp.c_fc
+        last: Any = self.mlp.c_proj
+        down, up = self.adapter.down, self.adapter.up
+        return nn.Sequential(
+            linear(torch.cat([first.weight, down.weight]), torch.cat([first.bias, down.bias])),
+            self.adapter.activation,
+            linear(torch.cat([last.weight, PARALLEL * up.weight], dim=1), last.bias + PARALLEL * up.bias),
+        )
+
+
+class LowRank(nn.Module):
+    """A weight [parts·out, in] plus a trained product of low rank for each of its parts; at first plus nothing."""
+
+    def __init__(self, weight: Tensor, parts: int = 1) -> None:
+        super().__init__()
+        self.into = nn.Parameter(torch.randn(parts, RANK, weight.shape[1]) * weight.shape[1] ** -0.5)
+        self.out = nn.Parameter(torch.zeros(parts, weight.shape[0] // parts, RANK))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + ALPHA / RANK * (self.out @ self.into).flatten(0, 1)
+
+
+def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer with these numbers."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return layer
+
+
+def make_adapters(blocks: nn.ModuleList, ratio: float, activation: nn.Module | None = None) -> nn.ModuleList:
+    """Adapters for every block of one of open_clip's transformers; `activation` is GELU by default."""
+    widths = [block.ln_1.normalized_shape[0] for block in blocks]  # type: ignore[union-attr, index]
+    return nn.ModuleList(BlockAdapters(width, ratio, activation or nn.GELU()) for width in widths)  # type: ignore[arg-type]
 
 
 def insert_adapters(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
@@ -72,6 +116,32 @@ def insert_adapters(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
         parts: Any = block
         parts.attn = AdaptedAttention(parts.attn, pair.serial)  # type: ignore[arg-type]
         parts.mlp = AdaptedMlp(parts.mlp, pair.parallel)  # type: ignore[arg-type]
+
+
+def make_low_rank(blocks: nn.ModuleList) -> nn.ModuleList:
+    """LoRA for every block: on queries, keys and values, on what comes out of attention, and on both MLP layers."""
+    return nn.ModuleList(
+        nn.ModuleList(LowRank(getattr(part, name), parts) for part, name, parts in _weights(block)) for block in blocks
+    )
+
+
+def insert_low_rank(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
+    """Add them to the blocks' weights, wherever these are read."""
+    for block, added in zip(blocks, adapters, strict=True):
+        of_block: Any = added
+        for (part, name, _), one in zip(_weights(block), of_block, strict=True):
+            parametrize.register_parametrization(part, name, one)
+
+
+def _weights(block: Any) -> list[tuple[nn.Module, str, int]]:
+    """The weights of a block that LoRA adds to: module, name, and how many matrices lie in one."""
+    attention, mlp = block.attn, block.mlp
+    return [
+        (attention, "in_proj_weight", 3),
+        (attention.out_proj, "weight", 1),
+        (mlp.c_fc, "weight", 1),
+        (mlp.c_proj, "weight", 1),
+    ]
 
 
 def run_adapted(blocks: nn.ModuleList, adapters: nn.ModuleList, x: Tensor, mask: Tensor) -> Tensor:

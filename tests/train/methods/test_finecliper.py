@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from clip_sets import NoiseClips
@@ -46,17 +47,22 @@ def disturb(method: FineCliper) -> FineCliper:
     torch.manual_seed(3)
     with torch.no_grad():
         for name, parameter in method.named_parameters():
-            if ".up." in name:
+            if ".up." in name or name.endswith(".out"):
                 parameter.normal_(0, 0.05)
     return method
+
+
+def products(graph: bytes) -> int:
+    return sum(node.op_type in ("MatMul", "Gemm") for node in onnx.load_from_string(graph).graph.node)
 
 
 def crops(count: int) -> torch.Tensor:
     return torch.from_numpy(random_crops(count))
 
 
-def test_at_first_features_are_plain_clips() -> None:
-    method, plain = make(), small_clip()
+@pytest.mark.parametrize("adapter", ["bottleneck", "lora", "none"])
+def test_at_first_features_are_plain_clips(adapter: str) -> None:
+    method, plain = make(adapter=adapter), small_clip()
     with torch.no_grad():
         pixels = torch.randn(3, 3, SIZE, SIZE)
         wanted = torch.nn.functional.normalize(plain.model.encode_image(pixels), dim=-1)  # type: ignore[operator]
@@ -99,11 +105,11 @@ def test_training_moves_the_adapters_and_leaves_clip_alone(tmp_path: Path) -> No
     ):
         assert any(name.startswith(part) for name in changed), part
     assert method.trains_encoder(method.phases(PLAN))
-    assert not make(no_image_adapters=True).trains_encoder(method.phases(PLAN))
+    assert not make(adapter="none").trains_encoder(method.phases(PLAN))
 
 
 def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
-    for options in ({}, {"no_negatives": True, "no_temporal": True}, {"no_image_adapters": True, "ratio": 0.5}):
+    for options in ({}, {"no_negatives": True, "no_temporal": True}, {"adapter": "none"}, {"adapter": "lora"}):
         method = disturb(make(**options))
         save_checkpoint(method, tmp_path / "fine.pt", {})
         again, _ = load_checkpoint(tmp_path / "fine.pt")
@@ -112,10 +118,15 @@ def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
             torch.testing.assert_close(again.encode_frames(crops(2)), method.encode_frames(crops(2)))
 
 
-def test_it_exports_with_every_rewrite(tmp_path: Path) -> None:
-    method = disturb(make())
+@pytest.mark.parametrize(
+    ("options", "more"), [({}, 8), ({"activation": "tower", "ratio": 0.5}, 4), ({"adapter": "lora"}, 0)]
+)
+def test_it_exports_with_every_rewrite(options: dict[str, Any], more: int, tmp_path: Path) -> None:
+    """Of two layers' adapters eight products are left, four where those beside the MLP fold into it, none of LoRA."""
+    method = disturb(make(**options))
     traced = trace_method(method)
     assert traced.encoder.missed == ()
+    assert products(traced.encoder.onnx) == products(trace_method(make(adapter="none")).encoder.onnx) + more
     frames = random_crops(5)
     with torch.inference_mode(), open_engine(traced.encoder.onnx, "cpu") as engine:
         wanted = method.encode_frames(torch.from_numpy(frames)).numpy()
@@ -162,5 +173,5 @@ def test_methods_that_learn_a_text_per_class_say_so(tmp_path: Path) -> None:
 def test_towers_without_layers_to_adapt_are_refused_by_name() -> None:
     with pytest.raises(ParameterError, match="clip: dfer-nano has no transformer for images"):
         FineCliper.from_options(load_clip("dfer-nano"), EXPRESSIONS, PLAN)
-    frozen = FineCliper.from_options(load_clip("dfer-nano"), EXPRESSIONS, PLAN, no_image_adapters=True)
+    frozen = FineCliper.from_options(load_clip("dfer-nano"), EXPRESSIONS, PLAN, adapter="none")
     assert not frozen.trains_encoder(frozen.phases(PLAN))
