@@ -59,7 +59,7 @@ setup(
     package_data={
         "dfer.runtime": ["assets/demo.dfer/*", "assets/*.html", "py.typed"],
         "dfer.runtime.web": ["static/*"],
-        "dfer.train.models": ["configs/*.json"],
+        "dfer.train.models": ["configs/*.json", "weights/*.safetensors"],
     },
     install_requires=[
         "numpy>=1.26",

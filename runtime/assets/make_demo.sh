@@ -36,9 +36,9 @@ teach() {
         --stills-share 0.09 --identities 240 --compile
 }
 teach "$work/teacher.pt"
-teach "$work/faces.pt" --teacher "$work/teacher.pt"
+teach "$here/../../train/models/weights/demo.safetensors" --teacher "$work/teacher.pt" --balance 0.4
 
-dfer-train "$work/demo.pt" --clip dfer-small --pretrained "$work/faces.pt" --stills "$votes" --stills-most 600 \
+dfer-train "$work/demo.pt" --pretrained demo --stills "$votes" --stills-most 600 \
     --validation-split tune --views 2 --epochs 24,20,20 --depth 1,2,2 --ema 0.99 --history 0.5 --precision bf16
 dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer" --int8 --calib "$votes" --window 1
 

@@ -184,3 +184,9 @@ def test_our_towers_do_not_read_the_border_of_crops(clip: Clip) -> None:
         torch.testing.assert_close(clip.model.encode_image(frames), clip.model.encode_image(other))  # type: ignore[operator]
     assert clip.resizable
     assert not build_clip(ClipSizes(64, 64, 16, 64, 1, 77, 49408, 64, 1)).resizable
+
+
+def test_the_demo_model_s_weights_have_a_name() -> None:
+    clip = load_clip("dfer-small", "demo")
+    assert clip.preprocessing.grey
+    assert clip.preprocessing.size == 80
