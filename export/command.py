@@ -68,6 +68,14 @@ Examples:
 )
 @click.option("--int8", is_flag=True, help="Also export an encoder in INT8; needs --calib.")
 @click.option(
+    "--int8-for",
+    type=click.Choice(["all", "cpu"]),
+    default="all",
+    show_default=True,
+    help="Which providers the INT8 encoder is for; ONNX Runtime's CPU provider has a graph of its own, and with that "
+    "alone the bundle is smaller.",
+)
+@click.option(
     "--calib",
     "faces",
     metavar="FACES",
@@ -129,6 +137,7 @@ def main(
     fp16: bool,
     bf16: bool,
     int8: bool,
+    int8_for: str,
     faces: str | None,
     root: Path | None,
     fold: int,
@@ -151,7 +160,7 @@ def main(
     out = out or checkpoint.with_suffix(".dfer")
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")
-    options = ExportOptions(fp16, bf16, int8, _faces(faces, root, fold, lists), minimum, gate, window, fps)
+    options = ExportOptions(fp16, bf16, int8, int8_for, _faces(faces, root, fold, lists), minimum, gate, window, fps)
     for module in ("torch", "open_clip", "onnx", "onnxscript"):
         require(module, "export")
     from rich.console import Console
@@ -239,7 +248,6 @@ def _print(console: Console, result: ExportResult, gate: str) -> None:
 def _parity_table(result: ExportResult, gate: str) -> Table:
     from rich.table import Table
 
-    from .exporting import ENCODERS
     from .parity import GATES, TIE
 
     bundle = result.bundle
@@ -255,7 +263,8 @@ def _parity_table(result: ExportResult, gate: str) -> Table:
         table.add_column("UAR")
     for precision, parity in result.parity.items():
         limits = GATES.get(gate, {}).get(precision)
-        file = bundle.path / ENCODERS[precision]
+        names = bundle.manifest.precisions[precision]["files"]["encoder"]
+        file = bundle.path / next(iter(names.values()))
         row = [
             precision,
             f"{file.stat().st_size / 1e6:.1f} MB",

@@ -145,7 +145,8 @@ def export_traced(
         encoders["bf16"] = {BF16_PROVIDER: encoder}
     int8 = None
     if options.int8 and faces is not None:
-        int8 = _quantize(checker, traced, method.window, faces[0], out.with_suffix(".ranges.json"), report)
+        cache = out.with_suffix(".ranges.json")
+        int8 = _quantize(checker, traced, method.window, faces[0], cache, report, options.int8_for == "cpu")
         encoders["int8"] = dict(int8.graphs)
     measurements: dict[str, dict[str, Measurement]] = {}
     if len(encoders) > 1:
@@ -188,9 +189,18 @@ def export_traced(
 
 
 def _quantize(
-    checker: ParityChecker, traced: TracedMethod, window: int, faces: FaceClips, cache: Path, report: Report
+    checker: ParityChecker,
+    traced: TracedMethod,
+    window: int,
+    faces: FaceClips,
+    cache: Path,
+    report: Report,
+    only_cpu: bool,
 ) -> Int8:
-    """The first INT8 encoder that passes on held-out faces; the CPU's variant stays only if it passes too."""
+    """The first INT8 encoder that passes on held-out faces; the CPU's variant stays only if it passes too.
+
+    only_cpu: leave nothing but that variant, which then has to pass.
+    """
     gate = GATES[checker.gate if checker.gate in GATES else "default"]["int8"]
     min_cosine = (1 + gate.min_cosine) / 2  # a margin, halfway to 1: held-out faces do worse than calibration faces
     int8 = None
@@ -203,6 +213,9 @@ def _quantize(
             "int8 export refused: even with half of its layers float this encoder loses too much; "
             "nothing was written. Export fp16 instead"
         )
+    if only_cpu:
+        checker.check("int8", int8.graphs["cpu"])
+        return replace(int8, graphs={"cpu": int8.graphs["cpu"]})
     checker.check("int8", int8.graphs["default"])
     if checker.measure("int8", int8.graphs["cpu"]).passes("int8", checker.gate):
         return int8

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..train.data.choice import DataChoice
 
 STRICTNESS = ("default", "strict", "off")
+INT8_FOR = ("all", "cpu")
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class ExportOptions:
 
     fp16: an encoder in half precision. int8: an encoder in INT8; needs `faces`.
     bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
+    int8_for: "all" providers, or only ONNX Runtime's "cpu", which has an INT8 graph of its own: a smaller bundle.
     faces: a folder or CSV of faces, or a data set, as `read_faces` reads them. Held-out ones test every precision.
     window, fps: seconds of video behind a prediction and frames sampled per second, which the runtime takes from the
         bundle.
@@ -32,6 +34,7 @@ class ExportOptions:
     fp16: bool = False
     bf16: bool = False
     int8: bool = False
+    int8_for: str = "all"
     faces: Path | DataChoice | None = None
     minimum: int = MINIMUM
     gate: str = "default"
@@ -41,6 +44,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if self.int8 and self.faces is None:
             raise ParameterError("faces", "INT8 needs videos or face crops to measure ranges on")
+        if self.int8_for not in INT8_FOR:
+            raise ParameterError("int8_for", f"{self.int8_for!r} is none of {', '.join(INT8_FOR)}")
         check_sampling(self.window, self.fps)
         if self.gate not in STRICTNESS:
             raise ParameterError("gate", f"{self.gate!r} is none of {', '.join(STRICTNESS)}")

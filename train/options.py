@@ -25,8 +25,8 @@ class TrainOptions:
     epochs, learning_rate, depth: as many numbers as the method's plan has; empty for its own.
     views: stored augmented views per clip. augmentation: "paper", "strong", or None for what fits the data.
     features: folder of stored features, beside `out` where None. batch: clips per step, over all processes.
-    balance: 0 draws clips as they come, 1 all classes equally often. history: see `Sampling`; of stored features only.
-    class_weights, ema: see `TrainSettings`.
+    balance: 0 draws clips as they come, 1 all classes equally often. span, history: see `Sampling`; of stored
+    features only. class_weights, ema: see `TrainSettings`.
     precision: "auto", "fp32", "bf16" or "fp16". tensorboard: folder for its curves.
     resume: go on with an interrupted run of the same options.
     """
@@ -52,6 +52,7 @@ class TrainOptions:
     features: Path | None = None
     batch: int = 64
     balance: float = 0.5
+    span: float = 1.0
     history: float = 0.0
     class_weights: bool = False
     ema: float = 0.0

@@ -134,16 +134,16 @@ class _Run:
             "settings": asdict(settings),
             "batch": options.batch,
             "balance": options.balance,
+            "span": options.span,
             "history": options.history,
             "views": options.views,
             "augmentation": self._augmentation,
             "data": self._fingerprints(sources),
         }
         on_pixels = method.trains_encoder(phases)
-        if on_pixels and options.history:
-            raise ParameterError(
-                "history", "is for methods with a frozen image encoder, which train on stored features"
-            )
+        for name, given in (("span", options.span != 1), ("history", options.history != 0)):
+            if on_pixels and given:
+                raise ParameterError(name, "is for methods with a frozen image encoder, which train on stored features")
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)

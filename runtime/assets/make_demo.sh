@@ -38,9 +38,10 @@ teach() {
 teach "$work/teacher.pt"
 teach "$here/../../train/models/weights/demo.safetensors" --teacher "$work/teacher.pt" --balance 0.4
 
-dfer-train "$work/demo.pt" --pretrained demo --stills "$votes" --stills-most 600 \
-    --validation-split tune --views 2 --epochs 24,20,20 --depth 1,2,2 --ema 0.99 --history 0.5 --precision bf16
-dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer" --int8 --calib "$votes" --window 1
+dfer-train "$work/demo.pt" --pretrained demo --stills "$votes" --stills-most 3000 --stills-share 0.6 \
+    --validation-split tune --views 1 --epochs 10,9,9 --depth 1,2,2 --ema 0.99 --balance 0.3 --span 0.6 --history 0.5 \
+    --precision bf16
+dfer-export --ckpt "$work/demo.pt" --out "$here/demo.dfer" --int8 --int8-for cpu --calib "$votes" --window 1.25
 
 # The figures of the model card.
 dfer-eval "$here/demo.dfer" --stills "$votes"

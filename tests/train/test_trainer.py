@@ -189,6 +189,20 @@ def test_windows_may_begin_with_the_end_of_another_clip() -> None:
     assert 20 <= kept <= 50
 
 
+def test_windows_may_cover_a_part_of_a_clip() -> None:
+    times = np.arange(16, dtype=np.float16)[None, None, :, None].repeat(4, axis=1)
+    features = FeatureSet(times, np.arange(4), np.zeros(4, np.int64), list("abcd"))
+    sampling = Sampling(64, shift=0, span=0.5)
+    batch, *_ = FeatureBatches([(features, 1.0)], sampling).random(np.random.default_rng(0))
+    lengths, ends = set(), set()
+    for clip in batch.inputs[:, :, 0]:
+        assert set(clip.diff().tolist()) <= {0.0, 1.0}
+        lengths.add(float(clip[-1] - clip[0]))
+        ends.add(float(clip[-1]))
+    assert 7 <= min(lengths) <= 9 and max(lengths) >= 14
+    assert 9 <= min(ends) <= 11 and max(ends) == 15
+
+
 def test_pixel_batches_are_augmented_for_training_and_plain_in_order() -> None:
     clips = NoiseClips(6)
     batches = PixelBatches([(clips, 1.0)], clips.classes, 40, "paper", workers=2, sampling=Sampling(batch=3))

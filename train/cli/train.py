@@ -183,6 +183,14 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 @batch_option("Clips in a training step, over all processes together.")
 @balance_option(TrainOptions.balance)
 @click.option(
+    "--span",
+    type=click.FloatRange(0.25, 1),
+    default=TrainOptions.span,
+    show_default=True,
+    help="Least share of a clip that a training window covers; below 1 the model also reads windows that are as much "
+    "shorter (dfer-export --window), and labels come sooner. For frozen image encoders.",
+)
+@click.option(
     "--history",
     type=click.FloatRange(0, 1),
     default=TrainOptions.history,

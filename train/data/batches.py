@@ -18,6 +18,7 @@ from . import Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
 
+_ONSET = 0.6  # share of a clip after which what it shows has begun
 _AHEAD = 2  # batches that are made while one is trained on
 
 
@@ -28,6 +29,8 @@ class Sampling:
     batch: clips per step, over all processes. balance: 0 draws clips as they come, 1 draws all classes equally
     often, between them in proportion to count^(1 − balance).
     shift: features are moved by up to this many frames, edges repeated as the runtime pads a filling window.
+    span: least share of a clip's length that a window of features covers, frames repeated as the runtime does for a
+        shorter window; it ends anywhere in the clip's last 40 %. 1: always all of it.
     history: share of the windows of features that begin with the end of another clip, for up to half their length: as
         where one expression follows another, and the label is to follow the face.
     """
@@ -35,6 +38,7 @@ class Sampling:
     batch: int = 64
     balance: float = 0.5
     shift: int = 3
+    span: float = 1.0
     history: float = 0.0
     rank: int = 0
     world: int = 1
@@ -80,7 +84,10 @@ class FeatureBatches:
                 view = rng.integers(0, features.shape[0], len(index))
                 window = features.shape[2]
                 shift = rng.integers(-self._sampling.shift, self._sampling.shift + 1, (len(index), 1))
-                frames = np.clip(np.arange(window) + shift, 0, window - 1)
+                span = rng.uniform(self._sampling.span, 1.0, (len(index), 1))
+                end = rng.uniform(np.maximum(span, _ONSET), 1.0) * (window - 1)
+                frames = _places(end, span, window)
+                frames = np.clip(frames + shift, 0, window - 1)
                 rows = self._sets[number].rows
                 clip = np.repeat(rows[index][:, None], window, axis=1)
                 if self._sampling.history:
@@ -89,7 +96,7 @@ class FeatureBatches:
                     earlier = np.arange(window) < before
                     other = rows[rng.integers(0, len(rows), (len(index), 1))]
                     clip = np.where(earlier, other, clip)
-                    frames = np.where(earlier, np.arange(window) + window - before, frames)
+                    frames = np.where(earlier, _places(window - 1 + span * (window - before), span, window), frames)
                 parts.append(features[view[:, None], clip, frames])
                 labels.append(self._sets[number].labels[index])
                 names.extend(self._sets[number].names[one] for one in index)
@@ -102,6 +109,11 @@ class FeatureBatches:
             for rows in _shards(len(source.labels), 4 * self._sampling.batch, self._sampling):
                 features = torch.from_numpy(source.features[0, source.rows[rows]].astype(np.float32))
                 yield Batch(features, torch.from_numpy(source.labels[rows]), source.names[rows])
+
+
+def _places(end: NDArray[np.float64], span: NDArray[np.float64], window: int) -> NDArray[np.int64]:
+    """Frames int64 [N,window], rising, `span` [N,1] of a frame apart, of windows whose last frame is `end` [N,1]."""
+    return np.asarray(np.rint(end - span * np.arange(window - 1, -1, -1)), np.int64)
 
 
 class PixelBatches:

@@ -126,6 +126,8 @@ def _fill(
         if not done[rows].all():
             for view in range(1 + settings.views):
                 frames = np.stack([_view(clips, index, view, method, augment, settings) for index in _indices(rows)])
+                if (frames == frames[:, :1]).all():  # photographs; one frame of each is enough
+                    frames = frames[:, :1]
                 with mixed_precision(device.type):
                     encoded = method.encode_frames(torch.from_numpy(frames).flatten(0, 1).to(device))
                 features[view, rows] = encoded.unflatten(0, frames.shape[:2]).half().cpu().numpy()
