@@ -197,8 +197,9 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     graphs = sorted(
         {
             name
-            for precision in bundle.manifest.precisions
+            for precision, entry in bundle.manifest.precisions.items()
             if precision != "bf16"  # a way to run the FP32 graph
+            and "default" in entry["files"]["encoder"]  # not for ONNX Runtime's CPU provider alone
             for name in bundle.manifest.graphs(precision, "")
         }
     )

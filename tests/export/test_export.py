@@ -32,7 +32,7 @@ def test_the_bundle_says_where_it_came_from_and_what_was_measured(pipeline: Pipe
 
 def test_the_runtime_computes_what_torch_computes(pipeline: Pipeline) -> None:
     method, _ = load_checkpoint(pipeline.checkpoint)
-    crops = np.random.default_rng(1).integers(0, 256, (16, 112, 112, 3), dtype=np.uint8)
+    crops = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
     with torch.inference_mode(), Recognizer(pipeline.bundle) as recognizer:
         features = method.encode_frames(torch.from_numpy(crops))
         found = recognizer.encode(crops)

@@ -28,6 +28,7 @@ from dfer.export.options import ExportOptions
 from dfer.export.parity import Parity, ReferenceOutputs
 from dfer.runtime import EXPRESSIONS, Bundle, DferError, Recognizer
 from dfer.runtime.engines import BACKENDS, Engine, open_engine
+from dfer.runtime.errors import ParameterError
 from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
@@ -112,6 +113,21 @@ def test_too_few_faces_are_refused_with_the_options_name(exported: tuple[Path, s
     result = CliRunner().invoke(export, [str(argument) for argument in arguments])
     assert result.exit_code == 1
     assert "--calib-min: 60 frames with a face in" in result.output and "500 are needed" in result.output
+
+
+def test_a_bundle_for_the_cpu_alone_is_smaller(exported: tuple[Path, str], faces: Path, tmp_path: Path) -> None:
+    arguments = ["--ckpt", exported[0].with_suffix(".pt"), "--out", tmp_path / "cpu.dfer", "--window", 1.5, "--fps", 10]
+    arguments += ["--int8", "--int8-for", "cpu", "--calib", faces, "--calib-min", "60"]
+    result = CliRunner().invoke(export, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    manifest = Bundle.open(tmp_path / "cpu.dfer").manifest
+    assert list(manifest.precisions["int8"]["files"]["encoder"]) == ["cpu"]
+    assert not (tmp_path / "cpu.dfer" / "encoder.int8.onnx").exists()
+    assert (manifest.seconds, manifest.fps) == (1.5, 10)
+    with Recognizer(tmp_path / "cpu.dfer", provider="cpu", precision="int8") as recognizer:
+        assert (recognizer.window, recognizer.fps) == (1.5, 10)
+    with pytest.raises(ParameterError, match="int8_for: 'gpu' is none of all, cpu"):
+        ExportOptions(int8_for="gpu")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
