@@ -95,7 +95,7 @@ def pipeline(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline
     weights, checkpoint, bundle = folder / "faces.pt", folder / "tiny.pt", folder / "tiny.dfer"
     small = ["--identities", "16", "--workers", "2", "--batch", "32"]
     calls = [
-        (pretrain, [weights, "--clip", "dfer-nano", "--grey", "--steps", "350", *small]),
+        (pretrain, [weights, "--clip", "dfer-nano", "--grey", "--steps", "600", "--learning-rate", "0.005", *small]),
         (train, [checkpoint, "--clip", "dfer-nano", "--pretrained", weights, "--tokens", "4"]),
         (export, ["--ckpt", checkpoint]),
     ]

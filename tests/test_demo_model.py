@@ -45,30 +45,30 @@ def test_it_is_small_and_agrees_with_torch() -> None:
     assert 0 < manifest.unsure_below < 0.6
 
 
-def test_crying_is_not_joy_and_laughter_is(shared_data: Path, tmp_path: Path) -> None:
+def test_crying_is_sadness_and_laughter_joy(shared_data: Path, tmp_path: Path) -> None:
     rows = predict(shared_data / "videos" / "WolfgangLanger_Pexels.mp4", tmp_path / "o.csv")
 
     def share(label: str, start: float, end: float) -> float:
         part = [row["label"] == label for row in rows if start <= float(row["time_s"]) < end]
         return sum(part) / len(part)
 
-    assert share("happiness", 0, 5.7) <= 0.2
-    assert share("surprise", 8, 10) >= 0.5
+    assert share("happiness", 0, 5.7) == 0
+    assert share("sadness", 0, 5.7) >= 0.7
     assert share("happiness", 17, 19.7) >= 0.7
 
 
 def test_labels_follow_the_demo_clip_s_script(tmp_path: Path) -> None:
     film_demo(tmp_path / "demo.mp4")
     rows = predict(tmp_path / "demo.mp4", tmp_path / "o.csv")
-    right = dict.fromkeys((0.0, 0.25, 0.5), 0)
+    right: dict[float, list[bool]] = {0.0: [], 0.2: [], 0.4: [], 0.5: []}
     for row in rows:
         middle = float(row["x"]) + float(row["w"]) / 2
         person = int(np.argmin([abs(role.x(float(row["time_s"])) - middle) for role in ROLES]))
-        for lag in right:
+        for lag, judged in right.items():
             moment = float(row["time_s"]) - lag
-            shown = next((label for start, end, label in demo_script()[person] if start <= moment < end), None)
-            right[lag] += row["label"] == shown
-    assert max(right.values()) >= 0.7 * len(rows)
+            shown = [label for start, end, label in demo_script()[person] if start <= moment < end]
+            judged.extend(row["label"] == label for label in shown)
+    assert max(np.mean(judged) for judged in right.values()) >= 0.7
 
 
 def test_web_photographs_it_has_not_seen_and_how_sure_it_is(shared_data: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_onnx_runtime_fuses_every_quantised_product_of_its_graph(made: Int8, tmp
 
 
 def test_onnx_runtime_fuses_every_quantised_convolution_of_its_graph(tmp_path: Path) -> None:
-    encoder, crops = (DEMO / "encoder.fp32.onnx").read_bytes(), random_crops(4, size=112)
+    encoder, crops = (DEMO / "encoder.fp32.onnx").read_bytes(), random_crops(4, size=80)
     layers = [layer.name for layer in Graph(encoder).layers()]
     found = fused(quantize_dynamic(encoder, largest(encoder, crops), layers), tmp_path)
     convolutions = [node for node in Graph(encoder).nodes if node.op_type == "Conv"]

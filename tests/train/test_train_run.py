@@ -101,7 +101,7 @@ def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_pa
         (prediction,) = recognizer.predict_crops(np.zeros((1, 64, 64, 3), np.uint8), [0.0])
     assert prediction.classes == (*names, "yawn")
 
-    call = [tmp_path / "clip.pt", *data, "--method", "dfer-clip", "--clip", "dfer-nano"]
+    call = [tmp_path / "clip.pt", *data, "--method", "dfer-clip", "--clip", "dfer-nano", "--validation", 0.25]
     refused = CliRunner().invoke(train, [str(argument) for argument in call])
     assert refused.exit_code == 1
     assert "--descriptions: there are none of bored, engaged, pain, yawn; name a file" in refused.output

@@ -42,7 +42,7 @@ def scores(pipeline: Pipeline, people: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def test_the_tiny_model_learns_expressions_of_people_it_never_saw(scores: dict[str, dict[str, float]]) -> None:
-    assert scores["checkpoint"]["war"] > 0.5  # chance is 1/7
+    assert scores["checkpoint"]["war"] > 2 / 7  # twice what chance gives
 
 
 def test_checkpoint_and_bundle_score_the_same(scores: dict[str, dict[str, float]]) -> None:

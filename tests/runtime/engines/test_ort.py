@@ -87,7 +87,7 @@ def test_tensorrt_that_is_not_installed_is_an_error_that_says_what_to_install(pr
 @pytest.mark.parametrize("provider", [name for name in ("cpu", "openvino") if name in present_providers()])
 def test_one_thread_and_two_read_the_same(provider: str) -> None:
     graph = Bundle.open(DEMO).read("encoder.fp32.onnx")
-    crops = np.random.default_rng(0).integers(0, 256, (2, 112, 112, 3), dtype=np.uint8)
+    crops = np.random.default_rng(0).integers(0, 256, (2, 80, 80, 3), dtype=np.uint8)
     found = []
     for threads in (1, 2):
         with open_engine(graph, provider, threads) as engine:
@@ -98,15 +98,15 @@ def test_one_thread_and_two_read_the_same(provider: str) -> None:
 def test_tensorrt_is_told_the_batches_of_every_input() -> None:
     shapes = ort._profile_shapes(Bundle.open(DEMO).read("encoder.fp32.onnx"), "trt_profile")
     assert shapes == {
-        "trt_profile_min_shapes": "frames:1x112x112x3",
-        "trt_profile_opt_shapes": "frames:4x112x112x3",
-        "trt_profile_max_shapes": "frames:16x112x112x3",
+        "trt_profile_min_shapes": "frames:1x80x80x3",
+        "trt_profile_opt_shapes": "frames:4x80x80x3",
+        "trt_profile_max_shapes": "frames:16x80x80x3",
     }
 
 
 def test_batches_beyond_tensorrt_s_largest_are_run_in_parts() -> None:
     graph = Bundle.open(DEMO).read("encoder.fp32.onnx")
-    crops = np.random.default_rng(0).integers(0, 256, (35, 112, 112, 3), dtype=np.uint8)
+    crops = np.random.default_rng(0).integers(0, 256, (35, 80, 80, 3), dtype=np.uint8)
     assert all(backend.largest == LARGEST_BATCH for backend in ort.BACKENDS if "tensorrt" in backend.name)
     limited = replace(ort.BACKENDS[0], largest=16)
     with open_engine(graph, "cpu") as engine, limited.load(graph) as in_parts:
@@ -128,7 +128,7 @@ def endless(folds: bool) -> bytes:
     sides, one, zeros = np.array([3000, 3000]), np.ones((1, 1), np.float32), np.zeros((1, 128), np.float32)
     numbers = [(sides, "sides"), (one, "one"), (zeros, "zeros")]
     tensors = [numpy_helper.from_array(values, name) for values, name in numbers]
-    return graph_bytes(shape=("n", 112, 112, 3), result=128, nodes=nodes, initializer=tensors)
+    return graph_bytes(shape=("n", 80, 80, 3), result=128, nodes=nodes, initializer=tensors)
 
 
 @pytest.mark.parametrize(("folds", "what"), [(True, "to load"), (False, "to run once")])

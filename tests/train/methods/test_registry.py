@@ -38,13 +38,11 @@ Train = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of single frames: happiness is bright above, sadness is bright below."""
+    """Folders of single frames: happiness is bright with fine grain, sadness dark and even."""
     root, rng = tmp_path_factory.mktemp("faces"), np.random.default_rng(0)
-    for label, top in (("happiness", 200), ("sadness", 30)):
+    for label, grain in (("happiness", 250), ("sadness", 10)):
         for number in range(8):
-            frame = rng.integers(0, 50, (48, 48, 3)).astype(np.uint8)
-            frame[:24] += np.uint8(top)
-            frame[24:] += np.uint8(200 - top)
+            frame = rng.integers(0, grain, (48, 48, 3)).astype(np.uint8)
             (root / label / str(number)).mkdir(parents=True)
             cv2.imwrite(str(root / label / str(number) / "0.png"), frame)
     return root
@@ -71,7 +69,7 @@ def test_help_lists_a_method_of_another_package_and_loads_none(tmp_path: Path) -
     call = [sys.executable, "-c", program, "--help"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     printed = subprocess.run(call, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "[align-dfer|dfer-clip|mean-pool]" in "".join(printed.split())
+    assert "[align-dfer|dfer-clip|finecliper|mean-pool]" in "".join(printed.split())
     assert not {"torch", "numpy", "cv2", "outside_method"} & set(printed.split())
 
 
@@ -132,12 +130,12 @@ def clip() -> Clip:
 
 
 def test_names_are_known_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert method_names() == ["align-dfer", "dfer-clip"]
-    with pytest.raises(ParameterError, match="method: 'mean-pool' is not one of align-dfer, dfer-clip"):
+    assert method_names() == ["align-dfer", "dfer-clip", "finecliper"]
+    with pytest.raises(ParameterError, match="method: 'mean-pool' is not one of align-dfer, dfer-clip, finecliper"):
         method_class("mean-pool")
     outside_method.install(tmp_path, ["mean-pool", "align-dfer"])
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert method_names() == ["align-dfer", "dfer-clip", "mean-pool"]
+    assert method_names() == ["align-dfer", "dfer-clip", "finecliper", "mean-pool"]
     assert method_class("mean-pool") is MeanPool
     assert method_class("align-dfer") is AlignDfer  # another package cannot take our names
     entries = tmp_path / "mean_pool-1.0.dist-info" / "entry_points.txt"
