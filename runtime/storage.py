@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +62,22 @@ def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator
         held = lock.acquire()
     with held:
         yield
+
+
+@contextmanager
+def sole_writer(path: Path) -> Iterator[None]:
+    """Hold the output `path` against this user's other runs; nothing is left beside it.
+
+    Raises DferError when another holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    key = hashlib.sha256(os.fsencode(Path.home()) + b"\0" + os.fsencode(path.resolve())).hexdigest()[:32]
+    try:
+        with FileLock(Path(tempfile.gettempdir()) / f"dfer-output-{key}.lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise DferError(f"{path}: another run is writing it; wait for that one, or name another file") from error
 
 
 def flush(path: Path) -> None:

@@ -124,6 +124,7 @@ def run(
     paths.check([None if isinstance(spec, int) else Path(spec) for spec in specs])
     _check(options)
     with ExitStack() as stack:
+        stack.enter_context(paths.reserved(len(specs)))
         opened = open_sources(
             specs,
             options.fps or IMAGE_RATE,

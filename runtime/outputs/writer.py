@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..errors import DferError, ParameterError
 from ..predictions import Step
 from ..sources import readable
+from ..storage import sole_writer
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import STDOUT, CsvSink, JsonlSink
@@ -60,6 +61,15 @@ class OutputPaths:
             for path in self.wanted(sources)
             if path != STDOUT and path.exists()
         ]
+
+    @contextmanager
+    def reserved(self, sources: int) -> Iterator[None]:
+        """Hold the files against other runs. Raises DferError for one that another run is writing."""
+        with ExitStack() as stack:
+            for path in self.wanted(sources):
+                if path != STDOUT and (path.is_file() or not path.exists()):  # devices and pipes take several writers
+                    stack.enter_context(sole_writer(path))
+            yield
 
     def check(self, sources: Iterable[Path | None]) -> None:
         """Raise DferError for what could not be written, or would overwrite a source, before any work is done.

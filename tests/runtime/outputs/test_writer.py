@@ -15,6 +15,7 @@ from dfer.runtime.outputs.writer import OutputPaths, Sinks, file_sinks
 from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 from dfer.runtime.timing import Stopwatch
+from helpers import flat, run_command
 
 CLASSES = ("happiness", "neutral")
 
@@ -36,6 +37,23 @@ def frames_of(path: Path) -> list[tuple[int, ...]]:
 
 def outputs_in(folder: Path) -> OutputPaths:
     return OutputPaths(folder / "o.csv", folder / "o.jsonl", folder / "o.mp4", folder / "o.svg")
+
+
+def test_a_file_has_one_writer_at_a_time(face_video: Path, tmp_path: Path) -> None:
+    """Rows of two runs in one table could not be told apart."""
+    paths = outputs_in(tmp_path)
+    (tmp_path / "o.csv").write_text("rows of the other run\n")
+    with paths.reserved(1), OutputPaths(tmp_path / "other.csv").reserved(1):
+        result = run_command(face_video, "--csv", tmp_path / "o.csv")
+        assert result.exit_code == 1
+        assert "o.csv: another run is writing it" in flat(result.stderr)
+        assert (tmp_path / "o.csv").read_text() == "rows of the other run\n"
+        with pytest.raises(DferError, match="another run"), outputs_in(tmp_path).reserved(1):
+            pass
+    assert run_command(face_video, "--csv", tmp_path / "o.csv").exit_code == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"o.csv"}
+    with OutputPaths(Path("/dev/null")).reserved(1), OutputPaths(Path("/dev/null")).reserved(1):
+        pass
 
 
 def test_several_sources_share_the_tables_and_have_a_video_each(tmp_path: Path) -> None:
