@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +18,15 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
 from ...runtime.errors import ParameterError
+from ...runtime.storage import atomic_write
 from ..digests import weights_digest
 from ..methods import Method
 from ..precision import mixed_precision
 from . import WINDOW, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, Augment, plain_view
+
+DIGEST = "features.sha256"
+"""The file of a whole store's digest."""
 
 _FLUSH_EVERY = 2.0  # seconds of work that an interruption may cost
 
@@ -75,10 +81,11 @@ def stored_features(
     """The features of `clips`, from the store in `folder` or computed into it.
 
     The store's name is a digest of the data, the image encoder's weights, the preprocessing and the views, so that it
-    is used only for what it was made from. An interrupted extraction goes on where it was.
+    is used only for what it was made from. An interrupted extraction goes on where it was; one that is whole is checked
+    against a digest of its bytes.
 
     progress: hears of clips done, per batch. wait: returns when every process has come to it.
-    Raises ParameterError when the folder cannot be written.
+    Raises ParameterError when the folder cannot be written or has no room, or the store is damaged.
     """
     key = _key(method, clips, settings)
     store = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -87,12 +94,17 @@ def stored_features(
         if settings.rank == 0 and not (store / "features.npy").is_file():
             _make_store(store, shape, key)
         wait()
-        features = open_memmap(store / "features.npy", mode="r+")
-        done = open_memmap(store / "done.npy", mode="r+")
+        features = _open(store / "features.npy", shape, np.dtype(np.float16))
+        done = _open(store / "done.npy", shape[1:2], np.dtype(np.bool_))
+        if settings.rank == 0:
+            _check_digest(store)
     except (OSError, ValueError) as error:
         raise ParameterError("features", f"store {store}: {error}; remove it or name another folder") from error
     _fill(features, done, method, clips, settings, progress)
     wait()
+    if settings.rank == 0 and not (store / DIGEST).is_file():
+        with atomic_write(store / DIGEST) as aside:
+            aside.write_text(_sha256(store / "features.npy") + "\n")
     features = open_memmap(store / "features.npy", mode="r")
     labels, shares = labels_of(clips, method.classes), shares_of(clips, method.classes)
     return FeatureSet(features, np.arange(len(clips)), labels, clips.names, shares)
@@ -102,9 +114,54 @@ def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> Non
     """Empty arrays; `features.npy` comes last, so that a store which has it is whole."""
     store.mkdir(parents=True, exist_ok=True)
     (store / "made-from.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
+    (store / DIGEST).unlink(missing_ok=True)
     open_memmap(store / "done.npy", mode="w+", dtype=np.bool_, shape=shape[1:2]).flush()
-    open_memmap(store / "part.npy", mode="w+", dtype=np.float16, shape=shape).flush()
-    (store / "part.npy").rename(store / "features.npy")
+    part = store / "part.npy"
+    open_memmap(part, mode="w+", dtype=np.float16, shape=shape).flush()
+    _claim(part)
+    part.rename(store / "features.npy")
+
+
+def _claim(path: Path) -> None:
+    """Have the system set aside the space of a file with holes: writing to a full disk through memory kills.
+
+    Raises OSError, which says how much is needed, where there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                return  # file systems that cannot; they will tell when they are full
+            path.unlink()
+            raise OSError(f"{size / 1e9:.1f} GB are needed, and the disk has less") from error
+
+
+def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An array of a store, to read and write. Raises ValueError for one that is not as it was made."""
+    size = path.stat().st_size  # before it is opened, which would make a short file longer
+    array = open_memmap(path, mode="r")
+    if (array.shape, array.dtype) != (shape, dtype) or size != array.offset + array.nbytes:
+        raise ValueError(f"{path.name} is damaged: {size} bytes of {array.dtype} {array.shape}")
+    del array
+    return open_memmap(path, mode="r+")
+
+
+def _check_digest(store: Path) -> None:
+    """Raise ValueError when a store that was whole has other bytes now."""
+    if (store / DIGEST).is_file() and (store / DIGEST).read_text().strip() != _sha256(store / "features.npy"):
+        raise ValueError("features.npy is damaged: its digest is another")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 22):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 @torch.inference_mode()

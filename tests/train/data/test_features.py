@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,12 +79,36 @@ def test_other_data_weights_or_views_have_another_store(method: AlignDfer, tmp_p
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_a_broken_store_is_an_error_that_says_what_to_do(method: AlignDfer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["junk", "cut", "longer", "bit", "other shape"])
+def test_a_damaged_store_is_an_error_that_says_what_to_do(method: AlignDfer, tmp_path: Path, damage: str) -> None:
     stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
     (store,) = tmp_path.iterdir()
-    (store / "features.npy").write_bytes(b"junk")
-    with pytest.raises(DferError, match="remove it or name another folder"):
+    path = store / "features.npy"
+    data = path.read_bytes()
+    changed = {
+        "junk": b"junk",
+        "cut": data[:-100],
+        "longer": data + b"0",
+        "bit": data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        "other shape": (store / "done.npy").read_bytes(),
+    }[damage]
+    path.write_bytes(changed)
+    with pytest.raises(DferError, match=r"features: store .*remove it or name another folder"):
         stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
+    assert path.read_bytes() == changed  # not repaired behind one's back
+
+
+def test_a_full_disk_is_told_before_anything_is_computed(
+    method: AlignDfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    clips = NoiseClips(2)
+    with pytest.raises(DferError, match=r"features: store .*0.0 GB are needed, and the disk has less"):
+        stored_features(tmp_path, method, clips, SETTINGS)
+    assert clips.reads == 0
 
 
 def test_labels_are_matched_by_name() -> None:
