@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from dfer.export.exporting import export_checkpoint
 from dfer.runtime import Recognizer
 from dfer.runtime.errors import ParameterError
+from dfer.train.cli.eval import main as evaluate
 from dfer.train.cli.train import main as train
 from dfer.train.data.choice import DataChoice
 from dfer.train.options import TrainOptions
@@ -94,6 +95,10 @@ def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_pa
     assert "bored 3+1, engaged 3+1, pain 3+1, yawn 1+0" in printed.output
     assert "only one of the clips to train on shows yawn" in printed.output
     assert "calibrated on 3 clips: temperature" in printed.output
+
+    told = CliRunner().invoke(evaluate, [str(tmp_path / "own.pt"), *map(str, data)], catch_exceptions=False)
+    assert "these may be the clips the model learned from" in " ".join(told.output.split())
+    assert "before calibration)" in told.output
 
     bundle = export_checkpoint(tmp_path / "own.pt", tmp_path / "own.dfer").bundle
     assert bundle.manifest.classes == (*names, "yawn")

@@ -142,6 +142,10 @@ def _score(
         clips = data.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
         progress.update(drawing, completed=data.identities)
         name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
+        if data.undivided:
+            progress.console.print(
+                "[yellow]warning:[/] the folder has no train and test, so these may be the clips the model learned from"
+            )
     testing = progress.add_task("testing", total=len(clips))
     scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n))
     return name + (", frames shuffled" if shuffle else ""), scores

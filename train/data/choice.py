@@ -39,6 +39,15 @@ class DataChoice:
             return f"{self.identities} procedural people"
         return f"{self.data}, fold {self.fold}" if self.data in ("dfew", "mafw", "csv") else self.data
 
+    @property
+    def undivided(self) -> bool:
+        """Whether these are folders of clips that are not divided into splits, so that every split is all of them."""
+        if self.data != "folder" or self.root is None:
+            return False
+        from .lists import SPLITS  # which loads the readers of videos
+
+        return not any((self.root / name).is_dir() for name in SPLITS)
+
     def open(
         self,
         split: str,

@@ -23,6 +23,7 @@ DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 CROP = 112
 """Side of the crops that the host hands over, pixels, where a tower's own size is not smaller."""
 
+_LONGEST_REASON = 300  # characters
 _WORDS = "dfer.words"  # ids of the only words whose embeddings a compact file has
 
 _torchvision_schemas: list[torch.library.Library] = []
@@ -201,8 +202,7 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
             _fill_words(model, weights)
             model.load_state_dict(weights)
     except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {reason}") from error
+        raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {_reason(error)}") from error
     finally:
         logging.disable(quiet)
     model.float().eval()
@@ -211,6 +211,13 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     return Clip(name, model, Preprocessing(crop_size or min(CROP, side), side, tuple(mean), tuple(std), grey))
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line: of weights that do not fit, which names differ, as far as they find room."""
+    first, *others = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    told = "; ".join(others) or first
+    return told if len(told) <= _LONGEST_REASON else told[: _LONGEST_REASON - 2] + " …"
 
 
 def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = False) -> Clip:
