@@ -45,7 +45,10 @@ def test_below_the_limit_labels_are_wrong_more_often_than_right() -> None:
 
 def test_a_model_that_is_always_right_is_never_unsure() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 1]]
-    assert fit_confidence(logits, np.array([0, 1, 2, 1])).confidence.unsure_below == 0
+    found = fit_confidence(logits, np.array([0, 1, 2, 1])).confidence
+    assert found.unsure_below == 0
+    certainty = _softmax(logits / found.temperature).max()
+    assert certainty == pytest.approx(1 - 1 / 6 * 2 / 3, abs=0.01)  # four right ones are no proof
 
 
 @given(st.floats(0.1, 10), st.integers(0, 1000))
