@@ -17,8 +17,9 @@ class TrainOptions:
 
     data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
-    clip, pretrained: open_clip's name of the model, or ours, and its weights; crop: side of
-    crops, pixels, None for 112 or the tower's own where that is smaller.
+    clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
+    vision transformer sees, pixels, None for its own. crop: side of crops, pixels, None for `image_size`, or 112, or
+    the tower's own where that is smaller.
     validation: share of the training clips that chooses epochs and calibrates probabilities; in place of it,
         validation_split is a split of the stills, and of clips in folders or a CSV, and select_on_test takes
         the test split.
@@ -40,6 +41,7 @@ class TrainOptions:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     clip: str = "dfer-small"
     pretrained: str | None = None
+    image_size: int | None = None
     crop: int | None = None
     validation: float = 0.1
     validation_split: str | None = None

@@ -65,7 +65,8 @@ class PretrainSettings:
 class Pretraining:
     """One run over `sources`, image pools with the share of each batch they fill; `clip` is trained in place.
 
-    teacher: a CLIP that was pre-trained before; its probabilities are part of the targets (Furlanello et al. 2018).
+    teacher: a CLIP that was pre-trained before; its probabilities for an image and its mirror image, averaged, are part
+        of the targets (Furlanello et al. 2018).
     state: file to keep what is needed to go on after an interruption; None for no such file.
     compiled: let torch compile the image tower first: a minute, then a third faster; needs a C++ compiler.
     """
@@ -138,7 +139,8 @@ class Pretraining:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         if self._teacher is not None:
             with torch.no_grad(), mixed_precision():
-                targets = targets.lerp(self._teacher(pixels).softmax(dim=-1), settings.teacher)
+                both = self._teacher(torch.cat([pixels, pixels.flip(-1)])).softmax(dim=-1).chunk(2)
+                targets = targets.lerp((both[0] + both[1]) / 2, settings.teacher)
         with mixed_precision():
             logits = self._forward(pixels)
         loss = functional.cross_entropy(logits, targets)

@@ -120,7 +120,7 @@ class _Run:
         chosen = method_class(options.method)
         check_options(chosen, options.method_options)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
-        clip = load_clip(options.clip, options.pretrained, crop_size=options.crop)
+        clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, image_size=options.image_size)
         sources = self._open_data()
         self._show_counts(sources)
         method = build_method(chosen, clip, sources[0].clips.classes, plan, options.method_options)

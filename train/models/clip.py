@@ -173,7 +173,13 @@ class TextTower:
         return features
 
 
-def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop_size: int | None = None) -> Clip:
+def load_clip(
+    name: str,
+    pretrained: str | None = None,
+    grey: bool = False,
+    crop_size: int | None = None,
+    image_size: int | None = None,
+) -> Clip:
     """Build an open_clip model and, when asked, load weights.
 
     name: a model of open_clip ("ViT-B-32") or of ours ("dfer-small", "dfer-nano").
@@ -181,12 +187,17 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
         `dfer-pretrain` writes or open_clip reads), or one of open_clip's tags ("openai"), which open_clip downloads.
     grey: let the model see luma only; overruled by what a file of ours says.
     crop_size: side of the crops that the host will hand over; upsampled to the tower's size inside the graph. Default:
-        `CROP`, or the tower's size where that is smaller.
-    Raises DferError for an unknown model or weights that cannot be had or do not fit.
+        `image_size` where given, else `CROP`, or the tower's size where that is smaller.
+    image_size: side of the images that a vision transformer shall see, pixels; its positional embedding is interpolated
+        (Dosovitskiy et al. 2021, §3.2). Fewer pixels are fewer tokens, so the tower is faster. None for its own.
+    Raises DferError for an unknown model or weights that cannot be had or do not fit, ParameterError for a size that
+    the tower cannot have.
     """
     open_clip = _open_clip()
     if name not in open_clip.list_models():
         raise DferError(f"unknown CLIP model {name!r}; ours are dfer-small and dfer-nano, the rest open_clip's")
+    if image_size is not None:
+        _check_image_size(name, open_clip.get_model_config(name)["vision_cfg"], image_size)
     weights: dict[str, Tensor] | None = None
     tag = pretrained
     path = DEMO_WEIGHTS if pretrained == "demo" else Path(pretrained or "")
@@ -197,9 +208,10 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     quiet = logging.root.manager.disable
     logging.disable(logging.WARNING)  # open_clip warns that weights are random, which was asked for
     try:
-        model = open_clip.create_model(name, pretrained=tag)
+        model = open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
         if weights is not None:
             _fill_words(model, weights)
+            open_clip.model.resize_pos_embed(weights, model)
             model.load_state_dict(weights)
     except (RuntimeError, OSError, ValueError) as error:
         raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {_reason(error)}") from error
@@ -210,7 +222,19 @@ def load_clip(name: str, pretrained: str | None = None, grey: bool = False, crop
     side = int(size[0] if isinstance(size, (tuple, list)) else size)
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
-    return Clip(name, model, Preprocessing(crop_size or min(CROP, side), side, tuple(mean), tuple(std), grey))
+    crop = crop_size or image_size or min(CROP, side)
+    return Clip(name, model, Preprocessing(crop, side, tuple(mean), tuple(std), grey))
+
+
+def _check_image_size(name: str, tower: dict[str, Any], size: int) -> None:
+    """Raise ParameterError where the tower, as open_clip's config describes it, cannot read images of this size."""
+    patch = tower.get("patch_size")
+    if patch is None or "timm_model_name" in tower or not isinstance(tower.get("layers"), int):
+        raise ParameterError("image_size", f"{name} is no vision transformer of open_clip, and keeps its own size")
+    if size % patch:
+        below, above = size // patch * patch, (size // patch + 1) * patch
+        nearest = f"{below} and {above} do" if below else f"{above} does"
+        raise ParameterError("image_size", f"{size} does not divide into the patches of {patch} of {name}; {nearest}")
 
 
 def _reason(error: Exception) -> str:
@@ -244,7 +268,12 @@ def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = Fals
 
 def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -> Clip:
     """The towers of a clip's `identity` with random weights, for crops as `preprocessing` has them."""
-    clip = load_clip(identity) if isinstance(identity, str) else build_clip(ClipSizes(**identity))
+    if isinstance(identity, str):
+        clip = load_clip(identity)
+        if clip.preprocessing.encoder_size != preprocessing.encoder_size:
+            clip = load_clip(identity, image_size=preprocessing.encoder_size)
+    else:
+        clip = build_clip(ClipSizes(**identity))
     return replace(clip, preprocessing=preprocessing)  # mean and std too, whatever open_clip's are by now
 
 

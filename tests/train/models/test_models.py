@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dfer.runtime.errors import DferError
+from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip, save_weights
 from dfer.train.models.synchronizer import Synchronizer, TemporalLayer
@@ -194,3 +195,40 @@ def test_the_demo_model_s_weights_have_a_name() -> None:
     clip = load_clip("dfer-small", "demo")
     assert clip.preprocessing.grey
     assert clip.preprocessing.size == 80
+
+
+def test_a_vision_transformer_sees_smaller_images(tmp_path: Path) -> None:
+    """Its positional embedding is interpolated, all else is as it was, and a checkpoint remembers the size."""
+    whole = load_clip("ViT-S-32")
+    path = tmp_path / "w.pt"
+    save_weights(whole, path)
+    small = load_clip("ViT-S-32", str(path), image_size=96)
+    assert (small.preprocessing.size, small.preprocessing.encoder_size) == (96, 96)
+    before, after = whole.model.state_dict(), small.model.state_dict()
+    name = "visual.positional_embedding"
+    assert all(torch.equal(value, after[other]) for other, value in before.items() if other != name)
+    torch.testing.assert_close(after[name][0], before[name][0])  # of the class token
+    grid = before[name][1:].T.reshape(1, -1, 7, 7)
+    wanted = torch.nn.functional.interpolate(grid, size=(3, 3), mode="bicubic", antialias=True)
+    torch.testing.assert_close(after[name][1:].T.reshape(1, -1, 3, 3), wanted)
+
+    method = AlignDfer(small, tokens=2, video_layers=1).eval()
+    save_checkpoint(method, tmp_path / "c.pt", {})
+    again, _ = load_checkpoint(tmp_path / "c.pt")
+    frames = torch.randint(256, (2, 96, 96, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_frames(frames), method.encode_frames(frames))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "reason"),
+    [
+        ("ViT-B-32", 100, "100 does not divide into the patches of 32 of ViT-B-32; 96 and 128 do"),
+        ("ViT-B-16", 8, "8 does not divide into the patches of 16 of ViT-B-16; 16 does"),
+        ("RN50", 128, "RN50 is no vision transformer of open_clip, and keeps its own size"),
+        ("dfer-small", 64, "dfer-small is no vision transformer of open_clip, and keeps its own size"),
+    ],
+)
+def test_image_sizes_that_a_tower_cannot_have_are_refused(name: str, size: int, reason: str) -> None:
+    with pytest.raises(ParameterError, match=reason):
+        load_clip(name, image_size=size)
