@@ -135,23 +135,41 @@ class Recognizer:
 
         boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
         """
-        providers = boxes or [self._detection(reader.name) for reader in readers.readers]
-        streams = [
-            self._open_stream(reader.name, reader.live, reader.rate, provider, self.scheduler, self.stopwatch)
-            for reader, provider in zip(readers.readers, providers, strict=True)
-        ]
+        streams: dict[int, StreamState] = {}  # of sources being read
         for batch in readers.batches():
-            for _, frame in batch:
-                self.stopwatch.add("decode", frame.decode)
-            requests = [request for reader, frame in batch for request in streams[reader.number].process(frame)]
-            self.serve(requests, self.scheduler, self.stopwatch)
+            requests: list[EncodeRequest] = []
+            good: list[tuple[StreamState, Frame]] = []
             for reader, frame in batch:
-                step = streams[reader.number].step(frame)
+                self.stopwatch.add("decode", frame.decode)
+                try:
+                    if reader.number not in streams:
+                        provider = boxes[reader.number] if boxes else self._detection(reader.name)
+                        streams[reader.number] = self._open_stream(
+                            reader.name, reader.live, reader.rate, provider, self.scheduler, self.stopwatch
+                        )
+                    requests += streams[reader.number].process(frame)
+                except DferError as error:
+                    readers.fail(reader, error)
+                    streams.pop(reader.number, None)
+                else:
+                    good.append((streams[reader.number], frame))
+            self.serve(requests, self.scheduler, self.stopwatch)
+            for stream, frame in good:
+                step = stream.step(frame)
                 yield step
                 if step.predictions:
                     self.stopwatch.add("total", monotonic() - frame.arrived)
-        for stream in streams:
-            stream.finish()
+            self._finish(streams, readers)
+        self._finish(streams, readers)
+
+    def _finish(self, streams: dict[int, StreamState], readers: SourceReaders) -> None:
+        """Let go of those of the streams whose last frame is read."""
+        for reader in readers.readers:
+            if reader.done and (stream := streams.pop(reader.number, None)):
+                try:
+                    stream.finish()
+                except DferError as error:
+                    readers.fail(reader, error)
 
     def session(self, name: str = "session", *, live: bool = False, rate: float | None = None) -> Session:
         """A stream whose frames you push yourself. See `Session`."""
@@ -263,13 +281,7 @@ class Recognizer:
         return FeatureWindow(self.bundle.manifest.window, self.window, step)
 
     def _open_stream(
-        self,
-        name: str,
-        live: bool,
-        rate: float | None,
-        provider: FaceProvider,
-        scheduler: Scheduler,
-        watch: Stopwatch,
+        self, name: str, live: bool, rate: float | None, provider: FaceProvider, scheduler: Scheduler, watch: Stopwatch
     ) -> StreamState:
         fps = self.fps
         if rate is not None and rate < fps:

@@ -1,4 +1,4 @@
-"""Progress in the terminal: a line per source, never wider than the screen."""
+"""Progress in the terminal: a line per source, or one for many, never wider than the screen."""
 
 from __future__ import annotations
 
@@ -11,6 +11,54 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..predictions import Step
+
+
+class OverallBar:
+    """One bar over many sources, of which few are read at once. Use as a context manager."""
+
+    def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
+
+        self.progress = Progress(
+            TextColumn("{task.fields[ended]} of {task.total} sources", markup=False),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.description}", markup=False, table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
+            ),
+            console=console,
+            expand=True,
+        )
+        self._readers = {reader.name: reader for reader in readers}
+        self._shares: dict[str, float] = {}  # of each source that was begun, how much of it is read
+        self._task = self.progress.add_task("", total=len(readers), ended=0)
+
+    def write(self, step: Step) -> None:
+        reader = self._readers[step.source]
+        if step.frame.index % 8:
+            return
+        self._shares[reader.name] = min(1.0, reader.taken / reader.count) if reader.count else 0.0
+        done = {name: reader for name, reader in self._readers.items() if reader.done}
+        completed = len(done) + sum(share for name, share in self._shares.items() if name not in done)
+        self.progress.update(
+            self._task, completed=completed, ended=len(done), description=reader.name.rsplit("/", 1)[-1]
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it is, with all that ended counted."""
+        done = sum(reader.done for reader in self._readers.values())
+        self.progress.update(self._task, completed=done, ended=done, description="")
+        self.progress.stop()
+
+    discard = close
+
+    def __enter__(self) -> OverallBar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
 
 
 class ProgressBars:
@@ -44,7 +92,7 @@ class ProgressBars:
             state = self._readers[step.source].state
             now = "  ".join(f"{p.track_id}: {p.label} {p.confidence:.0%}" for p in step.predictions)
             self.progress.update(self._tasks[step.source], now=now if state == "running" else f"[{state}]  {now}")
-        self.progress.advance(self._tasks[step.source])
+        self.progress.update(self._tasks[step.source], advance=1, total=self._readers[step.source].count)
 
     def close(self) -> None:
         """Leave the bars as they are."""

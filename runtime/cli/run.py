@@ -32,6 +32,7 @@ Examples:
   dfer-run --camera 0 --web                            # look at http://127.0.0.1:8000; Ctrl-C ends
   DFER_TOKEN=$(openssl rand -hex 16) dfer-run --camera 0 --web --host 0.0.0.0
   dfer-run 'clips/*.mp4' --csv all.csv --smooth 0.5    # several at once, in one table
+  dfer-run clips/ --out-dir results/                   # a table, a video and a plot for each video of a folder
   dfer-run rtsp://user:password@host/stream --camera 0 --jsonl live.jsonl
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
   dfer-run album/ --photos --csv album.csv             # photographs: each on its own, named in column file
@@ -70,6 +71,15 @@ _PATH = click.Path(path_type=Path)
     "--save-video", "video", type=_PATH, help="Write the annotated video (MP4); of several sources OUT-1.mp4, …"
 )
 @click.option("--plot", type=_PATH, help="Draw the timeline (.png, .svg, .pdf, .html).")
+@click.option(
+    "--out-dir", type=_PATH, metavar="FOLDER", help="Write NAME.csv, NAME.mp4 and NAME.png of each source to a folder."
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Files to read at once; the others wait their turn. Default: the number of cores, 2 or more.",
+)
 @click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Esc ends.")
 @click.option(
     "--web",
@@ -215,7 +225,8 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
     )
     _report(told, result, kept.predictions, talk.verbose)
     for name, reason in result.failures.items():
-        console.print(f"error: {name}: {reason}", soft_wrap=True, markup=False)
+        line = reason if reason.startswith(name) else f"{name}: {reason}"
+        console.print(f"error: {line}", soft_wrap=True, markup=False)
     if talk.as_json:
         found = {**result.summary.to_json(), "failed": dict(result.failures)}
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))

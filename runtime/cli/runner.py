@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..errors import ParameterError
-from ..machine import default_threads
+from ..machine import default_threads, physical_cores
 from ..outputs.absence import Absence
+from ..outputs.folder import OutputFolder
 from ..outputs.summary import Summary
 from ..outputs.tables import run_header
 from ..outputs.timeline import Script
@@ -20,7 +21,7 @@ from ..pipeline.class_map import ClassMap
 from ..pipeline.smoothing import check_smoothing
 from ..recognizer import Recognizer, check_sampling
 from ..sources import IMAGE_RATE, RotatedSource, SourceReaders, SourceSpec, Turn, expand, open_sources, tell_apart
-from .progress import ProgressBars
+from .progress import OverallBar, ProgressBars
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,8 @@ class RunOptions:
     neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
     rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
     csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered. Rows can go to
-    standard output, "-".
+    standard output, "-". out_dir: folder where each source gets a table, a video and a plot of its own.
+    jobs: files read at once, None for as many as there are cores.
     script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
     show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
@@ -55,6 +57,8 @@ class RunOptions:
     jsonl: Path | None = None
     video: Path | None = None
     plot: Path | None = None
+    out_dir: Path | None = None
+    jobs: int | None = None
     script: Script = ()
     show: bool = False
     web: int | None = None
@@ -121,7 +125,9 @@ def run(
     if not specs:
         raise ParameterError("sources", "name at least one")
     paths = OutputPaths(options.csv, options.jsonl, options.video, options.plot)
-    paths.check([None if isinstance(spec, int) else Path(spec) for spec in specs])
+    inputs = [None if isinstance(spec, int) else Path(spec) for spec in specs]
+    paths.check(inputs)
+    folder = None if options.out_dir is None else OutputFolder(options.out_dir)
     _check(options)
     with ExitStack() as stack:
         stack.enter_context(paths.reserved(len(specs)))
@@ -139,6 +145,9 @@ def run(
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
         tell_apart(opened)
+        if folder is not None:
+            folder.prepare([source.name for source in opened], filter(None, inputs))
+            stack.enter_context(folder.reserved())
         boxes = None
         if options.boxes is not None:
             from ..faces.boxes import read_boxes
@@ -163,7 +172,8 @@ def run(
             )
             page = stack.enter_context(WebPage(recognizer.classes, options.web, options.host, options.token, model))
             tell(f"live page: {page.url}")
-        readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime))
+        jobs = options.jobs or max(2, physical_cores())
+        readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime, jobs=jobs))
         names = [reader.name for reader in readers.readers]
         watch = recognizer.stopwatch
         drawing = Drawing(watch)
@@ -173,21 +183,30 @@ def run(
 
             window = stack.enter_context(Window(names, drawing))
         summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / recognizer.fps))
-        rates = {reader.name: reader.rate for reader in readers.readers}
-        header = partial(run_header, recognizer, names)
-        files = file_sinks(paths, recognizer.classes, rates, watch, header, drawing, options.script)
+        named = {reader.name: reader for reader in readers.readers}
+        rates = {name: reader.rate for name, reader in named.items()}
+        header = partial(run_header, recognizer)
+        files = file_sinks(paths, recognizer.classes, rates, watch, partial(header, names), drawing, options.script)
+        if folder is not None:
+            files.append(folder.sink(readers.readers, recognizer.classes, watch, header, drawing))
         absence = Absence(options.min_face)
-        every = [*files, summary, absence, *sinks]
+        every: list[Sink] = [*files, summary, absence, *sinks]
         if window is not None:
             every.append(window)
         if page is not None:
             every.append(page.sink(watch.report, readers.readers))
         if console is not None:
-            every.append(stack.enter_context(ProgressBars(console, readers.readers)))
+            together_read = sum(reader.live for reader in readers.readers) + jobs
+            few = len(names) <= together_read
+            bars: ProgressBars | OverallBar
+            bars = ProgressBars(console, readers.readers) if few else OverallBar(console, readers.readers)
+            stack.enter_context(bars)
+            every.append(bars)
         stopped = False
         with Sinks(every) as together:
             try:
                 for step in recognizer.follow(readers, boxes):
+                    rates[step.source] = named[step.source].rate  # of files, not known before they are opened
                     together.write(step)
                     if window is not None and window.closed:
                         stopped = True
@@ -200,7 +219,7 @@ def run(
                 page.wait()
     return RunResult(
         summary=summary,
-        files=paths.describe(len(specs)),
+        files=[*paths.describe(len(specs)), *([] if folder is None else folder.describe(names))],
         timing=watch.report(),
         failures={one.name: one.error for one in readers.readers if one.state == "failed" and one.error},
         dropped={one.name: one.dropped for one in readers.readers if one.dropped},

@@ -131,10 +131,21 @@ class Sinks:
     def __enter__(self) -> Sinks:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+    def close(self) -> None:
         with ExitStack() as stack:
             for sink in self._sinks:
-                stack.callback(sink.close if kind is None else sink.discard)
+                stack.callback(sink.close)
+
+    def discard(self) -> None:
+        with ExitStack() as stack:
+            for sink in self._sinks:
+                stack.callback(sink.discard)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
 
 
 def file_sinks(

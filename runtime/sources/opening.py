@@ -13,9 +13,10 @@ from typing import IO, TypeAlias, TypeVar
 from ..errors import DferError
 from .addresses import why_closed, with_encoded_credentials, without_credentials
 from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_stream, within
+from .deferred import DeferredSource
 from .files import VideoFile
 from .films import Film
-from .frames import IMAGE_SUFFIXES, Source, Warn, natural_order, readable
+from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, Warn, natural_order, readable
 from .images import Animation, ImageFolder, are_photos, is_animated_png, is_animation
 from .live import LiveSource
 
@@ -112,7 +113,8 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None) -
     if path.is_dir():
         images = [file for file in path.iterdir() if _is_image(file) and not _is_litter(file.name) and file.is_file()]
         if not images:
-            raise DferError(f"{name}: this folder holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+            raise DferError(f"{name}: this folder holds no images and no videos ({known})")
         return _open_images(sorted(images, key=_by_name), name, image_rate, warn, photos)
     if _is_pattern(text):
         files = _matches(text)
@@ -141,14 +143,17 @@ def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: 
 
 
 def expand(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
-    """The places of single sources: a pattern becomes the files that it matches, in natural order.
+    """The places of single sources: a pattern becomes the files that it matches, in natural order, and a folder of
+    videos these.
 
-    A pattern of images stays as it is, for that is one source. Raises DferError for a pattern that matches nothing, or
-    both images and other files.
+    A pattern or folder of images stays as it is, for that is one source. Raises DferError for a pattern that matches
+    nothing, and for a pattern or folder of both images and other files.
     """
     single: list[SourceSpec] = []
     for spec in specs:
-        if _is_pattern(spec) and not _is_image((files := _matches(str(spec)))[0]):
+        if videos := _videos_in(spec):
+            single += videos
+        elif _is_pattern(spec) and not _is_image((files := _matches(str(spec)))[0]):
             single += files
         else:
             single.append(spec)
@@ -165,18 +170,71 @@ def open_sources(
     reconnect_tries: int = 5,
     photos: bool | None = None,
 ) -> list[Source]:
-    """Open all of `expand(specs)`, or none; see `open_source`."""
+    """Open all of `expand(specs)`, or none; see `open_source`.
+
+    Of several, files are opened when it is their turn to be read, and so is a live source that does not open now: what
+    cannot be opened then ends neither this nor the others. A file that does not exist is an error now.
+    """
+    expanded = expand(specs)
     opened: list[Source] = []
+    failed: list[DferError] = []
     try:
-        for spec in expand(specs):
-            opened.append(
-                open_source(spec, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries, photos=photos)
+        for spec in expanded:
+            opening = partial(
+                open_source, spec, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries, photos=photos
             )
+            if len(expanded) > 1 and (name := _stored(spec)):
+                opened.append(DeferredSource(name, opening, warn))
+                continue
+            try:
+                opened.append(opening())
+            except DferError as error:
+                name = _streamed(spec)
+                failed.append(error)
+                if name is None or len(failed) == len(expanded):
+                    raise
+                opened.append(DeferredSource(name, opening, warn, live=True))
     except BaseException:
         for source in opened:
             source.close()
         raise
     return opened
+
+
+def _stored(spec: SourceSpec) -> str | None:
+    """The name of a file, a folder, or a pattern of images; None for what is none of them, or is not there."""
+    text = str(spec)
+    if _is_pattern(spec):
+        return readable(text)
+    if isinstance(spec, int) or text.startswith("/dev/") or not _exists(text):
+        return None
+    path = Path(text)
+    if path.is_dir():
+        return readable(text)
+    return readable(path) if path.is_file() else None
+
+
+def _streamed(spec: SourceSpec) -> str | None:
+    """The name of a camera, stream or pipeline, which may open later; None for anything else."""
+    text = str(spec)
+    if isinstance(spec, int):
+        return f"camera {spec}"
+    if " ! " in text:
+        return f"gstreamer:{text.split()[0]}"
+    return without_credentials(text) if "://" in text or text.startswith("/dev/") else None
+
+
+def _videos_in(spec: SourceSpec) -> list[Path]:
+    """The videos of a folder, in natural order; none of anything else. Raises DferError for one with images too."""
+    if isinstance(spec, int) or not _exists(str(spec)) or not Path(spec).is_dir():
+        return []
+    files = [file for file in Path(spec).iterdir() if not _is_litter(file.name)]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+    if videos and any(_is_image(file) for file in files):
+        raise DferError(
+            f"{readable(Path(spec))}: holds videos and images, which are other sources; name them apart, by patterns"
+        )
+    return sorted(videos, key=_by_name)
 
 
 def _in_time(connect: Callable[[], Opened | None], failure: str) -> Opened:

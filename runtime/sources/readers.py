@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Literal
@@ -25,18 +25,20 @@ class SourceReader:
 
     number: place among the sources of this run, from 0. name, rate, count: the source's.
     live: whether frames that are not taken in time are dropped (live sources; every source with `realtime`).
-    dropped: how many were. error: one line, where the state is "failed"; fault: the exception behind it.
+    dropped: how many were. taken: frames handed out.
+    error: one line, where the state is "failed"; fault: the exception behind it.
     """
 
     def __init__(self, source: Source, number: int, realtime: bool, lock: threading.Lock) -> None:
         self.source, self.number = source, number
         self.live = source.live or realtime
-        self.dropped = 0
+        self.taken = self.dropped = 0
         self.error: str | None = None
         self.fault: Exception | None = None
         self._state: State = "opening"
         self._begin: float | None = None  # by the clock, when a file that plays as if live was at time 0
         self._waiting: deque[Frame] = deque()
+        self._after: Callable[[], None] = lambda: None  # called, with the lock held, when it has ended
         self._closing = False
         self._room = threading.Condition(lock)  # notified of frames taken and of closing
 
@@ -57,6 +59,15 @@ class SourceReader:
         """ "opening" until the first frame."""
         return "reconnecting" if self._state == "running" and self.source.reconnecting else self._state
 
+    @property
+    def done(self) -> bool:
+        """Whether its last frame was taken."""
+        return self._state in ("ended", "failed") and not self._waiting
+
+    def ended_after(self, frames: int) -> bool:
+        """Whether it has ended and handed out just so many frames."""
+        return self.done and self.taken == frames
+
     def _read(self, ready: threading.Condition, alone: bool) -> None:
         """The reader thread; `ready` is notified of frames and of the end. alone: an error is not warned of."""
         state: State = "failed"
@@ -73,13 +84,14 @@ class SourceReader:
             else:
                 self.fault = error
                 self.error = str(error) if isinstance(error, DferError) else f"{self.name}: reading failed: {error}"
+                if not alone:
+                    self.source.warn(self.error)
         finally:
             self.source.close()
             with ready:
-                self._state = state
+                self._state = "failed" if self.error is not None else state
+                self._after()
                 ready.notify()
-            if self.error is not None and not alone:
-                self.source.warn(self.error)
 
     def _offer(self, frame: Frame) -> bool:
         """Put a frame where it can be taken, once it is time and there is room; False when closing."""
@@ -101,6 +113,7 @@ class SourceReader:
 
     def _take(self) -> Frame:
         frame = self._waiting.popleft()
+        self.taken += 1
         self._room.notify()
         return frame if self.live else replace(frame, arrived=monotonic())
 
@@ -109,10 +122,11 @@ class SourceReaders:
     """Reads all of `sources` at once, from now on, and closes them. Use as a context manager.
 
     realtime: play files as if live: frames come at their media times, and those not taken by the next are dropped.
+    jobs: how many sources that are not live are read at once, None for all; the others wait.
     Of sources with the same name the later ones get a number, so that results can be told apart.
     """
 
-    def __init__(self, sources: Sequence[Source], *, realtime: bool = False) -> None:
+    def __init__(self, sources: Sequence[Source], *, realtime: bool = False, jobs: int | None = None) -> None:
         tell_apart(sources)
         lock = threading.Lock()  # one for all; each reader has a condition of its own to sleep through others' affairs
         self._ready = threading.Condition(lock)
@@ -124,8 +138,20 @@ class SourceReaders:
             )
             for reader in self.readers
         ]
-        for reader in self._threads:
-            reader.start()
+        self._waiting: deque[threading.Thread] = deque()  # readers whose turn has not come
+        with lock:
+            for reader, thread in zip(self.readers, self._threads, strict=True):
+                if reader.live:
+                    thread.start()
+                else:
+                    reader._after = self._start_next
+                    self._waiting.append(thread)
+            for _ in range(len(self._waiting) if jobs is None else jobs):
+                self._start_next()
+
+    def _start_next(self) -> None:
+        if self._waiting and not self._closing:
+            self._waiting.popleft().start()
 
     def batches(self) -> Iterator[list[tuple[SourceReader, Frame]]]:
         """The frames that are ready, in the order of the sources, at most one of each; waits until there is one.
@@ -144,6 +170,18 @@ class SourceReaders:
             yield batch
         if len(self.readers) == 1 and self.readers[0].fault is not None:
             raise DferError(self.readers[0].error) from self.readers[0].fault
+
+    def fail(self, reader: SourceReader, error: DferError) -> None:
+        """Read a source no further, since its frames cannot be used: it has failed. Raises `error` for the only one."""
+        if len(self.readers) == 1:
+            raise error
+        with self._ready:
+            reader.fault, reader.error = error, str(error)
+            reader._state, reader._closing = "failed", True
+            reader._waiting.clear()
+            reader._room.notify()
+        reader.source.close()
+        reader.source.warn(reader.error)
 
     def _has_news(self) -> bool:
         return (
@@ -164,7 +202,8 @@ class SourceReaders:
             reader.source.close()
         patience = monotonic() + _PATIENCE
         for thread in self._threads:
-            thread.join(max(0.0, patience - monotonic()))
+            if thread.ident is not None:  # started
+                thread.join(max(0.0, patience - monotonic()))
 
     def __enter__(self) -> SourceReaders:
         return self

@@ -18,8 +18,15 @@ class RotatedSource(Source):
 
     def __init__(self, source: Source, turn: Turn) -> None:
         self._source, self._turn = source, turn
-        self.name, self.rate, self.count, self.warn = source.name, source.rate, source.count, source.warn
-        self.live = source.live
+        self.name, self.warn, self.live = source.name, source.warn, source.live
+
+    @property
+    def rate(self) -> float | None:  # type: ignore[override]
+        return self._source.rate
+
+    @property
+    def count(self) -> int | None:  # type: ignore[override]
+        return self._source.count
 
     @property
     def reconnecting(self) -> bool:  # type: ignore[override]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dfer.runtime.cli.progress import ProgressBars
+from dfer.runtime.cli.progress import OverallBar, ProgressBars
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Prediction, Step
 from dfer.runtime.sources import Frame
@@ -17,6 +17,8 @@ from web_scene import State
 
 class Reader(State):
     count = 14_400
+    taken = 7_200
+    done = False
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -31,3 +33,16 @@ def test_a_source_is_one_line_however_much_is_seen(width: int) -> None:
     text = "".join(segment.text for segment in line)
     assert len(text) <= width
     assert "1/14400" in text and "an interview" in text
+
+
+def test_many_sources_share_one_bar() -> None:
+    readers = [Reader(f"clips/{number}.mp4") for number in range(150)]
+    for reader in readers[:30]:
+        reader.done = True
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    bar = OverallBar(console, readers)  # type: ignore[arg-type]
+    bar.write(Step("clips/30.mp4", Frame(np.zeros((9, 9, 3), np.uint8), 8, 1.0), (), ()))
+    (line,) = console.render_lines(bar.progress.get_renderable(), pad=False)
+    text = "".join(segment.text for segment in line)
+    assert "30 of 150 sources" in text and "30.mp4" in text
+    assert bar.progress.tasks[0].completed == 30.5

@@ -74,7 +74,7 @@ def test_a_folder_is_read_in_natural_order_at_the_rate_asked_for(tmp_path: Path)
 
 
 def test_a_broken_image_is_left_out_with_a_warning_and_a_folder_without_images_refused(tmp_path: Path) -> None:
-    with pytest.raises(DferError, match="holds no images"):
+    with pytest.raises(DferError, match="holds no images and no videos"):
         open_source(tmp_path)
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "2.png").write_bytes(b"broken")
@@ -356,3 +356,29 @@ def test_pictures_that_look_like_photographs_are_read_as_such_unless_told(
                 [photos] * len(names),
                 list(names),
             )
+
+
+def test_a_folder_of_videos_is_as_many_sources(tmp_path: Path) -> None:
+    for name in ("10.mp4", "2.MOV", ".hidden.mp4", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert expand([tmp_path]) == [tmp_path / "2.MOV", tmp_path / "10.mp4"]
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DferError, match="holds videos and images"):
+        expand([tmp_path])
+
+
+def test_of_several_a_missing_file_is_an_error_and_a_broken_one_waits_for_its_turn(tmp_path: Path) -> None:
+    (tmp_path / "broken.mp4").write_bytes(b"broken")
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(DferError, match=r"gone.mp4: no such file"):
+        open_sources([tmp_path / "broken.mp4", tmp_path / "gone.mp4"])
+    broken, picture = open_sources([tmp_path / "broken.mp4", tmp_path / "1.png"])
+    assert broken.name == str(tmp_path / "broken.mp4")
+    with pytest.raises(DferError, match=r"broken.mp4: not a video"):
+        next(broken.frames())
+    assert len(list(picture.frames())) == 1
+
+
+def test_nothing_that_opens_at_all_is_an_error() -> None:
+    with pytest.raises(DferError, match="camera 63 does not open"):
+        open_sources([62, 63])

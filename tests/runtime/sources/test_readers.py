@@ -68,7 +68,6 @@ def test_several_files_give_every_frame_in_order_and_at_most_one_of_each_a_tick(
     seen: dict[str, list[int]] = {str(place): [] for place in places}
     with SourceReaders(open_sources(places)) as readers:
         assert [reader.number for reader in readers.readers] == [0, 1, 2]
-        assert [reader.count for reader in readers.readers] == [20, 25, 30]
         for batch in readers.batches():
             assert batch
             numbers = [reader.number for reader, _ in batch]
@@ -76,6 +75,7 @@ def test_several_files_give_every_frame_in_order_and_at_most_one_of_each_a_tick(
             for reader, frame in batch:
                 seen[reader.name].append(frame.index)
         assert {reader.state for reader in readers.readers} == {"ended"}
+        assert [reader.count for reader in readers.readers] == [20, 25, 30]
     assert [seen[str(place)] for place in places] == [list(range(length)) for length in (20, 25, 30)]
     assert reader_threads() == 0
 
@@ -227,10 +227,34 @@ def test_no_sources_give_no_ticks() -> None:
 def test_images_and_films_can_run_together_and_release_their_files(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.zeros((8, 8, 3), np.uint8))
-    film(tmp_path / "v.mp4", 5)
-    with SourceReaders(open_sources([tmp_path, tmp_path / "*.mp4"])) as readers:
+    (tmp_path / "films").mkdir()
+    film(tmp_path / "films" / "v.mp4", 5)
+    with SourceReaders(open_sources([tmp_path, tmp_path / "films"])) as readers:
         taken = Counter(reader.number for batch in readers.batches() for reader, _ in batch)
     assert taken == {0: 3, 1: 5}
     if Path("/proc/self/fd").exists():
         links = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
         assert not [link for link in links if link.suffix == ".mp4"]
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_so_many_files_are_read_at_once_and_live_sources_besides(jobs: int) -> None:
+    files = [Written(5, 0.002, name=f"file {number}", fault=OSError() if number == 2 else None) for number in range(8)]
+    camera = Written(5, 0.002, name="camera", live=True)
+    with SourceReaders([*files, camera], jobs=jobs) as readers:
+        most = 0
+        for _ in readers.batches():
+            most = max(most, sum(file.read > 0 and not file.closed.is_set() for file in files))
+            assert reader_threads() <= jobs + 2  # the camera, and one that is just ending
+        assert most <= jobs + 1
+        assert [reader.taken for reader in readers.readers[:8]] == [5] * 8
+        assert all(reader.ended_after(5) and not reader.ended_after(4) for reader in readers.readers[:8])
+    assert reader_threads() == 0
+
+
+def test_sources_that_wait_are_never_opened_when_the_run_ends() -> None:
+    files = [Written(500, 0.001, name=f"file {number}") for number in range(4)]
+    with SourceReaders(files, jobs=1) as readers:
+        next(readers.batches())
+    assert [file.read > 0 for file in files] == [True, False, False, False]
+    assert reader_threads() == 0

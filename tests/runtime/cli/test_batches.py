@@ -1,0 +1,118 @@
+"""Many files in one run: read a few at a time, each with results of its own, none lost for another's fault."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dfer.runtime.cli.runner import RunOptions, run
+from dfer.runtime.predictions import Step
+from helpers import flat, rows_of, run_command
+
+
+@pytest.fixture(scope="module")
+def clips(face_video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four videos, of which the second is broken, and something that is no video."""
+    folder = tmp_path_factory.mktemp("clips")
+    for name in ("1", "9", "10"):
+        shutil.copy(face_video, folder / f"{name}.mp4")
+    (folder / "2.mp4").write_bytes(face_video.read_bytes()[:3000])
+    (folder / "notes.txt").write_text("about the clips")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def batch(clips: Path) -> tuple[Path, str]:
+    """The results' folder of a run over `clips`, beside a common table, and what was printed."""
+    out = clips.parent / f"{clips.name}-results"
+    result = run_command(clips, "--out-dir", out, "--csv", out.with_suffix(".csv"), "--provider", "cpu")
+    assert result.exit_code == 3, result.output
+    return out, flat(result.stderr)
+
+
+def test_each_source_gets_its_own_results(batch: tuple[Path, str], face_video: Path, tmp_path: Path) -> None:
+    out, _ = batch
+    names = {f"{name}{suffix}" for name in ("1", "9", "10") for suffix in (".csv", ".mp4", ".png")}
+    assert {path.name for path in out.iterdir()} == names
+    assert run_command(face_video, "--csv", tmp_path / "alone.csv", "--provider", "cpu").exit_code == 0
+    wanted = [{**row, "source": ""} for row in rows_of(tmp_path / "alone.csv")]
+    assert wanted
+    for name in ("1", "9", "10"):
+        assert [{**row, "source": ""} for row in rows_of(out / f"{name}.csv")] == wanted
+    assert len(rows_of(out.with_suffix(".csv"))) == 3 * len(wanted)
+    assert cv2.VideoCapture(str(out / "9.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == pytest.approx(
+        cv2.VideoCapture(str(face_video)).get(cv2.CAP_PROP_FRAME_COUNT), abs=1
+    )
+    rates = [cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) for path in (face_video, out / "9.mp4")]
+    assert rates[0] == pytest.approx(rates[1], rel=0.01)
+
+
+def test_what_could_not_be_read_is_told(batch: tuple[Path, str], clips: Path) -> None:
+    out, told = batch
+    assert f"error: {clips / '2.mp4'}: " in told
+    assert f"wrote {out}/: NAME.csv, NAME.mp4 and NAME.png of 3 sources" in told
+
+
+def test_few_are_open_at_once_and_their_results_are_closed_on_the_way(clips: Path, tmp_path: Path) -> None:
+    whole: list[int] = []  # results that are finished when a source begins
+    begun: list[str] = []
+
+    class Look:
+        def write(self, step: Step) -> None:
+            if step.source not in begun:
+                begun.append(step.source)
+                whole.append(len(list((tmp_path / "out").glob("*.png"))))
+
+        def close(self) -> None: ...
+
+        discard = close
+
+    run(RunOptions([clips], out_dir=tmp_path / "out", jobs=1, provider="cpu"), sinks=[Look()])
+    assert [Path(name).name for name in begun] == ["1.mp4", "9.mp4", "10.mp4"]
+    assert whole[0] == 0
+    assert whole[2] >= 1  # the plot of a source is drawn when it ends
+
+
+def test_a_result_never_overwrites_a_source(clips: Path) -> None:
+    before = {path: path.read_bytes() for path in clips.iterdir()}
+    result = run_command(clips, "--out-dir", clips)
+    assert result.exit_code == 1
+    assert "1.mp4 is a source; name another folder" in flat(result.stderr)
+    assert {path: path.read_bytes() for path in clips.iterdir()} == before
+
+
+def test_folders_that_cannot_be_written_are_refused(face_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder, reason in ((tmp_path / "file", "is a file; name a folder"), (tmp_path / "a" / "b", "must exist")):
+        result = run_command(face_video, "--out-dir", folder)
+        assert result.exit_code == 1
+        assert reason in flat(result.stderr)
+
+
+def test_a_camera_that_is_not_there_does_not_end_the_others(face_video: Path, tmp_path: Path) -> None:
+    result = run_command(face_video, "--camera", 63, "--csv", tmp_path / "o.csv", "--provider", "cpu")
+    assert result.exit_code == 3, result.output
+    assert "error: camera 63 does not open" in flat(result.stderr)
+    assert rows_of(tmp_path / "o.csv")
+
+
+def test_a_source_that_does_not_fit_the_window_fails_alone(face_video: Path, tmp_path: Path) -> None:
+    """Two pictures a minute hold no window of 1.35 s; the film beside them is read."""
+    slow = tmp_path / "slow.mp4"
+    import av
+
+    with av.open(str(slow), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            picture = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    result = run_command(slow, face_video, "--csv", tmp_path / "o.csv", "--provider", "cpu")
+    assert result.exit_code == 3, result.output
+    assert "hold fewer than two frames" in flat(result.stderr)
+    assert {row["source"] for row in rows_of(tmp_path / "o.csv")} == {str(face_video)}
