@@ -85,7 +85,7 @@ def describe_machine(root: Path = ROOT) -> Machine:
         threads=len(_usable()),
         clock=_clock(root),
         governor=read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        instructions=_instructions(root),
+        instructions=instructions(root),
         memory=1024 * int(memory) if memory.isdecimal() else None,
         gpus=gpus(root),
         l4t=next(iter(_lines(root / "etc/nv_tegra_release")), "").lstrip("# ") or None,
@@ -117,6 +117,13 @@ def cpu_model(root: Path = ROOT) -> str:
     """The processor's name as it calls itself; on boards that do not tell, the architecture."""
     fields = _cpuinfo(root)
     return fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine()
+
+
+def instructions(root: Path = ROOT) -> tuple[str, ...]:
+    """The processor's instructions that change how fast an encoder runs; none where the system does not tell."""
+    fields = _cpuinfo(root)
+    flags = set((fields.get("flags") or fields.get("features") or "").split())
+    return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
 
 
 def board(root: Path = ROOT) -> str | None:
@@ -209,12 +216,6 @@ def _clock(root: Path) -> float | None:
         return float(_cpuinfo(root).get("cpu mhz", ""))
     except ValueError:
         return None
-
-
-def _instructions(root: Path) -> tuple[str, ...]:
-    fields = _cpuinfo(root)
-    flags = set((fields.get("flags") or fields.get("features") or "").split())
-    return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
