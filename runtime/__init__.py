@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # ONNX Runtime from 1.29 on keeps a device id and a queue of events in the cache folder and looks up a server at every
 # start. It reads this when it is first imported, which every way into this package comes before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+# OpenCV refuses larger pictures before it decodes them; a file of 100 kB could take gigabytes.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
 
 _HOMES = {
     "Bundle": "bundle",

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import io
 import json
+import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
@@ -67,12 +68,18 @@ class Lines:
         self._size = whole
 
     def close(self) -> None:
-        if self._path != STDOUT:
-            self._file.close()
+        """Raises DferError where the file was deleted meanwhile, and its rows with it."""
+        if self._path == STDOUT or self._file.closed:
+            return
+        links = os.fstat(self._file.fileno()).st_nlink
+        self._file.close()
+        if not links:
+            raise DferError(f"{self._path}: was deleted while it was written; its {self._size} bytes are lost")
 
     def discard(self) -> None:
         """Close; a plain file goes unless something follows its head."""
-        self.close()
+        if self._path != STDOUT:
+            self._file.close()
         if self._path != STDOUT and self._size == self._head and self._path.is_file():
             self._path.unlink()
 

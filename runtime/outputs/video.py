@@ -24,6 +24,7 @@ from ..errors import DferError
 from ..machine import physical_cores
 
 _LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
+_PATIENCE = 60.0  # seconds for ffmpeg to finish a file
 _FRAGMENT = 2.0  # seconds that are lost at most, with what the encoder looks ahead, when everything is killed at once
 _LONGEST_HOLD = 10.0  # seconds
 
@@ -189,10 +190,17 @@ class _Ffmpeg:
         assert self._process.stdin is not None
         with suppress(OSError):
             self._process.stdin.close()
-        status = self._process.wait()
+        try:
+            status = self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            self._process.kill()
+            self._process.wait()
+            raise DferError(f"{self._path}: ffmpeg did not end within {_PATIENCE:g} s and was killed") from error
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         self._errors.close()
+        if not status and not self._path.exists():
+            raise DferError(f"{self._path}: was deleted while it was written")
         if status:
             full = os.strerror(errno.ENOSPC)
             reason = full if any(full in line for line in said) else said[0] if said else f"ffmpeg ended with {status}"

@@ -39,7 +39,7 @@ class ImageFolder(Source):
         self._closed = False
         if all(read_image(path) is None for path in paths):  # ends at the first good one
             others = ", nor the others" * (len(paths) > 1)
-            raise DferError(f"{readable(paths[0])}: not an image that OpenCV can read{others}")
+            raise DferError(f"{readable(paths[0])}: {why_unreadable(paths[0])}{others}")
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self._paths):
@@ -48,7 +48,7 @@ class ImageFolder(Source):
             start = perf_counter()
             image = read_image(path)
             if image is None:
-                self.warn(f"{readable(path)}: not an image that OpenCV can read; left out")
+                self.warn(f"{readable(path)}: {why_unreadable(path)}; left out")
                 continue
             spent, name = perf_counter() - start, readable(os.path.relpath(path, self._root))
             yield Frame(image, index, index * self._step, spent, monotonic(), cut=self._photos, file=name)
@@ -88,6 +88,17 @@ def read_image(path: Path) -> NDArray[np.uint8] | None:
     Its bytes are read by Python, for a name that is not UTF-8 would end OpenCV and with it the process.
     """
     return _decode(path, cv2.IMREAD_COLOR_RGB)
+
+
+def why_unreadable(path: Path) -> str:
+    """What is wrong with an image for which `read_image` gave None."""
+    try:
+        cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (OSError, cv2.error) as error:
+        if "MAX_IMAGE_PIXELS" in str(error):
+            limit = int(os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", 2**30)) / 1e6
+            return f"more than {limit:g} million pixels; to read it, raise $OPENCV_IO_MAX_IMAGE_PIXELS"
+    return "not an image that OpenCV can read"
 
 
 def are_photos(paths: Sequence[Path]) -> str:

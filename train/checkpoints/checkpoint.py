@@ -15,6 +15,7 @@ from ...runtime.storage import atomic_write
 from ..confidence import Confidence
 from ..digests import weights_digest
 from ..methods import Method, method_class, method_names
+from ..models.archives import refuse_compressed
 
 FORMAT = "dfer-edge checkpoint 1"
 _UNFITTED = Confidence()
@@ -98,6 +99,7 @@ def _frozen(path: Path, kept: dict[str, str], names: Set[str]) -> dict[str, Tens
 
 
 def _read(path: Path) -> Any:
+    refuse_compressed(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for bytes that are not its own

@@ -14,6 +14,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ...runtime.errors import DferError
+from ..models.archives import refuse_compressed
 
 
 class Placeholder:
@@ -34,6 +35,7 @@ def read_untrusted(path: Path) -> object:
     """
     if not path.is_file():
         raise DferError(f"checkpoint {path}: no such file")
+    refuse_compressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError, require
 from ...runtime.storage import atomic_write
+from .archives import refuse_compressed
+from .tags import check_activation, go_offline_without_network
 
 CONFIGS = Path(__file__).parent / "configs"
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
@@ -205,8 +207,12 @@ def load_clip(
         weights, tag = _read_weights(path), None
         described = weights.pop("dfer.grey", None)
         grey = grey if described is None else bool(described)
+    if tag is not None:
+        check_activation(open_clip, name, tag)
+        go_offline_without_network()
     quiet = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # open_clip warns that weights are random, which was asked for
+    # open_clip warns that weights are random, which was asked for, and logs the errors that it raises.
+    logging.disable(logging.ERROR)
     try:
         model = open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
         if weights is not None:
@@ -323,6 +329,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         return load_file(path)
+    refuse_compressed(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds; all mean the same to the user

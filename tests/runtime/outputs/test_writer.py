@@ -117,3 +117,13 @@ def test_videos_of_several_sources_are_checked_by_their_own_names(tmp_path: Path
     paths.check([tmp_path / "o-2.mp4"])
     with pytest.raises(DferError, match=r"o-2\.mp4 is the source"):
         paths.check([None, tmp_path / "o-2.mp4"])
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.mp4"])
+def test_an_output_that_is_deleted_meanwhile_is_told(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DferError, match=f"{name}: was deleted while it was written"):  # noqa: SIM117
+        with Sinks(file_sinks(outputs_in(tmp_path), CLASSES, {"a": 25.0}, Stopwatch())) as outputs:
+            for index in range(40):
+                outputs.write(step("a", index, 25))
+                if index == 30:
+                    (tmp_path / name).unlink()

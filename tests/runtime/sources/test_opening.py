@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 import threading
+import zlib
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -20,7 +23,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.sources import VideoFile, expand, open_source, open_sources, without_credentials
 from dfer.runtime.sources.captures import built_with
 from dfer.runtime.sources.films import Film, Picture
-from helpers import write_video
+from helpers import flat, write_video
 
 
 def counting_frames(count: int) -> list[np.ndarray]:
@@ -88,6 +91,22 @@ def test_a_broken_image_is_left_out_with_a_warning_and_a_folder_without_images_r
     (tmp_path / "1.png").unlink()
     with pytest.raises(DferError, match="not an image"):
         open_source(tmp_path)
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    """A PNG of zeros: 30,000 × 30,000 pixels in 900 kB and less."""
+    row = b"\0" * (30_000 // 8 + 1)
+    packer = zlib.compressobj(9)
+    pixels = b"".join(packer.compress(row) for _ in range(30_000)) + packer.flush()
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)), (b"IDAT", pixels), (b"IEND", b"")]
+    parts = [
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ]
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    command = [sys.executable, "-c", "from dfer.runtime.cli.run import main; main()", tmp_path / "bomb.png"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "bomb.png: more than 100 million pixels; to read it, raise $OPENCV_IO_MAX_IMAGE_PIXELS" in flat(told.stderr)
 
 
 def test_a_camera_that_does_not_open_says_so() -> None:

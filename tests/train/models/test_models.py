@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -232,3 +234,37 @@ def test_a_vision_transformer_sees_smaller_images(tmp_path: Path) -> None:
 def test_image_sizes_that_a_tower_cannot_have_are_refused(name: str, size: int, reason: str) -> None:
     with pytest.raises(ParameterError, match=reason):
         load_clip(name, image_size=size)
+
+
+def test_weights_of_another_activation_are_refused_by_name() -> None:
+    with pytest.raises(ParameterError, match="trained with QuickGELU, ViT-B-32 has GELU; use ViT-B-32-quickgelu"):
+        load_clip("ViT-B-32", "openai")
+
+
+def test_without_a_network_a_tag_fails_in_seconds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.create_connection", unreachable)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    began = time.monotonic()
+    with pytest.raises(DferError, match="cannot load CLIP 'ViT-B-32' with weights 'laion2b_s34b_b79k': Failed to"):
+        load_clip("ViT-B-32", "laion2b_s34b_b79k")
+    assert time.monotonic() - began < 10
+
+
+def test_compressed_weights_are_refused(tmp_path: Path) -> None:
+    """PyTorch stores records plain; 1 GB of zeros would be 1 MB compressed."""
+    save_weights(load_clip("dfer-nano"), tmp_path / "w.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for record in plain.infolist():
+            packed.writestr(record.filename, plain.read(record))
+    for load in (lambda path: load_clip("dfer-nano", str(path)), load_checkpoint):
+        with pytest.raises(DferError, match=r"bomb.pt: its records are compressed"):
+            load(tmp_path / "bomb.pt")
