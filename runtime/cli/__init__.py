@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
+
+
+class Stopped(SystemExit):
+    """The user ended a run before its first frame; there is nothing to tell, and the exit status is 0."""
 
 
 def dfer_run() -> None:
@@ -13,11 +18,26 @@ def dfer_run() -> None:
     try:
         from .run import main
 
-        main()
-    except KeyboardInterrupt:
-        sys.exit(0)
+        try:
+            main()
+        finally:  # all is written; while the interpreter ends, a signal would only change the exit status
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    except (KeyboardInterrupt, Stopped):
+        _leave()
+    except ImportError as error:  # what a native module makes of an interruption while it loads
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        _leave()
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C does. Not by raising SIGINT: a job started in the background by a shell ignores that one."""
     raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    """End now. An engine that is half made would abort the process if its library were closed in order."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

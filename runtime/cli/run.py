@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..errors import DferError, reports_errors
+from . import Stopped
 from .options import bundle_option, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
@@ -187,8 +188,8 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     options["web"] = None if web is None else int(web)
     try:
         failed = _run((*sources, *cameras), demo, talk, options)
-    except KeyboardInterrupt:  # before the first frame: there is nothing to tell
-        failed = False
+    except KeyboardInterrupt:
+        raise Stopped(0) from None
     sys.exit(3 if failed else 0)
 
 

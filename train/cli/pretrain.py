@@ -167,7 +167,8 @@ def main(
         probabilities = classify(model, images)
         scores = Scores.of(EXPRESSIONS, images.labels, probabilities)
         console.print(
-            f"{name}: {len(probabilities)} images, accuracy {images.accuracy(probabilities):.3f}, "
+            f"{name}: {len(probabilities)} images, WAR {scores.war:.3f} "
+            f"({images.accuracy(probabilities):.3f} where classes that tie are all right), "
             f"UAR over classes with 10 or more images {scores.uar(10):.3f}, "
             f"calibration error {scores.calibration_error:.3f}"
         )
