@@ -276,7 +276,8 @@ def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -
     """The towers of a clip's `identity` with random weights, for crops as `preprocessing` has them."""
     if isinstance(identity, str):
         clip = load_clip(identity)
-        if clip.preprocessing.encoder_size != preprocessing.encoder_size:
+        resized = clip.preprocessing.encoder_size != preprocessing.encoder_size
+        if resized and hasattr(clip.model.visual, "positional_embedding"):
             clip = load_clip(identity, image_size=preprocessing.encoder_size)
     else:
         clip = build_clip(ClipSizes(**identity))
