@@ -164,12 +164,11 @@ class Recognizer:
 
     def _finish(self, streams: dict[int, StreamState], readers: SourceReaders) -> None:
         """Let go of those of the streams whose last frame is read."""
-        for reader in readers.readers:
-            if reader.done and (stream := streams.pop(reader.number, None)):
-                try:
-                    stream.finish()
-                except DferError as error:
-                    readers.fail(reader, error)
+        for number in [number for number in streams if readers.readers[number].done]:
+            try:
+                streams.pop(number).finish()
+            except DferError as error:
+                readers.fail(readers.readers[number], error)
 
     def session(self, name: str = "session", *, live: bool = False, rate: float | None = None) -> Session:
         """A stream whose frames you push yourself. See `Session`."""

@@ -102,7 +102,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     type=click.IntRange(32, 512),
     show_default="CLIP's own",
     help="Side of the images that CLIP's vision transformer sees, in pixels. Fewer pixels are fewer tokens: with 128 "
-    "in place of 224, ViT-B/32 is twice as fast.",
+    "in place of 224, ViT-B/32 in INT8 is about 1.6 times as fast.",
 )
 @click.option(
     "--crop",

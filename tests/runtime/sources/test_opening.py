@@ -396,8 +396,3 @@ def test_of_several_a_missing_file_is_an_error_and_a_broken_one_waits_for_its_tu
     with pytest.raises(DferError, match=r"broken.mp4: not a video"):
         next(broken.frames())
     assert len(list(picture.frames())) == 1
-
-
-def test_nothing_that_opens_at_all_is_an_error() -> None:
-    with pytest.raises(DferError, match="camera 63 does not open"):
-        open_sources([62, 63])

@@ -258,3 +258,8 @@ def test_sources_that_wait_are_never_opened_when_the_run_ends() -> None:
         next(readers.batches())
     assert [file.read > 0 for file in files] == [True, False, False, False]
     assert reader_threads() == 0
+
+
+def test_nothing_that_opens_at_all_is_an_error() -> None:
+    with pytest.raises(DferError, match="camera 63 does not open"):
+        open_sources([62, 63])
