@@ -189,7 +189,9 @@ class _Run:
         """The training clips and what epochs are chosen on; photographs last."""
         options, data, progress = self._options, self._options.data, self._progress
         split = "test" if options.select_on_test else options.validation_split
-        stills = None if options.stills is None else StillClips(options.stills, "train", options.stills_most)
+        stills = None
+        if options.stills is not None:
+            stills = StillClips(options.stills, "train", options.stills_most, warn=self._warn)
         task = progress.add_task("opening clips", total=data.identities, note="")
         clips = data.open("train", False, lambda done: progress.update(task, completed=done), self._warn)
         progress.update(task, completed=data.identities)
@@ -197,7 +199,9 @@ class _Run:
         if stills is None:
             return [_Source.divided(clips, 1.0, held_back, options)]
         split = options.validation_split
-        chosen_on = None if split is None or options.stills is None else StillClips(options.stills, split)
+        chosen_on = None
+        if split is not None and options.stills is not None:
+            chosen_on = StillClips(options.stills, split, warn=self._warn)
         return [
             _Source.divided(clips, 1 - options.stills_share, held_back, options),
             _Source.divided(stills, options.stills_share, chosen_on, options),

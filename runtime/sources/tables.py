@@ -52,9 +52,14 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
         raise bad_line(path, numbered[rows.line_num - 1][0], str(error)) from error
 
 
+def image_places(table: Path, name: str) -> tuple[Path, Path]:
+    """Where the picture that a row names may lie: beside the table, or in the folder `images/` there."""
+    return table.parent / name, table.parent / "images" / name
+
+
 def find_image(table: Path, name: str, line: int) -> Path:
-    """The picture that a row names, beside the table or in the folder `images/` there. Raises DferError for none."""
-    candidates = [table.parent / name, table.parent / "images" / name]
+    """The picture that a row names (see `image_places`). Raises DferError for none."""
+    candidates = image_places(table, name)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise bad_line(table, line, f"no such image: {' or '.join(map(str, candidates))}")

@@ -128,24 +128,27 @@ def _score(
     model: Model, data: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
 ) -> tuple[str, Scores]:
     """What the clips asked for are, in words, and a model's scores on them."""
+    from rich.markup import escape
+
     from ..data import ClipSet
     from ..data.stills import StillClips
     from ..evaluation import evaluate
 
+    def warn(message: str) -> None:
+        progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
     clips: ClipSet
     if stills is not None:
         split = split or "val"
-        clips, name = StillClips(stills, split), f"{stills.name}, split {split}"
+        clips, name = StillClips(stills, split, warn=warn), f"{stills.name}, split {split}"
     else:
         split = split or "test"
         drawing = progress.add_task("opening clips", total=data.identities)
-        clips = data.open(split, held_out=True, progress=lambda done: progress.update(drawing, completed=done))
+        clips = data.open(split, True, lambda done: progress.update(drawing, completed=done), warn)
         progress.update(drawing, completed=data.identities)
         name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
         if data.undivided:
-            progress.console.print(
-                "[yellow]warning:[/] the folder has no train and test, so these may be the clips the model learned from"
-            )
+            warn("the folder has no train and test, so these may be the clips the model learned from")
     testing = progress.add_task("testing", total=len(clips))
     scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n))
     return name + (", frames shuffled" if shuffle else ""), scores

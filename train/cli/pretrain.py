@@ -112,6 +112,7 @@ def main(
         require(module, "train")
     import torch
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, TextColumn
 
     from ..data.images import Images
@@ -122,6 +123,10 @@ def main(
     from ..pretraining import Pretraining, PretrainSettings, classify, description_tokens
 
     console = Console()
+
+    def warn(message: str) -> None:
+        console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
     state = out.with_suffix(".state")
     if state.is_file() and not resume:
         console.print(f"{state}: an interrupted run; starting anew, --resume would go on with it", markup=False)
@@ -134,8 +139,8 @@ def main(
         held_out = max(2, identities // 10)
         reading = progress.add_task("reading photographs", total=len(stills), note="", visible=bool(stills))
         for table, share in zip(stills, shares, strict=True):
-            sources.append((Images.of_stills(StillClips(table, "train")), share))
-            tests[f"{table.name}, split val"] = Images.of_stills(StillClips(table, "val"))
+            sources.append((Images.of_stills(StillClips(table, "train", warn=warn)), share))
+            tests[f"{table.name}, split val"] = Images.of_stills(StillClips(table, "val", warn=warn))
             progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
         if sum(shares) < 1:

@@ -68,6 +68,8 @@ class DataChoice:
 
         clips = load_clips(self.data, self.root, split, self.fold, self.lists, self.max_missing)
         if clips.missing:
-            named = ", ".join(str(path) for path in clips.missing[:10])
-            warn(f"{len(clips.missing)} listed clips are missing and left out: {named}")
+            from .lists import few_missing
+
+            total = len(clips) + len(clips.missing)
+            warn(few_missing("clips", clips.missing, total, self.max_missing))
         return clips

@@ -7,7 +7,7 @@ the list's authors say it means.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -191,6 +191,20 @@ def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:
             if label not in MAFW_EXPRESSIONS and _suggestion(label) is not None:
                 class_name(label, MAFW_EXPRESSIONS, path, line)
     return tuple(sorted(labels))
+
+
+def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) -> str:
+    """A sentence that says how many of `total` are missing or cannot be read, and names the first ten.
+
+    allowed: the share that may be. Raises DferError with that sentence when there are more, or none is left.
+    """
+    if not total:
+        raise DferError("the list names no clips")
+    named = ", ".join(str(path) for path in missing[:10]) + (", …" if len(missing) > 10 else "")
+    told = f"{len(missing)} of {total} {what} ({len(missing) / total:.1%}) are missing or cannot be read"
+    if len(missing) > allowed * total or len(missing) == total:
+        raise DferError(f"{told}, more than the {allowed:.1%} allowed: {named}")
+    return f"{told} and are left out: {named}"
 
 
 def _own_name(text: str, path: Path, line: int | None = None) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -13,10 +15,10 @@ from numpy.typing import NDArray
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.sources import read_image
-from ...runtime.sources.tables import bad_line, find_image, read_rows
+from ...runtime.sources.tables import bad_line, image_places, read_rows
 from ..digests import content_digests
 from . import WINDOW
-from .lists import class_name
+from .lists import class_name, few_missing
 
 
 class StillClips:
@@ -29,18 +31,28 @@ class StillClips:
     both; person may be there, and be empty. Images lie beside it or in its folder `images/`. Votes in other columns
     (contempt, unknown) do not count; a row without any is left out; without a label its class is what most votes say.
     split: which rows to take ("train", "val"). most: at most this many of any class, the first ones; None for all.
+    max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is told. All
+    are read for that once.
 
     shares: float32 [N,C], the votes as shares that sum to 1; None where the table has labels only.
-    Raises DferError for a missing file, column, image or an unknown label, with the line.
+    Raises DferError for a missing table or column or an unknown label, with the line, and when too many photographs
+    are missing or damaged.
     """
 
     classes = EXPRESSIONS
     jitter = 1.0
 
-    def __init__(self, table: Path, split: str, most: int | None = None) -> None:
-        self.paths: list[Path] = []
-        self.names: list[str] = []
-        self.groups: list[str | None] = []
+    def __init__(
+        self,
+        table: Path,
+        split: str,
+        most: int | None = None,
+        max_missing: float = 0.01,
+        warn: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        paths: list[Path] = []
+        names: list[str] = []
+        groups: list[str | None] = []
         labels: list[int] = []
         shares: list[NDArray[np.float32]] = []
         counts = [0] * len(EXPRESSIONS)
@@ -61,13 +73,23 @@ class StillClips:
                 labels.append(label)
                 if votes is not None:
                     shares.append(votes / votes.sum())
-                self.names.append(row["image"])
-                self.groups.append(row.get("person") or None)
-                self.paths.append(find_image(table, row["image"], line))
+                names.append(row["image"])
+                groups.append(row.get("person") or None)
+                places = image_places(table, row["image"])
+                paths.append(next((path for path in places if path.is_file()), places[0]))
         if not labels:
             raise DferError(f"{table}: no rows with split {split!r}")
-        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
-        self.shares = np.stack(shares) if shares else None
+        with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter
+            readable = list(pool.map(_can_be_read, paths))
+        kept = [index for index, whole in enumerate(readable) if whole]
+        bad = [path for path, whole in zip(paths, readable, strict=True) if not whole]
+        if bad:
+            warn(few_missing(f"photographs of {table}", bad, len(paths), max_missing))
+        self.paths = [paths[index] for index in kept]
+        self.names = [names[index] for index in kept]
+        self.groups = [groups[index] for index in kept]
+        self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)[kept]
+        self.shares = np.stack(shares)[kept] if shares else None
         self._people: dict[str | None, list[int]] = {}
         for index, person in enumerate(self.groups):
             self._people.setdefault(person, []).append(index)
@@ -108,6 +130,10 @@ class StillClips:
         fitting = (self.labels[index], EXPRESSIONS.index("neutral"))
         others = [other for other in self._people[person] if other != index and self.labels[other] in fitting]
         return int(rng.choice(others)) if others else None
+
+
+def _can_be_read(path: Path) -> bool:
+    return path.is_file() and read_image(path) is not None
 
 
 def _votes(row: dict[str, str], table: Path, line: int) -> NDArray[np.float32] | None:

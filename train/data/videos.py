@@ -16,7 +16,7 @@ from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, op
 from ..digests import content_digests
 from . import WINDOW
 from .augmentation import plain_view
-from .lists import Entry
+from .lists import Entry, few_missing
 
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
 
@@ -62,8 +62,8 @@ class VideoClips:
             self.groups.append(entry.group)
             self._counts.append(count)
             labels.append(classes.index(entry.label))
-        if len(self.missing) > max_missing * len(entries) or not labels:
-            raise DferError(_missing_message(self.missing, len(entries), max_missing))
+        if self.missing or not labels:
+            few_missing("clips", self.missing, len(entries), max_missing)
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
 
     @cached_property
@@ -161,13 +161,3 @@ def _read_video(path: Path, count: int, rng: np.random.Generator | None, size: i
 def _fit(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     view: NDArray[np.uint8] = plain_view(image[None], size)[0]
     return view
-
-
-def _missing_message(missing: list[Path], total: int, allowed: float) -> str:
-    if not total:
-        return "the list names no clips"
-    named = ", ".join(str(path) for path in missing[:10]) + (", …" if len(missing) > 10 else "")
-    return (
-        f"{len(missing)} of {total} clips ({len(missing) / total:.1%}) are missing or empty, "
-        f"more than the {allowed:.1%} allowed: {named}"
-    )

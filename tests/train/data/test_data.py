@@ -40,14 +40,22 @@ def test_stills_are_mapped_by_name_split_and_limited(table: Path) -> None:
         StillClips(table, "test")
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [("9.png,happiness,p,train", "line 6: no such image"), ("1.png,joy,p,train", "line 6: unknown label 'joy'")],
-)
-def test_a_bad_row_is_named(table: Path, line: str, words: str) -> None:
-    table.write_text(table.read_text() + line + "\n")
-    with pytest.raises(DferError, match=words):
+def test_an_unknown_label_is_named_with_its_line(table: Path) -> None:
+    table.write_text(table.read_text() + "1.png,joy,p,train\n")
+    with pytest.raises(DferError, match="line 6: unknown label 'joy'"):
         StillClips(table, "train")
+
+
+def test_damaged_and_missing_photographs_are_left_out_and_all_told_at_once(table: Path) -> None:
+    table.write_text(table.read_text() + "8.png,fear,p8,train\n9.png,happiness,p9,train\n")
+    (table.parent / "8.png").write_bytes(b"\x89PNG\r\n\x1a\nand nothing of a picture")
+    told: list[str] = []
+    stills = StillClips(table, "train", max_missing=0.4, warn=told.append)
+    assert (stills.names, len(stills.labels)) == (["1.png", "2.png", "3.png"], 3)
+    (line,) = told
+    assert "2 of 5 photographs" in line and "8.png" in line and "9.png" in line
+    with pytest.raises(DferError, match=r"more than the 39\.0% allowed: .*8\.png, .*9\.png$"):
+        StillClips(table, "train", max_missing=0.39)
 
 
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
