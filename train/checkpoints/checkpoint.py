@@ -15,7 +15,7 @@ from ...runtime.storage import atomic_write
 from ..confidence import Confidence
 from ..digests import weights_digest
 from ..methods import Method, method_class, method_names
-from ..models.archives import refuse_compressed
+from ..models.archives import check_archive, check_names, plain_values
 
 FORMAT = "dfer-edge checkpoint 1"
 _UNFITTED = Confidence()
@@ -61,6 +61,8 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
         state = dict(content["state"])
         if "frozen" in content:
             state |= _frozen(path, content["frozen"], method.state_dict().keys() - state.keys())
+        own = method.state_dict()
+        check_names([one for one in own if one not in state], [str(one) for one in state if one not in own])
         method.load_state_dict(state)
         method.confidence = Confidence(**content.get("confidence", {}))
         training = dict(content["training"])
@@ -99,9 +101,9 @@ def _frozen(path: Path, kept: dict[str, str], names: Set[str]) -> dict[str, Tens
 
 
 def _read(path: Path) -> Any:
-    refuse_compressed(path)
+    check_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return plain_values(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises many kinds for bytes that are not its own
         # Both of torch's formats begin so; what is neither was never a checkpoint.
         if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:2] in (b"PK", b"\x80\x02"):

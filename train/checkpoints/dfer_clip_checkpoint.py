@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
+from ..models.archives import check_names
 from ..models.clip import ClipSizes, build_clip
 from ..models.prompts import DescribedPrompts
 from .untrusted_checkpoint import read_untrusted
@@ -73,7 +74,7 @@ def load_dfer_clip_checkpoint(path: Path, build: Callable[..., M]) -> tuple[M, d
     except RuntimeError as error:
         lines = str(error).strip().splitlines()
         raise DferError(f"checkpoint {path}: not a checkpoint of DFER-CLIP's authors: {lines[-1].strip()}") from error
-    except DferError as error:
+    except (DferError, ValueError) as error:
         raise DferError(f"checkpoint {path}: not a checkpoint of DFER-CLIP's authors: {error}") from error
     return method.eval(), training
 
@@ -95,7 +96,7 @@ def _state_of(content: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def _empty_model(state: Mapping[str, Tensor], build: Callable[..., M]) -> M:
     """A model of the sizes that the tensors' shapes tell."""
-    _check_names(missing=[name for name in SHAPED if name not in state], unexpected=[])
+    check_names(missing=[name for name in SHAPED if name not in state], unexpected=[])
     shape = {name: tuple(state[name].shape) for name in SHAPED}
     try:
         image_width, _, _, patch = shape["image_encoder.conv1.weight"]
@@ -151,7 +152,7 @@ def _renamed(state: Mapping[str, Tensor], method: nn.Module) -> dict[str, Tensor
     """The state under our names; every tensor of the model must be there and nothing that is not DFER-CLIP's."""
     theirs = {ours: _published_name(ours) for ours in method.state_dict() if ours != "prompts.end"}
     copies = {f"clip_model_.{name}" for name in method.get_submodule("clip_model").state_dict()}
-    _check_names(
+    check_names(
         missing=[name for name in theirs.values() if name not in state],
         unexpected=sorted(state.keys() - copies - set(theirs.values())),
     )
@@ -169,14 +170,3 @@ def _published_name(ours: str) -> str:
         for part, published in PARTS.items():
             name = name.replace(part, published)
     return name
-
-
-def _check_names(missing: list[str], unexpected: list[str]) -> None:
-    faults = [f"{word} {_few(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
-    if faults:
-        raise DferError("; ".join(faults))
-
-
-def _few(names: list[str], most: int = 4) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

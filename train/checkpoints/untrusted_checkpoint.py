@@ -14,7 +14,7 @@ import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from ...runtime.errors import DferError
-from ..models.archives import refuse_compressed
+from ..models.archives import check_archive, plain_values
 
 
 class Placeholder:
@@ -35,13 +35,13 @@ def read_untrusted(path: Path) -> object:
     """
     if not path.is_file():
         raise DferError(f"checkpoint {path}: no such file")
-    refuse_compressed(path)
+    check_archive(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             names = get_unsafe_globals_in_checkpoint(path)
             with safe_globals([(Placeholder, name) for name in names]):
-                content: object = torch.load(path, map_location="cpu", weights_only=True)
+                content = plain_values(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # a file made by a stranger can make the reader raise anything
         raise DferError(
             f"checkpoint {path}: refused; it is not in torch's zip format (torch ≥ 1.6, not TorchScript), or its "

@@ -1,21 +1,72 @@
-"""PyTorch's files as archives: what can be refused before any tensor is made."""
+"""PyTorch's files as archives: what can be refused before any tensor is made, and plain values out of the rest."""
 
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ...runtime.errors import DferError
 
+_PIECE = 1 << 20  # bytes
+_PROGRAM = (
+    "a TorchScript program, as OpenAI publishes CLIP; take the same weights by open_clip's tag (--clip "
+    "ViT-B-32-quickgelu --pretrained openai), or write its tensors to a file of their own: python -c "
+    "\"import torch; torch.save(torch.jit.load('{}', 'cpu').state_dict(), 'clip.pt')\""
+)
 
-def refuse_compressed(path: Path) -> None:
-    """Raise DferError for a file with compressed records, which could fill the memory. PyTorch stores them plain."""
+
+def check_archive(path: Path) -> None:
+    """Raise DferError for a file that PyTorch's reader should not be given.
+
+    One with compressed records could fill the memory; PyTorch stores them plain. TorchScript, in which OpenAI publishes
+    CLIP, is a program. Checksums of records PyTorch writes and does not check: other weights would be believed.
+    """
     if not zipfile.is_zipfile(path):
         return
     try:
         with zipfile.ZipFile(path) as archive:
-            compressed = any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist())
+            records = archive.infolist()
+            if any(record.filename.partition("/")[2].startswith("code/") for record in records):
+                raise DferError(f"{path}: {_PROGRAM.format(path.name)}")
+            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+                raise DferError(f"{path}: its records are compressed, which those of PyTorch never are; refused")
+            damaged = next((record.filename for record in records if not _is_whole(archive, record)), None)
     except (zipfile.BadZipFile, OSError, ValueError):
         return  # damaged, as PyTorch will say
-    if compressed:
-        raise DferError(f"{path}: its records are compressed, which those of PyTorch never are; refused")
+    if damaged is not None:
+        raise DferError(f"{path}: record {damaged} is damaged (its checksum differs); copy the file again")
+
+
+def _is_whole(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
+    """Whether a record's content has its checksum. PyTorch may be told to write none, which is 0."""
+    if not record.CRC:
+        return True
+    try:
+        with archive.open(record) as content:
+            while content.read(_PIECE):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
+
+
+def plain_values(content: object) -> object:
+    """The same with dicts and lists that are nothing else: a file can give an OrderedDict an attribute named `get`."""
+    if isinstance(content, dict):
+        return {key: plain_values(value) for key, value in dict.items(content)}
+    if isinstance(content, list):
+        return [plain_values(value) for value in list.__iter__(content)]
+    return content
+
+
+def check_names(missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    """Raise ValueError, naming a few, where a file lacks tensors or has some that it should not have."""
+    faults = [f"{word} {_few(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError, require
 from ...runtime.storage import atomic_write
-from .archives import refuse_compressed
+from .archives import check_archive, check_names, plain_values
 from .tags import check_activation, go_offline_without_network
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -26,6 +26,7 @@ CROP = 112
 """Side of the crops that the host hands over, pixels, where a tower's own size is not smaller."""
 
 _LONGEST_REASON = 300  # characters
+_OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # beside the tensors in OpenAI's own files
 _WORDS = "dfer.words"  # ids of the only words whose embeddings a compact file has
 
 _torchvision_schemas: list[torch.library.Library] = []
@@ -205,6 +206,8 @@ def load_clip(
     path = DEMO_WEIGHTS if pretrained == "demo" else Path(pretrained or "")
     if path.suffix:
         weights, tag = _read_weights(path), None
+        if None not in [weights.pop(key, None) for key in _OPENAI_NUMBERS]:
+            check_activation(open_clip, name, "openai")
         described = weights.pop("dfer.grey", None)
         grey = grey if described is None else bool(described)
     if tag is not None:
@@ -218,8 +221,10 @@ def load_clip(
         if weights is not None:
             _fill_words(model, weights)
             open_clip.model.resize_pos_embed(weights, model)
+            own = model.state_dict()
+            check_names([one for one in own if one not in weights], [one for one in weights if one not in own])
             model.load_state_dict(weights)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
         raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {_reason(error)}") from error
     finally:
         logging.disable(quiet)
@@ -326,16 +331,20 @@ def _fill_words(model: nn.Module, weights: dict[str, Tensor]) -> None:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise DferError(f"CLIP weights {path}: no such file")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    refuse_compressed(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; all mean the same to the user
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state: Any = load_file(path)
+        else:
+            check_archive(path)
+            state = plain_values(torch.load(path, map_location="cpu", weights_only=True))
+    except DferError:
+        raise
+    except Exception as error:  # their readers raise many kinds; all mean the same to the user
         raise DferError(f"CLIP weights {path}: not a plain file of tensors") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise DferError(f"CLIP weights {path}: not a plain file of tensors")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    tensors = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())
+    if not tensors or not all(isinstance(name, str) for name in state):
+        raise DferError(f"CLIP weights {path}: not a plain file of tensors by their names")
+    return {name.removeprefix("module."): value for name, value in state.items()}
