@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -15,7 +16,7 @@ import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,9 @@ from ..errors import DferError
 from ..machine import physical_cores
 
 _LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
-_PATIENCE = 60.0  # seconds for ffmpeg to finish a file
+_PATIENCE = 60.0  # seconds for ffmpeg to take a frame, and to finish a file
 _FRAGMENT = 2.0  # seconds that are lost at most, with what the encoder looks ahead, when everything is killed at once
+_PIPE = 1 << 20  # bytes, the most that anyone may ask for
 _LONGEST_HOLD = 10.0  # seconds
 
 
@@ -168,16 +170,28 @@ class _Ffmpeg:
                 *("-g", str(max(1, round(_FRAGMENT * rate))), "-movflags", flags, "-flush_packets", "1"),
                 *("-f", "mp4", f"file:{path}"),
             ],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
             start_new_session=True,  # Ctrl-C is for us; the program ends when its input does
         )
+        assert self._process.stdin is not None
+        self._room = None
+        if os.name == "posix":  # elsewhere there is no waiting for a pipe
+            os.set_blocking(self._process.stdin.fileno(), False)
+            self._room = select.poll()
+            self._room.register(self._process.stdin, select.POLLOUT)
+            _widen(self._process.stdin.fileno())
 
     def write(self, image: NDArray[np.uint8]) -> None:
         assert self._process.stdin is not None
+        pipe, left = self._process.stdin.fileno(), np.ascontiguousarray(image).data.cast("B")
         try:
-            self._process.stdin.write(np.ascontiguousarray(image).data)
+            while left:
+                if self._room is not None and not self._room.poll(_PATIENCE * 1000):
+                    self._kill("took nothing for")
+                left = left[os.write(pipe, left) :]
         except OSError as error:  # it has gone
             self._finish()
             raise DferError(f"{self._path}: the video cannot be written") from error
@@ -192,10 +206,8 @@ class _Ffmpeg:
             self._process.stdin.close()
         try:
             status = self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired as error:
-            self._process.kill()
-            self._process.wait()
-            raise DferError(f"{self._path}: ffmpeg did not end within {_PATIENCE:g} s and was killed") from error
+        except subprocess.TimeoutExpired:
+            self._kill("did not end within")
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         self._errors.close()
@@ -205,6 +217,21 @@ class _Ffmpeg:
             full = os.strerror(errno.ENOSPC)
             reason = full if any(full in line for line in said) else said[0] if said else f"ffmpeg ended with {status}"
             raise DferError(f"{self._path}: the video cannot be written: {reason}")
+
+    def _kill(self, fault: str) -> NoReturn:
+        self._process.kill()
+        self._process.wait()
+        self._errors.close()
+        raise DferError(f"{self._path}: ffmpeg {fault} {_PATIENCE:g} s and was killed")
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold a frame where the system can: encoding goes on beside us, and a kill loses no first frame."""
+    import fcntl
+
+    if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
+        with suppress(OSError):  # of many pipes, the system allows the first few
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _open_opencv(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:

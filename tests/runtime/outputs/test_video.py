@@ -144,13 +144,18 @@ def wait_for(path: Path, frames: int) -> tuple[float, list[float]]:
     return read
 
 
-def test_an_ffmpeg_that_hangs_does_not_hold_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", ["the end", "a frame"])
+def test_an_ffmpeg_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str) -> None:
     monkeypatch.setattr("dfer.runtime.outputs.video._PATIENCE", 0.5)
     hanging = tmp_path / "ffmpeg"
-    hanging.write_text("#!/bin/sh\ncase $1 in -version) echo --enable-libx264; exit;; -h) exit;; esac\nsleep 600\n")
+    hanging.write_text("#!/bin/sh\ncase $2 in -version) echo --enable-libx264; exit;; -h) exit; esac\nexec sleep 600\n")
     hanging.chmod(0o755)
     monkeypatch.setattr("dfer.runtime.outputs.video.find_ffmpeg", lambda: str(hanging))
-    video = VideoSink(tmp_path / "o.mp4", 25, (64, 48))
-    video.write(np.zeros((48, 64, 3), np.uint8), 0.0)
+    video = VideoSink(tmp_path / "o.mp4", 25, (640, 480))
+    if at == "a frame":  # which is larger than a pipe
+        with pytest.raises(DferError, match=r"o.mp4: ffmpeg took nothing for 0.5 s and was killed"):
+            video.write(np.zeros((480, 640, 3), np.uint8), 0.0)
+        video.close()
+        return
     with pytest.raises(DferError, match=r"o.mp4: ffmpeg did not end within 0.5 s and was killed"):
         video.close()
