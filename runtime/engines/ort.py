@@ -104,6 +104,14 @@ class OrtBackend(Backend):
 
         return self.execution_provider in ort.get_available_providers()
 
+    def has_device(self) -> bool:
+        if self.plugin is None:
+            return True
+        try:
+            return bool(self._plugin_devices())
+        except Exception:  # ONNX Runtime's exceptions share no public base class; opening an engine tells this one
+            return True
+
     def runs(self, precision: str) -> bool:
         if precision == "bf16" and super().runs(precision):
             devices = self._plugin_devices() if self.is_present() else []
@@ -145,7 +153,9 @@ class OrtBackend(Backend):
         if self.plugin is not None:
             if not (devices := self._plugin_devices()):
                 device = self.device.upper()
-                raise ParameterError("provider", f"{self.name} finds no {device} it can run on; ask for cpu")
+                raise ParameterError(
+                    "provider", f"{self.name} finds no {device} of a maker that it runs on; ask for cpu"
+                )
             session.add_provider_for_devices(devices[:1], options)
             session.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of the graph, or an error
             return ort.InferenceSession(graph, session)

@@ -57,7 +57,8 @@ def test_what_is_no_graph_is_refused() -> None:
 
 
 def test_openvino_runs_all_of_the_graph_in_the_precision_it_is_written_in(bundle: Path) -> None:
-    pytest.importorskip("onnxruntime_ep_openvino")
+    if "openvino" not in present_providers():
+        pytest.skip("OpenVINO is not installed, or this CPU is not Intel's")
     opened = Bundle.open(bundle)
     size = opened.manifest.preprocessing.size
     crops = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
@@ -66,6 +67,17 @@ def test_openvino_runs_all_of_the_graph_in_the_precision_it_is_written_in(bundle
         assert engine.provider == "openvino"
         found, wanted = (one.run({"frames": crops})["features"] for one in (engine, reference))
     np.testing.assert_allclose(found, wanted, atol=1e-4)  # bfloat16 would be 1e-2 off
+
+
+def test_a_plug_in_without_a_device_is_no_candidate_and_an_error_where_asked_for(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As OpenVINO's on a CPU that is not Intel's."""
+    pytest.importorskip("onnxruntime_ep_openvino")
+    monkeypatch.setattr(onnxruntime, "get_ep_devices", list)
+    assert "openvino" not in present_providers()
+    with pytest.raises(DferError, match="openvino finds no CPU of a maker that it runs on; ask for cpu"):
+        open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino")
 
 
 def test_openvino_that_is_not_installed_is_an_error_that_says_what_to_install(
