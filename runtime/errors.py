@@ -12,7 +12,10 @@ R = TypeVar("R")
 
 
 class DferError(Exception):
-    """An error with a one-line message meant for the person at the keyboard."""
+    """An error with a one-line message meant for the person at the keyboard; its text is `printable`."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class ParameterError(DferError):
@@ -30,7 +33,16 @@ class ParameterError(DferError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return f"{self.parameter}: {self.problem}"
+        return printable(f"{self.parameter}: {self.problem}")
+
+
+def printable(value: object) -> str:
+    r"""A value as one line without what a terminal would act on; what names and errors come from may be anybody's.
+
+    >>> printable("two\nlines, \x1b[31mred")
+    'two lines, ?[31mred'
+    """
+    return "".join(mark if mark.isprintable() else " " if mark.isspace() else "?" for mark in str(value))
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
@@ -44,7 +56,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except ParameterError as error:
-            raise click.ClickException(f"{_option(error.parameter)}: {error.problem}") from error
+            raise click.ClickException(f"{_option(error.parameter)}: {printable(error.problem)}") from error
         except DferError as error:
             raise click.ClickException(str(error)) from error
         except OSError as error:

@@ -110,7 +110,7 @@ def _load(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
         digest = _content_digest(content) if isinstance(content, dict) else ""
     except (OSError, ValueError, RecursionError) as error:
-        raise DferError(f"{MANIFEST} cannot be read ({_reason(error)})") from error
+        raise DferError(f"{MANIFEST} cannot be read ({str(error)[:200]})") from error
     schema = content.get("schema") if isinstance(content, dict) else None
     if type(schema) is int and schema > SCHEMA:
         raise DferError(f"schema {schema} is newer than this dfer-edge reads ({SCHEMA}); upgrade dfer-edge")
@@ -166,7 +166,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
             unsure_below=real(confidence.get("unsure_below", 0.0), 0, 1),
         )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise DferError(f"bad or missing field in {MANIFEST}: {_reason(error)}") from error
+        raise DferError(f"bad or missing field in {MANIFEST}: {str(error)[:200]}") from error
     if manifest.window * manifest.width > 1 << 22:
         raise DferError(f"a window of {manifest.window} features of {manifest.width} numbers is absurd")
     for provider, precision in manifest.recommended.items():
@@ -202,8 +202,3 @@ def _plain(value: Any) -> str:
     if not plain_name(value):
         raise ValueError(f"{str(value)[:70]!r} is no plain name")
     return str(value)
-
-
-def _reason(error: Exception) -> str:
-    """What an exception says, in one short line that a terminal takes for text."""
-    return "".join(mark if mark.isprintable() else " " for mark in str(error))[:200]

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import FrameType
-
-
-class Stopped(SystemExit):
-    """The user ended a run before its first frame; there is nothing to tell, and the exit status is 0."""
 
 
 def dfer_run() -> None:
@@ -23,12 +20,16 @@ def dfer_run() -> None:
         finally:  # all is written; while the interpreter ends, a signal would only change the exit status
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    except (KeyboardInterrupt, Stopped):
-        _leave()
+    except KeyboardInterrupt:
+        _leave(0)
+    except SystemExit as error:
+        if not isinstance(error.code, int | None):
+            raise
+        _leave(error.code or 0)
     except ImportError as error:  # what a native module makes of an interruption while it loads
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
-        _leave()
+        _leave(0)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -36,8 +37,10 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _leave() -> None:
-    """End now. An engine that is half made would abort the process if its library were closed in order."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+def _leave(status: int) -> None:
+    """End now. An engine that is half made, or runs a graph without an end, would abort the process if its library were
+    closed in order."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(status)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..errors import DferError, reports_errors
-from . import Stopped
 from .options import bundle_option, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     try:
         failed = _run((*sources, *cameras), demo, talk, options)
     except KeyboardInterrupt:
-        raise Stopped(0) from None
+        raise SystemExit(0) from None  # nothing was read, so there is nothing to tell
     sys.exit(3 if failed else 0)
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import printable
 from ..timing import STAGES
 from .report import Report
 
@@ -121,8 +122,8 @@ def differences(old: Report, new: Report) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """A value of a report, which may be anybody's, short and without what a terminal would act on."""
-    return "".join(mark if mark.isprintable() else " " for mark in str(value))[:200]
+    """A value of a report, which may be anybody's, in short."""
+    return printable(value)[:200]
 
 
 def _query(report: Report) -> tuple[object, object]:
