@@ -64,12 +64,14 @@ class Film:
             raise DferError(f"{name}: not a video that FFmpeg can read") from error
         cover = av.stream.Disposition.attached_pic
         streams = [one for one in self._container.streams.video if not one.disposition & cover]
-        if not streams:
+        known = [one for one in streams if one.codec_context is not None]
+        if not known:
             self._container.close()
             self._close_file()
-            raise DferError(f"{name}: there is no video in it")
+            what = "its video is in a codec that is not known here" if streams else "there is no video in it"
+            raise DferError(f"{name}: {what}")
         best = self._container.streams.best("video")
-        self._stream = best if best in streams else streams[0]
+        self._stream = best if best in known else known[0]
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _THREADS
         self._reformatter = av.video.reformatter.VideoReformatter()  # one for all: a new one costs as much as a frame
