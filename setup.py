@@ -43,7 +43,17 @@ TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1
 VIDEO = ["imageio-ffmpeg>=0.5"]  # a ready ffmpeg, for annotated videos in H.264 where the system has none
 # uvicorn >= 0.54: before, its refusal of a WebSocket (no token) was a malformed answer.
 WEB = ["starlette>=0.46", "uvicorn>=0.54", "websockets>=14"]
-TEST = [*EXPORT, *VIDEO, *WEB, "pytest>=8", "hypothesis>=6", "pandas>=2", "ruff==0.17.5", "mypy==2.4.1"]
+TEST = [
+    *EXPORT,
+    *VIDEO,
+    *WEB,
+    "pytest>=8",
+    "pytest-xdist>=3.6",  # the suite in two processes
+    "hypothesis>=6",
+    "pandas>=2",
+    "ruff==0.17.5",
+    "mypy==2.4.1",
+]
 
 setup(
     name="dfer-edge",

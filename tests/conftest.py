@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
     from dfer.train.methods.align_dfer import AlignDfer
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of the processes that share the tests
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of a file go to one process, and so do all files that need the pipeline, which takes long to make."""
+    needing = {item.path for item in items if "pipeline" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("pipeline" if item.path in needing else str(item.path)))
 
 
 @pytest.fixture(scope="session", autouse=True)
