@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from xdist.scheduler import LoadScopeScheduling
 
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.faces.alignment import align
@@ -30,12 +31,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of the processes that
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # untyped
     """The tests of a file go to one process, and so do all files that need the pipeline, which takes long to make."""
-    needing = {item.path for item in items if "pipeline" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("pipeline" if item.path in needing else str(item.path)))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+        return "pipeline" if "pipeline: Pipeline" in text else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileScheduling:
+    return FileScheduling(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,7 @@ so that a reader finds everything it needs in what is there.
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import select
 import shutil
@@ -227,8 +228,7 @@ class _Ffmpeg:
 
 def _widen(pipe: int) -> None:
     """Let a pipe hold a frame where the system can: encoding goes on beside us, and a kill loses no first frame."""
-    import fcntl
-
+    fcntl = importlib.import_module("fcntl")  # which Windows does not have
     if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
         with suppress(OSError):  # of many pipes, the system allows the first few
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)

@@ -151,10 +151,10 @@ def test_an_ffmpeg_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.Monk
     hanging.write_text("#!/bin/sh\ncase $2 in -version) echo --enable-libx264; exit;; -h) exit; esac\nexec sleep 600\n")
     hanging.chmod(0o755)
     monkeypatch.setattr("dfer.runtime.outputs.video.find_ffmpeg", lambda: str(hanging))
-    video = VideoSink(tmp_path / "o.mp4", 25, (640, 480))
+    video = VideoSink(tmp_path / "o.mp4", 25, (1280, 720))
     if at == "a frame":  # which is larger than a pipe
         with pytest.raises(DferError, match=r"o.mp4: ffmpeg took nothing for 0.5 s and was killed"):
-            video.write(np.zeros((480, 640, 3), np.uint8), 0.0)
+            video.write(np.zeros((720, 1280, 3), np.uint8), 0.0)
         video.close()
         return
     with pytest.raises(DferError, match=r"o.mp4: ffmpeg did not end within 0.5 s and was killed"):
