@@ -8,6 +8,7 @@ PARTS = [
     "runtime",
     "runtime.bundle",
     "runtime.cli",
+    "runtime.corpus",
     "runtime.engines",
     "runtime.faces",
     "runtime.outputs",
@@ -43,8 +44,11 @@ TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1
 VIDEO = ["imageio-ffmpeg>=0.5"]  # a ready ffmpeg, for annotated videos in H.264 where the system has none
 # uvicorn >= 0.54: before, its refusal of a WebSocket (no token) was a malformed answer.
 WEB = ["starlette>=0.46", "uvicorn>=0.54", "websockets>=14"]
+LABEL = ["pyarrow>=18"]  # Parquet
+RAY = [*LABEL, "ray>=2.40"]
 TEST = [
     *EXPORT,
+    *RAY,
     *VIDEO,
     *WEB,
     "pytest>=8",
@@ -89,6 +93,8 @@ setup(
         "openvino": ["onnxruntime-ep-openvino>=1.8"],
         "tensorrt": TENSORRT,
         "tensorrt-rtx": TENSORRT_RTX,
+        "label": LABEL,
+        "ray": RAY,
         "video": VIDEO,
         "web": WEB,
         "test": TEST,
@@ -96,6 +102,7 @@ setup(
     entry_points={
         "console_scripts": [
             "dfer-run = dfer.runtime.cli:dfer_run",
+            "dfer-label = dfer.runtime.cli.label:main",
             "dfer-profile = dfer.runtime.cli.profile:main",
             "dfer-doctor = dfer.runtime.cli.doctor:main",
             "dfer-prepare = dfer.train.cli.prepare:main",

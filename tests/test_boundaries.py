@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 LAYERS = (
     ("cli",),
-    ("web", "profiling", "procedural"),
+    ("web", "profiling", "procedural", "corpus"),
     ("outputs",),
     ("recognizer",),
     ("pipeline", "engines"),

@@ -181,6 +181,24 @@ class Film:
         turns = round(frame.rotation / 90) % 4  # counter-clockwise
         return np.ascontiguousarray(np.rot90(image, turns), np.uint8)
 
+    def seek(self, stamp: float) -> None:
+        """Read on from the last picture at or before `stamp` from which decoding can begin; before the first read, or
+        between two, of a film in a file."""
+        with self._lock:
+            self._pictures.close()  # type: ignore[attr-defined]
+            self._container.seek(int(stamp / float(self._stream.time_base or 1)), stream=self._stream)
+            self._pictures = self._decode()
+
+    def stamps(self) -> list[float]:
+        """Seconds by the container's clock of all pictures that are stored, as they lie there; without decoding them.
+        Empty where one has none."""
+        self.seek(-1e6)
+        with self._lock:
+            packets = [packet for packet in self._packets() if packet.size and not packet.is_discard]
+            if any(packet.pts is None for packet in packets):
+                return []
+            return [float(packet.pts * packet.time_base) for packet in packets]
+
     def release(self) -> None:
         """Let go of the file, now or, if another thread reads, when that read returns. Does not wait."""
         self._released = True

@@ -1,0 +1,56 @@
+"""Units on a Ray cluster: one task each. Ray gives out work and starts it again where a worker or a node is lost."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import DferError, require
+from .plan import Unit
+from .settings import Job
+from .unit import label_unit
+
+_AHEAD = 4
+"""Tasks that are handed over for each that can run: enough that no worker waits, few enough for the driver's memory."""
+
+
+def run_on_cluster(
+    units: Sequence[Unit], job: Job, address: str, cpus: float, gpus: float
+) -> Iterator[tuple[Unit, int]]:
+    """Every unit as it is done, with how many of its videos failed.
+
+    address: of the cluster's head, HOST:PORT. cpus, gpus: that each task takes of its node.
+    Videos, bundle and folder must lie at the same places on all nodes, and this package be installed there.
+    Raises DferError where there is no such cluster, and from a task.
+    """
+    require("ray", "ray")
+    import ray
+
+    try:
+        ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise DferError(f"no Ray cluster at {address}: {(str(error).splitlines() or ['no answer'])[0]}") from error
+    # Tasks and no actors: an actor that starts again uses up the tries of the tasks that wait for it. Workers keep
+    # their recognizer, so max_calls, which ends one that used a GPU after a task, is off.
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit)
+    slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
+    waiting = deque(units)
+    running: dict[Any, Unit] = {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < _AHEAD * slots:
+                unit = waiting.popleft()
+                running[task.remote(unit, job)] = unit
+            ready, _ = ray.wait(list(running), num_returns=1)
+            for one in ready:
+                unit = running.pop(one)
+                try:
+                    yield unit, ray.get(one)
+                except ray.exceptions.RayTaskError as error:
+                    cause = error.cause
+                    raise cause if isinstance(cause, DferError) else DferError(f"unit {unit.name}: {cause}") from error
+                except ray.exceptions.RayError as error:
+                    raise DferError(f"the Ray cluster at {address} failed: {str(error).splitlines()[0]}") from error
+    finally:
+        ray.shutdown()

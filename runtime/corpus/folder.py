@@ -1,0 +1,268 @@
+"""The folder of a corpus run: what was planned, what is done, and what is known of it at the end.
+
+| file | holds |
+|---|---|
+| run.json | what rows depend on: the bundle's digest, settings, classes, the videos; a run with others is refused |
+| plan.jsonl | the units, one a line |
+| predictions/UNIT.parquet | rows of a unit: the CSV's columns and `segment`; a unit is done when it exists |
+| failures/UNIT.json | the videos of a unit that could not be read, and why |
+| tracks.parquet | source, segment, track → person: the same face over all parts of a video |
+| summary.csv | a line per video |
+
+Files are written aside and renamed, so that any number of workers on any machine may write here.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DferError, require
+from ..outputs.tables import columns
+from ..predictions import Prediction
+from ..storage import flush
+from .persons import Seen, join_tracks
+from .plan import Unit, from_json, to_json
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_SCHEMA = 1
+_NOTE = b"dfer"
+"""Key of a table's metadata, JSON: what is known of a unit's segments."""
+
+
+@dataclass(frozen=True)
+class SegmentNote:
+    """What is kept of a segment beside its rows.
+
+    frames: that were read. warnings: what was told on the way. failure: why it could not be read to its end, or "".
+    lead: faces in the lead-in, whose rows are dropped.
+    """
+
+    source: str
+    number: int
+    seconds: float
+    frames: int
+    warnings: tuple[str, ...] = ()
+    failure: str = ""
+    lead: tuple[Seen, ...] = ()
+
+
+class CorpusFolder:
+    """`path` as described above. `open` and `begin` make it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, run: Mapping[str, Any], make_plan: Any) -> list[Unit]:
+        """Take the folder for a run, or go on with one of the same `run`; returns its units.
+
+        make_plan: makes them, where the folder has none yet.
+        Raises DferError for a folder of another run, naming what differs, and for one that holds something else.
+        """
+        require("pyarrow", "label")
+        run = json.loads(json.dumps({"schema": _SCHEMA, **run}))
+        known = self._read_run()
+        if known is None:
+            if self.path.exists() and not self._is_begun():
+                raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
+            units: list[Unit] = make_plan()
+            for part in ("predictions", "failures", "attempts"):
+                (self.path / part).mkdir(parents=True, exist_ok=True)
+            with write_aside(self.path / "plan.jsonl") as aside:
+                aside.write_text("".join(to_json(unit) + "\n" for unit in units), encoding="utf-8")
+            with write_aside(self.path / "run.json") as aside:  # last: with it, the folder is complete
+                aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+            return units
+        if differing := [name for name in sorted({*run, *known}) if run.get(name) != known.get(name)]:
+            raise DferError(
+                f"{self.path}: holds the results of a run with other settings ({', '.join(differing)}); name another "
+                "folder, or give the same ones"
+            )
+        return self.units()
+
+    def _is_begun(self) -> bool:
+        """Whether there is nothing here but what `begin` makes first, as another shard may be doing now."""
+        known = {"predictions", "failures", "attempts", "plan.jsonl"}
+        return self.path.is_dir() and all(one.name in known or one.suffix == ".part" for one in self.path.iterdir())
+
+    def units(self) -> list[Unit]:
+        """The plan."""
+        path = self.path / "plan.jsonl"
+        try:
+            return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DferError(f"{path}: not a plan that dfer-label wrote ({error})") from error
+
+    def _read_run(self) -> dict[str, Any] | None:
+        path = self.path / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DferError(f"{path}: cannot be read ({error})") from error
+        return content if isinstance(content, dict) else {}
+
+    def done(self) -> set[str]:
+        """Names of the units that are done."""
+        return {file.stem for file in (self.path / "predictions").glob("*.parquet")}
+
+    def failed(self) -> set[str]:
+        """Names of the units with videos that could not be read."""
+        return {file.stem for file in (self.path / "failures").glob("*.json")}
+
+    def forget(self, unit: str) -> None:
+        """Let a unit be done again."""
+        for file in (self.path / "predictions" / f"{unit}.parquet", self.path / "failures" / f"{unit}.json"):
+            file.unlink(missing_ok=True)
+
+    def write_unit(
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        rows: Iterable[tuple[Prediction, int]],
+        notes: list[SegmentNote],
+    ) -> int:
+        """Keep a unit's results: predictions with the number of their segment. Returns how many failed."""
+        import pyarrow
+        from pyarrow import parquet
+
+        table = _table(classes, rows)
+        note = json.dumps([vars(one) | {"lead": [tuple(seen) for seen in one.lead]} for one in notes])
+        table = table.replace_schema_metadata({_NOTE: note.encode()})
+        failures = [
+            {"source": one.source, "segment": one.number, "reason": one.failure} for one in notes if one.failure
+        ]
+        if failures:
+            with write_aside(self.path / "failures" / f"{name}.json") as aside:
+                aside.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
+        try:
+            with write_aside(self.path / "predictions" / f"{name}.parquet") as aside:
+                parquet.write_table(table, aside)
+        except pyarrow.ArrowException as error:
+            raise DferError(f"{self.path}: cannot be written ({error})") from error
+        return len(failures)
+
+    def finish(self) -> None:
+        """All units are done: write tracks.parquet and summary.csv, and remove what killed workers left."""
+        import pyarrow
+        from pyarrow import parquet
+
+        sources: dict[str, list[tuple[SegmentNote, pyarrow.Table]]] = {}
+        for file in sorted((self.path / "predictions").glob("*.parquet")):
+            table = parquet.read_table(file)
+            for note in _notes(table):
+                own = table.filter(
+                    pyarrow.compute.and_(
+                        pyarrow.compute.equal(table["source"], note.source),
+                        pyarrow.compute.equal(table["segment"], note.number),
+                    )
+                )
+                sources.setdefault(note.source, []).append((note, own))
+        persons: list[tuple[str, int, int, int]] = []
+        lines = []
+        for source, parts in sources.items():
+            parts.sort(key=lambda part: part[0].number)
+            joined = join_tracks([(note.lead, list(_seen(table))) for note, table in parts])
+            persons += [(source, *one) for one in joined]
+            lines.append(_line(source, parts, len({person for _, _, person in joined})))
+        names = ("source", "segment", "track", "person")
+        kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.int32())
+        listed = {
+            name: pyarrow.array([row[place] for row in persons], kind)
+            for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        }
+        with write_aside(self.path / "tracks.parquet") as aside:
+            parquet.write_table(pyarrow.table(listed), aside)
+        with write_aside(self.path / "summary.csv") as aside, aside.open("w", newline="", encoding="utf-8") as out:
+            writer = csv.DictWriter(out, list(lines[0]))
+            writer.writeheader()
+            writer.writerows(lines)
+        for left in [*self.path.rglob(".*.part"), *(self.path / "attempts").iterdir()]:
+            left.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, renamed when it is whole. Its name tells the machine and the process."""
+    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
+    try:
+        yield aside
+        flush(aside)
+        aside.replace(path)
+    except OSError as error:
+        raise DferError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _table(classes: tuple[str, ...], rows: Iterable[tuple[Prediction, int]]) -> pyarrow.Table:
+    import pyarrow
+
+    known = list(rows)
+    text, label = pyarrow.string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    number, half = pyarrow.int32(), pyarrow.float32()
+    kinds = [label, pyarrow.int64(), pyarrow.float64(), number, *[half] * 4, label, half, half]
+    kinds += [*[half] * len(classes), label, half, text, number]
+    names = (*columns(classes), "segment")
+    values = [
+        (
+            *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
+            *one.probabilities.tolist(),
+            *(one.state, one.quality, one.file, segment),
+        )
+        for one, segment in known
+    ]
+    return pyarrow.table(
+        {
+            name: pyarrow.array([row[place] for row in values], kind)
+            for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
+        }
+    )
+
+
+def _notes(table: pyarrow.Table) -> list[SegmentNote]:
+    entries = json.loads(table.schema.metadata[_NOTE])
+    return [
+        SegmentNote(
+            **entry | {"lead": tuple(Seen(*seen) for seen in entry["lead"]), "warnings": tuple(entry["warnings"])}
+        )
+        for entry in entries
+    ]
+
+
+def _seen(table: pyarrow.Table) -> Iterator[Seen]:
+    picked = table.select(["frame", "track", "x", "y", "w", "h"])
+    return (Seen(*row.values()) for row in picked.to_pylist())
+
+
+def _line(source: str, parts: list[tuple[SegmentNote, pyarrow.Table]], persons: int) -> dict[str, object]:
+    """A video's line of the summary."""
+    labels: dict[str, int] = {}
+    for _, table in parts:
+        for label in table["label"].to_pylist():
+            labels[label] = labels.get(label, 0) + 1
+    rows = sum(labels.values())
+    failures = [note.failure for note, _ in parts if note.failure]
+    most = max(labels, key=lambda name: labels[name], default="")
+    return {
+        "source": source,
+        "state": "failed" if failures else "read",
+        "seconds": round(sum(note.seconds for note, _ in parts), 3),
+        "frames": sum(note.frames for note, _ in parts),
+        "segments": len(parts),
+        "rows": rows,
+        "persons": persons,
+        "label": most,
+        "share": round(labels[most] / rows, 4) if rows else "",
+        "remarks": "; ".join(dict.fromkeys([*failures, *(line for note, _ in parts for line in note.warnings)])),
+    }

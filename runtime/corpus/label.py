@@ -1,0 +1,124 @@
+"""One run of `dfer-label`, from options to result."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from ..bundle import Bundle
+from ..errors import ParameterError
+from ..machine import physical_cores
+from ..recognizer import check_sampling
+from .folder import CorpusFolder
+from .plan import LONGEST, Unit, find_videos, make_plan
+from .pool import run_locally
+from .settings import Job, LabelSettings
+
+_SHORTEST_LEAD = 2.0
+"""Seconds that are read before a cut, at least: with them, hardly a label differs from the whole video's."""
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """What to label, how, where, and by whom; each field is an option of `dfer-label` of the same name.
+
+    videos: files, patterns and folders. out: the folder of results. settings: how they are read.
+    workers: processes on this machine, None for one per core. cluster: HOST:PORT of a Ray cluster in their place; cpus,
+    gpus: of each of its tasks. shard: (k, n) for the k-th of n parts of the work, from 1; None for all of it.
+    retry_failed: do the units again in which a video could not be read.
+    longest: seconds of video in a unit.
+    """
+
+    videos: Sequence[Path]
+    out: Path
+    settings: LabelSettings
+    workers: int | None = None
+    cluster: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+    shard: tuple[int, int] | None = None
+    retry_failed: bool = False
+    longest: float = LONGEST
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """videos: of the whole plan. failed: names of units with videos that could not be read. left: units that nobody has
+    done yet, as other shards will."""
+
+    videos: int
+    failed: tuple[str, ...]
+    left: int
+
+
+def label(
+    options: LabelOptions,
+    planning: Callable[[int, int], object] = lambda done, total: None,
+    progress: Callable[[float, float], object] = lambda done, total: None,
+) -> LabelResult:
+    """Label all videos; what is done already is left as it is, so that the same call goes on after an interruption.
+
+    planning: told of videos looked at, and of all. progress: told of seconds of video that are done, and of all.
+    Raises DferError for options that cannot work, and for an `out` that is of another run.
+    """
+    settings, shard = options.settings, options.shard
+    if shard is not None and not 1 <= shard[0] <= shard[1]:
+        raise ParameterError("shard", f"{shard[0]}/{shard[1]} is none; 1/4 to 4/4 are the four of four")
+    if shard is not None and options.cluster is not None:
+        raise ParameterError("shard", "a Ray cluster divides the work itself; leave one of the two out")
+    bundle = Bundle.open(settings.bundle)
+    check_sampling(settings.window or bundle.manifest.seconds, settings.fps or bundle.manifest.fps)
+    videos = find_videos(options.videos)
+    lead = max(_SHORTEST_LEAD, settings.window or bundle.manifest.seconds)
+
+    def plan() -> list[Unit]:
+        looked = 0
+
+        def count() -> None:
+            nonlocal looked
+            looked += 1
+            planning(looked, len(videos))
+
+        return make_plan(videos, lead, count, options.longest)
+
+    names = "\n".join(f"{video} {video.stat().st_size}" for video in videos)
+    chosen = asdict(replace(settings, bundle="", threads=None))
+    run = {
+        "bundle": bundle.digest,
+        "bundle_name": bundle.path.name,
+        "classes": list(bundle.manifest.classes),
+        **{name: value for name, value in chosen.items() if name not in ("bundle", "threads")},
+        "longest_s": options.longest,
+        "videos": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+    }
+    folder = CorpusFolder(options.out)
+    units = folder.begin(run, plan)
+    own = units if shard is None else units[shard[0] - 1 :: shard[1]]
+    if options.retry_failed:
+        for name in folder.failed() & {unit.name for unit in own}:
+            folder.forget(name)
+    done = folder.done()
+    waiting = [unit for unit in own if unit.name not in done]
+    total = sum(unit.seconds for unit in own)
+    finished = total - sum(unit.seconds for unit in waiting)
+    progress(finished, total)
+    for unit, _ in _run(waiting, Job(settings, options.out.absolute(), uuid.uuid4().hex), options):
+        finished += unit.seconds
+        progress(finished, total)
+    left = len({unit.name for unit in units} - folder.done())
+    if not left:
+        folder.finish()
+    return LabelResult(len(videos), tuple(sorted(folder.failed())), left)
+
+
+def _run(units: list[Unit], job: Job, options: LabelOptions) -> Iterator[tuple[Unit, int]]:
+    if not units:
+        return iter(())
+    if options.cluster is None:
+        return run_locally(units, job, options.workers or physical_cores())
+    from .cluster import run_on_cluster
+
+    return run_on_cluster(units, job, options.cluster, options.cpus, options.gpus)

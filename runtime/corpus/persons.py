@@ -1,0 +1,64 @@
+"""Faces of one video's parts as persons: tracks are numbered anew in each part, and overlap in the lead-in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+_SAME = 0.5  # intersection over union
+
+
+class Seen(NamedTuple):
+    """A face in a frame: its track, and its box in pixels."""
+
+    frame: int
+    track: int
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+def join_tracks(parts: Sequence[tuple[Sequence[Seen], Sequence[Seen]]]) -> list[tuple[int, int, int]]:
+    """(part, track, person) for every track of consecutive parts of one video; persons count from 1.
+
+    parts: for each the faces of its lead-in, and its own. A track of a lead-in is the one of the part before whose
+    boxes were on its own in most frames; pairs are taken by how often, each track once.
+    """
+    joined: list[tuple[int, int, int]] = []
+    before: dict[int, int] = {}  # tracks of the part before, and their persons
+    earlier: Sequence[Seen] = ()
+    persons = 0
+    for number, (lead, own) in enumerate(parts):
+        known: dict[int, int] = {}
+        taken: set[int] = set()
+        for (track, other), _ in _overlaps(lead, earlier).most_common():
+            if track not in known and other not in taken and other in before:
+                known[track] = before[other]
+                taken.add(other)
+        now: dict[int, int] = {}
+        for track in dict.fromkeys(seen.track for seen in own):
+            if track not in known:
+                persons += 1
+            now[track] = known.get(track, persons)
+            joined.append((number, track, now[track]))
+        before, earlier = now, own
+    return joined
+
+
+def _overlaps(lead: Sequence[Seen], earlier: Sequence[Seen]) -> Counter[tuple[int, int]]:
+    """In how many frames a track of the lead-in and one of the part before were the same face."""
+    frames: dict[int, list[Seen]] = {}
+    for seen in earlier:
+        frames.setdefault(seen.frame, []).append(seen)
+    pairs = ((one, other) for one in lead for other in frames.get(one.frame, ()))
+    return Counter((one.track, other.track) for one, other in pairs if _overlap(one, other) >= _SAME)
+
+
+def _overlap(one: Seen, other: Seen) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one.x + one.w, other.x + other.w) - max(one.x, other.x)
+    height = min(one.y + one.h, other.y + other.h) - max(one.y, other.y)
+    shared = max(0.0, width) * max(0.0, height)
+    return shared / max(one.w * one.h + other.w * other.h - shared, 1e-9)

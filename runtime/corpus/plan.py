@@ -1,0 +1,139 @@
+"""What is to be done, as a list of units: parts of long videos, single videos, groups of short ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from ..errors import DferError
+from ..sources import VIDEO_SUFFIXES, expand, open_source
+from ..sources.frames import natural_order, readable
+from .sections import Cut, Place, find_cuts
+
+LONGEST = 1800.0
+"""Seconds of video in a unit, at most: what a crash loses, and what the last worker is still busy with at the end."""
+_GROUP = 300.0
+"""Seconds up to which short videos go into one unit."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A video, or a part of it.
+
+    source: its name in the results. path: where it lies. number: of the part, from 0.
+    seconds: length, 0 where it is not known. cut: where the part begins, None for the video's start. end: the first
+    frame that is no longer its own, None for the video's end.
+    """
+
+    source: str
+    path: str
+    number: int = 0
+    seconds: float = 0.0
+    cut: Cut | None = None
+    end: Place | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one worker does at a time. Its results are one file."""
+
+    name: str
+    segments: tuple[Segment, ...]
+
+    @property
+    def seconds(self) -> float:
+        return sum(segment.seconds for segment in self.segments)
+
+
+def find_videos(places: Iterable[Path]) -> list[Path]:
+    """The videos that are named: files, patterns, and folders with all that is in them, in natural order.
+
+    Raises DferError for a place with none, and for two of one name.
+    """
+    found: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            inside = [file for file in place.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+            visible = [file for file in inside if "/." not in f"/{file.relative_to(place).as_posix()}"]
+            if not visible:
+                raise DferError(f"{readable(place)}: no videos in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})")
+            found += sorted(visible, key=lambda file: natural_order(str(file)))
+        else:
+            listed = [Path(str(spec)) for spec in expand([str(place)])]
+            if absent := next((file for file in listed if not file.is_file()), None):
+                raise DferError(f"{readable(absent)}: no such file")
+            found += listed
+    return list(dict.fromkeys(found))
+
+
+def make_plan(
+    videos: Sequence[Path], lead: float, progress: Callable[[], object], longest: float = LONGEST
+) -> list[Unit]:
+    """Units for videos, in their order; the same for the same files, wherever it is made.
+
+    lead: seconds that are read before a cut. progress: told of each video. longest: seconds of a unit.
+    A video that cannot be read becomes a segment all the same; the failure is told by who reads it.
+    """
+    pool = ThreadPoolExecutor()  # opening waits for the disk
+    try:
+        units: list[list[Segment]] = []
+        filled = 0.0
+        for segments in pool.map(partial(_segments, lead=lead, longest=longest), videos):
+            progress()
+            alone = len(segments) > 1 or segments[0].seconds > _GROUP
+            for segment in segments:
+                if alone or not units or not filled or filled + segment.seconds > _GROUP or len(units[-1]) >= _GROUP:
+                    units.append([])
+                    filled = 0.0
+                units[-1].append(segment)
+                filled = 0.0 if alone else filled + max(segment.seconds, 1.0)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [Unit(f"{number:06}", tuple(segments)) for number, segments in enumerate(units)]
+
+
+def _segments(video: Path, lead: float, longest: float) -> list[Segment]:
+    name, path = readable(video), str(video.absolute())
+    try:
+        with open_source(video) as source:
+            seconds = source.count / source.rate if source.count and source.rate else 0.0
+        cuts = find_cuts(video, longest, lead) if seconds > longest else []
+    except DferError:
+        return [Segment(name, path)]
+    begins: list[Cut | None] = [None, *cuts]
+    ends = [*(cut.start for cut in cuts), None]
+    return [
+        Segment(
+            name,
+            path,
+            number,
+            (seconds if end is None else end.time) - (0.0 if begin is None else begin.start.time),
+            begin,
+            end,
+        )
+        for number, (begin, end) in enumerate(zip(begins, ends, strict=True))
+    ]
+
+
+def to_json(unit: Unit) -> str:
+    """A unit as a line of JSON."""
+    return json.dumps(asdict(unit))
+
+
+def from_json(line: str) -> Unit:
+    """The unit of such a line. Raises KeyError, TypeError or ValueError for any other."""
+    entry = json.loads(line)
+    return Unit(entry["name"], tuple(_segment(**segment) for segment in entry["segments"]))
+
+
+def _segment(cut: dict[str, object] | None, end: dict[str, object] | None, **known: object) -> Segment:
+    def place(entry: object) -> Place:
+        assert isinstance(entry, dict)
+        return Place(**entry)
+
+    begin = None if cut is None else Cut(place(cut["lead"]), place(cut["start"]), float(str(cut["clock"])))
+    return Segment(**known, cut=begin, end=None if end is None else place(end))  # type: ignore[arg-type]

@@ -1,0 +1,136 @@
+"""A part of a long video as a source of its own, with the indices and times that its frames have in the whole."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from time import monotonic
+
+from ..errors import DferError
+from ..sources.films import Film
+from ..sources.frames import Frame, Source, readable
+
+_SAME = 1e-4
+"""Seconds by which two time stamps of one picture may differ."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A frame of a video: index from 0, and media time, seconds from the first."""
+
+    index: int
+    time: float
+
+
+START = Place(0, 0.0)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a video is cut. start: the first frame behind the cut. lead: where reading for it begins, some time before.
+
+    clock: time stamp of the video's first frame, seconds.
+    """
+
+    lead: Place
+    start: Place
+    clock: float
+
+
+def find_cuts(path: Path, longest: float, lead: float) -> list[Cut]:
+    """Cuts of a video into parts of `longest` seconds, with `lead` seconds to begin before each; none of a short one.
+
+    Packets are read, not decoded, which takes seconds per hour of video. A video whose time stamps do not rise evenly
+    with its frames is not cut: only its whole says which frame is which.
+    Raises DferError for what is not a video.
+    """
+    film = _open(path)
+    try:
+        if film.length is None or film.length <= 1.1 * longest or film.jumps:
+            return []
+        first = film.read()
+        if first is None or first.stamp is None:
+            return []
+        clock = first.stamp
+        stamps = film.stamps()
+    finally:
+        film.release()
+    times = sorted(stamp - clock for stamp in stamps if stamp > clock - _SAME)
+    rising = all(later - earlier > _SAME for earlier, later in pairwise(times))
+    if not rising or not times or abs(times[0]) > _SAME:
+        return []
+    cuts = []
+    moment = longest
+    while moment < times[-1] - longest / 10:
+        start = bisect_left(times, moment)
+        begin = bisect_left(times, times[start] - lead)
+        cuts.append(Cut(Place(begin, times[begin]), Place(start, times[start]), clock))
+        moment += longest
+    return cuts
+
+
+def is_before(time: float, place: Place) -> bool:
+    """Whether a frame of this time comes before the one at `place`."""
+    return time < place.time - _SAME
+
+
+class VideoSection(Source):
+    """The frames of a video from a cut's lead on.
+
+    Reading begins by a seek, if that arrives where it should: at the lead's time stamp, with as many frames up to the
+    cut's start as there are in the whole. Else the video is decoded from its start.
+    Raises DferError for what is not a video.
+    """
+
+    def __init__(self, path: Path, name: str, cut: Cut) -> None:
+        self.name, self.count = name, None
+        self._path, self._cut = path, cut
+        self._film = _open(path)
+        self.rate = self._film.rate
+
+    def __iter__(self) -> Iterator[Frame]:
+        lead, clock = self._cut.lead, self._cut.clock
+        arrives = self._arrives()
+        self._film.release()
+        self._film = _open(self._path)
+        if arrives:
+            self._film.seek(clock + lead.time)
+        index = lead.index if arrives else 0
+        for picture in iter(self._film.read, None):
+            if picture.stamp is None:
+                continue
+            time = picture.stamp - clock
+            before = is_before(time, lead)
+            if not before:
+                yield Frame(picture.image, index, time, picture.spent, monotonic())
+            if not (before and arrives):
+                index += 1
+
+    def _arrives(self) -> bool:
+        """Whether a seek to the lead finds it, and all frames from there to the cut."""
+        lead, start, clock = self._cut.lead, self._cut.start, self._cut.clock
+        self._film.seek(clock + lead.time)
+        index, arrived = lead.index, False
+        while (picture := self._film.read()) is not None and picture.stamp is not None:
+            time = picture.stamp - clock
+            if not arrived and time > lead.time + _SAME:
+                return False
+            if not is_before(time, lead):
+                arrived = True
+                if not is_before(time, start):
+                    return index == start.index and time < start.time + _SAME
+                index += 1
+        return False
+
+    def close(self) -> None:
+        self._film.release()
+
+
+def _open(path: Path) -> Film:
+    try:
+        return Film(path.open("rb"), readable(path))
+    except OSError as error:
+        raise DferError(f"{readable(path)}: {error.strerror}") from error

@@ -1,0 +1,116 @@
+"""One unit, done by a worker process: its videos to rows, whatever becomes of the worker."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+from ..errors import DferError
+from ..predictions import Prediction
+from ..recognizer import Recognizer
+from ..sources import Source, open_source
+from .folder import CorpusFolder, SegmentNote, write_aside
+from .persons import Seen
+from .plan import Segment, Unit
+from .sections import START, VideoSection, is_before
+from .settings import Job, LabelSettings
+
+_TRIES = 3
+"""Crashes of the worker at one video after which that video has failed."""
+
+
+def label_unit(unit: Unit, job: Job) -> int:
+    """Write the unit's results into the job's folder; returns how many of its videos failed.
+
+    A video that cannot be read becomes a failure, and so does one at which workers of this run crashed three times:
+    which one is being read is noted in `attempts`, and the next worker finds it there.
+    Raises DferError for a bundle that does not open and results that cannot be written.
+    """
+    folder = CorpusFolder(job.folder)
+    attempts = _Attempts(folder, unit, job.run)
+    recognizer = _open_recognizer(job.settings)
+    rows: list[tuple[Prediction, int]] = []
+    notes = []
+    for place, segment in enumerate(unit.segments):
+        if attempts.crashes(place) >= _TRIES:
+            reason = f"the worker process crashed {_TRIES} times while reading it"
+            notes.append(SegmentNote(segment.source, segment.number, 0.0, 0, failure=reason))
+            continue
+        attempts.begin(place)
+        made, note = _read(recognizer, segment)
+        rows += [(prediction, segment.number) for prediction in made]
+        notes.append(note)
+    failed = folder.write_unit(unit.name, recognizer.classes, rows, notes)
+    attempts.end()
+    return failed
+
+
+def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], SegmentNote]:
+    """A segment's rows, those of its lead-in left out."""
+    start = START if segment.cut is None else segment.cut.start
+    made: list[Prediction] = []
+    lead: list[Seen] = []
+    warnings: list[str] = []
+    failure, frames, time = "", 0, 0.0
+    recognizer.warn = warnings.append
+    try:
+        with _open(segment, warnings) as source:
+            for step in recognizer.steps(source):
+                if segment.end is not None and not is_before(step.frame.time, segment.end):
+                    break
+                if is_before(step.frame.time, start):
+                    lead += [Seen(one.frame, one.track_id, *one.box) for one in step.predictions]
+                    continue
+                made += step.predictions
+                frames, time = frames + 1, step.frame.time
+    except DferError as error:
+        failure = str(error)
+    if not failure and not frames:
+        failure = "no frame of it can be read"
+    seconds = segment.seconds or max(0.0, time - start.time)
+    return made, SegmentNote(
+        segment.source, segment.number, round(seconds, 3), frames, tuple(dict.fromkeys(warnings)), failure, tuple(lead)
+    )
+
+
+def _open(segment: Segment, warnings: list[str]) -> Source:
+    if segment.cut is not None:
+        return VideoSection(Path(segment.path), segment.source, segment.cut)
+    source = open_source(segment.path, warn=warnings.append)
+    source.name = segment.source
+    return source
+
+
+@cache
+def _open_recognizer(settings: LabelSettings) -> Recognizer:
+    """One for all units that this process does."""
+    return Recognizer(settings.bundle, **settings.recognizer_options())
+
+
+class _Attempts:
+    """attempts/UNIT.json: at which video of a unit a worker is, and how often one crashed there, in one run."""
+
+    def __init__(self, folder: CorpusFolder, unit: Unit, run: str) -> None:
+        self._path = folder.path / "attempts" / f"{unit.name}.json"
+        self._run = run
+        self._crashes: Counter[int] = Counter()
+        try:
+            known = json.loads(self._path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if known.get("run") == run:  # its worker is no more, else the unit would not be given out again
+            self._crashes.update({int(place): count for place, count in known["crashes"].items()})
+            self._crashes[known["at"]] += 1
+
+    def crashes(self, place: int) -> int:
+        return self._crashes[place]
+
+    def begin(self, place: int) -> None:
+        with write_aside(self._path) as aside:
+            content = {"run": self._run, "at": place, "crashes": dict(self._crashes)}
+            aside.write_text(json.dumps(content), encoding="utf-8")
+
+    def end(self) -> None:
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,192 @@
+"""Corpora: every row once and as dfer-run gives it, whatever crashes; going on; refusals."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dfer.runtime.bundle import DEMO
+from dfer.runtime.cli.label import main
+from dfer.runtime.corpus.folder import CorpusFolder
+from dfer.runtime.corpus.label import LabelOptions, label
+from dfer.runtime.corpus.settings import LabelSettings
+from dfer.runtime.outputs.tables import to_dataframe
+from dfer.runtime.recognizer import Recognizer
+
+parquet = pytest.importorskip("pyarrow.parquet")
+SETTINGS = LabelSettings(str(DEMO), provider="cpu")
+
+
+def command(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in [*arguments, "--provider", "cpu"]])
+
+
+def rows_in(out: Path) -> list[dict[str, Any]]:
+    files = sorted((out / "predictions").glob("*.parquet"))
+    return [row for file in files for row in parquet.read_table(file).to_pylist()]
+
+
+def rows_of_run(videos: list[Path]) -> list[dict[str, Any]]:
+    """What `dfer-run` gives for each alone."""
+    with Recognizer(DEMO, provider="cpu", threads=1) as recognizer:
+        predictions = [one for video in videos for one in recognizer.stream(video)]
+    rows: list[dict[str, Any]] = to_dataframe(predictions).to_dict("records")
+    return rows
+
+
+def same(rows: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+    assert len(rows) == len(others) > 0
+    for row, other in zip(rows, others, strict=True):
+        for name, value in other.items():
+            assert row[name] == (pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value), name
+
+
+def lines_of(out: Path) -> list[dict[str, str]]:
+    with (out / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def leftovers(out: Path) -> list[Path]:
+    return [file for file in out.rglob("*") if file.suffix == ".part" or file.parent.name == "attempts"]
+
+
+@pytest.fixture(scope="module")
+def labelled(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    out = tmp_path_factory.mktemp("labelled") / "out"
+    return out, command(clips, out, "--workers", 2)
+
+
+def test_rows_are_those_of_dfer_run_and_failures_are_told(clips: Path, labelled: tuple[Path, Result]) -> None:
+    out, result = labelled
+    assert result.exit_code == 3, result.output
+    videos = sorted(clips.glob("day*/*.mp4"))
+    same(rows_in(out), rows_of_run(videos))
+    (failure,) = [json.loads(file.read_text()) for file in (out / "failures").iterdir()]
+    assert failure == [{"source": str(clips / "broken.mp4"), "segment": 0, "reason": failure[0]["reason"]}]
+    assert "not a video" in failure[0]["reason"]
+    lines = {line["source"]: line for line in lines_of(out)}
+    assert len(lines) == 5
+    assert lines[str(clips / "broken.mp4")]["state"] == "failed"
+    assert lines[str(videos[0])]["state"] == "read"
+    assert float(lines[str(videos[0])]["seconds"]) == pytest.approx(2.0)
+    assert leftovers(out) == []
+
+
+def test_the_same_command_goes_on_and_another_is_refused(clips: Path, labelled: tuple[Path, Result]) -> None:
+    out, _ = labelled
+    before = {file: file.stat().st_mtime_ns for file in (out / "predictions").iterdir()}
+    assert command(clips, out).exit_code == 3
+    assert {file: file.stat().st_mtime_ns for file in (out / "predictions").iterdir()} == before
+    refused = command(clips, out, "--min-face", 60)
+    assert refused.exit_code == 1
+    assert "other settings (min_face)" in refused.output
+    other = command(clips / "day0", out)
+    assert "other settings (videos)" in other.output
+
+
+def test_failed_videos_are_done_again_when_asked(clips: Path, labelled: tuple[Path, Result], tmp_path: Path) -> None:
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    shutil.copytree(clips, videos)
+    shutil.move(videos / "broken.mp4", tmp_path / "mended.mp4")
+    shutil.copy(videos / "day0" / "clip0.mp4", videos / "broken.mp4")
+    (videos / "broken.mp4").write_bytes(bytes((videos / "broken.mp4").stat().st_size))
+    assert command(videos, out).exit_code == 3
+    shutil.copy(videos / "day0" / "clip0.mp4", videos / "broken.mp4")
+    assert command(videos, out).exit_code == 3
+    again = command(videos, out, "--retry-failed")
+    assert again.exit_code == 0, again.output
+    assert {line["state"] for line in lines_of(out)} == {"read"}
+
+
+def test_a_long_video_in_parts_has_the_rows_of_the_whole(film: Path, tmp_path: Path) -> None:
+    label(LabelOptions([film], tmp_path / "out", SETTINGS, workers=2, longest=4.0))
+    rows, whole = rows_in(tmp_path / "out"), rows_of_run([film])
+    assert [(row["frame"], row["time_s"]) for row in rows] == [(row["frame"], row["time_s"]) for row in whole]
+    assert {row["segment"] for row in rows} == {0, 1, 2, 3}
+    assert sum(row["label"] != other["label"] for row, other in zip(rows, whole, strict=True)) <= 3
+    tracks = parquet.read_table(tmp_path / "out" / "tracks.parquet").to_pylist()
+    persons = {(one["segment"], one["track"]): one["person"] for one in tracks}
+    joined = {(row["track"], persons[other["segment"], other["track"]]) for row, other in zip(whole, rows, strict=True)}
+    assert len(joined) == len({row["track"] for row in whole}) == 2  # a person is a track of the whole
+    (line,) = lines_of(tmp_path / "out")
+    assert (line["segments"], line["persons"], line["frames"]) == ("4", "2", "336")
+
+
+def test_shards_make_one_result_and_the_last_ends_it(film: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    results = [label(LabelOptions([film], out, SETTINGS, workers=1, shard=(part, 2), longest=4.0)) for part in (1, 2)]
+    assert [result.left for result in results] == [2, 0]
+    assert (out / "summary.csv").is_file()
+    assert Counter(row["segment"] for row in rows_in(out)).keys() == {0, 1, 2, 3}
+
+
+def test_a_video_that_kills_workers_fails_and_the_others_are_read(poison: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = label(LabelOptions([poison], out, SETTINGS, workers=2))
+    assert len(result.failed) == 1
+    lines = {Path(line["source"]).name: line for line in lines_of(out)}
+    assert "crashed 3 times" in lines["poison.mp4"]["remarks"]
+    assert {name for name, line in lines.items() if line["state"] == "read"} == {f"clip{n}.mp4" for n in range(4)}
+    same(rows_in(out), rows_of_run([file for file in sorted(poison.glob("day*/*.mp4")) if "poison" not in file.name]))
+    assert leftovers(out) == []
+
+
+def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path: Path) -> None:
+    """Its workers end with it."""
+    out = tmp_path / "out"
+    program = (
+        "import sys; from pathlib import Path; from dfer.runtime.corpus.label import *;"
+        "from dfer.runtime.corpus.settings import LabelSettings\n"
+        f"if __name__ == '__main__': label(LabelOptions([Path({str(film)!r})], Path({str(out)!r}),"
+        f" LabelSettings({str(DEMO)!r}, provider='cpu'), workers=2, longest=2.0))"
+    )
+    (tmp_path / "run.py").write_text(program)
+    run = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)
+    begun = time.monotonic()
+    while not list((out / "predictions").glob("*.parquet")) and time.monotonic() - begun < 60:
+        time.sleep(0.02)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    done = len(CorpusFolder(out).done())
+    assert 0 < done < 7
+    label(LabelOptions([film], out, SETTINGS, workers=2, longest=2.0))
+    rows, whole = rows_in(out), rows_of_run([film])
+    assert [(row["frame"], row["time_s"]) for row in rows] == [(row["frame"], row["time_s"]) for row in whole]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing.mp4", "out"], "nothing.mp4: no such file"),
+        (["empty", "out"], "empty: no videos in this folder"),
+        (["clip.mp4", "full"], "full: is there, and holds no results of dfer-label"),
+        (["clip.mp4", "out", "--shard", "5/4"], "'5/4' is not K/N"),
+        (["clip.mp4", "out", "--shard", "1/2", "--cluster", "h:1"], "--shard: a Ray cluster divides the work itself"),
+        (["clip.mp4", "out", "--window", "0.01"], "--window"),
+        (["clip.mp4", "out", "--bundle", "empty"], "manifest"),
+    ],
+)
+def test_what_cannot_work_ends_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    result = command(*arguments)
+    assert result.exit_code in (1, 2)
+    assert words in result.output
+    assert not (tmp_path / "out").exists()
