@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import DferError, require
+from ..errors import DferError, ParameterError, require
 from .plan import Unit
 from .settings import Job
 from .unit import label_unit
 
+_PATIENCE = 10.0  # seconds for the head to answer
 _AHEAD = 4
 """Tasks that are handed over for each that can run: enough that no worker waits, few enough for the driver's memory."""
 
@@ -27,9 +29,13 @@ def run_on_cluster(
     require("ray", "ray")
     import ray
 
+    host, _, port = address.rpartition(":")
     try:
+        if not host or not port.isdecimal():
+            raise ParameterError("cluster", f"{address!r} is not HOST:PORT, such as head:6379")
+        socket.create_connection((host, int(port)), _PATIENCE).close()  # Ray itself would try for many minutes
         ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise DferError(f"no Ray cluster at {address}: {(str(error).splitlines() or ['no answer'])[0]}") from error
     # Tasks and no actors: an actor that starts again uses up the tries of the tasks that wait for it. Workers keep
     # their recognizer, so max_calls, which ends one that used a GPU after a task, is off.

@@ -113,5 +113,6 @@ def test_a_video_that_kills_workers_fails_alone(cluster: Any, poison: Path, tmp_
 
 
 def test_no_cluster_is_an_error_in_a_line(clips: Path, tmp_path: Path) -> None:
-    with pytest.raises(DferError, match=f"no Ray cluster at {HOST}:9"):
-        label(LabelOptions([clips], tmp_path / "out", SETTINGS, cluster=f"{HOST}:9"))
+    for address, words in ((f"{HOST}:9", f"no Ray cluster at {HOST}:9"), ("head", "'head' is not HOST:PORT")):
+        with pytest.raises(DferError, match=words):
+            label(LabelOptions([clips], tmp_path / "out", SETTINGS, cluster=address))

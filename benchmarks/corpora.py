@@ -1,0 +1,158 @@
+"""What labelling a corpus costs beside a plain loop, and whether a long video in parts is the whole.
+
+    python benchmarks/corpora.py WORK [--clips 24] [--rounds 3] [--write]
+
+Each round labels the same clips (14 s of the demo at 640×360, with the demo model, one process of one thread) in turns:
+by a plain loop over `Recognizer.stream`, by dfer-label with one worker, and, where ray is installed, by dfer-label on a
+Ray cluster of one slot that is already up. Times are of whole processes, their start included. Then ten minutes of
+video are cut in four. --write makes corpora.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import av
+from pages import Check, publish, table
+from pyarrow import parquet
+
+from dfer.runtime.bundle import DEMO
+from dfer.runtime.corpus.label import LabelOptions, label
+from dfer.runtime.corpus.settings import LabelSettings
+from dfer.runtime.procedural.demo import film_demo
+from dfer.runtime.recognizer import Recognizer
+
+COST, DIFFERING = 1.05, 0.01  # of the plain loop's time, share of rows
+NODES, VIDEOS, MINUTES = 1000, 10_000_000, 5  # of the projection
+HOST = "127.0.0.2"
+LOOP = """
+import sys
+from dfer.runtime.recognizer import Recognizer
+with Recognizer(provider="cpu", threads=1) as recognizer:
+    for clip in sys.argv[1:]:
+        list(recognizer.stream(clip))
+"""
+
+
+def timed(command: list[object]) -> float:
+    begun = perf_counter()
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return perf_counter() - begun
+
+
+def labelling(clips: Path, out: Path, *options: object) -> list[object]:
+    shutil.rmtree(out, ignore_errors=True)
+    program = "from dfer.runtime.cli.label import main; main()"
+    return [sys.executable, "-c", program, clips, out, "--provider", "cpu", *options]
+
+
+def make_clips(folder: Path, count: int) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    first = folder / "00000.mp4"
+    if not first.exists():
+        film_demo(first)
+    made = [first, *(folder / f"{number:05}.mp4" for number in range(1, count))]
+    for path in made[1:]:
+        if not path.exists():
+            shutil.copy(first, path)
+    return made
+
+
+def make_film(clip: Path, path: Path, seconds: float) -> None:
+    """The clip's pictures again and again, encoded anew with a key frame every two seconds."""
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=24, options={"g": "48", "bf": "2", "qscale": "3"})
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        frames = 0
+        while frames < seconds * 24:
+            with av.open(str(clip)) as source:
+                for frame in source.decode(video=0):
+                    picture = frame.reformat(format="yuv420p")
+                    picture.pts = None
+                    film.mux(stream.encode(picture))
+                    frames += 1
+        film.mux(stream.encode())
+
+
+def compare_parts(film: Path, work: Path, length: float) -> tuple[int, int, int]:
+    """Rows of the whole, rows missing or extra in its parts, and labels that differ."""
+    out = work / "parts"
+    shutil.rmtree(out, ignore_errors=True)
+    label(LabelOptions([film], out, LabelSettings(str(DEMO), provider="cpu"), workers=2, longest=length))
+    rows = [row for file in sorted((out / "predictions").iterdir()) for row in parquet.read_table(file).to_pylist()]
+    with Recognizer(provider="cpu", threads=1) as recognizer:
+        whole = list(recognizer.stream(film))
+    known = {(row["frame"], round(row["x"]), round(row["y"])): row["label"] for row in rows}
+    found = [(one.frame, round(one.box[0]), round(one.box[1])) for one in whole]
+    frames, parts = [one.frame for one in whole], [row["frame"] for row in rows]
+    unlike = len(set(frames) ^ set(parts)) + abs(len(frames) - len(parts))
+    differing = sum(known.get(place, "") != one.label for place, one in zip(found, whole, strict=True))
+    return len(whole), unlike, differing
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    folder = options.work / "clips"
+    clips = make_clips(folder, options.clips)
+    ways: dict[str, list[object]] = {
+        "plain loop": [sys.executable, "-c", LOOP, *clips],
+        "dfer-label, one worker": ["--workers", 1],
+    }
+    cluster = None
+    if importlib.util.find_spec("ray") is not None:
+        from ray.cluster_utils import Cluster
+
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "node_ip_address": HOST})
+        ways["dfer-label, Ray"] = ["--cluster", cluster.address]
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            command = way if name == "plain loop" else labelling(folder, options.work / "out", *way)
+            times[name].append(timed(command))
+    if cluster is not None:
+        cluster.shutdown()
+    film = options.work / "film.mp4"
+    if not film.exists():
+        make_film(clips[0], film, 600)
+    rows, unlike, differing = compare_parts(film, options.work, 150)
+    loop = median(times["plain loop"])
+    base = times["plain loop"]
+    ratios = {name: median(a / b for a, b in zip(spent, base, strict=True)) for name, spent in times.items()}
+    checks = [
+        *(
+            Check(f"{name}: ≤ {COST} of the plain loop's time", f"{ratios[name]:.3f}", ratios[name] <= COST)
+            for name in ways
+            if name != "plain loop"
+        ),
+        Check("ten minutes in four: no row missing or extra", str(unlike), unlike == 0),
+        Check(f"labels that differ: ≤ {DIFFERING:.0%}", f"{differing} of {rows}", differing <= DIFFERING * rows),
+    ]
+    speed = 14 * len(clips) / loop
+    hours = VIDEOS * MINUTES * 60 / speed / NODES / 3600
+    text = [
+        f"{len(clips)} clips of 14 s, medians of {options.rounds} rounds:",
+        table(
+            ["", "s", "of the plain loop"],
+            [[name, f"{median(spent):.1f}", f"{ratios[name]:.3f}"] for name, spent in times.items()],
+        ),
+        f"One core reads {speed:.0f} s of video a second. By arithmetic alone, and nothing of it was run: {VIDEOS:,} "
+        f"videos of {MINUTES} minutes on {NODES:,} nodes of one such core each would take {hours:.0f} hours, if the "
+        "storage gives each node its videos as fast as a local disk does and no node is slower than this one.",
+    ]
+    publish("corpora.md", "What labelling a corpus costs", text, checks, options.write)
+
+
+if __name__ == "__main__":
+    main()
