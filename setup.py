@@ -8,7 +8,7 @@ PARTS = [
     "runtime",
     "runtime.bundle",
     "runtime.cli",
-    "runtime.corpus",
+    "runtime.cli.corpus",
     "runtime.engines",
     "runtime.faces",
     "runtime.outputs",

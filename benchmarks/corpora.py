@@ -24,8 +24,8 @@ from pages import Check, publish, table
 from pyarrow import parquet
 
 from dfer.runtime.bundle import DEMO
-from dfer.runtime.corpus.label import LabelOptions, label
-from dfer.runtime.corpus.settings import LabelSettings
+from dfer.runtime.cli.corpus.label import LabelOptions, label
+from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.procedural.demo import film_demo
 from dfer.runtime.recognizer import Recognizer
 

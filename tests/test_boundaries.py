@@ -18,7 +18,7 @@ MAY_IMPORT = {
 }
 LAYERS = (
     ("cli",),
-    ("web", "profiling", "procedural", "corpus"),
+    ("web", "profiling", "procedural"),
     ("outputs",),
     ("recognizer",),
     ("pipeline", "engines"),

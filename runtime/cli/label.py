@@ -91,8 +91,8 @@ def main(
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     from ..bundle import DEMO
-    from ..corpus.label import LabelOptions, label
-    from ..corpus.settings import LabelSettings
+    from .corpus.label import LabelOptions, label
+    from .corpus.settings import LabelSettings
 
     path = bundle or Path(os.environ.get("DFER_BUNDLE") or DEMO)
     settings = LabelSettings(str(path.absolute()), threads=threads or 1, **reading)

@@ -21,6 +21,7 @@ sys.addaudithook(refuse)
 USES = {
     "the API": "from dfer.runtime import Recognizer; print(len(list(Recognizer().stream(VIDEO))))",
     "dfer-run": "from dfer.runtime.cli.run import main; main([VIDEO, '--csv', OUT])",
+    "dfer-label": "from dfer.runtime.cli.label import main; main([VIDEO, OUT])",
     "dfer-doctor": "from dfer.runtime.cli.doctor import main; main([])",
     "dfer-eval": "from dfer.train.cli.eval import main; main([DEMO, '--identities', '1', '--workers', '1'])",
 }
@@ -41,4 +42,4 @@ VIDEO, OUT, DEMO = {str(face_video)!r}, {str(tmp_path / "o.csv")!r}, str(DEMO)
     assert done.returncode == 0, done.stderr
     assert "network:" not in done.stderr
     stored = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
-    assert [path for path in stored if path != "o.csv" and not path.startswith("cache/dfer-edge/")] == []
+    assert [path for path in stored if not path.startswith(("o.csv", "cache/dfer-edge/"))] == []

@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DferError, require
-from ..outputs.tables import columns
-from ..predictions import Prediction
-from ..storage import flush
+from ...errors import DferError, require
+from ...outputs.tables import columns
+from ...predictions import Prediction
+from ...storage import atomic_write
 from .persons import Seen, join_tracks
 from .plan import Unit, from_json, to_json
 
@@ -77,9 +74,9 @@ class CorpusFolder:
             units: list[Unit] = make_plan()
             for part in ("predictions", "failures", "attempts"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
-            with write_aside(self.path / "plan.jsonl") as aside:
+            with atomic_write(self.path / "plan.jsonl", durable=True) as aside:
                 aside.write_text("".join(to_json(unit) + "\n" for unit in units), encoding="utf-8")
-            with write_aside(self.path / "run.json") as aside:  # last: with it, the folder is complete
+            with atomic_write(self.path / "run.json", durable=True) as aside:  # last: with it, the folder is complete
                 aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
             return units
         if differing := [name for name in sorted({*run, *known}) if run.get(name) != known.get(name)]:
@@ -92,7 +89,7 @@ class CorpusFolder:
     def _is_begun(self) -> bool:
         """Whether there is nothing here but what `begin` makes first, as another shard may be doing now."""
         known = {"predictions", "failures", "attempts", "plan.jsonl"}
-        return self.path.is_dir() and all(one.name in known or one.suffix == ".part" for one in self.path.iterdir())
+        return self.path.is_dir() and all(one.name in known or ".part" in one.name for one in self.path.iterdir())
 
     def units(self) -> list[Unit]:
         """The plan."""
@@ -114,11 +111,15 @@ class CorpusFolder:
 
     def done(self) -> set[str]:
         """Names of the units that are done."""
-        return {file.stem for file in (self.path / "predictions").glob("*.parquet")}
+        return {file.stem for file in self._files("predictions")}
 
     def failed(self) -> set[str]:
         """Names of the units with videos that could not be read."""
-        return {file.stem for file in (self.path / "failures").glob("*.json")}
+        return {file.stem for file in self._files("failures")}
+
+    def _files(self, part: str) -> list[Path]:
+        """Finished files in one of the folders, in order; those that are being written begin with a dot."""
+        return sorted(file for file in (self.path / part).iterdir() if not file.name.startswith("."))
 
     def forget(self, unit: str) -> None:
         """Let a unit be done again."""
@@ -143,10 +144,10 @@ class CorpusFolder:
             {"source": one.source, "segment": one.number, "reason": one.failure} for one in notes if one.failure
         ]
         if failures:
-            with write_aside(self.path / "failures" / f"{name}.json") as aside:
+            with atomic_write(self.path / "failures" / f"{name}.json", durable=True) as aside:
                 aside.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
         try:
-            with write_aside(self.path / "predictions" / f"{name}.parquet") as aside:
+            with atomic_write(self.path / "predictions" / f"{name}.parquet", durable=True) as aside:
                 parquet.write_table(table, aside)
         except pyarrow.ArrowException as error:
             raise DferError(f"{self.path}: cannot be written ({error})") from error
@@ -158,8 +159,8 @@ class CorpusFolder:
         from pyarrow import parquet
 
         sources: dict[str, list[tuple[SegmentNote, pyarrow.Table]]] = {}
-        for file in sorted((self.path / "predictions").glob("*.parquet")):
-            table = parquet.read_table(file)
+        for part in self._files("predictions"):
+            table = parquet.read_table(part)
             for note in _notes(table):
                 own = table.filter(
                     pyarrow.compute.and_(
@@ -181,28 +182,17 @@ class CorpusFolder:
             name: pyarrow.array([row[place] for row in persons], kind)
             for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
         }
-        with write_aside(self.path / "tracks.parquet") as aside:
+        with atomic_write(self.path / "tracks.parquet", durable=True) as aside:
             parquet.write_table(pyarrow.table(listed), aside)
-        with write_aside(self.path / "summary.csv") as aside, aside.open("w", newline="", encoding="utf-8") as out:
+        with (
+            atomic_write(self.path / "summary.csv", durable=True) as aside,
+            aside.open("w", newline="", encoding="utf-8") as out,
+        ):
             writer = csv.DictWriter(out, list(lines[0]))
             writer.writeheader()
             writer.writerows(lines)
-        for left in [*self.path.rglob(".*.part"), *(self.path / "attempts").iterdir()]:
+        for left in [*self.path.rglob(".*.part*"), *(self.path / "attempts").iterdir()]:
             left.unlink(missing_ok=True)
-
-
-@contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, renamed when it is whole. Its name tells the machine and the process."""
-    aside = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.part")
-    try:
-        yield aside
-        flush(aside)
-        aside.replace(path)
-    except OSError as error:
-        raise DferError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _table(classes: tuple[str, ...], rows: Iterable[tuple[Prediction, int]]) -> pyarrow.Table:

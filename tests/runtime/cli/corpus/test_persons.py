@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dfer.runtime.corpus.persons import Seen, join_tracks
+from dfer.runtime.cli.corpus.persons import Seen, join_tracks
 
 
 def seen(frames: range, track: int, x: float) -> list[Seen]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..errors import DferError, ParameterError, require
+from ...errors import DferError, ParameterError, require
 from .plan import Unit
 from .settings import Job
 from .unit import label_unit

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfer.runtime.corpus.sections import VideoSection, find_cuts, is_before
+from dfer.runtime.cli.corpus.sections import VideoSection, find_cuts, is_before
 from dfer.runtime.sources import Frame, open_source
 from dfer.runtime.sources.films import Film
 

@@ -7,11 +7,12 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from ..errors import DferError
-from ..predictions import Prediction
-from ..recognizer import Recognizer
-from ..sources import Source, open_source
-from .folder import CorpusFolder, SegmentNote, write_aside
+from ...errors import DferError
+from ...predictions import Prediction
+from ...recognizer import Recognizer
+from ...sources import Source, open_source
+from ...storage import atomic_write
+from .folder import CorpusFolder, SegmentNote
 from .persons import Seen
 from .plan import Segment, Unit
 from .sections import START, VideoSection, is_before
@@ -108,7 +109,7 @@ class _Attempts:
         return self._crashes[place]
 
     def begin(self, place: int) -> None:
-        with write_aside(self._path) as aside:
+        with atomic_write(self._path) as aside:
             content = {"run": self._run, "at": place, "crashes": dict(self._crashes)}
             aside.write_text(json.dumps(content), encoding="utf-8")
 

@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from ..errors import DferError
-from ..sources import VIDEO_SUFFIXES, expand, open_source
-from ..sources.frames import natural_order, readable
+from ...errors import DferError
+from ...sources import VIDEO_SUFFIXES, expand, open_source
+from ...sources.frames import natural_order, readable
 from .sections import Cut, Place, find_cuts
 
 LONGEST = 1800.0

@@ -9,9 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
-from ..errors import DferError
-from ..sources.films import Film
-from ..sources.frames import Frame, Source, readable
+from ...errors import DferError
+from ...sources.films import Film
+from ...sources.frames import Frame, Source, readable
 
 _SAME = 1e-4
 """Seconds by which two time stamps of one picture may differ."""

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from ..bundle import Bundle
-from ..errors import ParameterError
-from ..machine import physical_cores
-from ..recognizer import check_sampling
+from ...bundle import Bundle
+from ...errors import ParameterError
+from ...machine import physical_cores
+from ...recognizer import check_sampling
 from .folder import CorpusFolder
 from .plan import LONGEST, Unit, find_videos, make_plan
 from .pool import run_locally

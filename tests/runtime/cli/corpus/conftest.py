@@ -13,7 +13,7 @@ from dfer.runtime.sources import open_source
 
 POISON = """
 import os
-from dfer.runtime.corpus import unit
+from dfer.runtime.cli.corpus import unit
 opened = unit._open
 def _open(segment, warnings):
     if "poison" in segment.source:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
-from ..errors import DferError
+from ...errors import DferError
 from .plan import Unit
 from .settings import Job
 from .unit import label_unit

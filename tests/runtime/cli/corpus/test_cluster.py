@@ -17,8 +17,8 @@ import pytest
 from test_label import SETTINGS, leftovers, lines_of, rows_in, rows_of_run, same
 
 from dfer.runtime.bundle import DEMO
-from dfer.runtime.corpus.folder import CorpusFolder
-from dfer.runtime.corpus.label import LabelOptions, label
+from dfer.runtime.cli.corpus.folder import CorpusFolder
+from dfer.runtime.cli.corpus.label import LabelOptions, label
 from dfer.runtime.errors import DferError
 
 pytest.importorskip("ray")
@@ -74,8 +74,8 @@ def test_whatever_is_killed_every_row_is_there_once(
     out = tmp_path / "out"
     address = cluster.address
     program = (
-        "from pathlib import Path; from dfer.runtime.corpus import plan; plan._GROUP = 0.5\n"
-        "from dfer.runtime.corpus.label import *; from dfer.runtime.corpus.settings import LabelSettings\n"
+        "from pathlib import Path; from dfer.runtime.cli.corpus import plan; plan._GROUP = 0.5\n"
+        "from dfer.runtime.cli.corpus.label import *; from dfer.runtime.cli.corpus.settings import LabelSettings\n"
         f"label(LabelOptions([Path({str(corpus)!r})], Path({str(out)!r}), LabelSettings({str(DEMO)!r}, provider='cpu'),"
         f" cluster={address!r}))"
     )
