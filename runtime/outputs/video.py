@@ -114,13 +114,17 @@ class _Encoder(Protocol):
 
 
 def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:
-    """The best there is, and the rate that it takes."""
+    """The best there is, and the rate that it takes. Until there is a frame to write there is no new file, which would
+    be no video if all were killed now."""
+    program = find_ffmpeg()
+    existed = path.exists()
     try:
         with path.open("ab"):  # says in the system's words why there can be no file
             pass
+        if not existed:
+            path.unlink()
     except OSError as error:
         raise DferError(f"{path}: the video cannot be written: {error.strerror}") from error
-    program = find_ffmpeg()
     if program is not None:
         return rate, _Ffmpeg(program, path, rate, size)
     return _open_opencv(path, rate, size)
@@ -151,6 +155,11 @@ def _ask(program: str, *question: str) -> str:
     return answer.stdout
 
 
+def _ends_plain(program: str) -> bool:
+    """Whether it can turn a finished file into a plain MP4, in which every player can seek."""
+    return "hybrid_fragmented" in _ask(program, "-h", "muxer=mp4")
+
+
 class _Ffmpeg:
     """A program fed with raw frames. It outlives a killed run for the moment it takes to finish the file."""
 
@@ -158,9 +167,7 @@ class _Ffmpeg:
 
     def __init__(self, program: str, path: Path, rate: float, size: tuple[int, int]) -> None:
         self._path = path
-        # The first, where it is known, turns the finished file into a plain MP4, in which every player can seek.
-        plain = "hybrid_fragmented" in _ask(program, "-h", "muxer=mp4")
-        flags = "+hybrid_fragmented" if plain else "+frag_keyframe+empty_moov+default_base_moof"
+        flags = "+hybrid_fragmented" if _ends_plain(program) else "+frag_keyframe+empty_moov+default_base_moof"
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _finish)
         self._process = subprocess.Popen(
             [

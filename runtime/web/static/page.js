@@ -500,7 +500,7 @@ function connect() {
         failures = 0;
         greeted = true;
         greet(JSON.parse(data));
-        tell("live", "live");
+        tell("live", "connected");
         return;
       }
       await takeRound(data);

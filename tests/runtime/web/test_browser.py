@@ -135,13 +135,13 @@ OVER = "document.querySelector('#over').innerText"
 def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab) -> None:
     page.show(make_step(0), stages, [])
     tab.open(page.url)
-    tab.wait(f"{STATUS} === 'live'")
+    tab.wait(f"{STATUS} === 'connected'")
     page.close()
     tab.wait(f"{STATUS} === 'ended'")
     assert tab.run(OVER) == "The run has ended."
     with WebPage(EXPRESSIONS, urlsplit(page.url).port or 0) as later:
         later.show(make_step(0, source="later.mp4"), stages, [])
-        tab.wait(f"{STATUS} === 'live'")
+        tab.wait(f"{STATUS} === 'connected'")
         assert tab.wait("document.querySelector('h2')?.textContent") == "later.mp4"
         assert tab.run("document.querySelector('#over').hidden")
 
@@ -150,7 +150,7 @@ def test_a_stream_lost_for_good_and_the_error_stay_on_the_page(page: WebPage, ta
     state = State("door")
     page.show(make_step(0, source="door"), stages, [state])
     tab.open(page.url)
-    tab.wait(f"{STATUS} === 'live'")
+    tab.wait(f"{STATUS} === 'connected'")
     state.state, state.error = "failed", "door: lost after 5 tries"
     page.close("door: lost after 5 tries")
     tab.wait(f"{STATUS} === 'ended'")
@@ -229,7 +229,7 @@ def test_the_page_names_the_model_and_what_a_label_refers_to(tab: Tab) -> None:
     model = ServedModel("demo.dfer", "align-dfer", "cpu", "int8", 2.0, demo=True)
     with WebPage(EXPRESSIONS, port=0, model=model) as page:
         tab.open(page.url)
-        tab.wait(f"{STATUS} === 'live'")
+        tab.wait(f"{STATUS} === 'connected'")
         text = tab.run("document.body.innerText")
     for told in ("demo.dfer · align-dfer · cpu · int8", "Demo model", "a demonstration", "over the last 2 seconds"):
         assert told in text
