@@ -112,9 +112,16 @@ setup(
             "dfer-export = dfer.export.command:main",
         ]
     },
+    keywords=["facial expression recognition", "DFER", "CLIP", "edge", "ONNX", "TensorRT", "affective computing"],
     classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
         "Topic :: Multimedia :: Video",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

@@ -1,0 +1,80 @@
+"""The documentation: links lead somewhere, commands exist and take these options, examples in docstrings hold."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
+COMMANDS = {
+    "dfer-run": "runtime.cli.run",
+    "dfer-label": "runtime.cli.label",
+    "dfer-profile": "runtime.cli.profile",
+    "dfer-doctor": "runtime.cli.doctor",
+    "dfer-prepare": "train.cli.prepare",
+    "dfer-pretrain": "train.cli.pretrain",
+    "dfer-train": "train.cli.train",
+    "dfer-eval": "train.cli.eval",
+    "dfer-export": "export.command",
+}
+
+WITH_EXAMPLES = [
+    file
+    for part in ("runtime", "train", "export", "calibration")
+    for file in sorted((ROOT / part).rglob("*.py"))
+    if ">>> " in file.read_text(encoding="utf-8")
+]
+
+
+def anchors_of(page: Path) -> set[str]:
+    """As forges make them from headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        place, _, anchor = link.partition("#")
+        if "://" in place:
+            continue
+        target = (page.parent / place).resolve() if place else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors_of(target), link
+
+
+def commands_in(page: Path) -> list[str]:
+    """Lines of code blocks that call a command of ours, comments and redirections left out."""
+    blocks = re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line.partition(" #")[0].replace("…", "") for block in blocks for line in block.splitlines()]
+    return [line[line.index("dfer-") :] for line in lines if re.search(r"(^|[;&|] |\) )dfer-", line)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name in ("docs", ROOT.name)], ids=str)
+def test_commands_take_the_options_that_are_shown(page: Path) -> None:
+    for line in commands_in(page):
+        name, *words = shlex.split(re.split(r" (?:&&|\|) ", line)[0])
+        command: click.Command = importlib.import_module(f"dfer.{COMMANDS[name]}").main
+        known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+        unknown = {word for word in words if word.startswith("--")} - known
+        assert not unknown, line
+
+
+def test_the_readme_is_one_screen() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
+
+
+@pytest.mark.parametrize("file", WITH_EXAMPLES, ids=lambda file: file.relative_to(ROOT).as_posix())
+def test_examples_in_docstrings_hold(file: Path) -> None:
+    module = ".".join(["dfer", *file.relative_to(ROOT).with_suffix("").parts])
+    found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    assert found.attempted > 0
+    assert found.failed == 0
