@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import reports_errors
-from .options import bundle_option, precision_option, provider_option, threads_option, version_option
+from .options import bundle_option, precision_option, provider_option, version_option
 
 EPILOG = """\b
 Examples:
@@ -63,7 +63,13 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
 @click.option("--retry-failed", is_flag=True, help="Do those units again in which a video could not be read.")
 @provider_option()
 @precision_option
-@threads_option
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads of each worker's model; more workers read faster than more threads.",
+)
 @click.option("--window", type=float, help="Seconds of video behind each prediction; default: the model's own.")
 @click.option("--fps", type=float, help="Frames per second to sample; default: the model's own.")
 @click.option("--max-faces", type=click.IntRange(min=1), help="Read at most this many faces, largest first.")
@@ -83,7 +89,6 @@ def main(
     gpus: float,
     shard: tuple[int, int] | None,
     retry_failed: bool,
-    threads: int | None,
     **reading: Any,
 ) -> None:
     """Label all VIDEOS (files, patterns, folders with all below them) and write tables to the folder OUT."""
@@ -95,7 +100,7 @@ def main(
     from .corpus.settings import LabelSettings
 
     path = bundle or Path(os.environ.get("DFER_BUNDLE") or DEMO)
-    settings = LabelSettings(str(path.absolute()), threads=threads or 1, **reading)
+    settings = LabelSettings(str(path.absolute()), **reading)
     options = LabelOptions(videos, out, settings, workers, cluster, cpus, gpus, shard, retry_failed)
     console = Console(stderr=True)
     columns = (

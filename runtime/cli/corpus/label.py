@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from ...bundle import Bundle
@@ -85,12 +85,11 @@ def label(
         return make_plan(videos, lead, count, options.longest)
 
     names = "\n".join(f"{video} {video.stat().st_size}" for video in videos)
-    chosen = asdict(replace(settings, bundle="", threads=None))
     run = {
         "bundle": bundle.digest,
         "bundle_name": bundle.path.name,
         "classes": list(bundle.manifest.classes),
-        **{name: value for name, value in chosen.items() if name not in ("bundle", "threads")},
+        **{name: value for name, value in settings.recognizer_options().items() if name != "threads"},
         "longest_s": options.longest,
         "videos": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
     }

@@ -16,8 +16,9 @@ from .sections import Cut, Place, find_cuts
 
 LONGEST = 1800.0
 """Seconds of video in a unit, at most: what a crash loses, and what the last worker is still busy with at the end."""
-_GROUP = 300.0
-"""Seconds up to which short videos go into one unit."""
+_GROUP = 60.0
+"""Seconds up to which short videos go into one unit: few files, and yet work for many workers."""
+_MOST = 100  # videos of a unit
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def make_plan(
             progress()
             alone = len(segments) > 1 or segments[0].seconds > _GROUP
             for segment in segments:
-                if alone or not units or not filled or filled + segment.seconds > _GROUP or len(units[-1]) >= _GROUP:
+                if alone or not units or not filled or filled + segment.seconds > _GROUP or len(units[-1]) >= _MOST:
                     units.append([])
                     filled = 0.0
                 units[-1].append(segment)

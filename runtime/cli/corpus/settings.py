@@ -17,7 +17,7 @@ class LabelSettings:
     bundle: str
     provider: str = "auto"
     precision: str = "auto"
-    threads: int | None = 1
+    threads: int = 1
     window: float | None = None
     fps: float | None = None
     max_faces: int | None = None
