@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +27,7 @@ from ...errors import DferError, require
 from ...outputs.tables import columns
 from ...predictions import Prediction
 from ...storage import atomic_write
-from .persons import Seen, join_tracks
+from .persons import Part, Seen, join_tracks
 from .plan import Unit, from_json, to_json
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class CorpusFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, run: Mapping[str, Any], make_plan: Any) -> list[Unit]:
+    def begin(self, run: Mapping[str, Any], make_plan: Callable[[], list[Unit]]) -> list[Unit]:
         """Take the folder for a run, or go on with one of the same `run`; returns its units.
 
         make_plan: makes them, where the folder has none yet.
@@ -71,7 +73,7 @@ class CorpusFolder:
         if known is None:
             if self.path.exists() and not self._is_begun():
                 raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
-            units: list[Unit] = make_plan()
+            units = make_plan()
             for part in ("predictions", "failures", "attempts"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
             with atomic_write(self.path / "plan.jsonl", durable=True) as aside:
@@ -121,6 +123,16 @@ class CorpusFolder:
         """Finished files in one of the folders, in order; those that are being written begin with a dot."""
         return sorted(file for file in (self.path / part).iterdir() if not file.name.startswith("."))
 
+    def _segments(self) -> Iterator[tuple[SegmentNote, pyarrow.Table]]:
+        """What is known of every segment, and its rows, in the plan's order."""
+        from pyarrow import compute, parquet
+
+        for file in self._files("predictions"):
+            table = parquet.read_table(file)
+            for note in _notes(table):
+                own = compute.equal(table["source"], note.source), compute.equal(table["segment"], note.number)
+                yield note, table.filter(compute.and_(*own))
+
     def forget(self, unit: str) -> None:
         """Let a unit be done again."""
         for file in (self.path / "predictions" / f"{unit}.parquet", self.path / "failures" / f"{unit}.json"):
@@ -143,8 +155,10 @@ class CorpusFolder:
         failures = [
             {"source": one.source, "segment": one.number, "reason": one.failure} for one in notes if one.failure
         ]
+        told = self.path / "failures" / f"{name}.json"
+        told.unlink(missing_ok=True)  # of a worker that was killed before it was done
         if failures:
-            with atomic_write(self.path / "failures" / f"{name}.json", durable=True) as aside:
+            with atomic_write(told, durable=True) as aside:
                 aside.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
         try:
             with atomic_write(self.path / "predictions" / f"{name}.parquet", durable=True) as aside:
@@ -158,22 +172,11 @@ class CorpusFolder:
         import pyarrow
         from pyarrow import parquet
 
-        sources: dict[str, list[tuple[SegmentNote, pyarrow.Table]]] = {}
-        for part in self._files("predictions"):
-            table = parquet.read_table(part)
-            for note in _notes(table):
-                own = table.filter(
-                    pyarrow.compute.and_(
-                        pyarrow.compute.equal(table["source"], note.source),
-                        pyarrow.compute.equal(table["segment"], note.number),
-                    )
-                )
-                sources.setdefault(note.source, []).append((note, own))
         persons: list[tuple[str, int, int, int]] = []
         lines = []
-        for source, parts in sources.items():
-            parts.sort(key=lambda part: part[0].number)
-            joined = join_tracks([(note.lead, list(_seen(table))) for note, table in parts])
+        for source, group in groupby(self._segments(), lambda one: one[0].source):
+            parts = list(group)  # which stand together in the plan
+            joined = join_tracks(_parts(parts))
             persons += [(source, *one) for one in joined]
             lines.append(_line(source, parts, len({person for _, _, person in joined})))
         names = ("source", "segment", "track", "person")
@@ -230,20 +233,27 @@ def _notes(table: pyarrow.Table) -> list[SegmentNote]:
     ]
 
 
-def _seen(table: pyarrow.Table) -> Iterator[Seen]:
-    picked = table.select(["frame", "track", "x", "y", "w", "h"])
-    return (Seen(*row.values()) for row in picked.to_pylist())
+def _parts(segments: list[tuple[SegmentNote, pyarrow.Table]]) -> Iterator[Part]:
+    """A video's segments for `join_tracks`; of their rows only those that the next one's lead-in has, too."""
+    from pyarrow import compute
+
+    for (note, table), following in zip_longest(segments, segments[1:]):
+        shared = table.slice(0, 0)
+        if following is not None and following[0].lead:
+            shared = table.filter(compute.greater_equal(table["frame"], following[0].lead[0].frame))
+        rows = shared.select(["frame", "track", "x", "y", "w", "h"]).to_pylist()
+        yield Part(note.lead, table["track"].unique().to_pylist(), [Seen(*row.values()) for row in rows])
 
 
 def _line(source: str, parts: list[tuple[SegmentNote, pyarrow.Table]], persons: int) -> dict[str, object]:
     """A video's line of the summary."""
-    labels: dict[str, int] = {}
+    labels: Counter[str] = Counter()
     for _, table in parts:
-        for label in table["label"].to_pylist():
-            labels[label] = labels.get(label, 0) + 1
-    rows = sum(labels.values())
+        for counted in table["label"].value_counts().to_pylist():
+            labels[counted["values"]] += counted["counts"]
+    rows = labels.total()
     failures = [note.failure for note, _ in parts if note.failure]
-    most = max(labels, key=lambda name: labels[name], default="")
+    most = labels.most_common(1)[0][0] if labels else ""
     return {
         "source": source,
         "state": "failed" if failures else "read",

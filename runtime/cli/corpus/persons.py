@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 _SAME = 0.5  # intersection over union
@@ -20,30 +20,41 @@ class Seen(NamedTuple):
     h: float
 
 
-def join_tracks(parts: Sequence[tuple[Sequence[Seen], Sequence[Seen]]]) -> list[tuple[int, int, int]]:
+class Part(NamedTuple):
+    """A part of a video. lead: the faces of its lead-in. tracks: its own, in the order in which they appear.
+
+    shared: its own faces in the frames that are the next part's lead-in.
+    """
+
+    lead: Sequence[Seen]
+    tracks: Sequence[int]
+    shared: Sequence[Seen]
+
+
+def join_tracks(parts: Iterable[Part]) -> list[tuple[int, int, int]]:
     """(part, track, person) for every track of consecutive parts of one video; persons count from 1.
 
-    parts: for each the faces of its lead-in, and its own. A track of a lead-in is the one of the part before whose
-    boxes were on its own in most frames; pairs are taken by how often, each track once.
+    A track of a lead-in is the one of the part before whose boxes were on its own in most frames; pairs are taken by
+    how often, each track once.
     """
     joined: list[tuple[int, int, int]] = []
     before: dict[int, int] = {}  # tracks of the part before, and their persons
     earlier: Sequence[Seen] = ()
     persons = 0
-    for number, (lead, own) in enumerate(parts):
+    for number, part in enumerate(parts):
         known: dict[int, int] = {}
         taken: set[int] = set()
-        for (track, other), _ in _overlaps(lead, earlier).most_common():
-            if track not in known and other not in taken and other in before:
+        for (track, other), _ in _overlaps(part.lead, earlier).most_common():
+            if track not in known and other not in taken:
                 known[track] = before[other]
                 taken.add(other)
         now: dict[int, int] = {}
-        for track in dict.fromkeys(seen.track for seen in own):
+        for track in part.tracks:
             if track not in known:
                 persons += 1
             now[track] = known.get(track, persons)
             joined.append((number, track, now[track]))
-        before, earlier = now, own
+        before, earlier = now, part.shared
     return joined
 
 
