@@ -74,9 +74,7 @@ def make_film(clip: Path, path: Path, seconds: float) -> None:
         while frames < seconds * 24:
             with av.open(str(clip)) as source:
                 for frame in source.decode(video=0):
-                    picture = frame.reformat(format="yuv420p")
-                    picture.pts = None
-                    film.mux(stream.encode(picture))
+                    film.mux(stream.encode(av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), "rgb24")))
                     frames += 1
         film.mux(stream.encode())
 
@@ -106,6 +104,10 @@ def main() -> None:
     options = parser.parse_args()
     folder = options.work / "clips"
     clips = make_clips(folder, options.clips)
+    film = options.work / "film.mp4"
+    if not film.exists():
+        make_film(clips[0], film, 600)
+    rows, unlike, differing = compare_parts(film, options.work, 150)
     ways: dict[str, list[object]] = {
         "plain loop": [sys.executable, "-c", LOOP, *clips],
         "dfer-label, one worker": ["--workers", 1],
@@ -123,10 +125,6 @@ def main() -> None:
             times[name].append(timed(command))
     if cluster is not None:
         cluster.shutdown()
-    film = options.work / "film.mp4"
-    if not film.exists():
-        make_film(clips[0], film, 600)
-    rows, unlike, differing = compare_parts(film, options.work, 150)
     loop = median(times["plain loop"])
     base = times["plain loop"]
     ratios = {name: median(a / b for a, b in zip(spent, base, strict=True)) for name, spent in times.items()}
