@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from xdist.scheduler import LoadScopeScheduling
 
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.faces.alignment import align
@@ -25,27 +24,37 @@ if TYPE_CHECKING:
     from dfer.export.graphs import TracedMethod
     from dfer.train.methods.align_dfer import AlignDfer
 
+PROCESSES = 2
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each of the processes that share the tests
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # untyped
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Two processes, where pytest-xdist is there and nothing else was asked for (-n 0: one, as debuggers need)."""
+    asked = getattr(config.option, "numprocesses", 0) is not None or config.option.usepdb
+    if not asked and "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has none of its own
+        config.option.numprocesses = PROCESSES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """The tests of a file go to one process, and so do all files that need the pipeline, which takes long to make.
 
     Mutants need nothing that is made once, and take minutes: each kind goes where there is time.
     """
+    from xdist.scheduler import LoadScopeScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if file.endswith("test_mutants.py"):
-            return nodeid
-        text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
-        return "pipeline" if "pipeline: Pipeline" in text else file
+    class FileScheduling(LoadScopeScheduling):  # type: ignore[misc]  # untyped
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if file.endswith("test_mutants.py"):
+                return nodeid
+            text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+            return "pipeline" if "pipeline: Pipeline" in text else file
 
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> FileScheduling:
     return FileScheduling(config, log)
 
 
