@@ -38,9 +38,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     first = numbered[0][1] if numbered else ""
     mark = next((mark for mark in ",;\t" if mark in first), ",")
     rows = csv.DictReader((line for _, line in numbered), delimiter=mark)
-    if not set(columns) <= set(rows.fieldnames or ()):
-        raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
     try:
+        if not set(columns) <= set(rows.fieldnames or ()):
+            raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
         for row in rows:
             number = numbered[rows.line_num - 1][0]
             if None in row or None in row.values():
@@ -49,7 +49,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
                 )
             yield number, {name: cell.strip() for name, cell in row.items()}
     except csv.Error as error:
-        raise bad_line(path, numbered[rows.line_num - 1][0], str(error)) from error
+        raise bad_line(path, numbered[max(rows.line_num, 1) - 1][0], str(error)) from error
 
 
 def image_places(table: Path, name: str) -> tuple[Path, Path]:

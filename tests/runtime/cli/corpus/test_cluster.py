@@ -82,7 +82,7 @@ def test_whatever_is_killed_every_row_is_there_once(
     driver = [sys.executable, "-c", program]
     run = subprocess.Popen(driver, start_new_session=True)
     done = CorpusFolder(out).done
-    until(lambda: len(done()) >= 8 and workers())
+    until(lambda: (out / "run.json").exists() and len(done()) >= 8 and workers())
     os.kill(workers()[0].pid, signal.SIGKILL)
     until(lambda: len(done()) >= 20)
     run.kill()
