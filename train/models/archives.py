@@ -34,8 +34,8 @@ def check_archive(path: Path) -> None:
             # PyTorch may be told to write no checksums, which are 0 then.
             checked = records if any(record.CRC for record in records) else []
             damaged = next((record.filename for record in checked if not _is_whole(archive, record)), None)
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return  # damaged, as PyTorch will say
+    except (zipfile.BadZipFile, OSError, ValueError) as error:  # PyTorch might read it all the same, and other weights
+        raise DferError(f"{path}: a damaged archive ({error}); copy the file again") from error
     if damaged is not None:
         raise DferError(f"{path}: record {damaged} is damaged (its checksum differs); copy the file again")
 
