@@ -10,7 +10,16 @@ from typing import Any
 import click
 
 from ..errors import reports_errors
-from .options import bundle_option, precision_option, provider_option, version_option
+from .options import (
+    bundle_option,
+    detect_every_option,
+    max_faces_option,
+    min_face_option,
+    precision_option,
+    provider_option,
+    version_option,
+    window_option,
+)
 
 EPILOG = """\b
 Examples:
@@ -70,13 +79,11 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
     show_default=True,
     help="CPU threads of each worker's model; more workers read faster than more threads.",
 )
-@click.option("--window", type=float, help="Seconds of video behind each prediction; default: the model's own.")
+@window_option
 @click.option("--fps", type=float, help="Frames per second to sample; default: the model's own.")
-@click.option("--max-faces", type=click.IntRange(min=1), help="Read at most this many faces, largest first.")
-@click.option(
-    "--min-face", type=click.IntRange(min=10), default=40, show_default=True, help="Smallest face, in pixels."
-)
-@click.option("--detect-every", type=click.IntRange(min=1), help="Frames from one search for faces to the next.")
+@max_faces_option
+@min_face_option
+@detect_every_option
 @version_option
 @reports_errors
 def main(

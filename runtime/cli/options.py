@@ -52,3 +52,24 @@ precision_option = click.option(
 threads_option = click.option(
     "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the model; default: physical cores."
 )
+window_option = click.option(
+    "--window", type=float, help="Seconds of video behind each prediction; default: as the model was trained."
+)
+max_faces_option = click.option(
+    "--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only."
+)
+min_face_option = click.option(
+    "--min-face",
+    type=click.IntRange(min=0),
+    default=40,
+    show_default=True,
+    metavar="PIXELS",
+    help="Side of the smallest face that is read; the larger, the faster.",
+)
+detect_every_option = click.option(
+    "--detect-every",
+    type=click.IntRange(min=1),
+    metavar="FRAMES",
+    help="Search for faces in every so many frames; between, they follow the motion in the picture. Default: in "
+    "sampled frames, five to ten times a second.",
+)

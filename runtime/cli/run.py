@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from ..errors import DferError, reports_errors
-from .options import bundle_option, precision_option, provider_option, threads_option, version_option
+from .options import (
+    bundle_option,
+    detect_every_option,
+    max_faces_option,
+    min_face_option,
+    precision_option,
+    provider_option,
+    threads_option,
+    version_option,
+    window_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -93,9 +103,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
 @click.option("--verbose", is_flag=True, help="Print how long each stage took, too.")
-@click.option(
-    "--window", type=float, help="Seconds of video behind each prediction; default: as the model was trained."
-)
+@window_option
 @click.option(
     "--fps", type=float, help="Frames sampled per second, default: as the model was trained; images per second."
 )
@@ -129,22 +137,9 @@ _PATH = click.Path(path_type=Path)
     metavar="P",
     help='Correct for a model trained with the share P of "neutral", as if all classes had been equally frequent.',
 )
-@click.option("--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only.")
-@click.option(
-    "--min-face",
-    type=click.IntRange(min=0),
-    default=40,
-    show_default=True,
-    metavar="PIXELS",
-    help="Side of the smallest face that is read; the larger, the faster.",
-)
-@click.option(
-    "--detect-every",
-    type=click.IntRange(min=1),
-    metavar="FRAMES",
-    help="Search for faces in every so many frames; between, they follow the motion in the picture. Default: in "
-    "sampled frames, five to ten times a second.",
-)
+@max_faces_option
+@min_face_option
+@detect_every_option
 @click.option("--boxes", type=_PATH, help="CSV of where the faces are, in place of the detector.")
 @click.option(
     "--photos/--no-photos",

@@ -103,7 +103,7 @@ def _open_pipe(text: str, warn: Warn) -> Source:
         raise DferError("standard input is a terminal; write a video into it: … | dfer-run -")
 
     def connect() -> Film:
-        return Film(os.fdopen(os.dup(0), "rb") if text == "-" else _open(Path(text)), name)
+        return Film(os.fdopen(os.dup(0), "rb") if text == "-" else open_file(Path(text)), name)
 
     return VideoFile(_in_time(connect, f"{name}: nobody writes into this pipe"), name, warn)
 
@@ -131,7 +131,7 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None) -
         if is_animation(path):
             return Animation(path, name, image_rate, warn)
         return ImageFolder([path], name, image_rate, warn, photos is True)
-    film = _in_time(lambda: Film(_open(path), readable(path)), f"{name}: does not open in time")
+    film = _in_time(lambda: Film(open_file(path), readable(path)), f"{name}: does not open in time")
     return VideoFile(film, readable(path), warn)
 
 
@@ -253,7 +253,8 @@ def _release(opened: Capture | Film | None) -> None:
         opened.release()
 
 
-def _open(path: Path) -> IO[bytes]:
+def open_file(path: Path) -> IO[bytes]:
+    """A file to read. Raises DferError that says why it cannot be opened."""
     try:
         return path.open("rb")
     except OSError as error:

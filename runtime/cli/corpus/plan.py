@@ -53,7 +53,7 @@ class Unit:
 def find_videos(places: Iterable[Path]) -> list[Path]:
     """The videos that are named: files, patterns, and folders with all that is in them, in natural order.
 
-    Raises DferError for a place with none, and for two of one name.
+    Raises DferError for a place with none.
     """
     found: list[Path] = []
     for place in places:

@@ -9,9 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
-from ...errors import DferError
 from ...sources.films import Film
 from ...sources.frames import Frame, Source, readable
+from ...sources.opening import open_file
 
 _SAME = 1e-4
 """Seconds by which two time stamps of one picture may differ."""
@@ -47,7 +47,7 @@ def find_cuts(path: Path, longest: float, lead: float) -> list[Cut]:
     with its frames is not cut: only its whole says which frame is which.
     Raises DferError for what is not a video.
     """
-    film = _open(path)
+    film = Film(open_file(path), readable(path))
     try:
         if film.length is None or film.length <= 1.1 * longest or film.jumps:
             return []
@@ -88,14 +88,14 @@ class VideoSection(Source):
     def __init__(self, path: Path, name: str, cut: Cut) -> None:
         self.name, self.count = name, None
         self._path, self._cut = path, cut
-        self._film = _open(path)
+        self._film = Film(open_file(path), readable(path))
         self.rate = self._film.rate
 
     def __iter__(self) -> Iterator[Frame]:
         lead, clock = self._cut.lead, self._cut.clock
         arrives = self._arrives()
         self._film.release()
-        self._film = _open(self._path)
+        self._film = Film(open_file(self._path), readable(self._path))
         if arrives:
             self._film.seek(clock + lead.time)
         index = lead.index if arrives else 0
@@ -127,10 +127,3 @@ class VideoSection(Source):
 
     def close(self) -> None:
         self._film.release()
-
-
-def _open(path: Path) -> Film:
-    try:
-        return Film(path.open("rb"), readable(path))
-    except OSError as error:
-        raise DferError(f"{readable(path)}: {error.strerror}") from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,7 @@ class LabelSettings:
     detect_every: int | None = None
 
     def recognizer_options(self) -> dict[str, Any]:
-        names = ("provider", "precision", "threads", "window", "fps", "max_faces", "min_face", "detect_every")
-        return {name: getattr(self, name) for name in names}
+        return {name: value for name, value in asdict(self).items() if name != "bundle"}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .settings import Job, LabelSettings
 
 _TRIES = 3
 """Crashes of the worker at one video after which that video has failed."""
+_OPENING = -1  # in place of a video's number: while the model is opened
 
 
 def label_unit(unit: Unit, job: Job) -> int:
@@ -27,10 +28,13 @@ def label_unit(unit: Unit, job: Job) -> int:
 
     A video that cannot be read becomes a failure, and so does one at which workers of this run crashed three times:
     which one is being read is noted in `attempts`, and the next worker finds it there.
-    Raises DferError for a bundle that does not open and results that cannot be written.
+    Raises DferError for a bundle that does not open, or crashes workers, and results that cannot be written.
     """
     folder = CorpusFolder(job.folder)
     attempts = _Attempts(folder, unit, job.run)
+    if attempts.crashes(_OPENING) >= _TRIES:
+        raise DferError(f"worker processes crash while they open bundle {job.settings.bundle}; try dfer-run with it")
+    attempts.begin(_OPENING)
     recognizer = _open_recognizer(job.settings)
     rows: list[tuple[Prediction, int]] = []
     notes = []

@@ -22,6 +22,7 @@ from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
 from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.cli.label import main
+from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.tables import to_dataframe
 from dfer.runtime.recognizer import Recognizer
 
@@ -190,3 +191,13 @@ def test_what_cannot_work_ends_in_a_line(
     assert result.exit_code in (1, 2)
     assert words in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_kills_workers_ends_the_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = (
+        "import os; from dfer.runtime.cli.corpus import unit; unit._open_recognizer = lambda _: os.kill(os.getpid(), 9)"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    with pytest.raises(DferError, match="worker processes crash while they open bundle"):
+        label(LabelOptions([clips], tmp_path / "out", SETTINGS, workers=1))
