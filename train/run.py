@@ -192,10 +192,14 @@ class _Run:
         stills = None
         if options.stills is not None:
             stills = StillClips(options.stills, "train", options.stills_most, warn=self._warn)
-        task = progress.add_task("opening clips", total=data.identities, note="")
-        clips = data.open("train", False, lambda done: progress.update(task, completed=done), self._warn)
-        progress.update(task, completed=data.identities)
-        held_back = data.open(split, held_out=True, warn=self._warn) if split and options.divides_by_split else None
+        task = progress.add_task("opening clips", total=None, note="")
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        clips = data.open("train", False, show, self._warn)
+        show(len(clips), len(clips))
+        held_back = data.open(split, True, show, self._warn) if split and options.divides_by_split else None
         if stills is None:
             return [_Source.divided(clips, 1.0, held_back, options)]
         split = options.validation_split

@@ -80,11 +80,23 @@ def test_what_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(digests, "_SETTLED", -(10**12))  # as if the files were old
     first = digests.content_digests(files)
     with monkeypatch.context() as patch:
-        patch.delattr(digests, "_content")
+        patch.setattr(digests, "_content", None)
         assert digests.content_digests(files) == first
     (tmp_path / "film.mp4").write_bytes(b"another")
     second = digests.content_digests(files)
     assert (second[0], second[1] != first[1]) == (first[0], True)
+
+
+def test_pictures_are_decoded_once_but_damaged_ones_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_clips(tmp_path, 40)
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    whole, bad = [tmp_path / "clip/1.bmp", tmp_path / "clip/2.bmp"], [tmp_path / "still.bmp", tmp_path / "bad.png"]
+    monkeypatch.setattr(digests, "_SETTLED", -(10**12))  # as if the files were old
+    assert digests.damaged_pictures([whole, bad]) == [[], ["bad.png"]]
+    read: list[Path] = []
+    monkeypatch.setattr(digests, "read_image", lambda path: read.append(path))
+    assert digests.damaged_pictures([whole, bad]) == [[], ["still.bmp", "bad.png"]]
+    assert read == bad
 
 
 def test_files_that_change_while_they_are_read_are_not_remembered(
@@ -93,6 +105,6 @@ def test_files_that_change_while_they_are_read_are_not_remembered(
     """Two changes within a tick of the file system's clock look like one."""
     write_clips(tmp_path, 40)
     digests.content_digests([[tmp_path / "still.bmp"]])
-    monkeypatch.delattr(digests, "_content")
-    with pytest.raises(NameError):
+    monkeypatch.setattr(digests, "_content", None)
+    with pytest.raises(TypeError):
         digests.content_digests([[tmp_path / "still.bmp"]])

@@ -143,9 +143,13 @@ def _score(
         clips, name = StillClips(stills, split, warn=warn), f"{stills.name}, split {split}"
     else:
         split = split or "test"
-        drawing = progress.add_task("opening clips", total=data.identities)
-        clips = data.open(split, True, lambda done: progress.update(drawing, completed=done), warn)
-        progress.update(drawing, completed=data.identities)
+        opening = progress.add_task("opening clips", total=None)
+
+        def show(done: int, total: int) -> None:
+            progress.update(opening, completed=done, total=total)
+
+        clips = data.open(split, True, show, warn)
+        show(len(clips), len(clips))
         name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
         if data.undivided:
             warn("the folder has no train and test, so these may be the clips the model learned from")

@@ -121,7 +121,8 @@ def data_options(identities: int) -> Callable[[C], C]:
             type=click.FloatRange(0, 1),
             default=0.01,
             show_default=True,
-            help="Share of the listed clips that may be missing; with more the command ends.",
+            help="Share of the listed clips that may be missing, and of their pictures that may be damaged; "
+            "with more the command ends.",
         ),
         identities_option(identities),
         workers_option("Processes that draw procedural people, and threads that read clips."),

@@ -69,6 +69,8 @@ def load_clips(
     lists: Path | None = None,
     max_missing: float = 0.01,
     size: int = 128,
+    warn: Callable[[str], object] = lambda _: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> VideoClips:
     """The clips of one split of a data set, frames uint8 [16,size,size,3].
 
@@ -76,7 +78,7 @@ def load_clips(
     split: "train" or "test" for the benchmarks, whose training clips `split_validation` divides; also "val" for
     `folder`; any name for `csv`. fold: 1 to 5 for DFEW and MAFW; as the table has them for `csv`.
     lists: a list of DFER-CLIP's, the folder of such lists or of the annotations as released, if not `root`; for `csv`
-    the table, which is otherwise `root` itself or its labels.csv.
+    the table, which is otherwise `root` itself or its labels.csv. size, max_missing, warn, progress: of `VideoClips`.
     Raises DferError for files that are not where they should be, for bad lines and for missing clips.
     """
     if data not in DATA:
@@ -87,14 +89,14 @@ def load_clips(
         table = lists or (root / TABLE if root.is_dir() else root)
         entries, classes = read_table(table, split, fold)
         folder = root if root.is_dir() else root.parent
-        return VideoClips(entries, folder, classes, size, max_missing)
+        return VideoClips(entries, folder, classes, size, max_missing, warn, progress)
     if not root.is_dir():
         raise DferError(f"{root}: not a folder")
     if data == "folder":
         if lists is not None or fold != 1:
             raise DferError("data in folders have neither lists nor folds; use csv for those")
         entries, classes = read_folder(root, split)
-        return VideoClips(entries, root, classes, size, max_missing)
+        return VideoClips(entries, root, classes, size, max_missing, warn, progress)
     benchmark = BENCHMARKS[data]
     if split not in ("train", "test"):
         raise DferError(f"{data} has no split {split!r}; choose train or test")
@@ -102,7 +104,7 @@ def load_clips(
         raise DferError(f"{data} has no fold {fold}; its folds are 1 to {benchmark.folds}")
     entries = _read_list(benchmark, lists or root, split, fold)
     entries, folder = _find_folder(entries, root, benchmark.frames)
-    return VideoClips(entries, folder, benchmark.classes, size, max_missing)
+    return VideoClips(entries, folder, benchmark.classes, size, max_missing, warn, progress)
 
 
 def _read_list(benchmark: Benchmark, place: Path, split: str, fold: int) -> list[Entry]:

@@ -20,8 +20,8 @@ class DataChoice:
     """One of `DATA`, where it lies and which part of it.
 
     root: folder of the clips. fold: of DFEW, MAFW or a CSV. lists: annotation lists, where not in `root`.
-    max_missing: share of the listed clips that may be missing. identities: procedural people to draw, 7 clips each.
-    workers: processes that draw them; threads that read pixels.
+    max_missing: share of the listed clips that may be missing, and of their pictures that may be damaged.
+    identities: procedural people to draw, 7 clips each. workers: processes that draw them; threads that read pixels.
     """
 
     data: str = "procedural"
@@ -52,24 +52,24 @@ class DataChoice:
         self,
         split: str,
         held_out: bool = False,
-        progress: Callable[[int], object] = lambda _: None,
+        progress: Callable[[int, int], object] = lambda done, total: None,
         warn: Callable[[str], object] = lambda _: None,
     ) -> ClipSet:
-        """The clips of a split. Procedural people are drawn: training ones, or `held_out` ones, `progress` hearing of
-        each. `warn` is told of clips that are missing. Raises DferError for data that are not where this says."""
+        """The clips of a split; of procedural people, training ones or `held_out` ones.
+
+        `progress` hears how many people are drawn, or folders of pictures checked, and of how many. `warn` is told of
+        clips that are missing and of damaged pictures. Raises DferError for data that are not where this says.
+        """
         if self.data == "procedural":
             from .procedural import HELD_OUT, ProceduralClips
 
             first = HELD_OUT if held_out else 0
-            return ProceduralClips(range(first, first + self.identities), self.workers, progress)
+            people = range(first, first + self.identities)
+            return ProceduralClips(people, self.workers, lambda done: progress(done, self.identities))
         if self.root is None:
             raise ParameterError("root", f"data {self.data} need the folder of their clips")
         from .benchmarks import load_clips
 
-        clips = load_clips(self.data, self.root, split, self.fold, self.lists, self.max_missing)
-        if clips.missing:
-            from .lists import few_missing
-
-            total = len(clips) + len(clips.missing)
-            warn(few_missing("clips", clips.missing, total, self.max_missing))
-        return clips
+        return load_clips(
+            self.data, self.root, split, self.fold, self.lists, self.max_missing, warn=warn, progress=progress
+        )

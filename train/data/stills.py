@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.sources import read_image
 from ...runtime.sources.tables import bad_line, image_places, read_rows
-from ..digests import content_digests
+from ..digests import content_digests, damaged_pictures
 from . import WINDOW
 from .lists import class_name, few_missing
 
@@ -79,10 +78,9 @@ class StillClips:
                 paths.append(next((path for path in places if path.is_file()), places[0]))
         if not labels:
             raise DferError(f"{table}: no rows with split {split!r}")
-        with ThreadPoolExecutor() as pool:  # decoding lets go of the interpreter
-            readable = list(pool.map(_can_be_read, paths))
-        kept = [index for index, whole in enumerate(readable) if whole]
-        bad = [path for path, whole in zip(paths, readable, strict=True) if not whole]
+        damaged = damaged_pictures([[path] for path in paths])
+        kept = [index for index, names_of_bad in enumerate(damaged) if not names_of_bad]
+        bad = [path for path, names_of_bad in zip(paths, damaged, strict=True) if names_of_bad]
         if bad:
             warn(few_missing(f"photographs of {table}", bad, len(paths), max_missing))
         self.paths = [paths[index] for index in kept]
@@ -130,10 +128,6 @@ class StillClips:
         fitting = (self.labels[index], EXPRESSIONS.index("neutral"))
         others = [other for other in self._people[person] if other != index and self.labels[other] in fitting]
         return int(rng.choice(others)) if others else None
-
-
-def _can_be_read(path: Path) -> bool:
-    return path.is_file() and read_image(path) is not None
 
 
 def _votes(row: dict[str, str], table: Path, line: int) -> NDArray[np.float32] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_source, read_image
-from ..digests import content_digests
+from ..digests import content_digests, damaged_pictures
 from . import WINDOW
 from .augmentation import plain_view
 from .lists import Entry, few_missing
@@ -26,10 +26,14 @@ class VideoClips:
 
     entries: what to read. folder: where their relative paths start.
     size: side of the frames given out; frames of another size or shape are resized to size×size.
-    max_missing: share of the clips that may be missing or empty (no frame can be read); those are left out.
+    max_missing: share of the clips that may be missing or empty (no frame can be read), and of the pictures in folders
+    that may be damaged. Those are left out, and `warn` is told. All pictures are read for that once, the first time;
+    `progress` hears how many folders are done, of how many.
 
-    paths, names (as listed), groups (person or film, or None) and labels go together; `missing` are the paths left out.
-    Raises DferError when too many are missing, naming the first; and from `frames` for a clip that no longer reads.
+    paths, names (as listed), groups (person or film, or None) and labels go together; `missing` and `damaged` are the
+    clips and the pictures left out.
+    Raises DferError when too many are missing or damaged, naming the first; and from `frames` for a clip that no longer
+    reads.
     """
 
     jitter = 0.0
@@ -42,6 +46,8 @@ class VideoClips:
         classes: tuple[str, ...],
         size: int = 128,
         max_missing: float = 0.01,
+        warn: Callable[[str], object] = lambda _: None,
+        progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> None:
         self.classes = classes
         self.paths: list[Path] = []
@@ -51,9 +57,12 @@ class VideoClips:
         self._counts: list[int] = []
         self._size = size
         labels: list[int] = []
-        for entry in entries:
-            path = locate(folder, entry.clip)
-            count = count_frames(path)
+        located = [locate(folder, entry.clip) for entry in entries]
+        pictures = {path: _image_files(path) for path in located if path.is_dir()}
+        self.damaged = _find_damaged([files for files in pictures.values() if files], max_missing, warn, progress)
+        for entry, path in zip(entries, located, strict=True):
+            kept = [file for file in pictures.get(path, ()) if file not in self.damaged]
+            count = len(kept) if path in pictures else count_frames(path)
             if not count:
                 self.missing.append(path)
                 continue
@@ -63,13 +72,13 @@ class VideoClips:
             self._counts.append(count)
             labels.append(classes.index(entry.label))
         if self.missing or not labels:
-            few_missing("clips", self.missing, len(entries), max_missing)
+            warn(few_missing("clips", self.missing, len(entries), max_missing))
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
         """Of the content of all clips, their order, labels and the size of frames; not of where they lie."""
-        files = [_image_files(path) if path.is_dir() else [path] for path in self.paths]
+        files = [_image_files(path, self.damaged) if path.is_dir() else [path] for path in self.paths]
         listed = zip(content_digests(files), self.labels.tolist(), strict=True)
         return hashlib.sha256(f"{self._size} {list(listed)}".encode()).hexdigest()
 
@@ -79,7 +88,7 @@ class VideoClips:
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         path = self.paths[index]
         if path.is_dir():
-            return _read_images(path, rng, self._size)
+            return _read_images(path, _image_files(path, self.damaged), rng, self._size)
         return _read_video(path, self._counts[index], rng, self._size)
 
 
@@ -104,9 +113,7 @@ def locate(folder: Path, clip: str) -> Path:
 
 
 def count_frames(path: Path) -> int:
-    """Images in a folder, or frames that a video announces (counted where it does not); 0 if there is none to read."""
-    if path.is_dir():
-        return len(_image_names(path))
+    """Frames that a video announces (counted where it does not); 0 if there is none to read."""
     try:
         with open_source(path) as source:
             return source.count or sum(1 for _ in source)
@@ -123,16 +130,29 @@ def _image_names(folder: Path) -> list[str]:
     return [name for name in names if name.lower().endswith(_IMAGE_ENDINGS) and not name.startswith(".")]
 
 
-def _image_files(folder: Path) -> list[Path]:
-    """The frames in order. Raises DferError when there are none (any more)."""
-    names = sorted(_image_names(folder), key=natural_order)
-    if not names:
+def _image_files(folder: Path, damaged: Iterable[Path] = ()) -> list[Path]:
+    """The frames in order, without damaged ones."""
+    files = (folder / name for name in sorted(_image_names(folder), key=natural_order))
+    return [file for file in files if file not in damaged]
+
+
+def _find_damaged(
+    pictures: Sequence[Sequence[Path]],
+    allowed: float,
+    warn: Callable[[str], object],
+    progress: Callable[[int, int], object],
+) -> frozenset[Path]:
+    """Those of the pictures of each clip that cannot be read; `warn` is told. Raises DferError when too many are."""
+    found = damaged_pictures(pictures, progress)
+    damaged = [files[0].with_name(name) for files, names in zip(pictures, found, strict=True) for name in names]
+    if damaged:
+        warn(few_missing("pictures of clips", damaged, sum(map(len, pictures)), allowed))
+    return frozenset(damaged)
+
+
+def _read_images(folder: Path, files: Sequence[Path], rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
+    if not files:
         raise DferError(f"{folder}: this clip has lost its frames")
-    return [folder / name for name in names]
-
-
-def _read_images(folder: Path, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
-    files = _image_files(folder)
     kept: dict[int, NDArray[np.uint8]] = {}
     chosen = choose_frames(len(files), rng).tolist()
     for index in set(chosen):

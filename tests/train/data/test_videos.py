@@ -146,6 +146,57 @@ def test_too_many_missing_clips_are_refused(holey: tuple[Path, list[str]]) -> No
     assert "gone10" not in str(caught.value)
 
 
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    """Ten clips of twenty pictures; in one the first and the last cannot be read, a third is a link to nowhere."""
+    for number in range(10):
+        write_frames(tmp_path / f"clip{number}", list(range(1, 21)), size=16)
+    whole = (tmp_path / "clip7" / "1.png").read_bytes()
+    (tmp_path / "clip7" / "1.png").write_bytes(b"no image")
+    (tmp_path / "clip7" / "20.png").write_bytes(whole[:20])
+    (tmp_path / "clip7" / "5.png").unlink()
+    (tmp_path / "clip7" / "5.png").symlink_to("nowhere.png")
+    return tmp_path
+
+
+def test_damaged_pictures_are_left_out_of_their_clip_and_told(spoilt: Path) -> None:
+    told: list[str] = []
+    heard: list[tuple[int, int]] = []
+    entries = [Entry(f"clip{number}", "fear") for number in range(10)]
+    clips = VideoClips(entries, spoilt, EXPRESSIONS, 16, 0.02, told.append, lambda *done: heard.append(done))
+    (message,) = told
+    assert message.startswith("3 of 200 pictures of clips (1.5%) are missing or cannot be read and are left out: ")
+    assert all(f"clip7/{number}.png" in message for number in (1, 5, 20))
+    assert heard[-1] == (10, 10)
+    assert len(clips) == 10
+    assert not clips.missing
+    left = [value for value in range(1, 21) if value not in (1, 5, 20)]
+    assert shades(clips, 7) == [left[index] for index in choose_frames(17).tolist()]
+    rng = np.random.default_rng(0)
+    assert {shade for _ in range(20) for shade in shades(clips, 7, rng)} == set(left)
+    before = clips.fingerprint
+    (spoilt / "clip7" / "1.png").unlink()  # one that was not used
+    assert open_clips(spoilt, *(entry.clip for entry in entries), max_missing=0.02, size=16).fingerprint == before
+
+
+def test_too_many_damaged_pictures_are_refused_and_all_named(spoilt: Path) -> None:
+    with pytest.raises(DferError, match=r"3 of 200 pictures of clips \(1.5%\) .* more than the 1.0% allowed") as caught:
+        open_clips(spoilt, *(f"clip{number}" for number in range(10)))
+    assert all(f"clip7/{number}.png" in str(caught.value) for number in (1, 5, 20))
+
+
+def test_a_clip_whose_pictures_are_all_damaged_is_missing(tmp_path: Path) -> None:
+    for number in range(30):
+        write_frames(tmp_path / f"clip{number}", [number], size=16)
+    (tmp_path / "clip3" / "1.png").write_bytes(b"")
+    told: list[str] = []
+    clips = VideoClips(
+        [Entry(f"clip{number}", "fear") for number in range(30)], tmp_path, EXPRESSIONS, 16, 0.05, told.append
+    )
+    assert [message.split(" (")[0] for message in told] == ["1 of 30 pictures of clips", "1 of 30 clips"]
+    assert (clips.missing, len(clips)) == ([tmp_path / "clip3"], 29)
+
+
 def test_a_clip_that_breaks_later_is_named(tmp_path: Path) -> None:
     write_frames(tmp_path / "a", [1])
     write_frames(tmp_path / "b", [1])
