@@ -214,8 +214,8 @@ def run(
             except KeyboardInterrupt:
                 stopped = True
         if page is not None and not stopped and not all(source.live for source in opened):
-            tell(f"all is read; {page.url} stays until Ctrl-C")
             with suppress(KeyboardInterrupt):
+                tell(f"all is read; {page.url} stays until Ctrl-C")
                 page.wait()
     return RunResult(
         summary=summary,
