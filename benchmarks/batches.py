@@ -65,7 +65,8 @@ def main(work: Path, clips: int, outputs: bool) -> None:
     while run.poll() is None:
         try:
             process = psutil.Process(run.pid)
-            family = [process, *process.children(recursive=True)]
+            own = process.cmdline()  # a child that is about to start its program is the parent's memory again
+            family = [process, *(one for one in process.children(recursive=True) if one.cmdline() != own)]
             memory = max(memory, sum(one.memory_full_info().pss for one in family) / 1e6)
             threads = max(threads, sum(one.num_threads() for one in family))
         except psutil.NoSuchProcess:

@@ -88,7 +88,8 @@ _PATH = click.Path(path_type=Path)
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Files to read at once; the others wait their turn. Default: the number of cores, 2 or more.",
+    help="Files to read at once; the others wait their turn. Default: as many as there are cores, half as many "
+    "with --out-dir.",
 )
 @click.option("--show", is_flag=True, help="Show the annotated frames in a window; q or Esc ends.")
 @click.option(

@@ -42,7 +42,7 @@ class RunOptions:
     rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
     csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered. Rows can go to
     standard output, "-". out_dir: folder where each source gets a table, a video and a plot of its own.
-    jobs: files read at once, None for as many as there are cores.
+    jobs: files read at once, None for as many as there are cores, or half as many with out_dir.
     script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
     show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
@@ -172,7 +172,8 @@ def run(
             )
             page = stack.enter_context(WebPage(recognizer.classes, options.web, options.host, options.token, model))
             tell(f"live page: {page.url}")
-        jobs = options.jobs or max(2, physical_cores())
+        # Videos of their own are encoded beside: more at once take memory and are no faster (`benchmarks/batches.py`).
+        jobs = options.jobs or (max(2, physical_cores()) if folder is None else max(1, physical_cores() // 2))
         readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime, jobs=jobs))
         names = [reader.name for reader in readers.readers]
         watch = recognizer.stopwatch
