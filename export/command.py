@@ -32,6 +32,7 @@ Examples:
   dfer-export --ckpt align.pt --fp16 --engine tensorrt-rtx --targets sm86,sm89
   dfer-export --ckpt fine.pt --describe classes.json --out other.dfer
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
+  dfer-export --bundle align.dfer --triton models/  # the encoder as a model for a Triton server
   dfer-run clip.mp4 --bundle align.dfer
 """
 
@@ -41,8 +42,13 @@ Examples:
     "--ckpt",
     "checkpoint",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
     help="Checkpoint of dfer-train, or of --method's authors.",
+)
+@click.option(
+    "--bundle",
+    "exported",
+    type=click.Path(path_type=Path),
+    help="A bundle that is there already, in place of --ckpt; for --triton.",
 )
 @click.option(
     "--out",
@@ -127,10 +133,26 @@ Examples:
     metavar="SM86,…",
     help="Build TensorRT-RTX engines for GPUs of these compute capabilities; needs no GPU.",
 )
+@click.option(
+    "--triton",
+    "repository",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also write the encoder as a model of this repository of Triton, for dfer-run --provider triton://HOST/MODEL.",
+)
+@click.option(
+    "--triton-precision",
+    type=click.Choice(["auto", "fp32", "fp16", "int8"]),
+    default="auto",
+    show_default=True,
+    help="Its precision; auto: what the bundle recommends for a GPU.",
+)
+@click.option("--triton-tensorrt", is_flag=True, help="Let the server build TensorRT engines of it.")
 @version_option
 @reports_errors
 def main(
-    checkpoint: Path,
+    checkpoint: Path | None,
+    exported: Path | None,
     out: Path | None,
     method: str | None,
     described: Path | None,
@@ -148,11 +170,24 @@ def main(
     gate: str,
     engine: str,
     targets: str,
+    repository: Path | None,
+    triton_precision: str,
+    triton_tensorrt: bool,
 ) -> None:
     """Export a checkpoint: the class matrix, the encoder and the head as ONNX, compared with PyTorch.
 
     Nothing is written unless the graphs of every precision agree with the model they came from.
     """
+    if (checkpoint is None) == (exported is None):
+        raise DferError("name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE with --triton FOLDER")
+    if exported is not None:
+        if repository is None:
+            raise DferError("--bundle needs --triton, the model repository to write")
+        from ..runtime.bundle import Bundle
+
+        _write_repository(Bundle.open(exported), repository, triton_precision, triton_tensorrt)
+        return
+    assert checkpoint is not None
     from .options import ExportOptions
 
     if not checkpoint.name:
@@ -172,6 +207,16 @@ def main(
         result = export_checkpoint(checkpoint, out, options, status.update, method, described)
     _print(console, result, gate)
     _build_engines(console, result.bundle, engine, [target for target in targets.split(",") if target])
+    if repository is not None:
+        _write_repository(result.bundle, repository, triton_precision, triton_tensorrt)
+
+
+def _write_repository(bundle: Bundle, repository: Path, precision: str, tensorrt: bool) -> None:
+    from .model_repository import write_repository
+
+    model = write_repository(bundle, repository, precision, tensorrt)
+    click.echo(f"wrote {model}/; try: tritonserver --model-repository={repository.resolve()}")
+    click.echo(f"and: dfer-run clip.mp4 --bundle {bundle.path} --provider triton://localhost:8000/{model.name}")
 
 
 def _faces(faces: str | None, root: Path | None, fold: int, lists: Path | None) -> Path | DataChoice | None:

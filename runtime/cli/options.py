@@ -15,12 +15,13 @@ Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Provider(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
-    """A backend's name, or "auto". The registry is read when it is needed, so that backends from outside are in it."""
+    """A backend's name, an address of Triton, or "auto". The registry is read when it is needed: backends from outside
+    are in it."""
 
     name = "provider"
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
-        return f"[{'|'.join(('auto', *BACKENDS))}]"
+        return f"[{'|'.join(('auto', *BACKENDS, 'triton://HOST/MODEL'))}]"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if value != "auto":

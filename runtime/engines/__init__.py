@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import ParameterError
-from . import native, ort
+from . import native, ort, triton
 from .backend import LARGEST_BATCH, PRECISIONS, Backend, Engine, Report
 
 if TYPE_CHECKING:
@@ -31,10 +31,12 @@ importing the module of its class registers it."""
 
 
 def find_backend(provider: str) -> Backend:
-    """The backend of a name; ParameterError when there is none."""
-    if provider not in BACKENDS:
-        raise ParameterError("provider", f"{provider} is unknown; one of {', '.join(BACKENDS)}")
-    return BACKENDS[provider]
+    """The backend of a name, or of the address of a model on a server; ParameterError when there is none."""
+    if provider in BACKENDS:
+        return BACKENDS[provider]
+    if provider.partition("://")[0] in triton.SCHEMES:
+        return triton.backend_at(provider)
+    raise ParameterError("provider", f"{provider} is unknown; one of {', '.join(BACKENDS)}, or triton://HOST/MODEL")
 
 
 def present_providers() -> list[str]:

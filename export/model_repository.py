@@ -1,0 +1,102 @@
+"""A bundle's encoder as a model repository of the Triton inference server."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from string import Template
+
+from ..runtime.bundle import Bundle
+from ..runtime.engines.backend import LARGEST_BATCH
+from ..runtime.engines.choice import precision_for
+from ..runtime.errors import DferError, ParameterError
+from ..runtime.storage import exchange
+
+_DELAY = 2000  # µs that a request waits for others to share its batch
+_VERSION = "1"
+
+_CONFIG = Template("""\
+# Written by dfer-export from $bundle. `dfer-run --provider triton://HOST:8000/$name` uses it.
+name: "$name"
+backend: "onnxruntime"
+default_model_filename: "model.onnx"
+max_batch_size: $largest
+input [ { name: "frames" data_type: TYPE_UINT8 dims: [ $size, $size, 3 ] } ]
+output [ { name: "features" data_type: TYPE_FP32 dims: [ $width ] } ]
+dynamic_batching { max_queue_delay_microseconds: $delay }
+instance_group [ { kind: KIND_AUTO } ]
+model_warmup [$warmups
+]
+parameters { key: "bundle_digest" value { string_value: "$digest" } }
+parameters { key: "precision" value { string_value: "$precision" } }
+$accelerator""")
+
+_WARMUP = Template("""
+  {
+    name: "batch of $batch"
+    batch_size: $batch
+    inputs { key: "frames" value { data_type: TYPE_UINT8 dims: [ $size, $size, 3 ] zero_data: true } }
+  }""")
+
+_TENSORRT = Template("""\
+optimization { execution_accelerators {
+  gpu_execution_accelerator [ { name: "tensorrt" parameters { key: "precision_mode" value: "$mode" } } ]
+} }
+""")
+
+
+def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tensorrt: bool = False) -> Path:
+    """Write the encoder as a model of the repository `folder`, which is made where there is none; returns its folder.
+
+    The model is called like the bundle: align.dfer becomes align-encoder. One of that name is replaced, in one step
+    where the system can. precision: fp32, fp16 or int8, "auto" for what the bundle recommends for a GPU.
+    tensorrt: let the server build TensorRT engines of it, in that precision, when it loads the model.
+    Raises ParameterError for a precision that the bundle has not, DferError when the folder cannot be written.
+    """
+    if precision == "auto":
+        precision = precision_for(bundle, "cuda")
+    if precision not in bundle.manifest.precisions:
+        held = ", ".join(bundle.manifest.precisions)
+        raise ParameterError("precision", f"{bundle.path} has no encoder in {precision}; it has {held}")
+    graph, _ = bundle.manifest.graphs(precision, "triton")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", bundle.path.resolve().stem).strip("-") + "-encoder"
+    target = folder / name
+    try:
+        folder.mkdir(exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
+        try:
+            (aside / _VERSION).mkdir()
+            (aside / _VERSION / "model.onnx").write_bytes(bundle.read(graph))
+            (aside / "config.pbtxt").write_text(_config(bundle, name, precision, tensorrt), encoding="utf-8")
+            aside.chmod(0o755)  # the server is another user
+            if target.exists():
+                if not exchange(aside, target):
+                    shutil.rmtree(target)
+                    aside.rename(target)
+            else:
+                aside.rename(target)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise DferError(f"{folder}: the model repository cannot be written: {error.strerror or error}") from error
+    return target
+
+
+def _config(bundle: Bundle, name: str, precision: str, tensorrt: bool) -> str:
+    manifest = bundle.manifest
+    size = manifest.preprocessing.size
+    return _CONFIG.substitute(
+        name=name,
+        bundle=json.dumps(bundle.path.name, ensure_ascii=True)[1:-1],
+        largest=LARGEST_BATCH,
+        size=size,
+        width=manifest.width,
+        delay=_DELAY,
+        warmups=",".join(_WARMUP.substitute(batch=batch, size=size) for batch in (1, LARGEST_BATCH)),
+        digest=bundle.digest,
+        precision=precision,
+        accelerator=_TENSORRT.substitute(mode=precision.upper()) if tensorrt else "",
+    )

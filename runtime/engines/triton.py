@@ -1,0 +1,242 @@
+"""An encoder on a Triton server, shared by many streams: KServe's protocol, version 2, over HTTP with binary tensors.
+
+The head runs here, on the CPU: what it reads, a window, follows the time of one source.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, urlsplit
+
+from ..errors import DferError, ParameterError
+from .backend import Backend, Engine, Report
+from .ort import BACKENDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ..bundle import Bundle
+    from .backend import Array
+
+SCHEMES = {"triton": HTTPConnection, "triton+https": HTTPSConnection}
+AUTHORIZATION = "DFER_TRITON_AUTHORIZATION"
+"""Environment variable with the value of the header `Authorization`, where a server asks for one."""
+
+_PORT = 8000  # Triton's own
+_TIMEOUT = 10.0  # seconds for an answer
+_AWAY = 30.0  # seconds that a server may be away, as one is that starts anew
+_HEADER = "Inference-Header-Content-Length"
+_DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
+_LARGEST_TEXT = 1 << 20  # bytes of an answer's JSON
+
+
+@functools.cache  # it remembers what the server said of itself
+def backend_at(address: str) -> TritonBackend:
+    """The backend of `triton://HOST[:PORT]/MODEL`, or `triton+https://…`. Asks no server yet.
+
+    Raises ParameterError for anything else.
+    """
+    place = urlsplit(address)
+    try:
+        port = place.port or _PORT
+    except ValueError:
+        port = 0
+    model = place.path.strip("/")
+    if place.scheme not in SCHEMES or not (place.hostname and port and model) or "/" in model or place.query:
+        raise ParameterError("provider", f"{address} is no address of a model; write triton://HOST:{_PORT}/MODEL")
+    if place.username is not None or place.password is not None:
+        raise ParameterError("provider", f"an address of Triton has no password in it; put it into ${AUTHORIZATION}")
+    return TritonBackend(
+        name=address,
+        precisions=("int8", "fp16", "fp32"),
+        install="",
+        place=place._replace(netloc=f"{place.hostname}:{port}"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TritonBackend(Backend):
+    """A model on a server. place: its address, with the port."""
+
+    place: SplitResult
+
+    def is_present(self) -> bool:
+        return True
+
+    def runs(self, precision: str) -> bool:
+        return precision in ("fp32", self.server.precision)  # in FP32 the head, here
+
+    def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
+        self.server.check(bundle.digest)
+        served = self.server.precision
+        encoder, head = bundle.manifest.graphs(served, self.name)
+        if graph == head:
+            (cpu,) = (backend for backend in BACKENDS if backend.name == "cpu")
+            return cpu.open(bundle, graph, precision, threads, report)
+        if graph != encoder:
+            raise ParameterError("precision", f"{self.name} serves the encoder in {served}; ask for {served}")
+        return TritonEngine(self.server, bundle.digest, report)
+
+    @functools.cached_property
+    def server(self) -> ServedModel:
+        return ServedModel(self.place)
+
+
+class TritonEngine(Engine):
+    """A model of a server, of the bundle with this digest. Calls take turns, over one connection.
+
+    A server that goes away is waited for, 30 seconds, once for each call.
+    """
+
+    def __init__(self, server: ServedModel, digest: str, report: Report) -> None:
+        self.provider = server.address
+        self._server, self._digest, self._report = server, digest, report
+        self._lock = threading.Lock()
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        import numpy as np
+
+        rows, largest = len(next(iter(inputs.values()))), self._server.largest
+        with self._lock:
+            parts = [
+                self._infer({name: array[start : start + largest] for name, array in inputs.items()})
+                for start in range(0, rows, largest)
+            ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        try:
+            return self._server.infer(inputs)
+        except ServerAwayError as error:
+            self._server.close()
+            self._report(f"{error}; waiting for it, {_AWAY:g} s at most")
+            self._server.wait(_AWAY)
+            self._server.check(self._digest)
+            return self._server.infer(inputs)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class ServerAwayError(DferError):
+    """The server does not answer, or says that it cannot now."""
+
+
+class ServedModel:
+    """A model by its address, on a server that is asked over one connection, opened when it is needed."""
+
+    def __init__(self, place: SplitResult) -> None:
+        self.address = place.geturl()
+        self._path = f"/v2/models/{place.path.strip('/')}"
+        self._connection = SCHEMES[place.scheme](str(place.hostname), place.port, timeout=_TIMEOUT)
+        authorization = os.environ.get(AUTHORIZATION)
+        self._headers = {"Authorization": authorization} if authorization else {}
+
+    @functools.cached_property
+    def _config(self) -> dict[str, Any]:
+        config, _ = self._ask("GET", "/config")
+        return config
+
+    @property
+    def precision(self) -> str:
+        return self._parameter("precision")
+
+    @property
+    def largest(self) -> int:
+        """Rows of the largest batch that it takes."""
+        return max(1, int(self._config.get("max_batch_size") or 1))
+
+    def check(self, digest: str) -> None:
+        """Raise DferError where it was not made from the bundle with this digest."""
+        served = self._parameter("bundle_digest")
+        if served != digest:
+            raise DferError(
+                f"{self.address} serves another bundle ({served[:12] or 'none of ours'}, not {digest[:12]}); write its "
+                "repository with dfer-export --bundle BUNDLE --triton FOLDER, or name that bundle"
+            )
+
+    def _parameter(self, name: str) -> str:
+        return str(self._config.get("parameters", {}).get(name, {}).get("string_value", ""))
+
+    def infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        """One batch, all outputs. Raises ServerAwayError, and DferError for what is refused or is no result."""
+        import numpy as np
+
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        wanted = {
+            "inputs": [
+                {
+                    "name": name,
+                    "shape": array.shape,
+                    "datatype": _DATATYPES[str(array.dtype)],
+                    "parameters": {"binary_data_size": array.nbytes},
+                }
+                for name, array in arrays.items()
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+        answer, binary = self._ask(
+            "POST", "/infer", wanted, b"".join(array.data.cast("B") for array in arrays.values())
+        )
+        results, start = {}, 0
+        try:
+            for output in answer["outputs"]:
+                size = int(output["parameters"]["binary_data_size"])
+                values = np.frombuffer(binary[start : start + size], np.dtype("<f4"))
+                results[str(output["name"])] = values.reshape(len(next(iter(arrays.values()))), *output["shape"][1:])
+                start += size
+        except (KeyError, TypeError, ValueError) as error:
+            raise DferError(f"{self.address}: its answer is not one of KServe's protocol: {error}") from error
+        return results
+
+    def wait(self, seconds: float) -> None:
+        """Until the model is ready; raises ServerAwayError when it is not in time."""
+        begun = monotonic()
+        while True:
+            try:
+                self._ask("GET", "/ready")
+                break
+            except DferError:
+                if monotonic() - begun > seconds:
+                    raise
+                self.close()
+                sleep(0.2)
+        self.__dict__.pop("_config", None)  # it may serve another model now
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _ask(self, verb: str, path: str, content: object = None, binary: bytes = b"") -> tuple[dict[str, Any], bytes]:
+        """The JSON of an answer, and the tensors after it."""
+        text = b"" if content is None else json.dumps(content).encode()
+        headers = self._headers | ({_HEADER: str(len(text))} if binary else {})
+        try:
+            self._connection.request(verb, self._path + path, text + binary, headers)
+            response = self._connection.getresponse()
+            body = response.read()
+        except (OSError, HTTPException) as error:
+            self.close()
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ServerAwayError(f"{self.address} does not answer: {reason}") from error
+        try:
+            length = int(response.getheader(_HEADER) or len(body))
+            text = body[:length]
+            answer = json.loads(text or b"{}") if len(text) <= _LARGEST_TEXT else None
+        except ValueError:
+            answer = None
+        if response.status != 200:
+            reason = answer.get("error") if isinstance(answer, dict) else None
+            fault = ServerAwayError if response.status >= 500 else DferError
+            raise fault(f"{self.address} answers {response.status}: {reason or response.reason}")
+        if not isinstance(answer, dict):
+            raise DferError(f"{self.address} does not speak KServe's protocol; is this Triton's HTTP port?")
+        return answer, body[length:]

@@ -1,0 +1,73 @@
+"""Model repositories for Triton: what is in them, and what happens to what was there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dfer.export import command
+from dfer.export.model_repository import write_repository
+from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.errors import DferError
+
+
+def test_the_model_is_the_encoder_with_the_bundles_digest(tmp_path: Path) -> None:
+    bundle = Bundle.open(DEMO)
+    folder = write_repository(bundle, tmp_path / "models")
+    assert folder == tmp_path / "models" / "demo-encoder"
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
+        "models/demo-encoder/1/model.onnx",
+        "models/demo-encoder/config.pbtxt",
+    ]
+    assert (folder / "1" / "model.onnx").read_bytes() == bundle.read("encoder.fp32.onnx")
+    text = (folder / "config.pbtxt").read_text()
+    assert bundle.digest in text
+    assert "dims: [ 80, 80, 3 ]" in text
+    assert "dims: [ 128 ]" in text
+    assert "tensorrt" not in text
+
+
+def test_a_model_is_replaced_and_its_neighbours_stay(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    bundle = Bundle.open(DEMO)
+    first = write_repository(bundle, tmp_path)
+    (first / "2").mkdir()
+    write_repository(bundle, tmp_path, tensorrt=True)
+    assert 'name: "tensorrt" parameters { key: "precision_mode" value: "FP32" }' in (first / "config.pbtxt").read_text()
+    assert sorted(path.name for path in first.iterdir()) == ["1", "config.pbtxt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["demo-encoder", "other"]
+
+
+def test_a_precision_that_the_bundle_has_not_or_has_for_one_provider_only(tmp_path: Path) -> None:
+    with pytest.raises(DferError, match="has no encoder in fp16; it has fp32, int8"):
+        write_repository(Bundle.open(DEMO), tmp_path, "fp16")
+    with pytest.raises(DferError, match="int8 of this bundle is for provider cpu"):
+        write_repository(Bundle.open(DEMO), tmp_path, "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DferError, match="file: the model repository cannot be written: File exists"):
+        write_repository(Bundle.open(DEMO), tmp_path / "file")
+    with pytest.raises(DferError, match="absent/models: the model repository cannot be written: No such file"):
+        write_repository(Bundle.open(DEMO), tmp_path / "absent" / "models")
+
+
+def test_the_command_writes_one_of_a_bundle_and_says_how_to_use_it(tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(command.main, list(arguments))
+        return result.exit_code, result.output
+
+    status, output = run("--bundle", str(DEMO), "--triton", str(tmp_path / "models"))
+    assert status == 0
+    assert (tmp_path / "models" / "demo-encoder" / "config.pbtxt").is_file()
+    assert f"tritonserver --model-repository={tmp_path / 'models'}" in output
+    assert "--provider triton://localhost:8000/demo-encoder" in output
+    for arguments in ((), ("--bundle", str(DEMO), "--ckpt", "a.pt", "--triton", "b")):
+        status, output = run(*arguments)
+        assert (status, "name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE" in output) == (1, True)
+    status, output = run("--bundle", str(DEMO))
+    assert (status, "--bundle needs --triton" in output) == (1, True)
