@@ -97,6 +97,11 @@ class RealTriton:
                     raise AssertionError(self._log.read_text(errors="replace")[-3000:]) from error
                 time.sleep(0.1)
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """At once, with the processes of its backends."""
         if self._process is not None:

@@ -224,7 +224,12 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
         line = reason if reason.startswith(name) else f"{name}: {reason}"
         console.print(f"error: {line}", soft_wrap=True, markup=False)
     if talk.as_json:
-        found = {**result.summary.to_json(), "failed": dict(result.failures)}
+        found = {
+            **result.summary.to_json(),
+            "failed": dict(result.failures),
+            "frames_dropped": dict(result.dropped),
+            "skipped_share": round(result.skipped_share, 4),
+        }
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
     return bool(result.failures)
 
