@@ -31,6 +31,7 @@ Examples:
   dfer-export --ckpt align.pt --int8 --calib dfew --root DFEW --fold 1
   dfer-export --ckpt align.pt --fp16 --engine tensorrt-rtx --targets sm86,sm89
   dfer-export --ckpt fine.pt --describe classes.json --out other.dfer
+  dfer-export --ckpt fine.pt --bundle fine.dfer --describe classes.json --out other.dfer  # its encoders
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-export --bundle align.dfer --triton models/  # the encoder as a model for a Triton server
   dfer-run clip.mp4 --bundle align.dfer
@@ -48,7 +49,8 @@ Examples:
     "--bundle",
     "exported",
     type=click.Path(path_type=Path),
-    help="A bundle that is there already, in place of --ckpt; for --triton.",
+    help="A bundle that is there already: for --triton, in place of --ckpt; with --ckpt and --describe, its encoders "
+    "are taken, and nothing is measured anew.",
 )
 @click.option(
     "--out",
@@ -178,16 +180,19 @@ def main(
 
     Nothing is written unless the graphs of every precision agree with the model they came from.
     """
-    if (checkpoint is None) == (exported is None):
-        raise DferError("name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE with --triton FOLDER")
     if exported is not None:
-        if repository is None:
-            raise DferError("--bundle needs --triton, the model repository to write")
         from ..runtime.bundle import Bundle
 
-        _write_repository(Bundle.open(exported), repository, triton_precision, triton_tensorrt)
+        bundle = Bundle.open(exported)
+        if described is not None:
+            bundle = _describe(bundle, checkpoint, described, out)
+        elif repository is None or checkpoint is not None:
+            raise DferError("--bundle is for --triton FOLDER, or for --describe JSON with --ckpt and --out")
+        if repository is not None:
+            _write_repository(bundle, repository, triton_precision, triton_tensorrt)
         return
-    assert checkpoint is not None
+    if checkpoint is None:
+        raise DferError("name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE with --triton FOLDER")
     from .options import ExportOptions
 
     if not checkpoint.name:
@@ -209,6 +214,17 @@ def main(
     _build_engines(console, result.bundle, engine, [target for target in targets.split(",") if target])
     if repository is not None:
         _write_repository(result.bundle, repository, triton_precision, triton_tensorrt)
+
+
+def _describe(bundle: Bundle, checkpoint: Path | None, described: Path, out: Path | None) -> Bundle:
+    if checkpoint is None or out is None:
+        raise DferError("--bundle with --describe needs --ckpt, for its text side, and --out, the bundle to write")
+    require("torch", "export")
+    from .exporting import describe_bundle
+
+    bundle = describe_bundle(bundle, checkpoint, described, out, lambda line: click.echo(line, err=True))
+    click.echo(f"wrote {bundle.path}/ with the classes {', '.join(bundle.manifest.classes)}")
+    return bundle
 
 
 def _write_repository(bundle: Bundle, repository: Path, precision: str, tensorrt: bool) -> None:

@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from torch.nn import functional
 
 from ..calibration.faces import FaceClips, Report
 from ..calibration.int8 import Int8, quantizations
 from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
-from ..runtime.engines import find_backend, present_providers
+from ..runtime.engines import find_backend, open_engine, present_providers
 from ..runtime.errors import DferError, ParameterError
 from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
 from ..train.confidence import Confidence
@@ -24,7 +27,7 @@ from ..train.methods import Method, method_class
 from ..train.models.descriptions import load_descriptions
 from .clips import read_faces
 from .fp16 import to_half
-from .graphs import TracedMethod, trace_method
+from .graphs import TracedMethod, trace_head, trace_method
 from .latency import Measurement, measure_provider, recommend
 from .options import ExportOptions
 from .parity import BF16_PROVIDER, GATES, Parity, ParityChecker, faces_reference, standard_reference
@@ -86,6 +89,69 @@ def export_checkpoint(
         **({} if described is None else {"described": described.name}),
     }
     return export_method(method, out, provenance, options, report)
+
+
+def describe_bundle(
+    bundle: Bundle, checkpoint: Path, described: Path, out: Path, report: Report = lambda _: None
+) -> Bundle:
+    """Write a bundle with other classes to `out`: the encoders of `bundle`, and a head with a class matrix of its own.
+
+    checkpoint: that the bundle was exported from, whose text side reads `described`, a JSON of class → texts.
+    The encoders' agreement with PyTorch stays true; what was measured of the old classes is left out of the manifest.
+    Raises DferError for another checkpoint, a method that learned its text class by class, and a head that does not
+    agree with PyTorch.
+    """
+    report(f"reading {checkpoint}")
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    manifest = bundle.manifest
+    if manifest.provenance.get("checkpoint_sha256") != digest:
+        made_from = manifest.provenance.get("checkpoint", "another")
+        raise DferError(f"{bundle.path} was not exported from {checkpoint}, but from {made_from}; name that checkpoint")
+    method, _ = load_checkpoint(checkpoint)
+    method.describe_classes(load_descriptions(described))
+    method.eval()
+    report("computing the class matrix")
+    with torch.inference_mode():
+        class_matrix = method.class_matrix().clone()
+        windows = functional.normalize(
+            torch.randn(8, method.window, method.width, generator=torch.Generator().manual_seed(0)), dim=-1
+        )
+        expected = (method.final_scale * method.pool(windows) @ class_matrix.T).softmax(dim=-1).numpy()
+    report("tracing the head")
+    head = trace_head(method, class_matrix)
+    with open_engine(head, "cpu") as engine:
+        delta = float(np.abs(engine.run({"features": windows.numpy()})["probabilities"] - expected).max())
+    if not delta <= GATES["default"]["fp32"].max_delta:
+        raise DferError(f"export refused: the head differs from the PyTorch model by {delta:.2g}; nothing was written")
+    matrix = io.BytesIO()
+    np.save(matrix, class_matrix.numpy(), allow_pickle=False)
+    encoders = {name for entry in manifest.precisions.values() for name in entry["files"]["encoder"].values()}
+    files = {name: bundle.read(name) for name in encoders} | {HEAD: head, CLASS_MATRIX: matrix.getvalue()}
+    confidence = Confidence()
+    return write_bundle(
+        out,
+        replace(
+            manifest,
+            classes=method.classes,
+            scale=method.final_scale,
+            temperature=confidence.temperature,
+            unsure_below=confidence.unsure_below,
+            precisions={name: _without_classes(entry) for name, entry in manifest.precisions.items()},
+            provenance={**manifest.provenance, "described": described.name, "encoders_of": bundle.digest},
+        ),
+        files,
+    )
+
+
+def _without_classes(found: Any) -> Any:
+    """Of figures in a manifest those that depend on no class."""
+    if not isinstance(found, Mapping):
+        return found
+    kept = ("cosine", "frames")
+    return {
+        key: {name: value[name] for name in kept if name in value} if key == "parity" else _without_classes(value)
+        for key, value in found.items()
+    }
 
 
 def export_method(

@@ -66,8 +66,8 @@ def test_the_command_writes_one_of_a_bundle_and_says_how_to_use_it(tmp_path: Pat
     assert (tmp_path / "models" / "demo-encoder" / "config.pbtxt").is_file()
     assert f"tritonserver --model-repository={tmp_path / 'models'}" in output
     assert "--provider triton://localhost:8000/demo-encoder" in output
-    for arguments in ((), ("--bundle", str(DEMO), "--ckpt", "a.pt", "--triton", "b")):
-        status, output = run(*arguments)
-        assert (status, "name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE" in output) == (1, True)
-    status, output = run("--bundle", str(DEMO))
-    assert (status, "--bundle needs --triton" in output) == (1, True)
+    status, output = run()
+    assert (status, "name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE" in output) == (1, True)
+    for arguments in ((), ("--ckpt", "a.pt", "--triton", "b")):
+        status, output = run("--bundle", str(DEMO), *arguments)
+        assert (status, "--bundle is for --triton FOLDER, or for --describe JSON" in output) == (1, True)

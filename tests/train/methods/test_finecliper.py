@@ -10,15 +10,19 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from click.testing import CliRunner
 from clip_sets import NoiseClips
 from networks import SIZE, random_crops
 
+from dfer.export import command as export_command
 from dfer.export.exporting import export_checkpoint
 from dfer.export.graphs import trace_method
-from dfer.runtime.engines import open_engine
+from dfer.runtime.bundle import Bundle
+from dfer.runtime.engines import open_engine, open_graph
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dfer.train.confidence import Confidence
 from dfer.train.data.batches import PixelBatches, Sampling
 from dfer.train.evaluation import open_model
 from dfer.train.fabric import start_fabric
@@ -161,6 +165,39 @@ def test_classes_can_be_described_before_training_and_after(tmp_path: Path) -> N
     with pytest.raises(DferError, match="wants two texts for pain"):
         method.describe_classes(load_descriptions(path))
     make(no_negatives=True).describe_classes(load_descriptions(path))
+
+
+def test_a_bundle_is_given_other_classes_and_keeps_its_encoder(tmp_path: Path) -> None:
+    method = disturb(make())
+    method.confidence = Confidence(0.5, 0.4)
+    checkpoint, texts, other = tmp_path / "fine.pt", tmp_path / "texts.json", tmp_path / "other.pt"
+    save_checkpoint(method, checkpoint, {})
+    save_checkpoint(make(), other, {})
+    bundle = export_checkpoint(checkpoint, tmp_path / "fine.dfer").bundle
+    texts.write_text(json.dumps({"pain": ["a face in pain", "a face without pain"], "calm": ["a calm face", "unrest"]}))
+    arguments = ["--bundle", bundle.path, "--describe", texts, "--out", tmp_path / "pain.dfer"]
+
+    def run(*more: object) -> str:
+        result = CliRunner().invoke(export_command.main, [str(one) for one in (*arguments, *more)])
+        assert result.exit_code == (0 if "wrote" in result.output else 1)
+        return result.output
+
+    assert "needs --ckpt" in run()
+    assert "was not exported from" in run("--ckpt", other)
+    assert not (tmp_path / "pain.dfer").exists()
+    assert "with the classes pain, calm" in run("--ckpt", checkpoint)
+    found = Bundle.open(tmp_path / "pain.dfer")
+    whole = export_checkpoint(checkpoint, tmp_path / "whole.dfer", described=texts).bundle
+    assert found.read("encoder.fp32.onnx") == bundle.read("encoder.fp32.onnx")
+    np.testing.assert_allclose(found.class_matrix(), whole.class_matrix(), atol=1e-6)
+    windows = np.random.default_rng(0).normal(size=(3, 16, 64)).astype(np.float32)
+    with open_graph(found, "head.fp32.onnx", "cpu") as one, open_graph(whole, "head.fp32.onnx", "cpu") as two:
+        np.testing.assert_allclose(
+            *(head.run({"features": windows})["probabilities"] for head in (one, two)), atol=1e-5
+        )
+    assert (found.manifest.temperature, found.manifest.unsure_below) == (1.0, 0.0)  # calibrated for other classes
+    assert set(found.manifest.precisions["fp32"]["parity"]) == {"cosine", "frames"}
+    assert found.manifest.provenance["encoders_of"] == bundle.digest
 
 
 def test_methods_that_learn_a_text_per_class_say_so(tmp_path: Path) -> None:
