@@ -109,17 +109,17 @@ def news(told: Round, seen: Mapping[str, int], points: Mapping[str, Sequence[Pre
             jpegs.append(picture.jpeg)
         sources.append(
             {
-                "name": _without_secrets(snapshot.name),
+                "name": without_secrets(snapshot.name),
                 "state": snapshot.state,
                 "dropped": snapshot.dropped,
-                "error": snapshot.error and _without_secrets(snapshot.error),
+                "error": snapshot.error and without_secrets(snapshot.error),
                 "frames": snapshot.frames,
                 "points": [_point(prediction) for prediction in points.get(snapshot.name, ())],
                 "picture": picture and {"bytes": len(picture.jpeg), **picture.about},
             }
         )
     stages = [{key: _short(value) for key, value in asdict(stage).items()} for stage in told.stages]
-    over = told.over and _without_secrets(told.over)
+    over = told.over and without_secrets(told.over)
     text = json.dumps({"sources": sources, "stages": stages, "over": over}, separators=(",", ":")).encode()
     return b"".join((len(text).to_bytes(4, "big"), text, *jpegs))
 
@@ -151,6 +151,6 @@ def _short(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Addresses in a text lose what may be secret. Names come without it; messages of libraries may not."""
     return re.sub(r"\w+://\S+", lambda address: without_credentials(address.group()), text)
