@@ -1,5 +1,7 @@
 """What the server says to a viewer: a greeting, then rounds of news with the pictures that belong to them.
 
+This is an API: docs/api.md tells programs how to use it, docs/messages.schema.json is what both are checked against.
+
 A round is one binary message, so that boxes and the picture they lie on arrive together:
 
     length of the JSON, uint32 big-endian │ JSON, UTF-8 │ JPEG │ JPEG │ …
@@ -31,6 +33,9 @@ from ..predictions import Prediction, Step, VisibleFace
 from ..sources import without_credentials
 from ..timing import StageTimes
 from .board import SPAN, SourceSnapshot
+
+VERSION = 1
+"""Of what is said here: goes up when a field changes its name or meaning or goes; new fields do not count."""
 
 _LONGEST_SIDE = 960
 """Pixels; larger pictures are shrunk, for phones and for SSH tunnels."""
@@ -73,9 +78,9 @@ class Round:
 
 
 def greeting(classes: Sequence[str], model: ServedModel | None) -> str:
-    """The first message, a text: classes with their colours, the charts' span in seconds, and the model."""
+    """The first message, a text: version, classes with their colours, the charts' span in seconds, and the model."""
     colours = [{"name": name, "colour": hex_of(name)} for name in classes]
-    return json.dumps({"classes": colours, "span": SPAN, "model": model and asdict(model)})
+    return json.dumps({"version": VERSION, "classes": colours, "span": SPAN, "model": model and asdict(model)})
 
 
 def picture_of(step: Step, number: int) -> Picture:

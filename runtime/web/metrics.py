@@ -1,8 +1,8 @@
 """What a run tells Prometheus: counters, states and times, at http://127.0.0.1:PORT/metrics.
 
-Format: Prometheus' text exposition format, version 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats). Names and
-labels are an API, which docs/api.md lists. Numbers are read when they are asked for, so a run that nobody scrapes pays
-for two counts a frame.
+Format: Prometheus' text exposition format, version 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats). Names
+and labels are an API, which docs/api.md lists. Numbers are read when they are asked for, so a run that nobody scrapes
+pays for two counts a frame.
 """
 
 from __future__ import annotations
