@@ -54,6 +54,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",  # the suite in two processes
     "hypothesis>=6",
+    "jsonschema>=4",  # ray needs it, too
     "pandas>=2",
     "ruff==0.17.5",
     "mypy==2.4.1",

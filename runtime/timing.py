@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from time import monotonic, perf_counter
 from typing import TypeVar
 
@@ -36,7 +37,7 @@ class StageTimes:
 
 
 class Stopwatch:
-    """Collects durations per stage. Not for several threads."""
+    """Collects durations per stage, in one thread."""
 
     def __init__(self) -> None:
         self._bins = {stage: [0] * _BINS for stage in STAGES}
@@ -66,6 +67,14 @@ class Stopwatch:
                 mean, longest = 1000 * self._sum[stage] / n, 1000 * self._max[stage]
                 rows.append(StageTimes(stage, n, mean, p50, p90, p95, p99, longest))
         return rows
+
+    def cumulative(self, stage: str, bounds: Sequence[float]) -> tuple[list[int], float]:
+        """How many runs took at most each of `bounds` (seconds), to half a per cent of it, then how many ran; all
+        their seconds. May be called from another thread than measures: the counts are those of one moment.
+        """
+        counts, seconds = list(accumulate(self._bins[stage].copy(), initial=0)), self._sum[stage]
+        edges = (round(math.log(bound / _FLOOR) / math.log(_GROWTH)) for bound in bounds)
+        return [*(counts[edge] for edge in edges), counts[-1]], seconds
 
     def _percentile(self, stage: str, share: float, n: int) -> float:
         """Nearest rank: the smallest duration that `share` of the runs do not exceed, at its bin's middle."""

@@ -1,8 +1,13 @@
-"""What the tests of the web page share: steps to show, a run that shows them, and a viewer without a browser."""
+"""What the tests of the web page share: steps to show, a run that shows them, `dfer-run` itself, and a viewer without a
+browser."""
 
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -96,6 +101,31 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+
+
+class Program:
+    """`dfer-run` with these arguments, as a program of its own. A context manager, which ends it as Ctrl-C does."""
+
+    def __init__(self, *arguments: object) -> None:
+        program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        program += "from dfer.runtime.cli import dfer_run; dfer_run()"
+        self._run = subprocess.Popen(
+            [sys.executable, "-c", program, *map(str, arguments)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+        assert self._run.stderr is not None
+        self._said = self._run.stderr
+
+    def address(self, words: str) -> str:
+        """The address in the next line that it prints with these words."""
+        return next(re.findall(r"http://\S+", line)[0] for line in self._said if words in line)
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._run.send_signal(signal.SIGINT)
+        rest = self._run.communicate(timeout=60)[1]
+        assert self._run.returncode == 0, rest
 
 
 class Viewer:

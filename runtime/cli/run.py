@@ -101,6 +101,9 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address of that page; others need --token.")
 @click.option("--token", envvar="DFER_TOKEN", help="What viewers of that page must know; better in $DFER_TOKEN.")
+@click.option(
+    "--metrics", type=int, metavar="PORT", help="Tell Prometheus on this machine how the run is, at /metrics of a port."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
 @click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
 @click.option("--verbose", is_flag=True, help="Print how long each stage took, too.")

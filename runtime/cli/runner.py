@@ -46,7 +46,8 @@ class RunOptions:
     script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
     show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
-    which stays until Ctrl-C where files were read.
+    which stays until Ctrl-C where files were read. metrics: port of this machine where Prometheus may ask how the run
+    is, None for none.
     photos: whether images of a folder or pattern are photographs, None for as they look (see `open_source`).
     realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
     """
@@ -64,6 +65,7 @@ class RunOptions:
     web: int | None = None
     host: str = "127.0.0.1"
     token: str | None = None
+    metrics: int | None = None
     window: float | None = None
     fps: float | None = None
     smooth: float | None = None
@@ -116,7 +118,7 @@ def run(
     """Read all sources to their end, to Ctrl-C, or until the window is closed; write and show what was asked for.
 
     sinks: more outputs, which get every `Step`. warn: told of trouble that is not an error. tell: told which model runs
-    and where the page is. console: where progress bars are drawn, None for none.
+    and where the page and the metrics are. console: where progress bars are drawn, None for none.
 
     Raises DferError for options that cannot work, a model or source that does not open, an output that cannot be
     written, and when the only source fails; of several, the others go on (see `RunResult.failures`).
@@ -194,6 +196,12 @@ def run(
         every: list[Sink] = [*files, summary, absence, *sinks]
         if window is not None:
             every.append(window)
+        if options.metrics is not None:
+            from ..web.metrics import Metrics, MetricsEndpoint
+
+            metrics = Metrics(recognizer, readers.readers)
+            tell(f"metrics: {stack.enter_context(MetricsEndpoint(options.metrics, metrics.text)).url}")
+            every.append(metrics)
         if page is not None:
             every.append(page.sink(watch.report, readers.readers))
         if console is not None:
@@ -244,6 +252,12 @@ def _check(options: RunOptions) -> None:
         from ..web import WebPage
 
         WebPage.check(options.web, options.host, options.token)
+    if options.metrics is not None:
+        from ..web.metrics import MetricsEndpoint
+
+        if options.metrics and options.metrics == options.web:
+            raise ParameterError("metrics", f"port {options.metrics} is the live page's; name another")
+        MetricsEndpoint.check(options.metrics)
 
 
 def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer:

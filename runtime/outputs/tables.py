@@ -248,7 +248,7 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
         "provider": recognizer.provider,
         "precision": recognizer.precision,
         "versions": {
-            "dfer-edge": _own_version(),
+            "dfer-edge": own_version(),
             "python": platform.python_version(),
             "numpy": numpy.__version__,
             "onnxruntime": onnxruntime.__version__,
@@ -261,7 +261,7 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
     }
 
 
-def _own_version() -> str | None:
+def own_version() -> str | None:
     """None in a working copy that is not installed."""
     try:
         return metadata.version("dfer-edge")

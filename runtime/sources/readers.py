@@ -60,6 +60,11 @@ class SourceReader:
         return "reconnecting" if self._state == "running" and self.source.reconnecting else self._state
 
     @property
+    def waiting(self) -> int:
+        """Frames that can be taken now."""
+        return len(self._waiting)
+
+    @property
     def done(self) -> bool:
         """Whether its last frame was taken."""
         return self._state in ("ended", "failed") and not self._waiting

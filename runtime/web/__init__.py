@@ -1,4 +1,4 @@
-"""The live web page: pictures, expressions and figures of a running recognition, in a browser."""
+"""The live web page: pictures, expressions and figures of a running recognition, in a browser; metrics beside it."""
 
 from .messages import ServedModel
 from .page import WebPage

@@ -1,5 +1,7 @@
 """What the server says to a viewer: a greeting, then rounds of news with the pictures that belong to them.
 
+This is an API: docs/api.md tells programs how to use it, docs/messages.schema.json is what both are checked against.
+
 A round is one binary message, so that boxes and the picture they lie on arrive together:
 
     length of the JSON, uint32 big-endian │ JSON, UTF-8 │ JPEG │ JPEG │ …
@@ -31,6 +33,9 @@ from ..predictions import Prediction, Step, VisibleFace
 from ..sources import without_credentials
 from ..timing import StageTimes
 from .board import SPAN, SourceSnapshot
+
+VERSION = 1
+"""Of what is said here: goes up when a field changes its name or meaning or goes; new fields do not count."""
 
 _LONGEST_SIDE = 960
 """Pixels; larger pictures are shrunk, for phones and for SSH tunnels."""
@@ -73,9 +78,9 @@ class Round:
 
 
 def greeting(classes: Sequence[str], model: ServedModel | None) -> str:
-    """The first message, a text: classes with their colours, the charts' span in seconds, and the model."""
+    """The first message, a text: version, classes with their colours, the charts' span in seconds, and the model."""
     colours = [{"name": name, "colour": hex_of(name)} for name in classes]
-    return json.dumps({"classes": colours, "span": SPAN, "model": model and asdict(model)})
+    return json.dumps({"version": VERSION, "classes": colours, "span": SPAN, "model": model and asdict(model)})
 
 
 def picture_of(step: Step, number: int) -> Picture:
@@ -109,17 +114,17 @@ def news(told: Round, seen: Mapping[str, int], points: Mapping[str, Sequence[Pre
             jpegs.append(picture.jpeg)
         sources.append(
             {
-                "name": _without_secrets(snapshot.name),
+                "name": without_secrets(snapshot.name),
                 "state": snapshot.state,
                 "dropped": snapshot.dropped,
-                "error": snapshot.error and _without_secrets(snapshot.error),
+                "error": snapshot.error and without_secrets(snapshot.error),
                 "frames": snapshot.frames,
                 "points": [_point(prediction) for prediction in points.get(snapshot.name, ())],
                 "picture": picture and {"bytes": len(picture.jpeg), **picture.about},
             }
         )
     stages = [{key: _short(value) for key, value in asdict(stage).items()} for stage in told.stages]
-    over = told.over and _without_secrets(told.over)
+    over = told.over and without_secrets(told.over)
     text = json.dumps({"sources": sources, "stages": stages, "over": over}, separators=(",", ":")).encode()
     return b"".join((len(text).to_bytes(4, "big"), text, *jpegs))
 
@@ -151,6 +156,6 @@ def _short(value: Any) -> Any:
     return round(value, 3) if isinstance(value, float) else value
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Addresses in a text lose what may be secret. Names come without it; messages of libraries may not."""
     return re.sub(r"\w+://\S+", lambda address: without_credentials(address.group()), text)

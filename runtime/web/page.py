@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from threading import Event
 from time import monotonic
 from urllib.parse import quote
 
-from ..errors import DferError, ParameterError, require
 from ..predictions import Step
 from ..timing import StageTimes
 from .board import Board, SourceState
+from .listening import listen
 from .messages import ServedModel
 
 PORT = 8000
@@ -41,7 +39,7 @@ class WebPage:
         token: str | None = None,
         model: ServedModel | None = None,
     ) -> None:
-        listener = _listen(host, port, token)
+        listener = listen(host, port, token)
         from .server import PageServer
 
         self.url = _url(host, listener.getsockname()[1], token)
@@ -53,7 +51,7 @@ class WebPage:
     @staticmethod
     def check(port: int, host: str, token: str | None) -> None:
         """Raise DferError where a page could not be served, before anything else is done."""
-        _listen(host, port, token).close()
+        listen(host, port, token).close()
 
     def show(self, step: Step, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> None:
         """Show one step; costs some microseconds, for all work is done elsewhere and only while somebody watches.
@@ -101,40 +99,6 @@ class PageSink:
         """The page is closed by who opened it."""
 
     discard = close
-
-
-def _listen(host: str, port: int, token: str | None) -> socket.socket:
-    """A listening socket: bound now, so that a port that is taken is told before any work is done."""
-    for module in ("starlette", "uvicorn", "websockets"):
-        require(module, "web")
-    if token == "":
-        raise ParameterError("token", "is empty; give one that cannot be guessed")
-    if not 0 <= port <= 65535:
-        raise ParameterError("port", f"{port} is none; ports go up to 65535")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError, OverflowError) as error:
-        raise ParameterError("host", f"{host}, port {port}: no such address ({error})") from error
-    family, kind, protocol, _, address = min(found)  # IPv4 first
-    if token is None and not ip_address(str(address[0]).partition("%")[0]).is_loopback:
-        raise ParameterError(
-            "token",
-            f"is needed, for host {host} shows the pictures to the network; one that cannot be guessed "
-            '(python -c "import secrets; print(secrets.token_urlsafe())" makes one)',
-        )
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended just now is no hindrance
-        listener.bind(address)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise DferError(f"port {port} of {host} is taken; end what listens there or name another port") from error
-        if error.errno == errno.EACCES:
-            raise DferError(f"port {port} may not be used by this account; name one from 1024 up") from error
-        raise DferError(f"the web page cannot be served at {host}, port {port}: {error.strerror}") from error
-    return listener
 
 
 def _url(host: str, port: int, token: str | None) -> str:

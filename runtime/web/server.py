@@ -8,28 +8,22 @@ the sources ended and why, as far as they listen.
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import threading
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 
 import anyio
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..outputs.tables import csv_head
 from .board import Board, SourceSnapshot
-from .connections import BACKLOG, BoundedHttp
-from .guard import Guard
 from .messages import Picture, Round, ServedModel, greeting, news, picture_of
+from .service import Service
 
 _ROUNDS = 15  # a second
 _HEARTBEAT = 2.0  # seconds after which a round is told though nothing changed, so that viewers know that we live
@@ -47,7 +41,7 @@ class _Viewer:
         self.mark = 0  # number of the last prediction
 
 
-class PageServer:
+class PageServer(Service):
     """Serves the page and the news of `board` on a listening socket, in a thread of its own, until `close`."""
 
     def __init__(
@@ -58,13 +52,12 @@ class PageServer:
         model: ServedModel | None,
         token: str | None,
     ) -> None:
-        self._board, self._greeting, self._listener = board, greeting(classes, model), listener
+        self._board, self._greeting = board, greeting(classes, model)
         self._classes = tuple(classes)
         self._round, self._made = Round(0, [], {}, ()), 0.0
         self._over: str | None = None
         self._viewers = 0
-        self._loop: asyncio.AbstractEventLoop | None = None
-        app: ASGIApp = Starlette(
+        app = Starlette(
             routes=[
                 _file_route("/", "page.html", "text/html"),
                 _file_route("/page.css", "page.css", "text/css"),
@@ -73,23 +66,7 @@ class PageServer:
                 WebSocketRoute("/watch", self._watch),
             ]
         )
-        settings = uvicorn.Config(
-            Guard(app, token, cookie=f"dfer-{listener.getsockname()[1]}"),
-            http=BoundedHttp,
-            ws="websockets-sansio",
-            ws_max_size=1024,  # viewers have little to say
-            ws_ping_interval=None,  # acknowledgements tell more
-            ws_per_message_deflate=False,  # JPEG does not shrink
-            backlog=BACKLOG,
-            lifespan="off",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-        )
-        self._uvicorn = uvicorn.Server(settings)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="web page", daemon=True)
-        self._thread.start()
+        super().__init__(listener, app, token, "web page")
 
     @property
     def watched(self) -> bool:
@@ -104,21 +81,14 @@ class PageServer:
         patience = monotonic() + _FAREWELL
         while self._viewers and monotonic() < patience:
             sleep(0.01)
-        self._uvicorn.should_exit = True
-        self._thread.join(timeout=0.5)
-        if self._thread.is_alive() and self._loop is not None:
-            with suppress(RuntimeError):  # it ended just now
-                self._loop.call_soon_threadsafe(self._cut_off, None)
-            self._thread.join(timeout=0.5)
-        self._listener.close()
+        self.stop()
 
     async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._hunger = anyio.Event()  # set when a viewer waits for a round
         self._told = anyio.Event()  # set when there is a new one
         async with anyio.create_task_group() as group:
             group.start_soon(self._make_rounds)
-            await self._uvicorn.serve(sockets=[self._listener])
+            await super()._serve()
             group.cancel_scope.cancel()
 
     async def _make_rounds(self) -> None:
@@ -201,12 +171,6 @@ class PageServer:
             self._hunger.set()
             await told.wait()
         return self._round
-
-    def _cut_off(self, client: tuple[str, int] | None) -> None:
-        """Drop a connection (all, for None) with what still waits to be sent; closing politely would wait for that."""
-        for connection in list(self._uvicorn.server_state.connections):
-            if client is None or getattr(connection, "client", None) == client:
-                connection.transport.abort()
 
 
 def _file_route(path: str, name: str, kind: str) -> Route:

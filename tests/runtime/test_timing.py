@@ -27,6 +27,24 @@ def test_percentiles_are_within_one_per_cent_of_the_exact_ones(seconds: list[flo
         assert found == pytest.approx(exact[share], rel=0.01)
 
 
+@given(
+    st.lists(st.floats(1e-7, 2e4), max_size=300), st.lists(st.floats(1e-4, 10), max_size=20, unique=True).map(sorted)
+)
+def test_cumulative_counts_are_exact_but_for_half_a_per_cent_of_a_bound(
+    seconds: list[float], bounds: list[float]
+) -> None:
+    watch = Stopwatch()
+    for value in seconds:
+        watch.add("encode", value)
+    counts, total = watch.cumulative("encode", bounds)
+    assert (len(counts), counts[-1]) == (len(bounds) + 1, len(seconds))
+    assert total == pytest.approx(sum(seconds))
+    assert counts == sorted(counts)
+    for bound, count in zip(bounds, counts, strict=False):
+        least, most = (sum(value <= share * bound for value in seconds) for share in (0.995, 1.0051))
+        assert least <= count <= most
+
+
 def test_stages_come_in_the_order_of_the_pipeline() -> None:
     watch = Stopwatch()
     for stage in ("total", "head", "decode", "detect"):
