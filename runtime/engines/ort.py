@@ -29,31 +29,39 @@ PATIENCE = 600.0
 class OrtEngine(Engine):
     """An ONNX Runtime session. largest: rows of the largest batch, larger inputs are run in parts; None: no limit.
 
-    patience: seconds that the first run may take; None for no limit.
+    patience: seconds that the first run may take; None for no limit. alone: a session for batches of one row.
     """
 
-    def __init__(self, session: Any, provider: str, largest: int | None = None, patience: float | None = None) -> None:
+    def __init__(
+        self,
+        session: Any,
+        provider: str,
+        largest: int | None = None,
+        patience: float | None = None,
+        alone: Any = None,
+    ) -> None:
         self.provider = provider
-        self._session, self._largest, self._patience = session, largest, patience
+        self._session, self._largest, self._patience, self._alone = session, largest, patience, alone
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         rows = len(next(iter(inputs.values())))
         if self._largest is not None and rows > self._largest:
             return self._run_in_parts(inputs, rows, self._largest)
+        session = self._alone if rows == 1 and self._alone is not None else self._session
         try:
-            results = self._try(inputs) if self._patience else self._session.run(self._outputs, dict(inputs))
+            results = self._try(session, inputs) if self._patience else session.run(self._outputs, dict(inputs))
         except TimeoutError as error:
             raise DferError(f"the graph {error} to run once: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise DferError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
         return dict(zip(self._outputs, results, strict=True))
 
-    def _try(self, inputs: Mapping[str, Array]) -> list[NDArray[np.float32]]:
+    def _try(self, session: Any, inputs: Mapping[str, Array]) -> list[NDArray[np.float32]]:
         """The first run, within the time limit."""
         import onnxruntime as ort
 
-        options, session = ort.RunOptions(), self._session
+        options = ort.RunOptions()
         try:
             run = functools.partial(session.run, self._outputs, dict(inputs), options)
             results: list[NDArray[np.float32]] = call_within(self._patience or 0, run)
@@ -73,7 +81,7 @@ class OrtEngine(Engine):
         return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._alone = None
 
 
 def _no_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
@@ -88,6 +96,7 @@ class OrtBackend(Backend):
     plugin: the module that carries it, if it is a plug-in, which works beside plain onnxruntime.
     options: the provider's, for a graph, a precision and the CPU threads.
     largest: rows of the largest batch it can be given. repair: what to do where it is installed and does not start.
+    alone_below: bytes of a graph below which it is compiled a second time, for one row alone, which runs faster.
     """
 
     execution_provider: str
@@ -96,6 +105,7 @@ class OrtBackend(Backend):
     options: Callable[[bytes, str, int | None], dict[str, str]] = _no_options
     largest: int | None = None
     repair: str = "reinstall it"
+    alone_below: int = 0
 
     def is_present(self) -> bool:
         if self.plugin is not None:
@@ -120,9 +130,13 @@ class OrtBackend(Backend):
 
     def load(self, graph: bytes, precision: str = "fp32", threads: int | None = None) -> Engine:
         patience = PATIENCE if self.device == "cpu" else None  # GPUs build engines, which takes what it takes
-        load = functools.partial(self._session, graph, precision, threads)
+
+        def load() -> list[Any]:
+            batches = (None, 1) if len(graph) < self.alone_below else (None,)
+            return [self._session(graph, precision, threads, batch) for batch in batches]
+
         try:
-            session = load() if patience is None else call_within(patience, load)
+            session, *alone = load() if patience is None else call_within(patience, load)
         except DferError:
             raise
         except TimeoutError as error:
@@ -134,9 +148,9 @@ class OrtBackend(Backend):
                 "provider",
                 f"ONNX Runtime could not start {self.name} and would run on the CPU; {self.repair}, or ask for cpu",
             )
-        return OrtEngine(session, self.name, self.largest, patience)
+        return OrtEngine(session, self.name, self.largest, patience, *alone)
 
-    def _session(self, graph: bytes, precision: str, threads: int | None) -> Any:
+    def _session(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
         import onnxruntime as ort
 
         session = ort.SessionOptions()
@@ -149,6 +163,8 @@ class OrtBackend(Backend):
             session.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             session.intra_op_num_threads = threads
+        if batch is not None:
+            session.add_free_dimension_override_by_name("batch", batch)
         options = self.options(graph, precision, threads)
         if self.plugin is not None:
             if not (devices := self._plugin_devices()):
@@ -182,24 +198,31 @@ def _openvino_options(graph: bytes, precision: str, threads: int | None) -> dict
     # Left to itself it computes FP32 graphs in BF16 where it can: it is to do so where that was asked for.
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    return {"load_config": json.dumps({"CPU": hint | limit})}
+    folder = _kept_in("openvino")  # compiled graphs, which load several times as fast
+    kept = {"CACHE_DIR": folder} if folder else {}
+    return {"load_config": json.dumps({"CPU": hint | limit | kept})}
 
 
 def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
     """One engine for all batches, kept in the user's cache, since building takes minutes."""
+    folder = _kept_in("tensorrt")
+    kept = {
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": folder,
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": folder,
+    }
+    return (kept if folder else {}) | _profile_shapes(graph, "trt_profile")
+
+
+def _kept_in(name: str) -> str:
+    """A folder for what a provider compiles; "" where there can be none, and every process compiles anew."""
+    folder = cache_folder() / name
     try:
-        folder = cache_folder() / "tensorrt"
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        kept = {}  # built anew by every process
-    else:
-        kept = {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(folder),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(folder),
-        }
-    return kept | _profile_shapes(graph, "trt_profile")
+        return ""
+    return str(folder)
 
 
 def _tensorrt_rtx_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
@@ -242,6 +265,7 @@ BACKENDS = (
         execution_provider="OpenVINOExecutionProvider",
         plugin="onnxruntime_ep_openvino",
         options=_openvino_options,
+        alone_below=64 << 20,
     ),
     OrtBackend(
         name="cuda",

@@ -69,6 +69,28 @@ def test_openvino_runs_all_of_the_graph_in_the_precision_it_is_written_in(bundle
     np.testing.assert_allclose(found, wanted, atol=1e-4)  # bfloat16 would be 1e-2 off
 
 
+def test_openvino_keeps_what_it_compiled_and_runs_one_row_like_several(bundle: Path, own_cache: Path) -> None:
+    if "openvino" not in present_providers():
+        pytest.skip("OpenVINO is not installed, or this CPU is not Intel's")
+    opened = Bundle.open(bundle)
+    size = opened.manifest.preprocessing.size
+    crops = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    graph = opened.read("encoder.fp32.onnx")
+
+    def features() -> list[np.ndarray]:
+        with open_engine(graph, "openvino") as engine:
+            return [engine.run({"frames": rows})["features"] for rows in (crops, crops[:1])]
+
+    first = features()
+    compiled = {path: path.stat().st_mtime_ns for path in (own_cache / "openvino").iterdir()}
+    assert len(compiled) == 2  # for any batch, and for one row
+    second = features()
+    assert {path: path.stat().st_mtime_ns for path in (own_cache / "openvino").iterdir()} == compiled
+    np.testing.assert_allclose(first[0][:1], first[1], atol=1e-4)
+    for one, two in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 def test_a_plug_in_without_a_device_is_no_candidate_and_an_error_where_asked_for(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

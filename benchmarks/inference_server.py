@@ -1,11 +1,11 @@
 """One Triton server for many streams: what sharing the encoder costs, and how many live streams there are on top.
 
-    DFER_TRITON=FOLDER python benchmarks/triton.py WORK [--rounds 3] [--streams 16,50] [--write]
+    DFER_TRITON=FOLDER python benchmarks/inference_server.py WORK [--rounds 3] [--streams 16,50] [--write]
 
 FOLDER holds the server (`.ci/triton FOLDER`). First four `dfer-run` processes that share it, against one process with
 the encoder in itself: the same frames in all, in turns. Then clips played as live streams, spread over the four:
 predictions against those that were due, frames dropped, processor time of clients and of the server, and how many faces
-the server put into a batch. --write makes triton.md.
+the server put into a batch. --write makes inference_server.md.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def main() -> None:
             if count
         ]
     publish(
-        "triton.md",
+        "inference_server.md",
         "One Triton server for many streams",
         [
             "The demo model's encoder in FP32 on a Triton server (tritonserver 2.51, ONNX Runtime on its Python "
