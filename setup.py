@@ -91,6 +91,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "export": EXPORT,
+        "webgpu": ["onnxruntime-ep-webgpu>=0.4"],  # GPUs of any maker, aarch64 included
         "openvino": ["onnxruntime-ep-openvino>=1.8"],
         "tensorrt": TENSORRT,
         "tensorrt-rtx": TENSORRT_RTX,

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DferError, ParameterError
 from ..machine import cache_folder, instructions
 from ..timing import call_within
-from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine
+from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..bundle import Bundle
     from .backend import Array
 
-
+_CPU = "CPUExecutionProvider"
 PATIENCE = 600.0
 """Seconds that a CPU may take to load a graph, and to run it for the first time: it may be a stranger's."""
 
@@ -71,6 +72,11 @@ class OrtEngine(Engine):
         self._patience = None
         return results
 
+    def on_cpu(self) -> list[str]:
+        """Which operators of the graph a plug-in leaves to the CPU, where that was recorded."""
+        parts = self._session.get_provider_graph_assignment_info()
+        return sorted({node.op_type for part in parts if part.ep_name == _CPU for node in part.get_nodes()})
+
     def _run_in_parts(self, inputs: Mapping[str, Array], rows: int, largest: int) -> dict[str, NDArray[np.float32]]:
         import numpy as np
 
@@ -96,6 +102,7 @@ class OrtBackend(Backend):
     plugin: the module that carries it, if it is a plug-in, which works beside plain onnxruntime.
     options: the provider's, for a graph, a precision and the CPU threads.
     largest: rows of the largest batch it can be given. repair: what to do where it is installed and does not start.
+    on_cpu: operators that may stay on the CPU, where a plug-in leaves some out; which do is reported.
     alone_below: bytes of a graph below which it is compiled a second time, for one row alone, which runs faster.
     """
 
@@ -106,6 +113,7 @@ class OrtBackend(Backend):
     largest: int | None = None
     repair: str = "reinstall it"
     alone_below: int = 0
+    on_cpu: tuple[str, ...] = ()
 
     def is_present(self) -> bool:
         if self.plugin is not None:
@@ -142,13 +150,25 @@ class OrtBackend(Backend):
         except TimeoutError as error:
             raise DferError(f"the graph {error} to load: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            if "creating execution provider" in str(error):
+                raise self._not_started() from error
             raise DferError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
         if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
-            raise ParameterError(
-                "provider",
-                f"ONNX Runtime could not start {self.name} and would run on the CPU; {self.repair}, or ask for cpu",
-            )
-        return OrtEngine(session, self.name, self.largest, patience, *alone)
+            raise self._not_started()
+        engine = OrtEngine(session, self.name, self.largest, patience, *alone)
+        if self.on_cpu and (more := sorted(set(engine.on_cpu()) - set(self.on_cpu))):
+            raise ParameterError("provider", f"{self.name} would leave {', '.join(more)} to the CPU; ask for cpu")
+        return engine
+
+    def _not_started(self) -> ParameterError:
+        words = f"ONNX Runtime could not start {self.name} and would run on the CPU; {self.repair}, or ask for cpu"
+        return ParameterError("provider", words)
+
+    def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
+        engine = super().open(bundle, graph, precision, threads, report)
+        if isinstance(engine, OrtEngine) and self.on_cpu and (left := engine.on_cpu()):
+            report(f"{self.name} leaves {', '.join(left)} of {graph} to the CPU")
+        return engine
 
     def _session(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
         import onnxruntime as ort
@@ -173,8 +193,13 @@ class OrtBackend(Backend):
                     "provider", f"{self.name} finds no {device} of a maker that it runs on; ask for cpu"
                 )
             session.add_provider_for_devices(devices[:1], options)
-            session.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of the graph, or an error
-            return ort.InferenceSession(graph, session)
+            if self.on_cpu:
+                session.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            else:
+                session.add_session_config_entry(
+                    "session.disable_cpu_ep_fallback", "1"
+                )  # all of the graph, or an error
+            return ort.InferenceSession(graph, session, enable_fallback=0)  # which prints, and then is the CPU
         return ort.InferenceSession(graph, session, providers=[(self.execution_provider, options), *self.beside])
 
     def _plugin_devices(self) -> list[Any]:
@@ -182,9 +207,10 @@ class OrtBackend(Backend):
         import onnxruntime as ort
 
         _register_plugin(str(self.plugin))
-        kind = getattr(ort.OrtHardwareDeviceType, self.device.upper())
-        found = ort.get_ep_devices()
-        return [one for one in found if (one.ep_name, one.device.type) == (self.execution_provider, kind)]
+        # A GPU may be one that the CPU computes, where its user allows that ($ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER).
+        kinds = {self.device.upper(), "CPU"} if self.on_cpu else {self.device.upper()}
+        found = [one for one in ort.get_ep_devices() if one.ep_name == self.execution_provider]
+        return [one for one in found if one.device.type.name in kinds]
 
 
 @functools.cache  # a second time is an error
@@ -256,7 +282,7 @@ BACKENDS = (
         name="cpu",
         precisions=("fp32", "int8", "fp16"),
         install="reinstall onnxruntime",
-        execution_provider="CPUExecutionProvider",
+        execution_provider=_CPU,
     ),
     OrtBackend(
         name="openvino",
@@ -295,5 +321,15 @@ BACKENDS = (
         plugin="onnxruntime_ep_nv_tensorrt_rtx",
         options=_tensorrt_rtx_options,
         largest=LARGEST_BATCH,
+    ),
+    OrtBackend(
+        name="webgpu",  # any GPU with Vulkan, Metal or Direct3D 12
+        precisions=("fp32", "fp16"),  # of INT8 it leaves half to the CPU
+        install="pip install 'dfer-edge[webgpu]'",
+        device="gpu",
+        execution_provider="WebGpuExecutionProvider",
+        plugin="onnxruntime_ep_webgpu",
+        repair="check the GPU's driver (vulkaninfo)",
+        on_cpu=("Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"),  # of pixels, and on shapes
     ),
 )
