@@ -15,20 +15,19 @@ from typing import Any
 import cv2
 import pytest
 
-from dfer.runtime.procedural.demo import RATE, film_demo
 from helpers import rows_of, run_command
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SECONDS = 4  # of the demo's clip: the second person has come, and the first has shown two expressions
+FRAMES, SECONDS = 96, 4  # of the clip
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(demo_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as `dfer-run --demo` leaves it, of a shorter clip."""
     folder = tmp_path_factory.mktemp("examples")
     left = folder / "demo-output"
     left.mkdir()
-    film_demo(left / "clip.mp4", seconds=SECONDS)
+    (left / "clip.mp4").symlink_to(demo_clip)
     result = run_command(left / "clip.mp4", "--csv", left / "predictions.csv", "--quiet")
     assert result.exit_code == 0, result.output
     return folder
@@ -56,7 +55,7 @@ def test_a_capture_loop_reads_what_dfer_run_reads_from_the_file(demo: Path) -> N
     assert {track for _, track, _ in expected} == {"1", "2"}
     assert wrote == "wrote captured.mp4"
     video = cv2.VideoCapture(str(demo / "captured.mp4"))
-    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == SECONDS * RATE
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == FRAMES
 
 
 def test_a_detector_of_ones_own_finds_the_people(demo: Path) -> None:
@@ -96,11 +95,11 @@ def test_an_example_without_its_clip_says_what_makes_one(tmp_path: Path) -> None
     assert "dfer-run --demo makes a clip" in done.stderr
 
 
-def test_the_notebook_draws_a_row_per_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo: Path) -> None:
+def test_the_notebook_draws_a_row_per_person(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_clip: Path) -> None:
     notebook = json.loads((EXAMPLES / "timeline.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells), "clear the outputs"
-    (tmp_path / "demo.mp4").symlink_to(demo / "demo-output" / "clip.mp4")
+    (tmp_path / "demo.mp4").symlink_to(demo_clip)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     namespace: dict[str, Any] = {}
