@@ -1,8 +1,14 @@
 """dfer-edge: dynamic facial expression recognition from live video, on the machine the camera is plugged into."""
 
+import os
+import re
 from pathlib import Path
 
 from setuptools import setup
+
+VERSION = "0.1.0"
+HOME = os.environ.get("DFER_EDGE_HOME", "").rstrip("/")
+"""Where the repository is published, as https://HOST/OWNER/NAME; whoever builds a release for an index names it."""
 
 PARTS = [
     "runtime",
@@ -60,18 +66,42 @@ TEST = [
     "mypy==2.4.1",
 ]
 
+
+def long_description() -> str:
+    """The README for a package index, where links into the repository lead nowhere: they get the address of this
+    version at `HOME` or, where that is not known, become plain text, and pictures their description."""
+
+    def absolute(match: re.Match[str]) -> str:
+        picture, text, place = match.groups()
+        if "://" in place:
+            return match[0]
+        if not HOME:
+            return f"*{text}*" if picture else text
+        return f"{picture}[{text}]({HOME}/{'raw' if picture else 'blob'}/v{VERSION}/{place})"
+
+    readme = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", absolute, readme)
+
+
 setup(
     name="dfer-edge",
-    version="0.1.0",
+    version=VERSION,
     description=__doc__.strip(),
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    url=HOME or None,
+    project_urls={
+        name: f"{HOME}/blob/v{VERSION}/{page}"
+        for name, page in (("Documentation", "docs/using.md"), ("Changelog", "CHANGELOG.md"))
+        if HOME
+    },
     python_requires=">=3.10",
     # The top level of the repository is the list of parts; each installs into the `dfer` namespace.
     packages=[f"dfer.{part}" for part in PARTS],
     package_dir={f"dfer.{part}": part.replace(".", "/") for part in PARTS},
     package_data={
+        **{f"dfer.{part}": ["py.typed"] for part in ("calibration", "export", "train")},
         "dfer.runtime": ["assets/demo.dfer/*", "assets/*.html", "py.typed"],
         "dfer.runtime.web": ["static/*"],
         "dfer.train.models": ["configs/*.json", "weights/*.safetensors"],
@@ -114,16 +144,34 @@ setup(
             "dfer-export = dfer.export.command:main",
         ]
     },
-    keywords=["facial expression recognition", "DFER", "CLIP", "edge", "ONNX", "TensorRT", "affective computing"],
+    keywords=[
+        "facial expression recognition",
+        "DFER",
+        "emotion recognition",
+        "affective computing",
+        "video",
+        "CLIP",
+        "ONNX",
+        "TensorRT",
+        "edge",
+        "Jetson",
+    ],
     classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: Web Environment",
         "Intended Audience :: Developers",
         "Intended Audience :: Science/Research",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Multimedia :: Video",
-        "Typing :: Typed",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
     ],
 )

@@ -12,7 +12,15 @@ R = TypeVar("R")
 
 
 class DferError(Exception):
-    """An error with a one-line message meant for the person at the keyboard; its text is `printable`."""
+    """An error with a one-line message meant for the person at the keyboard; its text is `printable`.
+
+    >>> from dfer.runtime import DferError, Recognizer
+    >>> try:
+    ...     Recognizer("nowhere.dfer")
+    ... except DferError as error:
+    ...     print(error)
+    bundle nowhere.dfer: no such folder
+    """
 
     def __str__(self) -> str:
         return printable(super().__str__())

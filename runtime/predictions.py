@@ -29,6 +29,12 @@ class Prediction:
     `UNSURE` where even that is too improbable to be believed.
     quality: how well the face can be read, 0..1 (`faces.quality`); None where that was not measured.
     file: of an image the name of its file (see `Frame`), else "".
+
+    >>> import numpy as np
+    >>> from dfer.runtime import Prediction
+    >>> read = Prediction("a.mp4", 3, 0.125, 1, (90, 60, 80, 80), np.float32([0.25, 0.75]), ("joy", "fear"), "ready")
+    >>> read.label, read.confidence, read.poor
+    ('fear', 0.75, False)
     """
 
     source: str
@@ -92,6 +98,12 @@ class Step:
     """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view.
 
     profiles: tracks that were sampled but turn their side to the camera, so that nothing was read from them.
+
+    >>> from dfer.runtime import Recognizer, open_source
+    >>> with Recognizer() as recognizer:
+    ...     *_, last = recognizer.steps(open_source("clip.mp4"))
+    >>> [face.track_id for face in last.faces], len(last.predictions), last.profiles
+    ([1, 2], 0, ())
     """
 
     source: str

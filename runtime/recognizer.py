@@ -366,6 +366,7 @@ class Session:
 
     name: what predictions call the source. live: whether faces may be left out when there are more than can be encoded
     in time. rate: frames per second that are pushed, where that is fewer than are sampled.
+
     Sessions of one recogniser may be used from several threads, each from one at a time.
 
     stopwatch: how long each stage took.

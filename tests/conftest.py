@@ -17,6 +17,7 @@ from dfer.runtime.bundle import DEMO
 from dfer.runtime.faces.alignment import align
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.procedural import Identity, draw_background, draw_face
+from dfer.runtime.procedural.demo import film_demo
 from dfer.runtime.procedural.expressions import ExpressionCurve
 from helpers import Pipeline, write_video
 
@@ -183,6 +184,14 @@ def face_frames() -> list[np.ndarray]:
 def face_video(face_frames: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`face_frames` as an MP4."""
     return write_video(tmp_path_factory.mktemp("video") / "face.mp4", face_frames, 24)
+
+
+@pytest.fixture(scope="session")
+def demo_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first four seconds of the demo's clip, of 96 frames: the second person has come."""
+    path = tmp_path_factory.mktemp("demo") / "clip.mp4"
+    film_demo(path, seconds=4)
+    return path
 
 
 @pytest.fixture(scope="session")

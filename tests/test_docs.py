@@ -5,14 +5,18 @@ from __future__ import annotations
 import doctest
 import importlib
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import click
 import pytest
 
+import dfer.runtime
+
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+FOLDERS = ("docs", "benchmarks", "examples", "docker")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"))])
 LINK = re.compile(r"(?<!`)\]\(([^)\s]+)\)")
 COMMANDS = {
     "dfer-run": "runtime.cli.run",
@@ -58,7 +62,7 @@ def commands_in(page: Path) -> list[str]:
     return [line[line.index("dfer-") :] for line in lines if re.search(r"(^|[;&|] |\) )dfer-", line)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name in ("docs", ROOT.name)], ids=str)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "benchmarks"], ids=str)
 def test_commands_take_the_options_that_are_shown(page: Path) -> None:
     for line in commands_in(page):
         name, *words = shlex.split(re.split(r" (?:&&|\|) ", line)[0])
@@ -72,9 +76,30 @@ def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
 
 
+@pytest.fixture
+def beside_the_clip(demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder in which examples run: it holds clip.mp4."""
+    (tmp_path / "clip.mp4").symlink_to(demo_clip)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("beside_the_clip")
 @pytest.mark.parametrize("file", WITH_EXAMPLES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_examples_in_docstrings_hold(file: Path) -> None:
     module = ".".join(["dfer", *file.relative_to(ROOT).with_suffix("").parts])
     found = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
     assert found.attempted > 0
     assert found.failed == 0
+
+
+def test_the_reference_is_what_the_docstrings_say() -> None:
+    written = runpy.run_path(str(ROOT / ".ci" / "reference"))["page"]()
+    assert (ROOT / "docs" / "reference.md").read_text(encoding="utf-8") == written, "run .ci/reference"
+
+
+def test_examples_in_the_reference_hold_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it makes its clip
+    names = {name: getattr(dfer.runtime, name) for name in dfer.runtime.__all__}
+    page = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8").replace("```", "")
+    examples = doctest.DocTestParser().get_doctest(page, names, "reference.md", None, 0)
+    assert doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(examples).failed == 0

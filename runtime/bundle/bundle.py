@@ -35,6 +35,11 @@ class Bundle:
 
         A whole bundle is still a stranger's: see docs/security.md for what opening one means.
         Raises DferError, in one line, for the first thing that is wrong.
+
+        >>> from dfer.runtime import Bundle
+        >>> from dfer.runtime.bundle import DEMO
+        >>> Bundle.open(DEMO).manifest.classes[:3]
+        ('happiness', 'sadness', 'neutral')
         """
         folder = Path(path)
         if beside(folder, "writing").is_dir() and not folder.is_dir():

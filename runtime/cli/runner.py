@@ -122,6 +122,12 @@ def run(
 
     Raises DferError for options that cannot work, a model or source that does not open, an output that cannot be
     written, and when the only source fails; of several, the others go on (see `RunResult.failures`).
+
+    >>> from pathlib import Path
+    >>> from dfer.runtime import RunOptions, run
+    >>> result = run(RunOptions(["clip.mp4"], csv=Path("clip.csv"), smooth=0.4))
+    >>> len(result.summary.tracks), Path("clip.csv").exists()
+    (2, True)
     """
     specs = expand(options.sources)
     if not specs:

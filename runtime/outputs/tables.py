@@ -197,6 +197,12 @@ def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
     """Predictions as a pandas DataFrame with the CSV's columns, not rounded; those of one recogniser, for its classes.
 
     Raises DferError where pandas is not installed.
+
+    >>> from dfer.runtime import Recognizer, to_dataframe
+    >>> with Recognizer() as recognizer:
+    ...     rows = to_dataframe(recognizer.stream("clip.mp4"))
+    >>> sorted(set(rows["track"])), list(rows.columns[:4])
+    ([1, 2], ['source', 'frame', 'time_s', 'track'])
     """
     if importlib.util.find_spec("pandas") is None:
         raise DferError("pandas is not installed; run: pip install pandas")

@@ -39,6 +39,15 @@ class Smoother:
 
     classes: of the final predictions. model_classes: those given, which are the model's.
     Raises DferError for impossible settings.
+
+    >>> from dataclasses import replace
+    >>> import numpy as np
+    >>> from dfer.runtime import Prediction, Smoother
+    >>> smoother = Smoother(("joy", "fear"), seconds=0.5)
+    >>> calm = Prediction("a.mp4", 0, 0.0, 1, (0, 0, 80, 80), np.float32([0.9, 0.1]), ("joy", "fear"), "ready")
+    >>> jump = replace(calm, frame=3, time=0.125, probabilities=np.float32([0.1, 0.9]), label="fear")
+    >>> [smoother.refine(prediction).label for prediction in (calm, jump)]
+    ['joy', 'joy']
     """
 
     def __init__(

@@ -83,15 +83,15 @@ def demo_script() -> list[list[tuple[float, float, str]]]:
     ]
 
 
-def film_demo(path: Path, progress: Callable[[int, int], object] | None = None) -> None:
-    """Write the scene as an MP4 video of `SECONDS` at `RATE` and `SIZE`; complete or not at all.
+def film_demo(path: Path, progress: Callable[[int, int], object] | None = None, *, seconds: float = SECONDS) -> None:
+    """Write the scene, or its first `seconds`, as an MP4 video at `RATE` and `SIZE`; complete or not at all.
 
     progress: called after each frame with the number of frames done and of all.
 
     Raises DferError when the video cannot be written.
     """
     actors = [_Actor(role) for role in reversed(ROLES)]
-    room, total = _room(), round(SECONDS * RATE)
+    room, total = _room(), round(seconds * RATE)
     with atomic_write(path) as aside, VideoSink(aside, RATE, SIZE) as video:
         for index in range(total):
             frame = room.copy()

@@ -30,6 +30,12 @@ class Frame:
     arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
     cut: it does not follow from the frame before, so tracks and windows begin anew.
     file: of an image its own name, else "".
+
+    >>> from dfer.runtime import open_source
+    >>> with open_source("clip.mp4") as source:
+    ...     first, second, *_ = source
+    >>> first.image.shape, second.index, round(second.time, 3)
+    ((360, 640, 3), 1, 0.042)
     """
 
     image: NDArray[np.uint8]

@@ -43,7 +43,7 @@ def open_source(
 ) -> Source:
     """Open one source: whatever `spec` names.
 
-    place: a camera (its number, "/dev/video0", or "csi://0" on a Jetson); a video file; a folder of images, an image,
+    spec: a camera (its number, "/dev/video0", or "csi://0" on a Jetson); a video file; a folder of images, an image,
     or several by a pattern ("frames/*.png", "frame_%04d.png"); a URL (RTSP, HTTP, …); a GStreamer pipeline ("… ! …");
     a named pipe, or "-" for standard input.
     image_rate: how many images make a second.
@@ -55,6 +55,11 @@ def open_source(
     photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs, and
     warns, where their sizes differ or their names are not numbered (`are_photos`).
     Raises DferError when there is nothing to read at `spec`.
+
+    >>> from dfer.runtime import open_source
+    >>> with open_source("clip.mp4") as source:
+    ...     source.rate, sum(1 for frame in source)
+    (24.0, 96)
     """
     text = str(spec)
     if isinstance(spec, int) or text.startswith(("/dev/video", "/dev/v4l/")):
