@@ -18,6 +18,7 @@ PARTS = [
     "runtime.sources",
     "runtime.web",
     "train",
+    "train.captions",
     "train.checkpoints",
     "train.cli",
     "train.data",
