@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import ParameterError
+from .captions import WEIGHT
 from .data.choice import DataChoice
 
 
@@ -42,7 +43,7 @@ class TrainOptions:
     method: str = "align-dfer"
     method_options: Mapping[str, Any] = field(default_factory=dict)
     captions: str | Path | None = None
-    caption_weight: float = 0.5
+    caption_weight: float = WEIGHT
     clip: str = "dfer-small"
     pretrained: str | None = None
     image_size: int | None = None

@@ -16,7 +16,7 @@ from rich.progress import Progress, TextColumn
 
 from ..runtime.errors import ParameterError
 from .captions.contrast import CaptionTokens
-from .captions.reading import Captions, clean_captions, read_captions
+from .captions.reading import TRAINING, Captions, clean_captions, read_captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from .confidence import Calibration
 from .data import ClipSet
@@ -244,7 +244,7 @@ class _Run:
         if options.captions is None:
             return None
         if str(options.captions) != DRAWN:
-            splits = {**options.data.listed(), **dict.fromkeys(clips.names, "train")}
+            splits = dict.fromkeys(clips.names, TRAINING) | options.data.listed()  # one in both is of the other split
             return read_captions(Path(options.captions), splits, clips.classes)
         if not isinstance(clips, ProceduralClips):
             raise ParameterError("captions", f"only procedural people have {DRAWN} ones; name a file")

@@ -10,9 +10,6 @@ from torch.nn import functional
 
 from ..models.clip import Clip
 
-WEIGHT = 0.5
-"""What the loss of captions counts by (our choice; the paper's public pages give no number)."""
-
 
 class CaptionTokens:
     """Captions as CLIP's tokens, of clips by their names.

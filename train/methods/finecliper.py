@@ -13,7 +13,8 @@ from torch.nn import functional
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
-from ..captions.contrast import WEIGHT, CaptionTokens, contrast
+from ..captions import WEIGHT
+from ..captions.contrast import CaptionTokens, contrast
 from ..data import Batch
 from ..models.adapters import insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
 from ..models.clip import Clip, rebuild_clip
@@ -196,23 +197,23 @@ class FineCliper(Method):
         return self._clip.text.encode(sentences, ends, lambda blocks, x, mask: run_adapted(blocks, adapters, x, mask))
 
     def encode_captions(self, captions: Tensor) -> Tensor:
-        """Features [K,D] of length 1 of captions by their numbers (`CaptionTokens.draw`), read as positive descriptions
-        are."""
-        assert self._captions is not None
-        adapters: Any = self.text_adapters[0]
-        sentences, ends = self._captions.embed(captions, self._clip, self.sentences.device)
-        return functional.normalize(self._encode(sentences, ends, adapters), dim=-1)
+        """Features [K,D] of length 1 of captions by number (`CaptionTokens.draw`), read as positive descriptions are.
 
-    def _captions_now(self, captions: Tensor) -> Tensor:
-        """Their features as the text tower is now; computed once for all steps where it does not change."""
+        Without text adapters nothing of them changes, and they are computed once.
+        """
         assert self._captions is not None
-        if any(True for _ in self.text_adapters[0].parameters()):
-            return self.encode_captions(captions)
+        if len(self.text_adapters[0]):  # type: ignore[arg-type]
+            return self._read_captions(self._captions, captions)
         if self._caption_features is None:
             with torch.no_grad():
                 parts = torch.arange(len(self._captions)).split(_AT_ONCE)
-                self._caption_features = torch.cat([self.encode_captions(part) for part in parts])
+                self._caption_features = torch.cat([self._read_captions(self._captions, part) for part in parts])
         return self._caption_features[captions.to(self._caption_features.device)]
+
+    def _read_captions(self, tokens: CaptionTokens, captions: Tensor) -> Tensor:
+        sentences, ends = tokens.embed(captions, self._clip, self.sentences.device)
+        features = self._encode(sentences, ends, self.text_adapters[0])  # type: ignore[arg-type]
+        return functional.normalize(features, dim=-1)
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
         """Cross-entropy, and of the clips that have captions the contrast of video and caption features, times its
@@ -225,7 +226,7 @@ class FineCliper(Method):
         if not len(places):
             return loss
         places = places.to(video.device)
-        told = contrast(video[places], self._captions_now(captions), batch.labels[places], self.scale)
+        told = contrast(video[places], self.encode_captions(captions), batch.labels[places], self.scale)
         return loss + self._caption_weight * told
 
     def phases(self, plan: Plan) -> list[Phase]:

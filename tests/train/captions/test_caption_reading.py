@@ -98,6 +98,7 @@ def test_what_is_left_names_no_emotion_and_stays_as_it_is(text: str) -> None:
     "text",
     [
         "He smiles",
+        "a grin",
         "a fearful look",
         "Sad",
         "as if terrified",
@@ -118,6 +119,7 @@ def test_these_name_an_emotion(text: str) -> None:
         "none of the brows move",
         "what happens is slow",
         "the lip corners are depressed",
+        "he grinds",
         "a hand",
     ],
 )

@@ -87,13 +87,13 @@ def test_the_loss_is_the_classes_plus_the_captions_of_those_that_have_some(optio
     method = make(**options).eval()
     plain = make(**{**options, "captions": None}).eval()
     plain.load_state_dict(method.state_dict())
-    given = batch()
+    given, tokens = batch(), CaptionTokens(method._clip, TEXTS)
     for _ in range(2):  # the second time from features that were kept, where they are
         with torch.no_grad():
             torch.manual_seed(7)
             found = method.loss(given, None, None)
             torch.manual_seed(7)
-            _, captions = CaptionTokens(method._clip, TEXTS).draw(given.names)
+            _, captions = tokens.draw(given.names)
             video = method.pool(method.encode_clips(given.inputs))[[0, 2, 3, 4]]
             told = contrast(video, method.encode_captions(captions), given.labels[[0, 2, 3, 4]], 100.0)
             wanted = plain.loss(given, None, None) + options.get("caption_weight", 0.5) * told
@@ -175,3 +175,19 @@ def test_captions_where_none_belong_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="captions: not an option of align-dfer"):
         run_training(options)
     assert not (tmp_path / "x.pt").exists()
+    told = [{"clip": f"train/{clip}", "text": "lips part; joy"} for clip in ("fear/1", "fear/2", "anger/3", "anger/4")]
+    captions.write_text("".join(json.dumps(line) + "\n" for line in told))
+    result = call(tmp_path / "x.pt", *data, captions)
+    assert result.exit_code == 0, result.output
+    assert "captions: 2 of 2 clips to train on have one, 0 have none; 4 clauses" in result.output
+
+
+def test_a_clip_that_is_also_tested_on_may_have_no_caption(tmp_path: Path) -> None:
+    for clip in ("1", "2", "3", "4"):
+        (tmp_path / clip).mkdir()
+        cv2.imwrite(str(tmp_path / clip / "0.png"), np.full((48, 48, 3), 90, np.uint8))
+    rows = [f"{clip},{'fear' if int(clip) % 2 else 'anger'},train" for clip in "1234"]
+    (tmp_path / "labels.csv").write_text("\n".join(["clip,label,split", *rows, "2,anger,test", ""]))
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"clip": "2", "text": "lips part"}))
+    result = call(tmp_path / "x.pt", "--data", "csv", "--root", tmp_path, "--captions", tmp_path / "captions.jsonl")
+    assert "line 1: clip '2' is of the split test; only training clips" in result.output
