@@ -24,6 +24,7 @@ PARTS = [
     "runtime.sources",
     "runtime.web",
     "train",
+    "train.captions",
     "train.checkpoints",
     "train.cli",
     "train.data",

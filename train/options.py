@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..runtime.errors import ParameterError
+from .captions import WEIGHT
 from .data.choice import DataChoice
 
 
@@ -17,6 +18,8 @@ class TrainOptions:
 
     data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
+    captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
+    some. caption_weight: what their loss counts by.
     clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
     vision transformer sees, pixels, None for its own. crop: side of crops, pixels, None for `image_size`, or 112, or
     the tower's own where that is smaller.
@@ -39,6 +42,8 @@ class TrainOptions:
     stills_most: int = 600
     method: str = "align-dfer"
     method_options: Mapping[str, Any] = field(default_factory=dict)
+    captions: str | Path | None = None
+    caption_weight: float = WEIGHT
     clip: str = "dfer-small"
     pretrained: str | None = None
     image_size: int | None = None

@@ -15,11 +15,15 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
 from ..runtime.errors import ParameterError
+from .captions.contrast import CaptionTokens
+from .captions.reading import TRAINING, Captions, clean_captions, read_captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from .confidence import Calibration
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling
+from .data.choice import DRAWN
 from .data.features import Extraction, FeatureSet, stored_features
+from .data.procedural import ProceduralClips
 from .data.stills import StillClips
 from .data.subsets import Subset, split_validation
 from .epoch_log import EpochLog
@@ -118,12 +122,19 @@ class _Run:
         """Returns the best epoch of each step."""
         options, fabric = self._options, self._fabric
         chosen = method_class(options.method)
-        check_options(chosen, options.method_options)
+        own = dict(options.method_options)
+        if options.captions is not None:
+            own |= {"captions": None, "caption_weight": options.caption_weight}
+        check_options(chosen, own)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, image_size=options.image_size)
         sources = self._open_data()
         self._show_counts(sources)
-        method = build_method(chosen, clip, sources[0].clips.classes, plan, options.method_options)
+        captions = self._read_captions(sources[0])
+        if captions is not None:
+            own["captions"] = CaptionTokens(clip, captions.texts)
+            self._show_captions(captions, own["captions"], sources[0])
+        method = build_method(chosen, clip, sources[0].clips.classes, plan, own)
         phases = method.phases(plan)
         fabric.to_device(method)
         settings = TrainSettings(class_weights=options.class_weights, ema=options.ema, seed=options.seed)
@@ -140,6 +151,8 @@ class _Run:
             "augmentation": self._augmentation,
             "data": self._fingerprints(sources),
         }
+        if captions is not None:
+            record["captions"] = {"sha256": captions.digest, "weight": options.caption_weight}
         on_pixels = method.trains_encoder(phases)
         for name, given in (("span", options.span != 1), ("history", options.history != 0)):
             if on_pixels and given:
@@ -224,6 +237,24 @@ class _Run:
             for name, n in zip(classes, counts[0].tolist(), strict=True):
                 if n < 2:
                     self._warn(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
+
+    def _read_captions(self, source: _Source) -> Captions | None:
+        """Those of the clips to train on, which are not photographs."""
+        options, clips = self._options, source.clips
+        if options.captions is None:
+            return None
+        if str(options.captions) != DRAWN:
+            splits = dict.fromkeys(clips.names, TRAINING) | options.data.listed()  # one in both is of the other split
+            return read_captions(Path(options.captions), splits, clips.classes)
+        if not isinstance(clips, ProceduralClips):
+            raise ParameterError("captions", f"only procedural people have {DRAWN} ones; name a file")
+        return clean_captions(((name, [text]) for name, text in clips.captions.items()), clips.classes)
+
+    def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: _Source) -> None:
+        told = captions.report([source.clips.names[index] for index in source.training])
+        self._progress.console.print(escape(told), soft_wrap=True)
+        if tokens.cut:
+            self._warn(f"{tokens.cut} captions fill CLIP's context; what is longer is cut")
 
     def _fingerprints(self, sources: list[_Source]) -> list[str]:
         """Of the training clips. The first process reads them where they are new, the others find its digests."""

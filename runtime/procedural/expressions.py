@@ -134,6 +134,10 @@ class ExpressionCurve:
         """The time on the forward course: reversed expressions run it from its end to its start."""
         return self.seconds - t if self.label in REVERSED else t
 
+    def times(self, fps: float) -> list[float]:
+        """Seconds of the frames of a film of it, (i + 0.5) / fps: symmetric about the clip's middle."""
+        return [(i + 0.5) / fps for i in range(round(self.seconds * fps))]
+
     def intensity(self, t: float) -> float:
         """How strongly the expression shows at ``t`` seconds, 0..1; always 0 for neutral."""
         if self.label == "neutral":
@@ -162,26 +166,19 @@ class ExpressionCurve:
 
 
 def render_clip(
-    label: str,
-    identity: Identity,
-    rng: np.random.Generator,
-    seconds: float = 2.0,
-    fps: float = 8.0,
-    size: int = 160,
+    curve: ExpressionCurve, identity: Identity, rng: np.random.Generator, fps: float = 8.0, size: int = 160
 ) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
-    """Film one course of ``label`` at the times (i + 0.5) / fps, symmetric about the clip's middle.
+    """Film a course at its ``times``.
 
     Returns the frames uint8 RGB [T,size,size,3], the landmarks float32 [T,5,2] in pixels (order of
-    ``draw_face``) and the intensities float32 [T] in 0..1, with T = round(seconds * fps).
+    ``draw_face``) and the intensities float32 [T] in 0..1, with T = round(curve.seconds * fps).
     """
-    curve = ExpressionCurve.sample(label, seconds, rng)
     height = size * rng.uniform(0.62, 0.78)
     x, y = size * rng.uniform(0.46, 0.54), size * rng.uniform(0.5, 0.56)
     gain, blur, noise = rng.uniform(0.75, 1.15), rng.uniform(0.0, 0.9), rng.uniform(0.0, 6.0)
     scene = draw_background(identity, size, size)
     frames, landmarks, intensities = [], [], []
-    for i in range(round(seconds * fps)):
-        t = (i + 0.5) / fps
+    for t in curve.times(fps):
         units, pose = curve.at(t)
         frame = scene.copy()
         landmarks.append(draw_face(frame, identity, units, pose, (x, y), height))

@@ -1,4 +1,4 @@
-"""`dfer-prepare`: films → folders of aligned faces."""
+"""`dfer-prepare`: films → folders of aligned faces, and the prompts for captions of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...runtime.cli.options import version_option
-from ...runtime.errors import DferError, reports_errors
+from ...runtime.errors import DferError, ParameterError, reports_errors
 from .options import workers_option
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ Examples:
   dfer-prepare frames/ faces/ --size 224            # folders of frames work as well
   dfer-prepare RAF-DB/ faces/ --photos              # photographs, a folder for each class
   dfer-prepare votes.csv faces/ --photos            # photographs in a table, with labels or votes
+  dfer-prepare faces/ prompts.jsonl --caption-prompts   # what to ask a model about each training clip
 
 \b
 Stopped half-way? The same command goes on where it ended.
@@ -40,7 +41,7 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
 
 @click.command(epilog=EPILOG)
 @click.argument("videos", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--size",
     type=click.IntRange(min=16),
@@ -49,10 +50,16 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
     help="Side of the faces that are written, in pixels.",
 )
 @click.option("--photos", is_flag=True, help="VIDEOS are photographs: a folder of classes, or a table.")
+@click.option(
+    "--caption-prompts",
+    is_flag=True,
+    help="Cut nothing: write to the file OUT, a line of JSON for each training clip of VIDEOS, what to ask a language "
+    "model that sees pictures for a caption, and about which frames.",
+)
 @workers_option("Processes that cut faces.", os.cpu_count() or 1, "one for each CPU core")
 @version_option
 @reports_errors
-def main(videos: Path, out: Path, size: int, photos: bool, workers: int) -> None:
+def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool, workers: int) -> None:
     """Cut the main face out of all clips in the folder VIDEOS and write it to OUT, aligned as dfer-run aligns it.
 
     Clips are videos or folders of frames, however deep. Each becomes a folder of JPEGs; frames without the face are
@@ -61,6 +68,10 @@ def main(videos: Path, out: Path, size: int, photos: bool, workers: int) -> None
     With --photos, VIDEOS is a folder of photographs ([train|val|test/]CLASS/picture) or a table of them (CSV: image,
     label or votes per class, person, split). Crops go to OUT/images, their table to OUT/labels.csv; photographs without
     a face are listed in OUT/report.csv and copies of others in OUT/copies.csv.
+
+    With --caption-prompts, VIDEOS is a folder of clips ([train|val|test/]CLASS/clip, or others) or a table of them
+    (CSV: clip, split). Each line of OUT has clip, prompt, and frames: files, or numbers of frames in video. With the
+    model's answer as "text", the lines are what dfer-train --captions reads.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -69,6 +80,11 @@ def main(videos: Path, out: Path, size: int, photos: bool, workers: int) -> None
     from ..preparation.photographs import prepare_photographs
 
     console = Console(highlight=False, soft_wrap=True)
+    if caption_prompts:
+        if photos:
+            raise ParameterError("photos", "captions tell how faces move, so there are none of photographs")
+        _write_prompts(console, videos, out)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=console) as progress:
@@ -90,6 +106,20 @@ def main(videos: Path, out: Path, size: int, photos: bool, workers: int) -> None
     console.print(f"wrote {out / REPORT}", markup=False)
     if not any(outcome.state == "ok" for outcome in outcomes):
         raise DferError(f"none of the {len(outcomes)} clips gave a face")
+
+
+def _write_prompts(console: Console, videos: Path, out: Path) -> None:
+    from ..captions.prompts import write_prompts
+
+    asked, unreadable = write_prompts(videos, out)
+    console.print(f"{asked} clips to ask about, {len(unreadable)} unreadable{_listed(unreadable)}", markup=False)
+    console.print(f"wrote {out}; next: add the answers as text, and dfer-train --captions {out}", markup=False)
+
+
+def _listed(names: list[str]) -> str:
+    """The first of the names, after a colon."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f": {', '.join(names[:SHOWN])}{more}" if names else ""
 
 
 def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
@@ -115,5 +145,4 @@ def _summarise(console: Console, outcomes: list[Outcome]) -> None:
     for state, words in (("no-face", "without a face"), ("unreadable", "unreadable")):
         names = [outcome.clip for outcome in outcomes if outcome.state == state]
         if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            console.print(f"{words}: {', '.join(names[:SHOWN])}{more}", markup=False)
+            console.print(f"{words}{_listed(names)}", markup=False)

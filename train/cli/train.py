@@ -33,6 +33,7 @@ Examples:
   dfer-train dfew-1.pt --clip ViT-B-32 --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
   dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
   dfer-train fine.pt --method finecliper --clip ViT-B-16-quickgelu --pretrained openai --data dfew --root DFEW --batch 8
+  dfer-train fine.pt --method finecliper …the same… --captions captions.jsonl
   torchrun --nproc-per-node 4 -m dfer.train.cli.train clip.pt --method dfer-clip --data dfew --root DFEW …
   dfer-train align.pt …the same… --resume               # after an interruption
 
@@ -119,6 +120,19 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     default=TrainOptions.stills_most,
     show_default=True,
     help="Photographs of any one class to take at most, so that common classes do not crowd out rare ones.",
+)
+@click.option(
+    "--captions",
+    metavar="FILE",
+    help="finecliper: JSON lines {clip, text} that tell how the face moves in training clips (dfer-prepare "
+    "--caption-prompts asks for them); drawn for those of procedural people. Used in training only.",
+)
+@click.option(
+    "--caption-weight",
+    type=click.FloatRange(0, min_open=True),
+    default=TrainOptions.caption_weight,
+    show_default=True,
+    help="What the loss of --captions counts by, beside that of the classes.",
 )
 @click.option(
     "--validation",

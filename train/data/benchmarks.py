@@ -10,7 +10,16 @@ from pathlib import Path, PurePosixPath
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
-from .lists import Entry, read_dfer_clip, read_dfew, read_folder, read_named, read_table
+from .lists import (
+    Entry,
+    read_dfer_clip,
+    read_dfew,
+    read_folder,
+    read_named,
+    read_table,
+    splits_of_folder,
+    splits_of_table,
+)
 from .videos import VideoClips, locate
 
 
@@ -86,8 +95,7 @@ def load_clips(
     if not root.exists():
         raise DferError(f"{root}: no such file or folder")
     if data == "csv":
-        table = lists or (root / TABLE if root.is_dir() else root)
-        entries, classes = read_table(table, split, fold)
+        entries, classes = read_table(_table(root, lists), split, fold)
         folder = root if root.is_dir() else root.parent
         return VideoClips(entries, folder, classes, size, max_missing, warn, progress)
     if not root.is_dir():
@@ -107,6 +115,26 @@ def load_clips(
     return VideoClips(entries, folder, benchmark.classes, size, max_missing, warn, progress)
 
 
+def listed_splits(data: str, root: Path, fold: int = 1, lists: Path | None = None) -> dict[str, str]:
+    """The split of every clip that the data's lists or folders name, by the name that it has in a clip set.
+
+    A clip in several splits is of the other one than "train". Arguments and errors as of `load_clips`; a single list in
+    place of the data set's own (`lists`) is all of "train".
+    """
+    if data == "csv":
+        return splits_of_table(_table(root, lists), fold)
+    if data == "folder":
+        return splits_of_folder(root)
+    place = lists or root
+    splits = ("train",) if place.is_file() else ("train", "test")
+    listed = {split: _relative(_read_list(BENCHMARKS[data], place, split, fold))[0] for split in splits}
+    return {entry.clip: split for split, entries in listed.items() for entry in entries}
+
+
+def _table(root: Path, lists: Path | None) -> Path:
+    return lists or (root / TABLE if root.is_dir() else root)
+
+
 def _read_list(benchmark: Benchmark, place: Path, split: str, fold: int) -> list[Entry]:
     """The entries of the list `place`, or of the list found in the folder `place`."""
     if place.is_file():
@@ -122,24 +150,33 @@ def _read_list(benchmark: Benchmark, place: Path, split: str, fold: int) -> list
     raise DferError(f"no annotations in {place}: looked for {sought}")
 
 
-def _find_folder(entries: list[Entry], root: Path, frames: Sequence[str]) -> tuple[list[Entry], Path]:
-    """The entries relative to the folder that they share, and where that folder is under `root`.
+def _relative(entries: list[Entry]) -> tuple[list[Entry], list[str]]:
+    """The entries relative to the folder that they share, and that folder's parts.
 
-    Lists from another machine start every clip with that machine's folders. The longest tail of these is taken that
-    is found under `root` or under one of the data set's usual folders, `frames`.
+    Lists from another machine start every clip with that machine's folders.
     """
     if not entries:
         raise DferError("the list names no clips")
     clips = [PurePosixPath(entry.clip) for entry in entries]
     above = [clip.parts[:-1] for clip in clips]
     shared = [name for name, _ in takewhile(lambda pair: pair[0] == pair[1], zip(min(above), max(above), strict=False))]
-    tails = [PurePosixPath(*shared[start:]) for start in range(len(shared) + 1)]
-    bases = [root, *(root / name for name in frames)]
-    candidates = [base / tail for tail in tails if not tail.is_absolute() for base in bases]
     relative = [
         Entry(PurePosixPath(*clip.parts[len(shared) :]).as_posix(), entry.label, entry.count, entry.group)
         for clip, entry in zip(clips, entries, strict=True)
     ]
+    return relative, shared
+
+
+def _find_folder(entries: list[Entry], root: Path, frames: Sequence[str]) -> tuple[list[Entry], Path]:
+    """The entries relative to the folder that they share, and where that folder is under `root`.
+
+    The longest tail of its parts is taken that is found under `root` or under one of the data set's usual folders,
+    `frames`.
+    """
+    relative, shared = _relative(entries)
+    tails = [PurePosixPath(*shared[start:]) for start in range(len(shared) + 1)]
+    bases = [root, *(root / name for name in frames)]
+    candidates = [base / tail for tail in tails if not tail.is_absolute() for base in bases]
     sample = relative[:: max(1, len(relative) // 100)]
     found = [sum(locate(folder, entry.clip).exists() for entry in sample) for folder in candidates]
     if not any(found):

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 DATA = ("procedural", "dfew", "ferv39k", "mafw", "folder", "csv")
 
 
+DRAWN = "drawn"
+"""In place of a file of captions: those of procedural people, from what moves their faces."""
+
+
 @dataclass(frozen=True)
 class DataChoice:
     """One of `DATA`, where it lies and which part of it.
@@ -73,3 +77,14 @@ class DataChoice:
         return load_clips(
             self.data, self.root, split, self.fold, self.lists, self.max_missing, warn=warn, progress=progress
         )
+
+    def listed(self) -> dict[str, str]:
+        """The split of every clip that the lists or folders name, whether its file is there or not, by name.
+
+        A clip in several is not of "train". Raises DferError as `open` does; procedural people have no list.
+        """
+        if self.root is None:
+            return {}
+        from .benchmarks import listed_splits
+
+        return listed_splits(self.data, self.root, self.fold, self.lists)

@@ -47,6 +47,15 @@ SYNONYMS = {
     "scorn": "contempt",
 }
 """Words that are suggested for our names, and not taken for them: they may be classes of one's own."""
+EMOTION_STEMS = (
+    *("happi", "unhapp", "joyous", "enjoy", "smili", "grin(?!d)", "laugh", "cheer", "delight", "glad", "pleas"),
+    *("excite", "sadly", "sadness", "sadde", "sorr", "cries", "cried", "cry(?!s)", "weep", "wept", "sob", "tearful"),
+    *("grief", "griev", "gloom", "melanchol", "angri", "furious", "fury", "raging", "irritat", "annoy", "hostil"),
+    *("outrag", "surprisi", "amaz", "astonish", "startl", "shock", "revuls", "revolt", "repuls", "terr", "fright"),
+    *("panic", "horr", "scare", "contempt", "scorn", "disdain", "anxi", "worri", "nervous", "powerless"),
+    *("disappoint", "upset", "distress", "frustrat", "serene"),
+)
+"""Beginnings, as regular expressions, of further words that name an emotion in a text (see `emotion_words`)."""
 SPLITS = ("train", "val", "test")
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
@@ -163,6 +172,28 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
     return entries, classes_of(labels, root)
 
 
+def splits_of_table(path: Path, fold: int) -> dict[str, str]:
+    """The split of each clip of a table (see `read_table`) in one fold; of a clip in several, not "train"."""
+    rows = [
+        (row["clip"].replace("\\", "/"), row["split"])
+        for _, row in read_rows(path, ("clip", "split"))
+        if row.get("fold", "") in ("", str(fold))
+    ]
+    return dict(sorted(rows, key=lambda row: row[1] != "train"))
+
+
+def splits_of_folder(root: Path) -> dict[str, str]:
+    """The split of each clip in a folder (see `read_folder`); "train" of all where it is not divided."""
+    splits = [name for name in SPLITS if (root / name).is_dir()]
+    return {
+        clip.relative_to(root).as_posix(): split
+        for split in splits or ["train"]
+        for folder in _visible(root / split if splits else root)
+        if folder.is_dir()
+        for clip in _visible(folder)
+    }
+
+
 def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None) -> str:
     """Our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`."""
     name = text.strip().lower()
@@ -191,6 +222,17 @@ def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:
             if label not in MAFW_EXPRESSIONS and _suggestion(label) is not None:
                 class_name(label, MAFW_EXPRESSIONS, path, line)
     return tuple(sorted(labels))
+
+
+def emotion_words(classes: Sequence[str]) -> re.Pattern[str]:
+    """What finds words that name one of `classes`, an expression of ours, or a synonym of one, in any case.
+
+    Names of four letters and more are also found as beginnings: pain in painful.
+    """
+    names = {*classes, *MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS} - {"none"}  # a label, but in a text just a word
+    beginnings = [*EMOTION_STEMS, *(re.escape(name) for name in sorted(names) if len(name) > 3)]
+    found = [rf"(?:{'|'.join(beginnings)})\w*", *map(re.escape, sorted(names))]
+    return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
 
 
 def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) -> str:

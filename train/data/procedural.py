@@ -14,8 +14,11 @@ from ...runtime.faces.alignment import TEMPLATE_SIZE, align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.procedural import Identity
-from ...runtime.procedural.expressions import render_clip
+from ...runtime.procedural.expressions import ExpressionCurve, render_clip
+from ...runtime.procedural.units import describe_course
 from . import WINDOW
+
+_SECONDS, _RATE = 2.0, 8.0  # of a clip, and its frames per second
 
 HELD_OUT = 1_000_000
 """Identities numbered from here are for testing; training numbers start at 0."""
@@ -28,7 +31,8 @@ class ProceduralClips:
     workers: processes that draw; 1 draws here.
     progress: called after each identity with the number of identities done.
 
-    frames are RGB uint8 [T,128,128,3]; `intensity` float32 [N,T] says how much of the expression each shows.
+    frames are RGB uint8 [T,128,128,3]; `intensity` float32 [N,T] says how much of the expression each shows; `captions`
+    say, by a clip's name, which action units move and how, and know nothing of its label.
     """
 
     classes = EXPRESSIONS
@@ -40,6 +44,7 @@ class ProceduralClips:
     ) -> None:
         clips: list[NDArray[np.uint8]] = []
         intensities: list[NDArray[np.float32]] = []
+        captions: list[str] = []
         if workers > 1:
             # Not fork: the parent may already run torch's or OpenCV's threads.
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
@@ -48,8 +53,9 @@ class ProceduralClips:
             pool = None
             drawn = map(_perform, identities)
         try:
-            for done, (frames, intensity) in enumerate(drawn, 1):
+            for done, (frames, intensity, told) in enumerate(drawn, 1):
                 clips.append(frames)
+                captions.extend(told)
                 intensities.append(intensity)
                 if progress is not None:
                     progress(done)
@@ -60,6 +66,7 @@ class ProceduralClips:
         self.fingerprint = hashlib.sha256(self._frames.data).hexdigest()
         self.intensity = np.concatenate(intensities)
         self.names = [f"{number}/{label}" for number in identities for label in EXPRESSIONS]
+        self.captions = dict(zip(self.names, captions, strict=True))
         self.groups: list[str | None] = [str(number) for number in identities for _ in EXPRESSIONS]
         self.labels: NDArray[np.int64] = np.tile(np.arange(len(EXPRESSIONS)), len(identities))
 
@@ -71,18 +78,21 @@ class ProceduralClips:
         return clip
 
 
-def _perform(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """All expressions by one person: frames [C,T,128,128,3] and intensities [C,T]."""
+def _perform(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[str]]:
+    """All expressions by one person: frames [C,T,128,128,3], intensities [C,T] and C captions."""
     detector = FaceDetector()
     rng = np.random.default_rng([number, 7])
     identity = Identity.sample(rng)
     frames = np.empty((len(EXPRESSIONS), WINDOW, TEMPLATE_SIZE, TEMPLATE_SIZE, 3), np.uint8)
     intensities = np.empty((len(EXPRESSIONS), WINDOW), np.float32)
+    captions = []
     for index, label in enumerate(EXPRESSIONS):
-        images, landmarks, intensities[index] = render_clip(label, identity, rng)
+        curve = ExpressionCurve.sample(label, _SECONDS, rng)
+        captions.append(describe_course([curve.at(t)[0] for t in curve.times(_RATE)]))
+        images, landmarks, intensities[index] = render_clip(curve, identity, rng, _RATE)
         for t, (image, drawn) in enumerate(zip(images, landmarks, strict=True)):
             faces = detector.detect(image)
             # The drawing knows where its landmarks are; that serves in the few frames YuNet misses.
             points = faces[0].landmarks if faces else drawn
             frames[index, t] = align(image, points, TEMPLATE_SIZE)
-    return frames, intensities
+    return frames, intensities, captions

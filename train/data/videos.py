@@ -58,7 +58,7 @@ class VideoClips:
         self._size = size
         labels: list[int] = []
         located = [locate(folder, entry.clip) for entry in entries]
-        pictures = {path: _image_files(path) for path in located if path.is_dir()}
+        pictures = {path: image_files(path) for path in located if path.is_dir()}
         self.damaged = _find_damaged([files for files in pictures.values() if files], max_missing, warn, progress)
         for entry, path in zip(entries, located, strict=True):
             kept = [file for file in pictures.get(path, ()) if file not in self.damaged]
@@ -78,7 +78,7 @@ class VideoClips:
     @cached_property
     def fingerprint(self) -> str:
         """Of the content of all clips, their order, labels and the size of frames; not of where they lie."""
-        files = [_image_files(path, self.damaged) if path.is_dir() else [path] for path in self.paths]
+        files = [image_files(path, self.damaged) if path.is_dir() else [path] for path in self.paths]
         listed = zip(content_digests(files), self.labels.tolist(), strict=True)
         return hashlib.sha256(f"{self._size} {list(listed)}".encode()).hexdigest()
 
@@ -88,7 +88,7 @@ class VideoClips:
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         path = self.paths[index]
         if path.is_dir():
-            return _read_images(path, _image_files(path, self.damaged), rng, self._size)
+            return _read_images(path, image_files(path, self.damaged), rng, self._size)
         return _read_video(path, self._counts[index], rng, self._size)
 
 
@@ -130,8 +130,8 @@ def _image_names(folder: Path) -> list[str]:
     return [name for name in names if name.lower().endswith(_IMAGE_ENDINGS) and not name.startswith(".")]
 
 
-def _image_files(folder: Path, damaged: Iterable[Path] = ()) -> list[Path]:
-    """The frames in order, without damaged ones."""
+def image_files(folder: Path, damaged: Iterable[Path] = ()) -> list[Path]:
+    """The frames of a folder in order, without damaged ones."""
     files = (folder / name for name in sorted(_image_names(folder), key=natural_order))
     return [file for file in files if file not in damaged]
 

@@ -13,26 +13,31 @@ from torch.nn import functional
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
+from ..captions import WEIGHT
+from ..captions.contrast import CaptionTokens, contrast
+from ..data import Batch
 from ..models.adapters import insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
 from ..models.clip import Clip, rebuild_clip
 from ..models.descriptions import load_descriptions
 from ..models.synchronizer import TemporalMean
 from ..models.temporal import TemporalNet
-from .method import Method
+from .method import Method, cross_entropy
 from .phases import Phase, Plan, warm_cosine
 
 POSITIVE = "a person with an expression of {}"
 NEGATIVE = "a person with an expression of no {}"
 """The paper's templates (its figure 2)."""
+_AT_ONCE = 64  # captions that are encoded together
 ADAPTERS, ACTIVATIONS = ("bottleneck", "lora", "none"), ("gelu", "tower")
 
 
 class FineCliper(Method):
     """p = softmax(v·M / τ), M = positive − negative text features, τ = 0.01.
 
-    FineCLIPER (Chen et al., ACM MM 2024) without its middle and high levels, which no bundle would have: adapters in
-    every layer of the frozen image tower, and a set of adapters each for positive and negative descriptions in the
-    frozen text tower. Each side of M is normalised, M is not. The ratio, the temporal net and the optimiser are ours.
+    FineCLIPER (Chen et al., ACM MM 2024) without its middle level: adapters in every layer of the frozen image tower,
+    and a set of adapters each for positive and negative descriptions in the frozen text tower. Each side of M is
+    normalised, M is not. Its high level, captions, adds a loss in training; no checkpoint and no bundle has them. The
+    ratio, the temporal net, the optimiser and how captions are compared are ours.
 
     clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
     length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower.
@@ -78,6 +83,9 @@ class FineCliper(Method):
         self.text_adapters = nn.ModuleList(
             make_adapters(text_blocks, ratio / 2) if text_adapters else nn.ModuleList() for _ in range(sides)
         )
+        self._captions: CaptionTokens | None = None
+        self._caption_weight = WEIGHT
+        self._caption_features: Tensor | None = None  # of all, where nothing in the text tower is trained
         self.temporal: nn.Module = TemporalMean() if layers is None else TemporalNet(window, clip.width, layers)
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
         if adapter != "none":
@@ -102,13 +110,18 @@ class FineCliper(Method):
         no_negatives: bool = False,
         no_temporal: bool = False,
         checkpointing: bool = False,
+        captions: CaptionTokens | None = None,
+        caption_weight: float = WEIGHT,
     ) -> FineCliper:
         """A new model with the paper's templates around the classes' names.
 
         descriptions: JSON of class → [what it looks like, what it does not], in place of the templates.
         adapter: with "none" the image tower stays as it is, and training reads stored features.
         checkpointing: compute the image tower's activations twice in place of keeping them.
+        captions: of training clips, by name. caption_weight: what their loss counts by.
         """
+        if not 0 < caption_weight < float("inf"):
+            raise ParameterError("caption_weight", f"{caption_weight} must be positive; without captions there is none")
         if not 0 < ratio <= 1:
             raise ParameterError("ratio", f"{ratio} must lie between 0 and 1")
         for option, value, allowed in (("adapter", adapter, ADAPTERS), ("activation", activation, ACTIVATIONS)):
@@ -125,6 +138,7 @@ class FineCliper(Method):
             text_adapters=not no_text_adapters,
             negatives=not no_negatives,
         )
+        method._captions, method._caption_weight = captions, caption_weight
         method.describe_classes(texts if descriptions is None else load_descriptions(descriptions, classes))
         if checkpointing:
             clip.model.visual.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
@@ -181,6 +195,39 @@ class FineCliper(Method):
         if not len(adapters):
             return self._clip.text.encode(sentences, ends)
         return self._clip.text.encode(sentences, ends, lambda blocks, x, mask: run_adapted(blocks, adapters, x, mask))
+
+    def encode_captions(self, captions: Tensor) -> Tensor:
+        """Features [K,D] of length 1 of captions by number (`CaptionTokens.draw`), read as positive descriptions are.
+
+        Without text adapters nothing of them changes, and they are computed once.
+        """
+        assert self._captions is not None
+        if len(self.text_adapters[0]):  # type: ignore[arg-type]
+            return self._read_captions(self._captions, captions)
+        if self._caption_features is None:
+            with torch.no_grad():
+                parts = torch.arange(len(self._captions)).split(_AT_ONCE)
+                self._caption_features = torch.cat([self._read_captions(self._captions, part) for part in parts])
+        return self._caption_features[captions.to(self._caption_features.device)]
+
+    def _read_captions(self, tokens: CaptionTokens, captions: Tensor) -> Tensor:
+        sentences, ends = tokens.embed(captions, self._clip, self.sentences.device)
+        features = self._encode(sentences, ends, self.text_adapters[0])  # type: ignore[arg-type]
+        return functional.normalize(features, dim=-1)
+
+    def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
+        """Cross-entropy, and of the clips that have captions the contrast of video and caption features, times its
+        weight; the other clips of a batch, in this process, are the negatives."""
+        if self._captions is None:
+            return super().loss(batch, class_matrix, class_weights)
+        video = self.pool(self.encode_clips(batch.inputs))
+        loss = cross_entropy(self.compare(video, class_matrix), batch, class_weights)
+        places, captions = self._captions.draw(batch.names)
+        if not len(places):
+            return loss
+        places = places.to(video.device)
+        told = contrast(video[places], self.encode_captions(captions), batch.labels[places], self.scale)
+        return loss + self._caption_weight * told
 
     def phases(self, plan: Plan) -> list[Phase]:
         """One: adapters and temporal net together."""

@@ -146,8 +146,7 @@ class Method(nn.Module, ABC):
         class_matrix: computed already, in phases that leave the text side alone. class_weights: float32 [C] of
         `--class-weights`, 1 for all where None.
         """
-        logits = self(batch.inputs, class_matrix)
-        return functional.cross_entropy(logits, batch.targets, weight=class_weights, label_smoothing=0.1)
+        return cross_entropy(self(batch.inputs, class_matrix), batch, class_weights)
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:
         """The part of `state_dict()` that any of the phases trains, under all names that a tensor has; not copied."""
@@ -171,16 +170,28 @@ class Method(nn.Module, ABC):
 
     def logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
         """Class logits float32 [N,C] of windows of frame features [N,T,D]; without a class matrix, with the model's."""
+        return self.compare(self.pool(features), class_matrix)
+
+    def compare(self, pooled: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Class logits float32 [N,C] of video features [N,D]; without a class matrix, with the model's."""
         matrix = self.class_matrix() if class_matrix is None else class_matrix
-        pooled = self.pool(features)
-        with torch.autocast(features.device.type, enabled=False):  # times 100: half precision would show
+        with torch.autocast(pooled.device.type, enabled=False):  # times 100: half precision would show
             return self.final_scale * pooled.float() @ matrix.float().T
 
     def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
         """Logits [N,C] of clips, given as features [N,T,D] or as crops uint8 [N,T,H,W,3]."""
+        return self.logits(self.encode_clips(inputs), class_matrix)
+
+    def encode_clips(self, inputs: Tensor) -> Tensor:
+        """Frame features [N,T,D] of clips that are given so already, or as crops uint8 [N,T,H,W,3]."""
         if inputs.dtype == torch.uint8:
             inputs = self.encode_frames(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-        return self.logits(inputs, class_matrix)
+        return inputs
+
+
+def cross_entropy(logits: Tensor, batch: Batch, class_weights: Tensor | None) -> Tensor:
+    """Of logits [B,C] of a batch's clips, labels smoothed by 0.1 (our choice); class_weights: see `Method.loss`."""
+    return functional.cross_entropy(logits, batch.targets, weight=class_weights, label_smoothing=0.1)
 
 
 def build_method(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from dfer.runtime.procedural import ActionUnits, Identity, Pose
+from dfer.runtime.procedural import ActionUnits, Identity, Image, Pose
 from dfer.runtime.procedural.expressions import APEX, REVERSED, ExpressionCurve, render_clip
 
 SECONDS, FPS = 2.0, 8.0
@@ -19,6 +20,13 @@ def curve(label: str, seed: int) -> ExpressionCurve:
 
 def states(label: str, seed: int) -> list[tuple[ActionUnits, Pose]]:
     return [curve(label, seed).at(t) for t in TIMES]
+
+
+def filmed(
+    label: str, identity: Identity, seed: int, size: int = 160
+) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    return render_clip(ExpressionCurve.sample(label, SECONDS, rng), identity, rng, FPS, size)
 
 
 def test_labels() -> None:
@@ -67,19 +75,19 @@ def test_the_apex_shows_the_prototype(label: str) -> None:
 
 def test_clip_shapes_and_repeatability() -> None:
     identity = Identity.sample(np.random.default_rng(0))
-    frames, marks, intensities = render_clip("happiness", identity, np.random.default_rng(5), SECONDS, FPS, 96)
+    frames, marks, intensities = filmed("happiness", identity, 5, size=96)
     assert frames.shape == (16, 96, 96, 3) and frames.dtype == np.uint8
     assert marks.shape == (16, 5, 2) and marks.dtype == np.float32
     assert intensities.shape == (16,) and intensities.dtype == np.float32
     assert ((marks > 0) & (marks < 96)).all()
-    again = render_clip("happiness", identity, np.random.default_rng(5), SECONDS, FPS, 96)
+    again = filmed("happiness", identity, 5, size=96)
     assert np.array_equal(frames, again[0])
 
 
 def test_clips_of_a_pair_are_each_other_reversed_but_for_the_grain() -> None:
     identity = Identity.sample(np.random.default_rng(0))
-    first, marks, _ = render_clip("surprise", identity, np.random.default_rng(5), size=96)
-    second, mirrored, _ = render_clip("fear", identity, np.random.default_rng(5), size=96)
+    first, marks, _ = filmed("surprise", identity, 5, size=96)
+    second, mirrored, _ = filmed("fear", identity, 5, size=96)
     assert np.array_equal(marks, mirrored[::-1])
     difference = np.abs(first.astype(int) - second[::-1])
     assert difference.mean() < 8 < np.abs(first.astype(int) - second).max()
@@ -87,6 +95,6 @@ def test_clips_of_a_pair_are_each_other_reversed_but_for_the_grain() -> None:
 
 def test_happy_clips_smile_when_intense() -> None:
     identity = Identity.sample(np.random.default_rng(2))
-    _, marks, intensities = render_clip("happiness", identity, np.random.default_rng(8))
+    _, marks, intensities = filmed("happiness", identity, 8)
     width = np.linalg.norm(marks[:, 4] - marks[:, 3], axis=1) / np.linalg.norm(marks[:, 1] - marks[:, 0], axis=1)
     assert np.corrcoef(width, intensities)[0, 1] > 0.8

@@ -1,0 +1,75 @@
+"""What to ask a language model that sees pictures, so that its answers are captions of clips."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...runtime.errors import DferError
+from ...runtime.sources.tables import read_rows
+from ...runtime.storage import atomic_write
+from ..data.lists import SPLITS
+from ..data.videos import choose_frames, count_frames, image_files, locate
+from ..preparation.films import find_films
+from .reading import TRAINING
+
+PROMPT = (
+    "These pictures are frames of one short video of a face, in their order. Tell in one or two plain English "
+    "sentences how the face moves from the first to the last: inner and outer brows, eyelids, gaze, nose, cheeks, "
+    "lips and their corners, jaw, head. Say which way each part moves, how strongly, how fast, and what comes "
+    "first; of what keeps still say nothing. Write only what can be seen to move. Name no emotion, mood or feeling, "
+    "use no word such as smile or frown that stands for one, do not guess why the face moves, and leave out age, "
+    "sex, clothes and background."
+)
+"""In our own words, after FineCLIPER's idea for its high semantic level: movements, no emotions."""
+
+
+def write_prompts(place: Path, out: Path) -> tuple[int, list[str]]:
+    """Write a line of JSON for each training clip of a folder or table to `out`; how many, and which have no frames.
+
+    place: a folder of clips however deep, of which those under val/ and test/ are left out; or a CSV with columns clip
+    and perhaps split, of which those that are "train" in any fold are taken.
+    A line has clip (its name, as `dfer-train` has it with this folder or table), prompt, and frames: paths of pictures,
+    or numbers from 0 of frames of the clip video.
+    Raises DferError for a place without clips, a bad table, and a file that cannot be written.
+    """
+    unreadable, lines = [], []
+    for name, path in _clips(place, out):
+        frames = _frames(path)
+        if frames is None:
+            unreadable.append(name)
+        else:
+            lines.append(json.dumps({"clip": name, "prompt": PROMPT, **frames}, ensure_ascii=False))
+    if not lines:
+        raise DferError(f"{place}: none of {len(unreadable)} training clips can be read")
+    with atomic_write(out) as aside:
+        aside.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return len(lines), unreadable
+
+
+def _clips(place: Path, out: Path) -> Iterator[tuple[str, Path]]:
+    """Names and paths of the training clips."""
+    if place.is_file():
+        rows = (row for _, row in read_rows(place, ("clip",)) if row.get("split", TRAINING) == TRAINING)
+        for name in dict.fromkeys(row["clip"].replace("\\", "/") for row in rows):
+            yield name, locate(place.parent, name)
+        return
+    divided = any((place / split).is_dir() for split in SPLITS)
+    for film in find_films(place, out):
+        if not divided or film.name.split("/")[0] == TRAINING:
+            yield film.name, film.path
+
+
+def _frames(path: Path) -> dict[str, Any] | None:
+    """The frames of a clip that evaluation would see, each once; None where it has none."""
+    if path.is_dir():
+        files = image_files(path)
+        return {"frames": [str(files[i]) for i in _once(len(files))]} if files else None
+    count = count_frames(path)
+    return {"video": str(path), "frames": _once(count)} if count else None
+
+
+def _once(count: int) -> list[int]:
+    return sorted(set(choose_frames(count, None).tolist()))

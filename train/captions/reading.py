@@ -1,0 +1,131 @@
+"""Captions of clips from a file of JSON lines, read strictly and without what names an emotion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from ...runtime.errors import DferError
+from ...runtime.sources.tables import bad_line, read_lines
+from ..data.lists import emotion_words
+
+TRAINING = "train"
+"""The split whose clips may have captions."""
+
+_BOUNDARY = re.compile(r"[,;.]|\b(?:while|and)\b", re.IGNORECASE)  # between clauses
+
+
+@dataclass(frozen=True)
+class Captions:
+    """What is told of clips.
+
+    texts: a clip's name → its captions, one at least, without clauses that name an emotion.
+    dropped: how many such clauses there were. emptied: how many captions had nothing else, and count as absent.
+    """
+
+    texts: Mapping[str, tuple[str, ...]]
+    dropped: int
+    emptied: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the texts and whose they are."""
+        return hashlib.sha256(json.dumps(sorted(self.texts.items())).encode()).hexdigest()
+
+    def report(self, clips: Sequence[str]) -> str:
+        """A sentence on how many of `clips` have captions, and on what was left out.
+
+        Raises DferError when none has any.
+        """
+        known = sum(clip in self.texts for clip in clips)
+        left_out = f"{self.dropped} clauses that name an emotion and {self.emptied} captions with no other are left out"
+        if not known:
+            raise DferError(f"captions: none of the {len(clips)} clips to train on has one; {left_out}")
+        told = f"captions: {known} of {len(clips)} clips to train on have one, {len(clips) - known} have none"
+        return f"{told}; {left_out}"
+
+
+def read_captions(path: Path, splits: Mapping[str, str], classes: Sequence[str]) -> Captions:
+    """Captions from lines `{"clip": NAME, "text": TEXT or [TEXT, …]}`; other keys are left alone.
+
+    splits: the split of every clip there is, by name, "train" for those that may have captions.
+    classes: names that no clause may have, beside those of all expressions.
+    Raises DferError, naming file, line and clip, for a line that is not so, a clip that is not there, that is in
+    another split, or that has a line already.
+    """
+    lines: dict[str, int] = {}
+    given: list[tuple[str, list[str]]] = []
+    for number, line in read_lines(path):
+        clip, texts = _parse(path, number, line)
+        if clip in lines:
+            raise bad_line(path, number, f"clip {clip!r} is in line {lines[clip]} already; list its texts in one line")
+        if clip not in splits:
+            near = get_close_matches(clip, splits, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise bad_line(path, number, f"clip {clip!r} is not among the clips of these data{hint}")
+        if splits[clip] != TRAINING:
+            raise bad_line(
+                path, number, f"clip {clip!r} is of the split {splits[clip]}; only training clips may have captions"
+            )
+        lines[clip] = number
+        given.append((clip, texts))
+    return clean_captions(given, classes)
+
+
+def clean_captions(given: Iterable[tuple[str, Sequence[str]]], classes: Sequence[str]) -> Captions:
+    """The captions of clips without clauses that name an emotion (the paper's "Refine")."""
+    emotions = emotion_words(classes)
+    kept: dict[str, tuple[str, ...]] = {}
+    dropped = emptied = 0
+    for clip, texts in given:
+        cleaned = [drop_clauses(text, emotions) for text in texts]
+        left = tuple(text for text, _ in cleaned if text)
+        dropped += sum(count for _, count in cleaned)
+        emptied += len(texts) - len(left)
+        if left:
+            kept[clip] = left
+    return Captions(kept, dropped, emptied)
+
+
+def drop_clauses(text: str, unwanted: re.Pattern[str]) -> tuple[str, int]:
+    """A text without its clauses in which something `unwanted` is found, and how many those were.
+
+    Clauses end at commas, semicolons, full stops, "while" and "and". The text is "" when no word is left.
+
+    >>> drop_clauses("She looks sad while the inner brows rise, then fall.", re.compile("sad"))
+    ('the inner brows rise, then fall', 1)
+    """
+    clauses = [clause.strip() for clause in _BOUNDARY.split(text)]
+    kept = [clause for clause in clauses if clause and not unwanted.search(clause)]
+    dropped = sum(unwanted.search(clause) is not None for clause in clauses)
+    left = ", ".join(kept) if dropped else text.strip()
+    return left if re.search(r"\w", left) else "", dropped
+
+
+def _parse(path: Path, number: int, line: str) -> tuple[str, list[str]]:
+    """Clip and texts of a line."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise bad_line(path, number, f"not JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise bad_line(path, number, f'must be a JSON object {{"clip": …, "text": …}}, not a {type(content).__name__}')
+    clip = content.get("clip")
+    if not isinstance(clip, str) or not clip:
+        raise bad_line(path, number, '"clip" must be the name of a clip')
+    if "text" not in content:
+        raise bad_line(path, number, f'clip {clip!r} has no "text"')
+    texts = [content["text"]] if isinstance(content["text"], str) else content["text"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise bad_line(path, number, f'clip {clip!r}: "text" must be a text or a list of texts')
+    try:
+        for text in texts:
+            text.encode()
+    except UnicodeEncodeError as error:  # halves of characters, which JSON can spell
+        raise bad_line(path, number, f'clip {clip!r}: "text" is not valid Unicode ({error.reason})') from error
+    return clip, texts
