@@ -66,7 +66,9 @@ class TaughtBatches:
                 yield self._batch(list(pool.map(self._view, rows, views)), rows, views)
 
     def _view(self, row: int, view: int) -> NDArray[np.uint8]:
-        return stored_view(self._crops, int(self._features.rows[row]), int(view), self._size, self._extraction)[0]
+        crop = int(self._features.rows[row])
+        (pixels,) = stored_view(self._crops, crop, int(view), self._size, self._extraction)
+        return np.asarray(pixels, np.uint8)
 
     def _batch(self, pixels: list[NDArray[np.uint8]], rows: NDArray[np.int64], views: NDArray[np.int64]) -> Batch:
         taught = self._features.features[views, self._features.rows[rows], 0].astype(np.float32)

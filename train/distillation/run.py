@@ -167,7 +167,8 @@ class _Distillation:
         size: int,
     ) -> None:
         self._options, self._fabric, self._progress, self._asked = options, fabric, progress, asked
-        self._teacher: Method = fabric.to_device(teacher)
+        self._teacher = teacher
+        fabric.to_device(teacher)
         self._size = size
         self._extraction = Extraction(
             options.views,
