@@ -130,9 +130,12 @@ def main(data: DataChoice, **options: Any) -> None:
 
     Faces need no labels. The temporal part and the class matrix are the teacher's. With labelled clips (--data, as for
     dfer-train) teacher and student are compared on a part of them that is held back, and the head is tuned on the rest.
-    Batches are balanced by what the teacher takes faces for. STUDENT is a checkpoint as dfer-train writes them, without
-    a text side. Beside it come a line of JSON per epoch (STUDENT.jsonl; in the step "distillation", WAR is agreement
-    with the teacher and UAR its mean over classes) and, until the run is done, what --resume needs (STUDENT.state).
+    Batches are balanced by what the teacher takes faces for.
+
+    STUDENT is a checkpoint as dfer-train writes them, without a text side. Beside it come a line of JSON per epoch
+    (STUDENT.jsonl; in the step "distillation", WAR is the agreement with the teacher and UAR its mean over classes), of
+    a tuned head STUDENT.step-tuning.pt and STUDENT.last.pt as of dfer-train, and, until the run is done, what --resume
+    needs (STUDENT.state, STUDENT.tuning.state).
     """
     if data.data == "none" and data.root is not None:
         raise ParameterError("data", f"say what kind of clips {data.root} holds")
