@@ -126,8 +126,7 @@ class Student(Method):
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
         """Of a batch with the teacher's features: 1 − cosine, squared error in units of the features' length, and 0.1
-        of the KL divergence from the teacher's class probabilities; both are the head's, of each frame repeated T times.
-        """
+        of the KL divergence of class probabilities, both by the head as it is, of each frame repeated T times."""
         if batch.taught is None:
             return super().loss(batch, class_matrix, class_weights)
         features, wanted = self.encode_frames(batch.inputs), batch.taught
