@@ -28,6 +28,7 @@ PARTS = [
     "train.checkpoints",
     "train.cli",
     "train.data",
+    "train.distillation",
     "train.methods",
     "train.models",
     "train.preparation",
@@ -141,6 +142,7 @@ setup(
             "dfer-prepare = dfer.train.cli.prepare:main",
             "dfer-pretrain = dfer.train.cli.pretrain:main",
             "dfer-train = dfer.train.cli.train:main",
+            "dfer-distill = dfer.train.cli.distill:main",
             "dfer-eval = dfer.train.cli.eval:main",
             "dfer-export = dfer.export.command:main",
         ]

@@ -26,6 +26,7 @@ COMMANDS = {
     "dfer-prepare": "train.cli.prepare",
     "dfer-pretrain": "train.cli.pretrain",
     "dfer-train": "train.cli.train",
+    "dfer-distill": "train.cli.distill",
     "dfer-eval": "train.cli.eval",
     "dfer-export": "export.command",
 }

@@ -13,6 +13,8 @@ from .training import Epoch
 class EpochLog:
     """Appends to `path`; with `tensorboard` a folder, also draws loss, learning rate, WAR and UAR over epochs there.
 
+    Names that are not `Epoch`'s may come with an epoch, and are written with it.
+
     Raises DferError when TensorBoard is asked for and absent.
     """
 
@@ -25,11 +27,12 @@ class EpochLog:
 
             self._curves = SummaryWriter(str(tensorboard))
 
-    def write(self, epoch: Epoch) -> None:
-        self._file.write(json.dumps(epoch.to_json()) + "\n")
+    def write(self, epoch: Epoch, **others: float) -> None:
+        values = {**epoch.to_json(), **others}
+        self._file.write(json.dumps(values) + "\n")
         if self._curves is not None:
-            for name in ("loss", "learning_rate", "war", "uar"):
-                self._curves.add_scalar(f"{epoch.step}/{name}", getattr(epoch, name), epoch.number)
+            for name in ("loss", "learning_rate", "war", "uar", *others):
+                self._curves.add_scalar(f"{epoch.step}/{name}", values[name], epoch.number)
 
     def close(self) -> None:
         self._file.close()

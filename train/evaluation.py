@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from .confidence import undo_temperature
 from .data import ClipSet, labels_of
 from .data.augmentation import plain_view
 from .metrics import Scores
+
+if TYPE_CHECKING:
+    from .methods import Method
 
 
 class Model(ABC):
@@ -60,22 +64,15 @@ class BundleModel(Model):
         self._recognizer.close()
 
 
-class CheckpointModel(Model):
-    """What was trained, in PyTorch; on the GPU if there is one."""
+class MethodModel(Model):
+    """A model in memory, in PyTorch, on the GPU if there is one."""
 
-    def __init__(self, path: Path, described: Path | None = None) -> None:
-        require("torch", "train")
+    def __init__(self, method: Method) -> None:
         import torch
-
-        from .checkpoints.checkpoint import load_checkpoint
-        from .models.descriptions import load_descriptions
 
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        method, _ = load_checkpoint(path)
-        if described is not None:
-            method.describe_classes(load_descriptions(described))
-        self._method = method.to(self._device)
+        self._method = method.to(self._device).eval()
         self.size, self.classes = method.preprocessing.size, method.classes
         self.temperature = method.confidence.temperature
         with torch.inference_mode():
@@ -86,6 +83,20 @@ class CheckpointModel(Model):
             logits = self._method(self._torch.from_numpy(frames)[None].to(self._device), self._matrix)
             probabilities: NDArray[np.float32] = logits.softmax(dim=-1)[0].cpu().numpy()
         return probabilities
+
+
+class CheckpointModel(MethodModel):
+    """What was trained."""
+
+    def __init__(self, path: Path, described: Path | None = None) -> None:
+        require("torch", "train")
+        from .checkpoints.checkpoint import load_checkpoint
+        from .models.descriptions import load_descriptions
+
+        method, _ = load_checkpoint(path)
+        if described is not None:
+            method.describe_classes(load_descriptions(described))
+        super().__init__(method)
 
 
 def open_model(path: Path, provider: str = "cpu", precision: str = "auto", described: Path | None = None) -> Model:

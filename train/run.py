@@ -30,7 +30,7 @@ from .epoch_log import EpochLog
 from .fabric import start_fabric
 from .methods import Method, method_class
 from .methods.method import build_method, check_options
-from .methods.phases import Phase, adapt_plan
+from .methods.phases import Phase, Plan, adapt_plan
 from .models.clip import load_clip
 from .options import TrainOptions
 from .training import Epoch, Trainer, TrainSettings
@@ -71,14 +71,18 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
     if state.is_file() and not options.resume:
         console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
     torch.manual_seed(options.seed)
-    columns = (*Progress.get_default_columns(), TextColumn("{task.fields[note]}"))
-    with Progress(*columns, console=console) as progress:
-        run = _Run(options, fabric, progress, state)
+    with progress_bars(console) as progress:
+        run = Run(options, fabric, progress, state)
         return TrainResult(options.out, tuple(run.train()), run.calibration)
 
 
+def progress_bars(console: Console) -> Progress:
+    """Bars with the time left and a note behind each."""
+    return Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
+
+
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Clips with the share of each batch they fill.
 
     training, validation: which of the clips serve for what, int64. held_back: a set of its own to validate on, or None.
@@ -91,7 +95,7 @@ class _Source:
     held_back: ClipSet | None = None
 
     @classmethod
-    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> _Source:
+    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> Source:
         """The clips divided by `options.validation`, or all for training where others are held back."""
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
@@ -103,7 +107,7 @@ class _Source:
         return self.held_back or Subset(self.clips, self.validation)
 
 
-class _Run:
+class Run:
     """What the parts of one run share."""
 
     def __init__(self, options: TrainOptions, fabric: Fabric, progress: Progress, state: Path) -> None:
@@ -120,7 +124,7 @@ class _Run:
 
     def train(self) -> list[Epoch]:
         """Returns the best epoch of each step."""
-        options, fabric = self._options, self._fabric
+        options = self._options
         chosen = method_class(options.method)
         own = dict(options.method_options)
         if options.captions is not None:
@@ -128,19 +132,38 @@ class _Run:
         check_options(chosen, own)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, image_size=options.image_size)
-        sources = self._open_data()
-        self._show_counts(sources)
+        sources = self.open_data()
         captions = self._read_captions(sources[0])
         if captions is not None:
             own["captions"] = CaptionTokens(clip, captions.texts)
             self._show_captions(captions, own["captions"], sources[0])
         method = build_method(chosen, clip, sources[0].clips.classes, plan, own)
+        identity: dict[str, Any] = {
+            "options": {name: _plain(value) for name, value in options.method_options.items()},
+        }
+        if captions is not None:
+            identity["captions"] = {"sha256": captions.digest, "weight": options.caption_weight}
+        return self.fit(method, plan, sources, identity)
+
+    def fit(
+        self,
+        method: Method,
+        plan: Plan,
+        sources: list[Source],
+        identity: dict[str, Any],
+        notes: dict[str, Any] | None = None,
+    ) -> list[Epoch]:
+        """Train `method` and write its checkpoints. Returns the best epoch of each step.
+
+        identity: plain values that an interrupted run must agree with to be gone on from, beside the options.
+        notes: further ones for the checkpoint to say of its training.
+        """
+        options, fabric = self._options, self._fabric
         phases = method.phases(plan)
         fabric.to_device(method)
         settings = TrainSettings(class_weights=options.class_weights, ema=options.ema, seed=options.seed)
         record: dict[str, Any] = {
             "model": method.config(),
-            "options": {name: _plain(value) for name, value in options.method_options.items()},
             "plan": asdict(plan),
             "settings": asdict(settings),
             "batch": options.batch,
@@ -150,9 +173,8 @@ class _Run:
             "views": options.views,
             "augmentation": self._augmentation,
             "data": self._fingerprints(sources),
+            **identity,
         }
-        if captions is not None:
-            record["captions"] = {"sha256": captions.digest, "weight": options.caption_weight}
         on_pixels = method.trains_encoder(phases)
         for name, given in (("span", options.span != 1), ("history", options.history != 0)):
             if on_pixels and given:
@@ -160,7 +182,7 @@ class _Run:
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)
-        self._run_and_write(trainer, method, phases, record)
+        self._run_and_write(trainer, method, phases, record | (notes or {}))
         return trainer.results
 
     def _run_and_write(self, trainer: Trainer, method: Method, phases: list[Phase], record: dict[str, Any]) -> None:
@@ -198,8 +220,13 @@ class _Run:
             log.close()
             self._state.unlink(missing_ok=True)
 
-    def _open_data(self) -> list[_Source]:
-        """The training clips and what epochs are chosen on; photographs last."""
+    def open_data(self) -> list[Source]:
+        """The training clips and what epochs are chosen on; photographs last. Prints how many there are."""
+        sources = self._open_data()
+        self._show_counts(sources)
+        return sources
+
+    def _open_data(self) -> list[Source]:
         options, data, progress = self._options, self._options.data, self._progress
         split = "test" if options.select_on_test else options.validation_split
         stills = None
@@ -214,17 +241,17 @@ class _Run:
         show(len(clips), len(clips))
         held_back = data.open(split, True, show, self._warn) if split and options.divides_by_split else None
         if stills is None:
-            return [_Source.divided(clips, 1.0, held_back, options)]
+            return [Source.divided(clips, 1.0, held_back, options)]
         split = options.validation_split
         chosen_on = None
         if split is not None and options.stills is not None:
             chosen_on = StillClips(options.stills, split, warn=self._warn)
         return [
-            _Source.divided(clips, 1 - options.stills_share, held_back, options),
-            _Source.divided(stills, options.stills_share, chosen_on, options),
+            Source.divided(clips, 1 - options.stills_share, held_back, options),
+            Source.divided(stills, options.stills_share, chosen_on, options),
         ]
 
-    def _show_counts(self, sources: list[_Source]) -> None:
+    def _show_counts(self, sources: list[Source]) -> None:
         """Print how many clips there are of each class, and warn of classes with hardly any."""
         for source, kind in zip(sources, ("clips", "photographs"), strict=False):
             classes = source.clips.classes
@@ -238,7 +265,7 @@ class _Run:
                 if n < 2:
                     self._warn(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
 
-    def _read_captions(self, source: _Source) -> Captions | None:
+    def _read_captions(self, source: Source) -> Captions | None:
         """Those of the clips to train on, which are not photographs."""
         options, clips = self._options, source.clips
         if options.captions is None:
@@ -250,13 +277,13 @@ class _Run:
             raise ParameterError("captions", f"only procedural people have {DRAWN} ones; name a file")
         return clean_captions(((name, [text]) for name, text in clips.captions.items()), clips.classes)
 
-    def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: _Source) -> None:
+    def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: Source) -> None:
         told = captions.report([source.clips.names[index] for index in source.training])
         self._progress.console.print(escape(told), soft_wrap=True)
         if tokens.cut:
             self._warn(f"{tokens.cut} captions fill CLIP's context; what is longer is cut")
 
-    def _fingerprints(self, sources: list[_Source]) -> list[str]:
+    def _fingerprints(self, sources: list[Source]) -> list[str]:
         """Of the training clips. The first process reads them where they are new, the others find its digests."""
         sets = [clips for source in sources for clips in (source.clips, source.held_back) if clips is not None]
         task = self._progress.add_task("checking clips", total=len(sets), note="")
@@ -270,7 +297,7 @@ class _Run:
     def _warn(self, message: str) -> None:
         self._progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
-    def _feature_batches(self, method: Method, sources: list[_Source]) -> tuple[Batches, Batches]:
+    def _feature_batches(self, method: Method, sources: list[Source]) -> tuple[Batches, Batches]:
         options, fabric = self._options, self._fabric
         held_back = [source.held_back for source in sources if source.held_back is not None]
         clips_in_all = sum(map(len, [*(source.clips for source in sources), *held_back]))
@@ -292,7 +319,7 @@ class _Run:
             validation.append((tested, 1.0))
         return FeatureBatches(training, self._sampling), FeatureBatches(validation, self._sampling)
 
-    def _pixel_batches(self, method: Method, sources: list[_Source]) -> tuple[Batches, Batches]:
+    def _pixel_batches(self, method: Method, sources: list[Source]) -> tuple[Batches, Batches]:
         def batches(parts: list[tuple[ClipSet, float]]) -> PixelBatches:
             size, workers = method.preprocessing.size, self._options.data.workers
             return PixelBatches(parts, method.classes, size, self._augmentation, workers, self._sampling)

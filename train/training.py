@@ -179,7 +179,8 @@ class Trainer:
                 group["lr"] = group["peak"] * phase.schedule((epoch * steps + number) / (phase.epochs * steps))
             inputs, labels = batch.inputs.to(fabric.device), batch.labels.to(fabric.device)
             shares = None if batch.shares is None else batch.shares.to(fabric.device)
-            loss = self._objective(inputs, labels, batch.names, shares, matrix)
+            taught = None if batch.taught is None else batch.taught.to(fabric.device)
+            loss = self._objective(inputs, labels, batch.names, shares, taught, matrix)
             self._optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             limit = settings.clip_norm
@@ -322,9 +323,10 @@ class _Objective(nn.Module):
         labels: Tensor,
         names: Sequence[str],
         shares: Tensor | None,
+        taught: Tensor | None,
         class_matrix: Tensor | None,
     ) -> Tensor:
-        return self.method.loss(Batch(inputs, labels, names, shares), class_matrix, self._class_weights)
+        return self.method.loss(Batch(inputs, labels, names, shares, taught), class_matrix, self._class_weights)
 
 
 @torch.no_grad()

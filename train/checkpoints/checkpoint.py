@@ -14,7 +14,7 @@ from ...runtime.errors import DferError
 from ...runtime.storage import atomic_write
 from ..confidence import Confidence
 from ..digests import weights_digest
-from ..methods import Method, method_class, method_names
+from ..methods import TAUGHT, Method, method_class, method_names
 from ..models.archives import check_archive, check_names, plain_values
 
 FORMAT = "dfer-edge checkpoint 1"
@@ -54,8 +54,9 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
     """
     content = _read_ours(path)
     name = content.get("method")
-    if not isinstance(name, str) or name not in method_names():
-        raise DferError(f"checkpoint {path}: method {name!r} is not one of {', '.join(method_names())}")
+    known = [*method_names(), *TAUGHT]
+    if not isinstance(name, str) or name not in known:
+        raise DferError(f"checkpoint {path}: method {name!r} is not one of {', '.join(known)}")
     try:
         method = method_class(name).from_config(content["config"])
         state = dict(content["state"])

@@ -90,13 +90,16 @@ def seed_option() -> Callable[[C], C]:
     )
 
 
-def data_options(identities: int) -> Callable[[C], C]:
-    """The options that make a `DataChoice`; the command gets it as `data`. identities: how many by default."""
+def data_options(identities: int, optional: bool = False) -> Callable[[C], C]:
+    """The options that make a `DataChoice`; the command gets it as `data`.
+
+    identities: how many by default. optional: that there may be no clips; `data` is "none" then, which is the default.
+    """
     options: list[Any] = [
         click.option(
             "--data",
-            type=click.Choice(DATA),
-            default="procedural",
+            type=click.Choice([*DATA, "none"] if optional else DATA),
+            default="none" if optional else "procedural",
             show_default=True,
             help="Which clips: people drawn here, a benchmark, one's own in folders (CLASS/clip or SPLIT/CLASS/clip) "
             "or listed in a CSV (clip,label,split[,fold][,person]).",

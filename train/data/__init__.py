@@ -54,15 +54,18 @@ class ClipSet(Protocol):
 class Batch:
     """Clips to train or test on together.
 
-    inputs: features float32 [B,T,D] or crops uint8 [B,T,S,S,3]. labels: int64 [B], indices into the method's classes.
+    inputs: features float32 [B,T,D], crops uint8 [B,T,S,S,3], or of single frames crops uint8 [B,S,S,3].
+    labels: int64 [B], indices into the method's classes.
     names: B names of the clips, as their clip sets have them.
     shares: soft targets float32 [B,C] in the method's order; None where all clips have labels only.
+    taught: a teacher's features float32 [B,D] of single frames; None where nobody teaches.
     """
 
     inputs: Tensor
     labels: Tensor
     names: Sequence[str]
     shares: Tensor | None = None
+    taught: Tensor | None = None
 
     @property
     def targets(self) -> Tensor:

@@ -71,7 +71,7 @@ class FeatureBatches:
     def __init__(self, sources: Sequence[tuple[FeatureSet, float]], sampling: Sampling = Sampling()) -> None:
         self._sets = [source for source, _ in sources]
         self._sampling = sampling
-        self._sampler = _Sampler([source.labels for source in self._sets], [share for _, share in sources], sampling)
+        self._sampler = Sampler([source.labels for source in self._sets], [share for _, share in sources], sampling)
         self.labels, self.steps = self._sampler.labels, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -106,7 +106,7 @@ class FeatureBatches:
 
     def in_order(self) -> Iterator[Batch]:
         for source in self._sets:
-            for rows in _shards(len(source.labels), 4 * self._sampling.batch, self._sampling):
+            for rows in shards(len(source.labels), 4 * self._sampling.batch, self._sampling):
                 features = torch.from_numpy(source.features[0, source.rows[rows]].astype(np.float32))
                 yield Batch(features, torch.from_numpy(source.labels[rows]), source.names[rows])
 
@@ -138,7 +138,7 @@ class PixelBatches:
         self._soft = [shares_of(clips, classes) for clips in self._sets]
         self._size, self._augment, self._workers = size, AUGMENTATIONS[augmentation], workers
         self._sampling = sampling
-        self._sampler = _Sampler(self._labels, [share for _, share in sources], sampling)
+        self._sampler = Sampler(self._labels, [share for _, share in sources], sampling)
         self.labels, self.steps = self._sampler.labels, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -171,13 +171,13 @@ class PixelBatches:
     def in_order(self) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
             for clips, labels in zip(self._sets, self._labels, strict=True):
-                for rows in _shards(len(clips), 8, self._sampling):
+                for rows in shards(len(clips), 8, self._sampling):
                     views = pool.map(partial(self._test_view, clips), range(rows.start, rows.stop))
                     inputs = torch.from_numpy(np.stack(list(views)))
                     yield Batch(inputs, torch.from_numpy(labels[rows]), clips.names[rows])
 
 
-class _Sampler:
+class Sampler:
     """Which clips come into a batch: a share from each source, classes balanced as asked for."""
 
     def __init__(self, labels: list[NDArray[np.int64]], shares: list[float], sampling: Sampling) -> None:
@@ -219,6 +219,7 @@ def sampling_probabilities(labels: NDArray[np.int64], balance: float) -> NDArray
     return np.asarray(weights / weights.sum())
 
 
-def _shards(count: int, batch: int, sampling: Sampling) -> Iterator[slice]:
+def shards(count: int, batch: int, sampling: Sampling) -> Iterator[slice]:
+    """Slices of at most `batch` of `count` rows: those of this process, in order."""
     for start in range(sampling.rank * batch, count, sampling.world * batch):
         yield slice(start, min(start + batch, count))

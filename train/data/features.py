@@ -23,7 +23,7 @@ from ..digests import weights_digest
 from ..methods import Method
 from ..precision import mixed_precision
 from . import WINDOW, ClipSet, labels_of, shares_of
-from .augmentation import AUGMENTATIONS, Augment, plain_view
+from .augmentation import AUGMENTATIONS, plain_view
 
 DIGEST = "features.sha256"
 """The file of a whole store's digest."""
@@ -59,6 +59,7 @@ class Extraction:
     """How features are computed.
 
     views: augmented views beside the test view. augmentation: "paper" or "strong" (see `augmentation.py`).
+    batch: clips encoded together. window: frames of each clip, T; 1 for sets of single frames.
     rank, world: this process of how many; each encodes every world-th batch into the one store.
     """
 
@@ -66,6 +67,7 @@ class Extraction:
     augmentation: str = "strong"
     seed: int = 0
     batch: int = 4
+    window: int = WINDOW
     rank: int = 0
     world: int = 1
 
@@ -89,7 +91,7 @@ def stored_features(
     """
     key = _key(method, clips, settings)
     store = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    shape = (1 + settings.views, len(clips), WINDOW, method.width)
+    shape = (1 + settings.views, len(clips), settings.window, method.width)
     try:
         if settings.rank == 0 and not (store / "features.npy").is_file():
             _make_store(store, shape, key)
@@ -173,7 +175,7 @@ def _fill(
     settings: Extraction,
     progress: Callable[[int], object],
 ) -> None:
-    augment = AUGMENTATIONS[settings.augmentation]
+    size = method.preprocessing.size
     device = next(method.parameters()).device
     starts = range(settings.rank * settings.batch, len(clips), settings.world * settings.batch)
     fresh: list[slice] = []
@@ -182,7 +184,7 @@ def _fill(
         rows = slice(start, min(start + settings.batch, len(clips)))
         if not done[rows].all():
             for view in range(1 + settings.views):
-                frames = np.stack([_view(clips, index, view, method, augment, settings) for index in _indices(rows)])
+                frames = np.stack([stored_view(clips, index, view, size, settings) for index in _indices(rows)])
                 if (frames == frames[:, :1]).all():  # photographs; one frame of each is enough
                     frames = frames[:, :1]
                 with mixed_precision(device.type):
@@ -199,15 +201,15 @@ def _fill(
         progress(len(_indices(rows)))
 
 
-def _view(
-    clips: ClipSet, index: int, view: int, method: Method, augment: Augment, settings: Extraction
-) -> NDArray[np.uint8]:
-    """View 0 is what the runtime would see; every other depends on its number, the clip and the seed alone."""
-    size = method.preprocessing.size
+def stored_view(clips: ClipSet, index: int, view: int, size: int, settings: Extraction) -> NDArray[np.uint8]:
+    """Pixels [T,size,size,3] of a view of clip `index` whose features are stored; view 0 is what the runtime would see.
+
+    Every other depends on its number, the clip and the seed alone; in another size it shows the same.
+    """
     if view == 0:
         return plain_view(clips.frames(index), size)
     rng = np.random.default_rng([settings.seed, view, index])
-    return augment(clips.frames(index, rng), size, rng, clips.jitter)
+    return AUGMENTATIONS[settings.augmentation](clips.frames(index, rng), size, rng, clips.jitter)
 
 
 def _indices(rows: slice) -> range:

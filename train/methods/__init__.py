@@ -26,19 +26,23 @@ METHODS = {
 }
 """Name → module:class. A script may add its own."""
 
+TAUGHT = {"student": "dfer.train.methods.student:Student"}
+"""Those that dfer-train cannot make."""
+
 GROUP = "dfer.methods"
 """The entry points by which installed packages add theirs; they cannot take a name that is in `METHODS`."""
 
 
 def method_names() -> list[str]:
-    """All names that `method_class` knows."""
+    """All names of methods that dfer-train can make."""
     return [*METHODS, *sorted(entry_points(group=GROUP).names - METHODS.keys())]
 
 
 def method_class(name: str) -> type[Method]:
     """The method of this name. Raises ParameterError for an unknown one, DferError for one that does not load."""
     others = {entry.name: entry for entry in entry_points(group=GROUP)}
-    found = EntryPoint(name, METHODS[name], GROUP) if name in METHODS else others.get(name)
+    ours = METHODS | TAUGHT
+    found = EntryPoint(name, ours[name], GROUP) if name in ours else others.get(name)
     if found is None:
         raise ParameterError("method", f"{name!r} is not one of {', '.join(method_names())}")
     try:

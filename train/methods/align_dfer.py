@@ -90,6 +90,11 @@ class AlignDfer(Method):
         return encoder
 
     @property
+    def temporal(self) -> nn.Module:  # type: ignore[override]  # it changes with BAP's steps
+        """The side that reads videos."""
+        return self.video_side
+
+    @property
     def width(self) -> int:
         return self._clip.width
 

@@ -58,7 +58,7 @@ class DferClip(Method):
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
         self.image_encoder.requires_grad_(not freeze_image_encoder)
         self.prompts = prompts
-        self.temporal = TemporalNet(window, clip.width, layers)
+        self.temporal: TemporalNet = TemporalNet(window, clip.width, layers)
 
     @classmethod
     def from_options(  # type: ignore[override]  # the options that it has, in place of any

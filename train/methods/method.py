@@ -53,6 +53,8 @@ class Method(nn.Module, ABC):
     window: T, frames per prediction.
     preprocessing: how frames enter `encode_frames`.
     scale: 1/τ, what similarities are multiplied by before softmax.
+    temporal: what `pool` runs on features [N,T,D] before L2-norm. A `Synchronizer`, `TemporalNet` or `TemporalMean` can
+        be taken over by a student (dfer-distill); a method that pools otherwise needs none.
     confidence: fitted after training; its temperature divides logits.
     """
 
@@ -62,6 +64,7 @@ class Method(nn.Module, ABC):
     window: int
     preprocessing: Preprocessing
     scale: float
+    temporal: nn.Module
     confidence: Confidence = Confidence()
 
     # -- how it is built

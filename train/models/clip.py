@@ -59,6 +59,14 @@ def _open_clip() -> Any:
     return open_clip
 
 
+def load_timm() -> Any:
+    """timm, with our towers among its models; see `_open_clip` for what its import needs."""
+    _open_clip()
+    import timm
+
+    return timm
+
+
 RunBlocks = Callable[[nn.ModuleList, Tensor, Tensor], Tensor]
 
 

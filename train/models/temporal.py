@@ -1,11 +1,13 @@
-"""DFER-CLIP's temporal net: a small transformer whose class token collects the video."""
+"""DFER-CLIP's temporal net, whose class token collects the video; and all temporal parts as plain values."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .synchronizer import TemporalLayer
+from .synchronizer import Synchronizer, TemporalLayer, TemporalMean
 
 HEADS, HEAD_WIDTH, MLP_WIDTH = 8, 64, 1024  # as published, whatever D is
 
@@ -33,3 +35,22 @@ class TemporalNet(nn.Module):
             x = layer(x)
         video: Tensor = last(x, wanted=1)[:, 0]  # nothing else is read
         return video
+
+
+def temporal_config(part: nn.Module) -> dict[str, Any]:
+    """Plain values from which `build_temporal` rebuilds a temporal part. Raises TypeError for one that is not ours."""
+    if isinstance(part, TemporalMean):
+        return {"kind": "mean", "layers": 0}
+    if isinstance(part, (Synchronizer, TemporalNet)):
+        return {"kind": "synchronizer" if isinstance(part, Synchronizer) else "net", "layers": len(part.layers)}
+    raise TypeError(f"{type(part).__name__} is no synchronizer, temporal net or mean over time")
+
+
+def build_temporal(config: dict[str, Any], window: int, width: int) -> nn.Module:
+    """The temporal part of `temporal_config`, with random weights. Raises KeyError or ValueError for other values."""
+    kind, layers = config["kind"], config["layers"]
+    if kind == "mean":
+        return TemporalMean()
+    if kind not in ("synchronizer", "net"):
+        raise ValueError(f"temporal part {kind!r} is unknown")
+    return Synchronizer(window, width, layers) if kind == "synchronizer" else TemporalNet(window, width, layers)

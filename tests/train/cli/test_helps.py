@@ -8,10 +8,10 @@ import sys
 import click
 import pytest
 
+from dfer.train.cli import distill, prepare, pretrain, train
 from dfer.train.cli import eval as evaluate
-from dfer.train.cli import prepare, pretrain, train
 
-COMMANDS = [prepare.main, pretrain.main, train.main, evaluate.main]
+COMMANDS = [prepare.main, pretrain.main, train.main, distill.main, evaluate.main]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -22,7 +22,7 @@ def test_every_option_is_explained(command: click.Command) -> None:
             assert not option.help.startswith(("Of ", "Per ", "Its ")), option.name
 
 
-@pytest.mark.parametrize("name", ["prepare", "pretrain", "train", "eval"])
+@pytest.mark.parametrize("name", ["prepare", "pretrain", "train", "distill", "eval"])
 def test_help_loads_nothing_heavy(name: str) -> None:
     program = f"import sys; from dfer.train.cli.{name} import main; main(standalone_mode=False); print(*sys.modules)"
     call = [sys.executable, "-c", program, "--help"]

@@ -1,0 +1,222 @@
+"""Distillation, as the command does it: from a tiny teacher to an exported student, stopped, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from networks import random_crops
+from outside_method import MeanPool
+from torch.nn import functional
+
+from dfer.export.exporting import export_checkpoint
+from dfer.runtime import Recognizer
+from dfer.runtime.errors import DferError, ParameterError
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dfer.train.cli.distill import main
+from dfer.train.cli.eval import main as evaluate
+from dfer.train.data.choice import DataChoice
+from dfer.train.distillation.options import DistillOptions
+from dfer.train.distillation.run import distill
+from dfer.train.epoch_log import EpochLog
+from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.models.clip import load_clip
+from dfer.train.models.tokens import WordedSentences
+
+PER_CLASS = 10
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """faces/CLASS/NUMBER/0.png: a pattern for each class, in its own noise; and teacher.pt, which tells them apart."""
+    root, rng = tmp_path_factory.mktemp("distillation"), np.random.default_rng(0)
+    patterns = random_crops(len(EXPRESSIONS), 64)
+    for label, pattern in zip(EXPRESSIONS, patterns, strict=True):
+        for number in range(PER_CLASS):
+            clip = root / "faces" / label / str(number)
+            clip.mkdir(parents=True)
+            noisy = np.clip(pattern + rng.normal(0, 12, pattern.shape), 0, 255).astype(np.uint8)
+            cv2.imwrite(str(clip / "0.png"), noisy[..., ::-1])
+    torch.manual_seed(0)
+    teacher = AlignDfer(load_clip("dfer-nano"), tokens=0, video_layers=None).eval()
+    with torch.no_grad():
+        features = teacher.encode_frames(torch.from_numpy(patterns))
+        assert isinstance(teacher.sentences, WordedSentences)
+        directions = functional.normalize(features - features.mean(dim=0), dim=-1)
+        teacher.sentences.features.copy_(directions[:, None].expand(-1, 16, -1))
+    save_checkpoint(teacher, root / "teacher.pt", {"name": "patterns"})
+    return root
+
+
+@pytest.fixture
+def options(folder: Path, tmp_path: Path) -> DistillOptions:
+    return DistillOptions(
+        folder / "teacher.pt",
+        tmp_path / "student.pt",
+        "dfer_resnet_nano",
+        str(folder / "faces"),
+        image_size=32,
+        views=1,
+        held_back=0.2,
+        epochs=4,
+        learning_rate=5e-3,
+        batch=14,
+        features=folder / "features",
+        workers=1,
+    )
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+
+
+def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_path: Path) -> None:
+    out, data = tmp_path / "student.pt", ["--data", "folder", "--root", folder / "faces", "--workers", 1]
+    call = [folder / "teacher.pt", out, "--tower", "dfer_resnet_nano", "--faces", folder / "faces", "--image-size", 32]
+    call += ["--views", 1, "--held-back", 0.2, "--epochs", 8, "--learning-rate", 0.005, "--batch", 14]
+    call += ["--features", folder / "features", "--tune-epochs", 3, "--tensorboard", tmp_path / "curves"]
+    printed = run(*call, *data)
+    assert printed.exit_code == 0, printed.output
+    for words in ("faces as the teacher takes them: happiness", "the teacher: WAR", "its head tuned: WAR"):
+        assert words in printed.output
+    assert list((tmp_path / "curves").iterdir())
+
+    lines = log_of(out)
+    assert [line["step"] for line in lines] == ["distillation"] * 8 + ["tuning"] * 3
+    assert max(line["war"] for line in lines[:8]) >= 3 / len(EXPRESSIONS)
+    assert lines[7]["cosine"] > lines[0]["cosine"]
+    student, training = load_checkpoint(out)
+    assert not any(name.startswith("clip_model") for name in student.state_dict())  # no text side
+    told = training["distillation"]
+    assert told["agreement"] == max(line["war"] for line in lines[:8])
+    assert told["teacher_recalls"]["war"] > 0.8
+    assert training["scores"][-1]["step"] == "tuning"
+
+    scored = CliRunner().invoke(evaluate, [str(out), *map(str, data)], catch_exceptions=False)
+    assert "WAR" in scored.output
+    bundle = export_checkpoint(out, tmp_path / "student.dfer").bundle
+    assert bundle.manifest.provenance["training"]["distillation"]["teacher"]["file"] == "teacher.pt"
+    assert bundle.manifest.preprocessing.size == 32
+    with Recognizer(bundle.path, provider="cpu") as recognizer:
+        (prediction,) = recognizer.predict_crops(random_crops(1, 64), [0.0])
+    assert prediction.classes == EXPRESSIONS
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
+    options: DistillOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the tower's second epoch, and again in the head's first."""
+    options = replace(options, labelled=DataChoice("folder", folder / "faces", workers=1), tune_epochs=3)
+    whole = replace(options, out=tmp_path / "whole.pt")
+    wanted = distill(whole)
+    write = EpochLog.write
+
+    def stop_at(step: str, number: int) -> None:
+        def stopping(self: EpochLog, epoch: Any, **others: float) -> None:
+            write(self, epoch, **others)
+            if (epoch.step, epoch.number) == (step, number):
+                raise Stop
+
+        monkeypatch.setattr(EpochLog, "write", stopping)
+
+    stop_at("distillation", 2)
+    with pytest.raises(Stop):
+        distill(options)
+    assert options.out.with_suffix(".state").is_file()
+    assert not options.out.exists()
+    stop_at("tuning", 1)
+    with pytest.raises(Stop):
+        distill(replace(options, resume=True))
+    assert options.out.is_file()
+    monkeypatch.setattr(EpochLog, "write", write)
+    result = distill(replace(options, resume=True))
+    assert replace(result, checkpoint=whole.out) == wanted
+    assert log_of(options.out) == log_of(whole.out)
+    expected = load_checkpoint(whole.out)[0].state_dict()
+    for name, value in load_checkpoint(options.out)[0].state_dict().items():
+        torch.testing.assert_close(value, expected[name])
+    assert not list(tmp_path.glob("*.state"))
+
+    assert distill(replace(options, resume=True)) == result  # finished: read, not made again
+    with pytest.raises(ParameterError, match=r"made with other settings \(epochs\)"):
+        distill(replace(options, resume=True, epochs=5))
+
+
+def test_a_state_of_other_settings_is_refused(options: DistillOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(self: EpochLog, epoch: Any, **others: float) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EpochLog, "write", stop)
+        with pytest.raises(Stop):
+            distill(options)
+    with pytest.raises(ParameterError, match=r"other settings \(balance\)"):
+        distill(replace(options, resume=True, balance=1.0))
+
+
+def test_a_student_teaches_as_well_and_features_are_computed_once(
+    options: DistillOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = replace(options, features=tmp_path / "features", epochs=2)
+    first = distill(options)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(AlignDfer, "encode_pixels", lambda *_: pytest.fail("encoded again"))
+        again = distill(replace(options, out=tmp_path / "again.pt", seed=0))
+    assert (again.agreement, again.cosine) == (first.agreement, first.cosine)
+
+    grandchild = distill(replace(options, teacher=options.out, out=tmp_path / "grandchild.pt", image_size=None))
+    assert len(list((tmp_path / "features").iterdir())) == 2
+    _, training = load_checkpoint(grandchild.checkpoint)
+    assert training["distillation"]["teacher"]["method"] == "student"
+    assert training["distillation"]["image_size"] == 32
+
+
+def test_what_cannot_be_used_is_told_in_a_line(folder: Path, tmp_path: Path) -> None:
+    teacher, out, faces = folder / "teacher.pt", tmp_path / "s.pt", folder / "faces"
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "a.mp4").write_bytes(b"")
+    for arguments, words in (
+        ((teacher, out, "--tower", "mobilenetv4_small", "--faces", faces), "mobilenetv4_conv_small"),
+        (
+            (teacher, out, "--tower", "deit_tiny_patch16_224", "--faces", faces, "--image-size", 100),
+            "--image-size: dei",
+        ),
+        ((teacher, out, "--tower", "resnet18", "--faces", tmp_path / "films"), "dfer-prepare"),
+        ((teacher, out, "--tower", "resnet18", "--faces", tmp_path / "no"), "--faces: "),
+        ((teacher, teacher, "--tower", "resnet18", "--faces", faces), "STUDENT: "),
+        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--root", faces), "--data: "),
+        ((tmp_path / "no.pt", out, "--tower", "resnet18", "--faces", faces), "no such file"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 1, result.output
+        assert words in result.output
+        assert len([line for line in result.output.splitlines() if line.startswith("Error")]) == 1
+    assert not out.exists()
+
+
+def test_a_method_that_pools_otherwise_cannot_teach(folder: Path, options: DistillOptions, tmp_path: Path) -> None:
+    from dfer.train.methods import METHODS
+
+    teacher = MeanPool(load_clip("dfer-nano"), EXPRESSIONS)
+    save_checkpoint(teacher, tmp_path / "mean.pt", {})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "mean-pool", "outside_method:MeanPool")
+        with pytest.raises(DferError, match="mean-pool has no temporal part that a student can take over"):
+            distill(replace(options, teacher=tmp_path / "mean.pt"))

@@ -1,0 +1,148 @@
+"""Faces without labels, one frame each: crops on disk, or drawn people."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...runtime.errors import DferError, ParameterError
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
+from ...runtime.sources.tables import image_places, read_rows
+from ..data import WINDOW
+from ..data.augmentation import plain_view
+from ..data.lists import few_missing
+from ..data.procedural import ProceduralClips
+from ..digests import content_digests, damaged_pictures
+
+DRAWN = "drawn"
+"""The name of faces that are procedural people."""
+SIDE = 128
+"""Pixels that crops are given out with at least: what dfer-prepare writes, so that views can be cut from them."""
+
+_OBLONG = 1.25  # a picture whose sides differ by more is no crop of a face
+_MISSING = 0.01  # share of the pictures that may be missing or damaged
+
+
+class Crops:
+    """Aligned faces as a clip set of single frames [1,side,side,3]. Nothing is known of what they show: labels are 0.
+
+    paths, groups: of each picture, where it lies and whom or which clip it shows (None: it stands alone).
+    Those that are missing or damaged are left out, and `warn` is told. Raises DferError when there are too many.
+    """
+
+    jitter = 0.0
+    shares: NDArray[np.float32] | None = None
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        groups: Sequence[str | None],
+        classes: tuple[str, ...],
+        side: int = SIDE,
+        warn: Callable[[str], object] = lambda _: None,
+        progress: Callable[[int, int], object] = lambda done, total: None,
+    ) -> None:
+        damaged = damaged_pictures([[path] for path in paths], progress)
+        bad = [path for path, names in zip(paths, damaged, strict=True) if names]
+        if bad:
+            warn(few_missing("pictures of faces", bad, len(paths), _MISSING))
+        kept = [index for index, names in enumerate(damaged) if not names]
+        self.paths = [paths[index] for index in kept]
+        self.groups = [groups[index] for index in kept]
+        self.names = [str(path) for path in self.paths]
+        self.classes, self._side = classes, side
+        self.labels: NDArray[np.int64] = np.zeros(len(kept), np.int64)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the content of all pictures in order, and of the side; not of where they lie."""
+        content = content_digests([[path] for path in self.paths])
+        return hashlib.sha256(f"crops {self._side} {content}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        path = self.paths[index]
+        image = read_image(path)
+        if image is None:
+            raise DferError(f"cannot read image {path}")
+        height, width = image.shape[:2]
+        if max(height, width) > _OBLONG * min(height, width):
+            raise DferError(
+                f"{path} is {width}×{height}, not a square crop of a face; cut the faces out first: "
+                "dfer-prepare PHOTOS FACES --photos"
+            )
+        return plain_view(image[None], self._side)
+
+
+class DrawnCrops:
+    """The frames of procedural people's clips, each on its own; a person's frames are of one group."""
+
+    jitter = 0.0
+    shares: NDArray[np.float32] | None = None
+
+    def __init__(self, clips: ProceduralClips, classes: tuple[str, ...]) -> None:
+        self._clips, self.classes = clips, classes
+        self.names = [f"{name}/{frame}" for name in clips.names for frame in range(WINDOW)]
+        self.groups = [group for group in clips.groups for _ in range(WINDOW)]
+        self.labels: NDArray[np.int64] = np.zeros(len(self.names), np.int64)
+        self.fingerprint = hashlib.sha256(f"frames {clips.fingerprint}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        clip, frame = divmod(index, WINDOW)
+        return self._clips.frames(clip)[frame : frame + 1]
+
+
+def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
+    """Pictures of faces and their groups, from a table or a folder.
+
+    A table is a CSV with a column `image`, as dfer-prepare --photos writes it; rows of a split other than "train" are
+    left out, and the column `person` groups. Of a folder all pictures are taken, however deep; pictures whose names are
+    numbers are a clip's, of which `WINDOW` are taken, evenly spread, and which make a group.
+    Raises ParameterError for a place that is not there or has none, such as one of videos.
+    """
+    if place.is_dir():
+        paths, groups = _walk(place)
+        videos = not paths and any(path.suffix.lower() in VIDEO_SUFFIXES for path in place.rglob("*"))
+    elif place.is_file():
+        videos = place.suffix.lower() in VIDEO_SUFFIXES
+        paths, groups = ([], []) if videos else _listed(place)
+    else:
+        raise ParameterError("faces", f"{place} is not there; name a folder, a table (CSV), or {DRAWN}")
+    if not paths:
+        hint = f"; cut the faces out of the videos first: dfer-prepare {place} FACES" if videos else ""
+        raise ParameterError("faces", f"{place} has no pictures of faces to learn from{hint}")
+    return paths, groups
+
+
+def _listed(table: Path) -> tuple[list[Path], list[str | None]]:
+    rows = [row for _, row in read_rows(table, ("image",)) if row.get("split", "train") in ("train", "")]
+    places = [image_places(table, row["image"]) for row in rows]
+    paths = [next((path for path in both if path.is_file()), both[0]) for both in places]
+    return paths, [row.get("person") or None for row in rows]
+
+
+def _walk(root: Path) -> tuple[list[Path], list[str | None]]:
+    folders: dict[Path, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+            folders.setdefault(path.parent, []).append(path)
+    paths: list[Path] = []
+    groups: list[str | None] = []
+    for folder, files in folders.items():
+        clip = folder != root and all(file.stem.isdecimal() for file in files)
+        if clip and len(files) > WINDOW:
+            files = [files[index] for index in np.linspace(0, len(files) - 1, WINDOW).round().astype(int)]
+        paths += files
+        groups += [str(folder.relative_to(root)) if clip else None] * len(files)
+    return paths, groups

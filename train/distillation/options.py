@@ -1,0 +1,57 @@
+"""What a distillation can be told: one typed object for Python and the command line, with the defaults of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runtime.errors import ParameterError
+from ..data.choice import DataChoice
+
+
+@dataclass(frozen=True)
+class DistillOptions:
+    """How to teach `out` what `teacher` knows, both checkpoints; `dfer-distill --help` says more about each.
+
+    tower: a model of timm. faces: folder or table of face crops, or "drawn" for `identities` procedural people.
+    image_size: side of the crops that the student reads, pixels; None for the teacher's.
+    views: augmented views of each crop, whose teacher's features are stored in `features` (beside `out` where None).
+    held_back: share of the crops to measure on. balance: how often crops are drawn that the teacher takes for a rare
+    class, count^-balance. learning_rate: highest, of the tower.
+    labelled: clips to measure teacher and student on and, with `tune_head`, to tune the head on for `tune_epochs`, with
+    photographs of the table `stills` for a share of each batch. None for neither.
+    workers: threads that draw views. precision, tensorboard, resume: as of `TrainOptions`.
+    """
+
+    teacher: Path
+    out: Path
+    tower: str
+    faces: str
+    image_size: int | None = None
+    identities: int = 150
+    views: int = 4
+    held_back: float = 0.1
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    batch: int = 128
+    balance: float = 0.5
+    features: Path | None = None
+    labelled: DataChoice | None = None
+    stills: Path | None = None
+    stills_share: float = 0.5
+    tune_head: bool = True
+    tune_epochs: int = 20
+    workers: int = 2
+    precision: str = "auto"
+    tensorboard: Path | None = None
+    resume: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ParameterError for what can be seen to be wrong before anything is opened."""
+        if not self.out.parent.is_dir():
+            raise ParameterError("out", f"folder {self.out.parent} does not exist")
+        if self.out.resolve() == self.teacher.resolve():
+            raise ParameterError("out", f"{self.out} is the teacher; give the student another name")
+        if self.stills is not None and self.labelled is None:
+            raise ParameterError("stills", "are for tuning the head, beside labelled clips; name those too (data)")

@@ -1,0 +1,340 @@
+"""One distillation from options to checkpoint: teacher's features of faces → the student's tower → its head, tuned."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+
+from ...runtime.errors import ParameterError
+from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from ..confidence import Calibration, Confidence
+from ..data import ClipSet
+from ..data.batches import Sampling
+from ..data.features import Extraction, FeatureSet, stored_features
+from ..data.procedural import ProceduralClips
+from ..data.subsets import split_validation
+from ..digests import weights_digest
+from ..epoch_log import EpochLog
+from ..evaluation import MethodModel, evaluate
+from ..fabric import start_fabric
+from ..methods import Method
+from ..methods.phases import Plan
+from ..methods.student import Student, check_teacher, distillation_phase
+from ..metrics import pooled
+from ..models.tower import build_tower
+from ..options import TrainOptions
+from ..run import Run, progress_bars
+from ..training import Epoch, Trainer, TrainSettings
+from .batches import TaughtBatches
+from .crops import DRAWN, SIDE, Crops, DrawnCrops, find_crops
+from .options import DistillOptions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+_UNIT = 0.01  # features whose lengths differ from 1 by less are L2-normalised
+_AT_ONCE = 256  # features through the head
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """On labelled clips, 0..1."""
+
+    war: float
+    uar: float
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """A taught student and what was lost.
+
+    agreement: share of the held-back crops on which it says what the teacher says, with the teacher's head.
+    cosine: mean over them of its features with the teacher's.
+    Further, on labelled clips that were held back, where there are any: teacher; untuned, the student with the
+    teacher's head; tuned, with its own, at the best epoch; and the calibration of that.
+    """
+
+    checkpoint: Path
+    agreement: float
+    cosine: float
+    teacher: Recalls | None = None
+    untuned: Recalls | None = None
+    tuned: Recalls | None = None
+    calibration: Calibration | None = None
+
+    @classmethod
+    def of_checkpoint(cls, path: Path, training: dict[str, Any]) -> DistillResult:
+        """From what a student's checkpoint says of its training."""
+        told = training["distillation"]
+        labelled = {name: Recalls(**told[name]) for name in ("teacher_recalls", "untuned_recalls") if name in told}
+        best, fitted = training.get("scores"), training.get("calibration")
+        return cls(
+            path,
+            told["agreement"],
+            told["cosine"],
+            labelled.get("teacher_recalls"),
+            labelled.get("untuned_recalls"),
+            Recalls(best[-1]["war"], best[-1]["uar"]) if best else None,
+            None if fitted is None else Calibration.from_json(fitted),
+        )
+
+
+def distill(options: DistillOptions, console: Console | None = None) -> DistillResult:
+    """Teach a student and write its checkpoint, as `dfer-distill` does.
+
+    console: where progress and warnings are shown, None for nowhere; kept quiet in all processes but the first.
+    Raises DferError for options, a teacher or faces that cannot work.
+    """
+    options.check()
+    console = console or Console(quiet=True)
+    fabric = start_fabric(options.precision)
+    console.quiet |= fabric.global_rank != 0
+    teacher, training = load_checkpoint(options.teacher)
+    size = options.image_size or teacher.preprocessing.size
+    check_teacher(teacher)
+    build_tower(options.tower, teacher.width, size)  # which fails before anything is computed
+    asked = _asked(options, size, training.get("name"), teacher)
+    state = options.out.with_suffix(".state")
+    taught = None
+    if options.resume and options.out.is_file() and not state.is_file():
+        taught = _finished(options.out, asked)
+    elif state.is_file() and not options.resume:
+        console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
+    with progress_bars(console) as progress:
+        if taught is None:
+            taught = _Distillation(options, fabric, progress, teacher, asked, size).run(state)
+        elif options.labelled is None or "teacher_recalls" in taught[1]["distillation"]:
+            console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
+            return DistillResult.of_checkpoint(options.out, taught[1])
+        if options.labelled is not None:
+            _use_labels(options, fabric, progress, teacher, *taught)
+    fabric.barrier()
+    return DistillResult.of_checkpoint(options.out, load_checkpoint(options.out)[1])
+
+
+def _asked(options: DistillOptions, size: int, name: str | None, teacher: Method) -> dict[str, Any]:
+    """What a run must agree on with the one it goes on from, and what a checkpoint says it comes from."""
+    digest = hashlib.sha256(options.teacher.read_bytes()).hexdigest()
+    return {
+        "teacher": {"file": options.teacher.name, "sha256": digest, "method": teacher.name, "trained_on": name},
+        "tower": options.tower,
+        "image_size": size,
+        "faces": f"{options.identities} procedural people" if options.faces == DRAWN else Path(options.faces).name,
+        "views": options.views,
+        "held_back": options.held_back,
+        "epochs": options.epochs,
+        "learning_rate": options.learning_rate,
+        "batch": options.batch,
+        "balance": options.balance,
+        "seed": options.seed,
+    }
+
+
+def _finished(out: Path, asked: dict[str, Any]) -> tuple[Student, dict[str, Any]]:
+    """A student whose tower was taught. Raises ParameterError where that was by another run."""
+    student, training = load_checkpoint(out)
+    if not isinstance(student, Student):
+        raise ParameterError("resume", f"{out} is no student; name another file, or distil without")
+    told = training["distillation"]
+    changed = [name for name, value in asked.items() if told.get(name) != value]
+    if changed:
+        raise ParameterError(
+            "resume", f"{out} was made with other settings ({', '.join(changed)}); give the same ones, or go without"
+        )
+    return student, training
+
+
+class _Distillation:
+    """What the parts of teaching a tower share."""
+
+    def __init__(
+        self,
+        options: DistillOptions,
+        fabric: Fabric,
+        progress: Progress,
+        teacher: Method,
+        asked: dict[str, Any],
+        size: int,
+    ) -> None:
+        self._options, self._fabric, self._progress, self._asked = options, fabric, progress, asked
+        self._teacher = teacher
+        fabric.to_device(teacher)
+        self._size = size
+        self._extraction = Extraction(
+            options.views,
+            "strong",
+            options.seed,
+            batch=options.batch,
+            window=1,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+        )
+
+    def run(self, state: Path) -> tuple[Student, dict[str, Any]]:
+        """Teach the tower, and write the checkpoint; returns the student, and what that says of its training."""
+        options, fabric, progress = self._options, self._fabric, self._progress
+        if not options.resume:
+            _tuning_state(options.out).unlink(missing_ok=True)
+        crops = self._open_crops()
+        features = self._encode(crops)
+        training, held_back = split_validation(features.labels, options.held_back, options.seed, crops.groups)
+        torch.manual_seed(options.seed)
+        student = Student.of_teacher(self._teacher.cpu(), options.tower, self._size, _length(features))
+        fabric.to_device(student)
+        sampling = Sampling(options.batch, options.balance, rank=fabric.global_rank, world=fabric.world_size)
+        task = progress.add_task("distilling", total=None, note="")
+
+        def batches(rows: NDArray[np.int64]) -> TaughtBatches:
+            advance = partial(progress.advance, task)
+            part = features.part(rows)
+            return TaughtBatches(crops, part, self._extraction, self._size, options.workers, sampling, advance)
+
+        learned, tested = batches(training), batches(held_back)
+        progress.update(task, total=options.epochs * learned.steps)
+        record = {**self._asked, "crops": crops.fingerprint, "model": student.config()}
+        phases = [distillation_phase(options.epochs, options.learning_rate)]
+        settings = TrainSettings(seed=options.seed)
+        trainer = Trainer(student, phases, learned, tested, settings, fabric, state, record)
+        writes = fabric.global_rank == 0
+        log = EpochLog(options.out.with_suffix(".jsonl"), options.tensorboard, options.resume) if writes else None
+
+        def on_epoch(epoch: Epoch) -> None:
+            cosine = _mean_cosine(student, tested, fabric)
+            if log is not None:
+                log.write(epoch, cosine=cosine)
+            note = f"loss {epoch.loss:.3f}, cosine {cosine:.3f}, agreement {epoch.war:.3f}"
+            progress.update(task, completed=epoch.number * learned.steps, note=note)
+
+        trainer.run(options.resume, on_epoch)
+        told: dict[str, Any] = {
+            **{name: value for name, value in record.items() if name != "model"},
+            "crops_learned": len(training),
+            "crops_held_back": len(held_back),
+            "agreement": trainer.results[-1].war,
+            "class_agreement": trainer.results[-1].uar,
+            "cosine": _mean_cosine(student, tested, fabric),
+        }
+        if log is not None:
+            save_checkpoint(student, options.out, {"distillation": told}, student.confidence)
+            log.close()
+            state.unlink(missing_ok=True)
+        return student, {"distillation": told}
+
+    def _open_crops(self) -> ClipSet:
+        options, progress, classes = self._options, self._progress, self._teacher.classes
+        task = progress.add_task("opening faces", total=None, note="")
+
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        if options.faces == DRAWN:
+            people = ProceduralClips(range(options.identities), options.workers, lambda n: show(n, options.identities))
+            return DrawnCrops(people, classes)
+        paths, groups = find_crops(Path(options.faces))
+        side = max(SIDE, self._size, self._teacher.preprocessing.size)
+        crops = Crops(paths, groups, classes, side, self._warn, show)
+        show(len(crops), len(crops))
+        return crops
+
+    def _encode(self, crops: ClipSet) -> FeatureSet:
+        """The teacher's features of all views of the crops; as labels, what it takes each for."""
+        options, teacher, fabric = self._options, self._teacher, self._fabric
+        task = self._progress.add_task("encoding with the teacher", total=len(crops) / fabric.world_size, note="")
+        folder = options.features or options.out.parent / "features"
+        advance = partial(self._progress.advance, task)
+        stored = stored_features(folder, teacher, crops, self._extraction, advance, fabric.barrier)
+        labels = _predict(teacher, stored.features[0, :, 0])
+        counts = np.bincount(labels, minlength=len(teacher.classes)).tolist()
+        listed = ", ".join(f"{name} {n}" for name, n in zip(teacher.classes, counts, strict=True))
+        self._progress.console.print(escape(f"faces as the teacher takes them: {listed}"), soft_wrap=True)
+        return replace(stored, labels=labels)
+
+    def _warn(self, message: str) -> None:
+        self._progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def _use_labels(
+    options: DistillOptions,
+    fabric: Fabric,
+    progress: Progress,
+    teacher: Method,
+    student: Student,
+    training: dict[str, Any],
+) -> None:
+    """Measure teacher and student on labelled clips that are held back, then tune the student's head on the others."""
+    assert options.labelled is not None
+    choice = TrainOptions(
+        options.out,
+        options.labelled,
+        options.stills,
+        options.stills_share,
+        features=options.features,
+        precision=options.precision,
+        tensorboard=options.tensorboard,
+        resume=True,  # of the tuning alone, where it was begun; its epochs are logged behind those of the tower
+        seed=options.seed,
+    )
+    state = _tuning_state(options.out)
+    run = Run(choice, fabric, progress, state)
+    sources = run.open_data()
+    tested = [source.tested for source in sources]
+    told = dict(training["distillation"])
+    for name, model in (("teacher", teacher), ("untuned", student)):
+        task = progress.add_task(f"testing {name}", total=sum(map(len, tested)), note="")
+        opened = MethodModel(model)
+        scores = pooled([evaluate(opened, clips, progress=partial(progress.advance, task)) for clips in tested])
+        told[f"{name}_recalls"] = {"war": scores.war, "uar": scores.uar()}
+    if not options.tune_head:
+        if fabric.global_rank == 0:
+            save_checkpoint(student, options.out, {"distillation": told}, student.confidence)
+        return
+    identity = {"student": weights_digest(student.state_dict())}
+    student.confidence = Confidence()  # fitted anew to the tuned head
+    plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
+    run.fit(student, plan, sources, identity, {"distillation": told})
+
+
+def _tuning_state(out: Path) -> Path:
+    return out.with_suffix(".tuning.state")
+
+
+def _length(features: FeatureSet) -> float | None:
+    """About how long the features of test views are; None where they are L2-normalised."""
+    lengths = np.linalg.norm(features.features[0, :, 0].astype(np.float32), axis=-1)
+    return None if np.abs(lengths - 1).max() < _UNIT else float(lengths.mean())
+
+
+@torch.inference_mode()
+def _predict(method: Method, features: NDArray[np.float16]) -> NDArray[np.int64]:
+    """The class, int64 [N], that the head makes of each of single frames' features [N,D], as a window that it fills."""
+    device, matrix = next(method.parameters()).device, method.class_matrix()
+    found = []
+    for start in range(0, len(features), _AT_ONCE):
+        part = torch.from_numpy(features[start : start + _AT_ONCE].astype(np.float32)).to(device)
+        found.append(method.logits(part[:, None].expand(-1, method.window, -1), matrix).argmax(dim=-1).cpu().numpy())
+    return np.concatenate(found)
+
+
+@torch.no_grad()
+def _mean_cosine(student: Student, batches: TaughtBatches, fabric: Fabric) -> float:
+    """Of the student's features of test views with the teacher's, over all processes."""
+    student.eval()
+    total = torch.zeros(2, device=fabric.device)  # of cosines, and of how many
+    for batch in batches.in_order():
+        assert batch.taught is not None
+        with fabric.autocast():
+            features = student.encode_frames(batch.inputs.to(fabric.device))
+        cosines = torch.cosine_similarity(features.float(), batch.taught.to(fabric.device), dim=-1)
+        total += torch.stack([cosines.sum(), torch.ones_like(cosines).sum()])
+    summed: Any = fabric.all_reduce(total, reduce_op="sum")
+    return float(summed[0] / summed[1])

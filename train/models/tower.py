@@ -1,0 +1,41 @@
+"""Image towers of timm by name: the small encoders that learn a larger one's features."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...runtime.errors import ParameterError
+from .clip import load_timm
+
+NEAR = 4
+"""Names that an error suggests."""
+
+
+def build_tower(name: str, width: int, image_size: int) -> nn.Module:
+    """A tower of timm's, or of ours (dfer_resnet_small, dfer_resnet_nano), with random weights, in evaluation mode:
+    normalised pixels float32 [N,3,image_size,image_size] → features [N,width].
+
+    Raises ParameterError for a name that timm does not know, or a size that the tower cannot read.
+    """
+    timm = load_timm()
+    if not timm.is_model(name):  # timm would take some other names for addresses
+        near = get_close_matches(name, timm.list_models(), NEAR, cutoff=0.5)
+        hint = f"; near names are {', '.join(near)}" if near else "; timm.list_models() has them all"
+        raise ParameterError("tower", f"timm has no model {name!r}{hint}")
+    published = timm.get_pretrained_cfg(name)
+    sized = published is not None and published.fixed_input_size  # what it is built for, then, and not for another
+    options: dict[str, Any] = {"img_size": image_size} if sized else {}
+    try:
+        tower: nn.Module = timm.create_model(name, num_classes=width, **options).eval()
+        with torch.no_grad():
+            shape = tuple(tower(torch.zeros(2, 3, image_size, image_size)).shape)
+    except (TypeError, ValueError, AssertionError, RuntimeError, IndexError) as error:  # timm's models have their own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ParameterError("image_size", f"{name} cannot read images of {image_size} px ({reason})") from error
+    if shape != (2, width):
+        raise ParameterError("tower", f"{name} gives {shape} for two images, not one feature for each; take another")
+    return tower
