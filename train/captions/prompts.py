@@ -33,8 +33,10 @@ def write_prompts(place: Path, out: Path) -> tuple[int, list[str]]:
     and perhaps split, of which those that are "train" in any fold are taken.
     A line has clip (its name, as `dfer-train` has it with this folder or table), prompt, and frames: paths of pictures,
     or numbers from 0 of frames of the clip video.
-    Raises DferError for a place without clips, a bad table, and a file that cannot be written.
+    Raises DferError for a place without clips, a bad table, and a file that is there already or cannot be written.
     """
+    if out.exists():
+        raise DferError(f"{out} exists, perhaps with answers in it; name another file")
     unreadable, lines = [], []
     for name, path in _clips(place, out):
         frames = _frames(path)

@@ -113,7 +113,7 @@ def _write_prompts(console: Console, videos: Path, out: Path) -> None:
 
     asked, unreadable = write_prompts(videos, out)
     console.print(f"{asked} clips to ask about, {len(unreadable)} unreadable{_listed(unreadable)}", markup=False)
-    console.print(f"wrote {out}; next: add the answers as text, and dfer-train --captions {out}", markup=False)
+    console.print(f'wrote {out}; next: add each answer as "text", then dfer-train --captions', markup=False)
 
 
 def _listed(names: list[str]) -> str:

@@ -79,3 +79,12 @@ def test_what_cannot_be_asked_about_is_told(tmp_path: Path) -> None:
         assert result.exit_code == 1
         assert words in result.output
     assert not (tmp_path / "x").exists()
+
+
+def test_answers_are_never_overwritten(faces: Path, tmp_path: Path) -> None:
+    out = tmp_path / "captions.jsonl"
+    out.write_text("hours of work")
+    result = ask(faces, out)
+    assert result.exit_code == 1
+    assert "captions.jsonl exists, perhaps with answers in it" in result.output
+    assert out.read_text() == "hours of work"
