@@ -1,4 +1,4 @@
-"""The real Triton on the repository that is shipped. Needs the server unpacked; see `triton_servers.UNPACKED`."""
+"""The real Triton on the repository that is shipped. Needs the server unpacked; see `.ci/triton`."""
 
 from __future__ import annotations
 

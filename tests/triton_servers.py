@@ -27,14 +27,13 @@ from dfer.runtime.engines import open_engine
 
 HEADER = "Inference-Header-Content-Length"
 UNPACKED = "DFER_TRITON"
-"""Folder with `pytriton/` and `nvidia_pytriton.libs/`, the wheel nvidia-pytriton unpacked, and `packages/`, made by
-`pip install --target packages "numpy<2" onnxruntime`."""
+"""Environment variable with the folder that `.ci/triton` made."""
 
 
 def real_triton() -> Path | None:
     """The folder of the real server, if there is one here."""
-    folder = Path(os.environ.get(UNPACKED, "triton"))
-    return folder.resolve() if (folder / "pytriton" / "tritonserver").is_dir() else None
+    folder = os.environ.get(UNPACKED)
+    return Path(folder).resolve() if folder else None
 
 
 def free_port() -> int:
@@ -212,6 +211,10 @@ class StubTriton:
         assert self._server is not None
         self._server.shutdown()
         self._server.server_close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """Close all connections."""
         while self._open:
             one = self._open.pop()
             with contextlib.suppress(OSError):

@@ -46,7 +46,7 @@ rm -r "$here/demo.dfer"
 cp -r "$work/demo.dfer" "$here/"
 
 # The figures of the model card.
-dfer-eval "$here/demo.dfer" --stills "$votes"
-dfer-eval "$here/demo.dfer" --stills "$stills"
-dfer-eval "$here/demo.dfer" --identities 40
-dfer-eval "$here/demo.dfer" --identities 40 --shuffle-frames
+dfer-eval "$here/demo.dfer" --stills "$votes" --precision fp32
+dfer-eval "$here/demo.dfer" --stills "$stills" --precision fp32
+dfer-eval "$here/demo.dfer" --identities 40 --precision fp32
+dfer-eval "$here/demo.dfer" --identities 40 --shuffle-frames --precision fp32

@@ -116,10 +116,8 @@ class TritonEngine(Engine):
     def _infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         try:
             return self._server.infer(inputs)
-        except ServerAwayError as error:
-            self._server.close()
-            self._report(f"{error}; waiting for it, {_AWAY:g} s at most")
-            self._server.wait(_AWAY)
+        except ServerAwayError:  # or it has closed a connection that was idle, which is its right
+            self._server.wait(_AWAY, self._report)
             self._server.check(self._digest)
             return self._server.infer(inputs)
 
@@ -198,17 +196,20 @@ class ServedModel:
             raise DferError(f"{self.address}: its answer is not one of KServe's protocol: {error}") from error
         return results
 
-    def wait(self, seconds: float) -> None:
-        """Until the model is ready; raises ServerAwayError when it is not in time."""
-        begun = monotonic()
+    def wait(self, seconds: float, report: Report) -> None:
+        """Until the model is ready, which is reported where it is not at once; raises DferError when not in time."""
+        begun, told = monotonic(), False
         while True:
+            self.close()
             try:
                 self._ask("GET", "/ready")
                 break
-            except DferError:
+            except DferError as error:
                 if monotonic() - begun > seconds:
                     raise
-                self.close()
+                if not told:
+                    report(f"{error}; waiting for it, {seconds:g} s at most")
+                told = True
                 sleep(0.2)
         self.__dict__.pop("_config", None)  # it may serve another model now
 

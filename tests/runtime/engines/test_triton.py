@@ -97,6 +97,15 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(stub: StubTriton) -> No
     assert len(told) == 1
 
 
+def test_a_connection_that_the_server_closed_is_opened_again_without_a_word(stub: StubTriton) -> None:
+    told: list[str] = []
+    with open_graph(Bundle.open(DEMO), ENCODER, stub.address, report=told.append) as engine:
+        before = engine.run({"frames": crops(2)})["features"]
+        stub.hang_up()
+        assert (engine.run({"frames": crops(2)})["features"] == before).all()
+    assert not told
+
+
 def test_a_server_that_stays_away_is_an_error(stub: StubTriton, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "_AWAY", 0.3)
     with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
