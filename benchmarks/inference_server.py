@@ -104,8 +104,8 @@ def main() -> None:
             ),
             "Decoding, searching and following faces stay with the clients, and so does most of the work for a model "
             "as small as this. On paper, 50 cameras with one face each ask for 400 faces a second. Crops of 224×224 "
-            "pixels are then 60 MB/s, half of a gigabit line, and a GPU has 2.5 ms for each; the demo model's are 8 MB/s."
-            " 50 streams on these two cores starved the server's Python backend, which ended.",
+            "pixels are then 60 MB/s, half of a gigabit line, and a GPU has 2.5 ms for each; the demo model's are "
+            "8 MB/s. 50 streams on these two cores starved the server's Python backend, which ended.",
         ],
         [
             Check(
