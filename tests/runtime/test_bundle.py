@@ -83,7 +83,7 @@ def test_a_newer_schema_asks_for_an_upgrade(bundle: Path) -> None:
 
 
 def test_a_precision_without_its_files_is_refused(bundle: Path) -> None:
-    edit_manifest(bundle, precisions={"fp32": {}, "fp16": {}})
+    edit_manifest(bundle, precisions={"fp32": {}, "fp16": {}}, recommended={})
     refused(bundle, "lists no encoder.fp16.onnx")
 
 

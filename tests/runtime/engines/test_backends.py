@@ -47,6 +47,7 @@ def test_it_runs_a_bundle_and_says_what_the_cpu_says(face_video: Path, tmp_path:
     for provider in ("plain", "cpu"):
         files = tmp_path / f"{provider}.csv", tmp_path / f"{provider}.jsonl"
         arguments = [face_video, "--provider", provider, "--csv", files[0], "--jsonl", files[1], "--quiet"]
+        arguments += ["--precision", "fp32"]
         result = CliRunner().invoke(run, [*map(str, arguments)], env={"DFER_BUNDLE": ""})
         assert result.exit_code == 0, result.output
         assert json.loads(files[1].read_text().splitlines()[0])["provider"] == provider

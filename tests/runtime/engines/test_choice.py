@@ -30,6 +30,9 @@ class Sleeper(Engine):
     def close(self) -> None: ...
 
 
+RECOMMENDED = Bundle.open(DEMO).manifest.recommended["cpu"]
+
+
 class Here:
     """Providers of a machine that is not here: seconds that each run takes, None where it fails."""
 
@@ -59,9 +62,9 @@ class Here:
 
 def test_the_fastest_is_taken_and_remembered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     here = Here(monkeypatch, tmp_path, openvino=0.03, cpu=0.0, cuda=0.04)
-    assert here.choose() == ("cpu", "fp32")
+    assert here.choose() == ("cpu", RECOMMENDED)
     assert here.trials() == 3
-    assert here.choose() == ("cpu", "fp32")
+    assert here.choose() == ("cpu", RECOMMENDED)
     assert here.trials() == 0
     here.choose(threads=1)
     assert here.trials() == 3
@@ -72,13 +75,13 @@ def test_the_fastest_is_taken_and_remembered(monkeypatch: pytest.MonkeyPatch, tm
 
 def test_the_only_provider_needs_no_trial(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     here = Here(monkeypatch, tmp_path, cpu=0.0)
-    assert here.choose() == ("cpu", "fp32")
+    assert here.choose() == ("cpu", RECOMMENDED)
     assert (here.trials(), list(tmp_path.iterdir())) == (0, [])
 
 
 def test_a_provider_that_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     here = Here(monkeypatch, tmp_path, cuda=None, cpu=0.0)
-    assert here.choose() == ("cpu", "fp32")
+    assert here.choose() == ("cpu", RECOMMENDED)
     (said,) = here.said
     assert "leaves out cuda" in said
     here.delays["cpu"] = None
@@ -91,9 +94,9 @@ def test_a_damaged_record_is_written_anew(content: bytes, monkeypatch: pytest.Mo
     here = Here(monkeypatch, tmp_path, openvino=0.02, cpu=0.0)
     (tmp_path / "dfer-edge").mkdir()
     (tmp_path / "dfer-edge" / "choices.json").write_bytes(content)
-    assert here.choose() == ("cpu", "fp32")
+    assert here.choose() == ("cpu", RECOMMENDED)
     here.trials()
-    assert here.choose() == ("cpu", "fp32")
+    assert here.choose() == ("cpu", RECOMMENDED)
     assert here.trials() == 0
 
 
@@ -113,7 +116,7 @@ def test_a_cache_that_cannot_be_written_costs_the_trial_each_time_and_is_told(
     here = Here(monkeypatch, tmp_path, openvino=0.02, cpu=0.0)
     (tmp_path / "dfer-edge").write_text("a file where the folder should be")
     for _ in range(2):
-        assert here.choose() == ("cpu", "fp32")
+        assert here.choose() == ("cpu", RECOMMENDED)
         assert here.trials() == 2
     assert "cannot be kept" in here.said[0]
 

@@ -173,7 +173,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
 ort.PATIENCE = 2.0
 try:
-    Recognizer({str(bundle)!r}, provider="cpu")
+    Recognizer({str(bundle)!r}, provider="cpu", precision="fp32")
 except DferError as error:
     print(error)
 """

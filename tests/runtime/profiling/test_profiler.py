@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.profile import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural.demo import RATE
@@ -75,7 +76,8 @@ def test_warm_up_is_apart_and_nothing_is_lost(report: Report, outcome: tuple[Res
 
 
 def test_the_report_says_what_was_measured_on_what(report: Report) -> None:
-    assert (report.setup["provider"], report.setup["precision"], report.setup["threads"]) == ("cpu", "fp32", 1)
+    recommended = Bundle.open(DEMO).manifest.recommended["cpu"]
+    assert (report.setup["provider"], report.setup["precision"], report.setup["threads"]) == ("cpu", recommended, 1)
     assert report.setup["frame"] == [320, 240]
     assert report.setup["source"] == "face.mp4"  # no path of this machine
     assert report.machine["cores"] >= 1
