@@ -116,7 +116,9 @@ def test_a_long_video_in_parts_has_the_rows_of_the_whole(film: Path, tmp_path: P
     rows, whole = rows_in(tmp_path / "out"), rows_of_run([film])
     assert [(row["frame"], row["time_s"]) for row in rows] == [(row["frame"], row["time_s"]) for row in whole]
     assert {row["segment"] for row in rows} == {0, 1, 2, 3}
-    assert sum(row["label"] != other["label"] for row, other in zip(rows, whole, strict=True)) <= 3
+    unlike = [(row, other) for row, other in zip(rows, whole, strict=True) if row["label"] != other["label"]]
+    assert len(unlike) <= 0.03 * len(rows)
+    assert all(min(row["confidence"], other["confidence"]) < 0.6 for row, other in unlike)  # where one is in doubt
     tracks = parquet.read_table(tmp_path / "out" / "tracks.parquet").to_pylist()
     persons = {(one["segment"], one["track"]): one["person"] for one in tracks}
     joined = {(row["track"], persons[other["segment"], other["track"]]) for row, other in zip(whole, rows, strict=True)}
