@@ -95,8 +95,8 @@ def _state(files: Sequence[Path]) -> tuple[str, int]:
     for file in files:
         try:
             stat = file.stat()
-        except OSError as error:  # such as a link that leads nowhere
-            digest.update(f"{file.absolute()}\0{error.errno}\0".encode(errors="surrogateescape"))
+        except (OSError, ValueError) as error:  # a link that leads nowhere; a name with a null byte
+            digest.update(f"{file.absolute()}\0{error}\0".encode(errors="surrogateescape"))
             continue
         found = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
         digest.update(f"{file.absolute()}\0{found}\0".encode(errors="surrogateescape"))

@@ -137,7 +137,7 @@ def _decode(path: Path, flags: int) -> NDArray[np.uint8] | None:
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
         image = cv2.imdecode(data, flags) if data.size else None
-    except (OSError, cv2.error):
+    except (OSError, ValueError, cv2.error):  # a name with a null byte is none
         return None
     return None if image is None else np.asarray(image, dtype=np.uint8)
 

@@ -108,3 +108,9 @@ def test_files_that_change_while_they_are_read_are_not_remembered(
     monkeypatch.setattr(digests, "_content", None)
     with pytest.raises(TypeError):
         digests.content_digests([[tmp_path / "still.bmp"]])
+
+
+def test_a_name_that_no_file_can_have_is_a_damaged_picture(tmp_path: Path) -> None:
+    write_clips(tmp_path, 40)
+    names = ["no\0file.png", "absent.png", "still.bmp"]
+    assert digests.damaged_pictures([[tmp_path / name for name in names]]) == [names[:2]]
