@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from types import FrameType
 
@@ -12,6 +14,7 @@ from types import FrameType
 def dfer_run() -> None:
     """`dfer-run` as installed. A signal ends it cleanly from the first moment on, while its modules still load."""
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.unraisablehook = _interrupt_again
     try:
         from .run import main
 
@@ -35,6 +38,14 @@ def dfer_run() -> None:
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C does. Not by raising SIGINT: a job started in the background by a shell ignores that one."""
     raise KeyboardInterrupt
+
+
+def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Where Ctrl-C comes while an object is being destroyed, Python prints it and goes on: repeat it in a moment."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        threading.Timer(0.02, _thread.interrupt_main, (signal.SIGTERM,)).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _leave(status: int) -> None:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from datetime import datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -106,6 +107,30 @@ def test_the_page_of_a_file_stays_until_a_signal_ends_it(
     assert "faces" in run.stderr.read()  # the table
     run.stderr.close()
     assert run.wait(timeout=60) == 0
+
+
+def test_ctrl_c_while_an_object_is_destroyed_is_not_lost() -> None:
+    program = """
+import sys, time
+from dfer.runtime import cli
+
+class Doomed:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def main():
+    doomed = Doomed()
+    del doomed
+    time.sleep(20)
+
+sys.modules["dfer.runtime.cli.run"] = type(sys)("run")
+sys.modules["dfer.runtime.cli.run"].main = main
+cli.dfer_run()
+"""
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - begun < 15
 
 
 def test_help_has_examples() -> None:
