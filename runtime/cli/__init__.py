@@ -43,9 +43,16 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
     """Where Ctrl-C comes while an object is being destroyed, Python prints it and goes on: repeat it in a moment."""
     if unraisable.exc_type is KeyboardInterrupt:
-        threading.Timer(0.02, _thread.interrupt_main, (signal.SIGTERM,)).start()
+        threading.Timer(0.02, _signal_main_thread).start()
     else:
         sys.__unraisablehook__(unraisable)
+
+
+def _signal_main_thread() -> None:
+    if hasattr(signal, "pthread_kill"):  # it also ends what the thread waits for
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
 
 
 def _leave(status: int) -> None:
