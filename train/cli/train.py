@@ -43,7 +43,8 @@ Steps of align-dfer (BAP): 1 text, 2 video, 3 joint; three numbers for --epochs,
 dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and image encoder 0.01,0.001,0.00001,
 --depth 1.
 finecliper is one step: --epochs 30, --learning-rate 0.0003, --depth 1. Options of its own are --descriptions, and by
---option ratio=0.25 (width of adapters), adapter=lora (or none), activation=tower, no_text_adapters=true, no_negatives,
+--option ratio=0.25 (width of adapters), adapter=lora (or none), activation=tower, adapter_scale=0.5 (of the one beside the
+MLP), no_text_adapters=true, no_negatives,
 no_temporal, checkpointing.
 """
 

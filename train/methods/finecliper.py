@@ -16,7 +16,7 @@ from ...runtime.labels import EXPRESSIONS
 from ..captions import WEIGHT
 from ..captions.contrast import CaptionTokens, contrast
 from ..data import Batch
-from ..models.adapters import insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
+from ..models.adapters import PARALLEL, insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
 from ..models.clip import Clip, rebuild_clip
 from ..models.descriptions import load_descriptions
 from ..models.synchronizer import TemporalMean
@@ -42,7 +42,8 @@ class FineCliper(Method):
     clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
     length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower.
     adapter: in the image tower, one of `ADAPTERS`; "lora" costs nothing after export. activation: of bottlenecks;
-    with "tower", the tower's own, the one beside the MLP costs next to nothing either.
+    with "tower", the tower's own, the one beside the MLP costs next to nothing either. adapter_scale: what that one,
+    of images and texts, is multiplied by (the paper's s).
     text_adapters, negatives: whether there are any.
     Raises ParameterError for an image tower that adapters do not fit.
     """
@@ -61,12 +62,14 @@ class FineCliper(Method):
         ratio: float = 0.25,
         adapter: str = "bottleneck",
         activation: str = "gelu",
+        adapter_scale: float = PARALLEL,
         text_adapters: bool = True,
         negatives: bool = True,
     ) -> None:
         super().__init__()
         self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
         self._clip, self._ratio, self._adapter, self._activation = clip, ratio, adapter, activation
+        self._adapter_scale = adapter_scale
         blocks: Any = getattr(getattr(clip.model.visual, "transformer", None), "resblocks", None)
         if adapter != "none" and blocks is None:
             raise ParameterError(
@@ -77,11 +80,13 @@ class FineCliper(Method):
         if adapter == "lora":
             self.image_adapters = make_low_rank(blocks)
         elif adapter == "bottleneck":
-            self.image_adapters = make_adapters(blocks, ratio, blocks[0].mlp.gelu if activation == "tower" else None)
+            kind = blocks[0].mlp.gelu if activation == "tower" else None
+            self.image_adapters = make_adapters(blocks, ratio, kind, adapter_scale)
         sides = 2 if negatives else 1
         text_blocks = clip.text.model.transformer.resblocks
         self.text_adapters = nn.ModuleList(
-            make_adapters(text_blocks, ratio / 2) if text_adapters else nn.ModuleList() for _ in range(sides)
+            make_adapters(text_blocks, ratio / 2, scale=adapter_scale) if text_adapters else nn.ModuleList()
+            for _ in range(sides)
         )
         self._captions: CaptionTokens | None = None
         self._caption_weight = WEIGHT
@@ -106,6 +111,7 @@ class FineCliper(Method):
         ratio: float = 0.25,
         adapter: str = "bottleneck",
         activation: str = "gelu",
+        adapter_scale: float = PARALLEL,
         no_text_adapters: bool = False,
         no_negatives: bool = False,
         no_temporal: bool = False,
@@ -124,6 +130,8 @@ class FineCliper(Method):
             raise ParameterError("caption_weight", f"{caption_weight} must be positive; without captions there is none")
         if not 0 < ratio <= 1:
             raise ParameterError("ratio", f"{ratio} must lie between 0 and 1")
+        if not 0 < adapter_scale < float("inf"):
+            raise ParameterError("adapter_scale", f"{adapter_scale} must be positive")
         for option, value, allowed in (("adapter", adapter, ADAPTERS), ("activation", activation, ACTIVATIONS)):
             if value not in allowed:
                 raise ParameterError(option, f"{value!r} is not one of {', '.join(allowed)}")
@@ -135,6 +143,7 @@ class FineCliper(Method):
             ratio=ratio,
             adapter=adapter,
             activation=activation,
+            adapter_scale=adapter_scale,
             text_adapters=not no_text_adapters,
             negatives=not no_negatives,
         )
@@ -257,6 +266,7 @@ class FineCliper(Method):
             "ratio": self._ratio,
             "adapter": self._adapter,
             "activation": self._activation,
+            "adapter_scale": self._adapter_scale,
             "text_adapters": any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
             "negatives": len(self.text_adapters) == 2,
         }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 PARALLEL = 0.5
-"""s, by which the adapter beside an MLP counts, as in the paper."""
+"""s, by which the adapter beside an MLP counts in the paper."""
 RANK, ALPHA = 8, 32
 """Of LoRA (Hu et al. 2022): what is added to a weight has this rank, and counts alpha / rank."""
 
@@ -18,28 +18,30 @@ RANK, ALPHA = 8, 32
 class Adapter(nn.Module):
     """Linear down, activation, linear up: [..., width] → [..., width]; at first all zeros, so that it changes nothing.
 
-    ratio: of its hidden width to `width` (our choice: 1/4).
+    ratio: of its hidden width to `width` (our choice: 1/4). scale: what comes out is multiplied by it.
     """
 
-    def __init__(self, width: int, ratio: float, activation: nn.Module) -> None:
+    def __init__(self, width: int, ratio: float, activation: nn.Module, scale: float = 1.0) -> None:
         super().__init__()
         hidden = max(1, round(width * ratio))
         self.down, self.up = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.activation = activation
+        self.activation, self.scale = activation, scale
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         adapted: Tensor = self.up(self.activation(self.down(x)))
-        return adapted
+        return adapted if self.scale == 1 else self.scale * adapted
 
 
 class BlockAdapters(nn.Module):
-    """The two of a transformer block: in series after its attention, with a skip of its own, and beside its MLP."""
+    """The two of a transformer block: in series after its attention, with a skip of its own, and beside its MLP, where
+    it counts by `scale`."""
 
-    def __init__(self, width: int, ratio: float, activation: nn.Module) -> None:
+    def __init__(self, width: int, ratio: float, activation: nn.Module, scale: float) -> None:
         super().__init__()
-        self.serial, self.parallel = (Adapter(width, ratio, copy.deepcopy(activation)) for _ in range(2))
+        self.serial = Adapter(width, ratio, copy.deepcopy(activation))
+        self.parallel = Adapter(width, ratio, copy.deepcopy(activation), scale)
 
 
 class AdaptedAttention(nn.Module):
@@ -62,7 +64,7 @@ class AdaptedMlp(nn.Module):
         self.mlp, self.adapter = mlp, adapter
 
     def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.mlp(x) + PARALLEL * self.adapter(x)
+        result: Tensor = self.mlp(x) + self.adapter(x)
         return result
 
     @property
@@ -77,11 +79,11 @@ class AdaptedMlp(nn.Module):
         """That MLP, which computes the same: the adapter's hidden units beside the MLP's own."""
         first: Any = self.mlp.c_fc
         last: Any = self.mlp.c_proj
-        down, up = self.adapter.down, self.adapter.up
+        down, up, scale = self.adapter.down, self.adapter.up, self.adapter.scale
         return nn.Sequential(
             linear(torch.cat([first.weight, down.weight]), torch.cat([first.bias, down.bias])),
             self.adapter.activation,
-            linear(torch.cat([last.weight, PARALLEL * up.weight], dim=1), last.bias + PARALLEL * up.bias),
+            linear(torch.cat([last.weight, scale * up.weight], dim=1), last.bias + scale * up.bias),
         )
 
 
@@ -104,10 +106,12 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def make_adapters(blocks: nn.ModuleList, ratio: float, activation: nn.Module | None = None) -> nn.ModuleList:
+def make_adapters(
+    blocks: nn.ModuleList, ratio: float, activation: nn.Module | None = None, scale: float = PARALLEL
+) -> nn.ModuleList:
     """Adapters for every block of one of open_clip's transformers; `activation` is GELU by default."""
-    widths = [block.ln_1.normalized_shape[0] for block in blocks]  # type: ignore[union-attr, index]
-    return nn.ModuleList(BlockAdapters(width, ratio, activation or nn.GELU()) for width in widths)  # type: ignore[arg-type]
+    widths: list[int] = [block.ln_1.normalized_shape[0] for block in blocks]  # type: ignore[union-attr, index, misc]
+    return nn.ModuleList(BlockAdapters(width, ratio, activation or nn.GELU(), scale) for width in widths)
 
 
 def insert_adapters(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:

@@ -128,7 +128,13 @@ def plain_products() -> int:
 
 
 @pytest.mark.parametrize(
-    ("options", "more"), [({}, 8), ({"activation": "tower", "ratio": 0.5}, 4), ({"adapter": "lora"}, 0)]
+    ("options", "more"),
+    [
+        ({}, 8),
+        ({"activation": "tower", "ratio": 0.5}, 4),
+        ({"activation": "tower", "adapter_scale": 0.3}, 4),
+        ({"adapter": "lora"}, 0),
+    ],
 )
 def test_it_exports_with_every_rewrite(plain_products: int, options: dict[str, Any], more: int) -> None:
     """Of two layers' adapters eight products are left, four where those beside the MLP fold into it, none of LoRA."""
