@@ -1,0 +1,129 @@
+"""What the parts of FineCLIPER are each worth: on procedural people not trained on, and on photographs as clips.
+
+    python benchmarks/finecliper.py vit.pt WORK [--stills labels.csv] [--seeds 2] [--write benchmarks/finecliper.md]
+
+vit.pt: weights of `dfer-pretrain --clip dfer-vit`. labels.csv: photographs with votes as `dfer-prepare --photos` writes
+them; each is a clip of one frame. Every variant trains for the same number of epochs on the same clips. What is there
+already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+from pathlib import Path
+from statistics import mean
+
+import numpy as np
+from ablation import command, scores
+
+from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.data.procedural import ProceduralClips
+
+NO_ADAPTERS = ["--option", "adapter=none", "--option", "no_text_adapters=true"]
+PARTS = {
+    "frozen CLIP, temporal layer alone": NO_ADAPTERS,
+    "adapters for texts": ["--option", "adapter=none"],
+    "adapters for images": ["--option", "no_text_adapters=true"],
+    "**adapters for both** (the method)": [],
+}
+VARIANTS = {
+    "LoRA for images": ["--option", "adapter=lora"],
+    "adapters that fold into the MLP (`activation=tower`)": ["--option", "activation=tower"],
+    "s = 0.3": ["--option", "adapter_scale=0.3"],
+    "s = 0.7": ["--option", "adapter_scale=0.7"],
+    "negatives with “less”": ["--descriptions", "less.json"],
+    "without negatives": ["--option", "no_negatives=true"],
+    "captions": ["--captions", "drawn"],
+    "captions, shuffled between clips": ["--captions", "shuffled.jsonl"],
+    "middle level, landmarks as drawn": ["--middle", "distil"],
+}
+PEOPLE = 40  # to test on
+
+
+def write_texts(folder: Path, identities: int) -> None:
+    """Descriptions with "less" for "no", and the captions of drawn people, each given to another clip."""
+    less = {name: [f"a person with an expression of {word}{name}" for word in ("", "less ")] for name in EXPRESSIONS}
+    (folder / "less.json").write_text(json.dumps(less), encoding="utf-8")
+    captions = ProceduralClips(range(identities)).captions
+    order = np.random.default_rng(0).permutation(len(captions))
+    texts = [list(captions.values())[index] for index in order]
+    lines = [json.dumps({"clip": clip, "text": text}) for clip, text in zip(captions, texts, strict=True)]
+    (folder / "shuffled.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_stills(table: Path, folder: Path, most: int) -> Path:
+    """A CSV of clips, each a photograph, at most `most` of a class to train on; all to test on."""
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    counts = dict.fromkeys(EXPRESSIONS, 0)
+    out = folder / "stills.csv"
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["clip", "label", "split"])
+        for index in np.random.default_rng(0).permutation(len(rows)):
+            row = rows[index]
+            votes = {name: float(row[name] or 0) for name in EXPRESSIONS}
+            label, split = max(votes, key=votes.__getitem__), {"train": "train", "val": "test"}.get(row["split"])
+            if split is None or not votes[label] or (split == "train" and counts[label] >= most):
+                continue
+            counts[label] += split == "train"
+            writer.writerow([(table.parent / row["image"]).resolve(), label, split])
+    return out
+
+
+def train(out: Path, flags: list[str], common: list[object]) -> None:
+    if not out.exists():
+        print(f"training {out.stem}", flush=True)
+        inside = [out.parent / flag if (out.parent / flag).is_file() else flag for flag in flags]
+        command("train", out, "--method", "finecliper", *common, *inside)
+
+
+def row(name: str, wars: list[float], uars: list[float]) -> str:
+    spread = f" ({min(wars):.3f}–{max(wars):.3f})" if len(wars) > 1 else ""
+    return f"| {name} | {mean(wars):.3f}{spread} | {mean(uars):.3f} |"
+
+
+def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: str, data: list[object]) -> list[str]:
+    """Rows of a table, one for each variant, trained and tested on `data`."""
+    lines = [f"| {label} | WAR, mean of seeds (lowest–highest) | UAR |", "|---|---|---|"]
+    common = ["--clip", "dfer-vit", "--pretrained", options.weights, "--precision", "bf16", *data]
+    for name, flags in variants.items():
+        found = []
+        for seed in range(options.seeds):
+            number = [*PARTS, *VARIANTS].index(name)
+            out = options.folder / f"{label.split()[0]}-{number}-seed{seed}.pt"
+            train(out, flags, [*common, "--epochs", options.epochs, "--seed", seed])
+            tested = ["--data", "csv", "--root", data[-1]] if "csv" in data else []
+            found.append(scores(out, PEOPLE, *map(str, tested)))
+        lines.append(row(name, [one["war"] for one in found], [one["uar"] for one in found]))
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--stills", type=Path)
+    parser.add_argument("--stills-most", type=int, default=200)
+    parser.add_argument("--identities", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    options.folder.mkdir(exist_ok=True)
+    write_texts(options.folder, options.identities)
+    lines = compare(options, PARTS | VARIANTS, "drawn people", ["--identities", options.identities])
+    if options.stills is not None:
+        table = write_stills(options.stills, options.folder, options.stills_most)
+        lines += ["", *compare(options, PARTS, "photographs", ["--data", "csv", "--root", table])]
+    if options.write is not None:
+        text = options.write.read_text(encoding="utf-8")
+        begin, end = text.index("| drawn people |"), text.rindex("|\n") + 2
+        options.write.write_text(text[:begin] + "\n".join(lines) + "\n" + text[end:], encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
