@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from . import Batch, ClipSet, labels_of, shares_of
 from ..landmarks.pictures import draw_pictures, move_points
 from ..landmarks.reading import LandmarkedClips
+from . import Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
 

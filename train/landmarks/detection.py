@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import ParameterError
-from ...runtime.faces.detection import FaceDetector
-from ...runtime.faces.detection import Face
+from ...runtime.faces.detection import Face, FaceDetector
 from .layouts import reduce_mesh
 
 _SIDE = 192  # pixels of what the model sees
@@ -35,12 +34,13 @@ class LandmarkDetector:
         self.count = 5 if model is None else 68
 
     def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Landmarks [count,2] of the largest face of an RGB frame [S,S,3], in shares of its side; NaN without a face."""
+        """Landmarks [count,2] of the largest face in an RGB frame [S,S,3], in shares of its side; NaN without one."""
         side = frame.shape[0]
         edge = round(side * _BORDER)
         wide = cv2.copyMakeBorder(frame, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
         zoom = _ENLARGED / wide.shape[0]
-        wide = np.asarray(cv2.resize(wide, (_ENLARGED, _ENLARGED), interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC), np.uint8)
+        interpolation = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+        wide = np.asarray(cv2.resize(wide, (_ENLARGED, _ENLARGED), interpolation=interpolation), np.uint8)
         faces = self._detector.detect(wide)
         found = None
         if faces:

@@ -19,15 +19,15 @@ from ...runtime.storage import atomic_write
 from ..data import FilmClips
 from ..data.subsets import Subset
 from .detection import LandmarkDetector
-from .layouts import LAYOUTS, reduce_mesh
+from .layouts import reduce_mesh
 
 Points = NDArray[np.float32]
-_FAR = 2.0  # shares of a side from a crop's edge, beyond which no landmark of its face lies
+_FAR = 2.0  # shares of a side from a crop's middle, beyond which no landmark of its face lies
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """What is known of clips, by name: float32 [F,P,2] of a clip of F frames, in shares of the frame's width and height.
+    """Points of clips, by name: float32 [F,P,2] of a clip of F frames, in shares of the frame's width and height.
 
     P is 68 or 5 (`LAYOUTS`), of all clips. Frames without landmarks are NaN; clips without any may be absent.
     """
@@ -48,12 +48,12 @@ class Landmarks:
         Raises DferError when none has any.
         """
         found = [np.isfinite(self.points[name]).all(axis=(1, 2)) for name in names if name in self.points]
-        known = sum(bool(frames.any()) for frames in found)
+        known = sum(bool(one.any()) for one in found)
         if not known:
             raise DferError(f"landmarks: none of the {len(names)} clips to train on has any")
-        lost = sum(int((~frames).sum()) for frames in found)
+        frames, lost = sum(len(one) for one in found), sum(int((~one).sum()) for one in found)
         told = f"landmarks: {known} of {len(names)} clips to train on have some, {len(names) - known} have none"
-        return f"{told}; {lost} of their {sum(map(len, found))} frames have none"
+        return f"{told}; {lost} of {frames} frames have none"
 
 
 class LandmarkedClips(Subset):
@@ -98,7 +98,9 @@ def read_landmarks(path: Path, clips: FilmClips, indices: NDArray[np.int64]) -> 
     counts = {points.shape[1]: name for name, points in found.items()}
     if len(counts) > 1:
         listed = ", ".join(f"{name!r} has {count}" for count, name in sorted(counts.items()))
-        raise DferError(f"{path}: clips have landmarks of different kinds ({listed}); let all have one number of points")
+        raise DferError(
+            f"{path}: clips have landmarks of different kinds ({listed}); let all have one number of points"
+        )
     return Landmarks(found)
 
 
@@ -113,9 +115,9 @@ def _check(points: NDArray[np.generic], path: Path, name: str, clips: FilmClips,
     except DferError as error:
         raise DferError(f"{where}: {error}") from error
     known = kept[np.isfinite(kept).all(axis=(1, 2))]
-    if len(known) and not (-_FAR <= known.min() and known.max() <= 1 + _FAR):
+    if len(known) and np.abs(known - 0.5).max() > _FAR:
         raise DferError(
-            f"{where} has coordinates up to {np.abs(known).max():g}; give shares of the frame's width and height, 0 to 1"
+            f"{where} has coordinates up to {np.abs(known).max():g}; give shares of the frame's width and height, 0..1"
         )
     return kept
 

@@ -307,7 +307,7 @@ class FineCliper(Method):
             Phase(
                 "adapters",
                 plan.epochs[0],
-                {part: rate for part in ("image_adapters", "text_adapters", "temporal", "middle")},
+                dict.fromkeys(("image_adapters", "text_adapters", "temporal", "middle"), rate),
                 warm_cosine,
                 trains_text=any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
             )
