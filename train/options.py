@@ -21,8 +21,8 @@ class TrainOptions:
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
     captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
     some. caption_weight: what their loss counts by.
-    middle: "distil" for methods that learn from pictures of landmarks. middle_weight: what that counts by. landmarks: an
-    .npz of them; landmark_model: MediaPipe's face_landmark.tflite, which finds them; with neither, drawn people give
+    middle: "distil" for methods that learn from pictures of landmarks. middle_weight: what that counts by. landmarks:
+    an .npz of them; landmark_model: MediaPipe's face_landmark.tflite, which finds them; with neither, drawn people give
     theirs, and in other clips the detector finds five points.
     clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
     vision transformer sees, pixels, None for its own. crop: side of crops, pixels, None for `image_size`, or 112, or

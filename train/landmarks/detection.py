@@ -37,17 +37,18 @@ class LandmarkDetector:
         """Landmarks [count,2] of the largest face in an RGB frame [S,S,3], in shares of its side; NaN without one."""
         side = frame.shape[0]
         edge = round(side * _BORDER)
-        wide = cv2.copyMakeBorder(frame, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
-        zoom = _ENLARGED / wide.shape[0]
+        bordered = cv2.copyMakeBorder(frame, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
+        zoom = _ENLARGED / bordered.shape[0]
         interpolation = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-        wide = np.asarray(cv2.resize(wide, (_ENLARGED, _ENLARGED), interpolation=interpolation), np.uint8)
+        resized = cv2.resize(bordered, (_ENLARGED, _ENLARGED), interpolation=interpolation)
+        wide: NDArray[np.uint8] = np.asarray(resized, np.uint8)
         faces = self._detector.detect(wide)
         found = None
         if faces:
             found = faces[0].landmarks if self._net is None else self._read_mesh(wide, faces[0])
         if found is None:
             return np.full((self.count, 2), np.nan, np.float32)
-        return np.asarray(((found + 0.5) / zoom - edge) / side, np.float32)
+        return np.asarray(((found + 0.5) / zoom - edge) / side, np.float32)  # pixels' centres are whole numbers
 
     def _read_mesh(self, image: NDArray[np.uint8], face: Face) -> NDArray[np.float32] | None:
         """The 68 points in an image's pixels; None where the model sees no face.

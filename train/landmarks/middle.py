@@ -49,7 +49,8 @@ class Middle(nn.Module):
         scores = self.gate(parts.flatten(2)).float()
         absent = torch.cat([torch.zeros_like(drawn[:, :, :1]), ~drawn], dim=2)
         weights = scores.masked_fill(absent, float("-inf")).softmax(dim=-1)
-        return (weights[..., None] * parts).sum(dim=2)
+        fused: Tensor = (weights[..., None] * parts).sum(dim=2)
+        return fused
 
 
 def run_with(tower: nn.Module, own: nn.ModuleList, other: nn.Module, pixels: Tensor, window: int) -> Tensor:
@@ -59,7 +60,7 @@ def run_with(tower: nn.Module, own: nn.ModuleList, other: nn.Module, pixels: Ten
     together: what is swapped in is no longer there when torch comes to a single layer again.
     """
     names = {id(parameter): name for name, parameter in own.named_parameters()}
-    swapped = {
+    swapped: dict[str, Tensor] = {
         name: other.get_parameter(names[id(parameter)])
         for name, parameter in tower.named_parameters()
         if id(parameter) in names

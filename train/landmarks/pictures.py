@@ -20,7 +20,7 @@ def move_points(points: NDArray[np.float32], moves: NDArray[np.float64], side: i
     moved = np.einsum("tij,tpj->tpi", moves[:, :, :2], pixels) + moves[:, None, :, 2]
     flipped = np.linalg.det(moves[:, :, :2]) < 0
     moved[flipped] = moved[flipped][:, LAYOUTS[points.shape[1]].mirror]
-    return moved.astype(np.float32)
+    return np.asarray(moved, np.float32)
 
 
 def draw_pictures(points: NDArray[np.float32], size: int) -> NDArray[np.uint8]:

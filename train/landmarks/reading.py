@@ -47,11 +47,12 @@ class Landmarks:
 
         Raises DferError when none has any.
         """
-        found = [np.isfinite(self.points[name]).all(axis=(1, 2)) for name in names if name in self.points]
-        known = sum(bool(one.any()) for one in found)
+        found = [np.isfinite(self.points[name][:, 0, 0]).tolist() for name in names if name in self.points]
+        known = sum(map(any, found))
         if not known:
             raise DferError(f"landmarks: none of the {len(names)} clips to train on has any")
-        frames, lost = sum(len(one) for one in found), sum(int((~one).sum()) for one in found)
+        frames = sum(map(len, found))
+        lost = frames - sum(map(sum, found))
         told = f"landmarks: {known} of {len(names)} clips to train on have some, {len(names) - known} have none"
         return f"{told}; {lost} of {frames} frames have none"
 
@@ -114,7 +115,8 @@ def _check(points: NDArray[np.generic], path: Path, name: str, clips: FilmClips,
         kept = reduce_mesh(points.astype(np.float32))
     except DferError as error:
         raise DferError(f"{where}: {error}") from error
-    known = kept[np.isfinite(kept).all(axis=(1, 2))]
+    kept[~np.isfinite(kept).all(axis=(1, 2))] = np.nan  # all of a frame or none
+    known = kept[np.isfinite(kept[:, 0, 0])]
     if len(known) and np.abs(known - 0.5).max() > _FAR:
         raise DferError(
             f"{where} has coordinates up to {np.abs(known).max():g}; give shares of the frame's width and height, 0..1"

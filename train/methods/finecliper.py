@@ -274,7 +274,7 @@ class FineCliper(Method):
         """
         pictures = batch.pictures
         if pictures is None:
-            pictures = batch.inputs.new_zeros(batch.inputs.shape[:2] + (KINDS,) + batch.inputs.shape[2:])
+            pictures = batch.inputs.new_zeros((*batch.inputs.shape[:2], KINDS, *batch.inputs.shape[2:]))
         drawn = pictures.flatten(3).amax(dim=-1) > 0
         own = middle.encode(
             self.image_encoder, self.image_adapters, pictures, lambda some: normalise_pixels(some, self.preprocessing)
