@@ -35,7 +35,7 @@ def draw_pictures(points: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
             continue
         fine = np.rint(found.astype(np.float64) * 2**_FRACTION).astype(np.int32)
         for part in layout.regions:
-            _fill(regions, fine[list(part.points)], part, max(2, size // 20))
+            _fill(regions, fine[list(part.points)], part, max(2, size // 28))
         for part in layout.lines:
             _trace(lines, fine[list(part.points)], part, max(1, size // 90))
     return pictures

@@ -80,9 +80,10 @@ def read_landmarks(path: Path, clips: FilmClips, indices: NDArray[np.int64]) -> 
     """
     found: dict[str, Points] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DferError(f"{path}: one array; landmarks are an .npz with an array for each clip (np.savez)")
+        content = np.load(path, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise DferError(f"{path}: one array; landmarks are an .npz with an array for each clip (np.savez)")
+        with content as file:
             there = set(file.files)
             for index in indices.tolist():
                 name = clips.names[index]
