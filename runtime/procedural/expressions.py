@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ActionUnits, Identity, Image, Pose, draw_background, draw_face
-from .landmarks import trace_face
+from . import ActionUnits, Identity, Image, Pose, draw_background, draw_face, trace_face
 
 _STARTLED = ActionUnits(inner_brow=1.0, outer_brow=1.0, lid_raise=1.0, jaw_drop=0.75)
 _REPELLED = ActionUnits(

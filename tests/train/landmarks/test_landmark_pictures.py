@@ -82,8 +82,10 @@ def test_regions_are_filled_where_the_drawn_face_has_them(clips: ProceduralClips
     lines, regions = draw_pictures(pixels, SIDE)[0]
     assert lines.any()
     assert (lines > 0).any(axis=-1).mean() < 0.2 < (regions > 0).any(axis=-1).mean()
-    colours = [regions[tuple(np.rint(pixels[0, part].mean(axis=0)[::-1]).astype(int))] for part in (
-        range(36, 42), range(42, 48), range(31, 36), range(17, 22))]
+    colours = [
+        regions[tuple(np.rint(pixels[0, part].mean(axis=0)[::-1]).astype(int))]
+        for part in (range(36, 42), range(42, 48), range(31, 36), range(17, 22))
+    ]
     assert np.array_equal(colours[0], colours[1])
     assert len({tuple(colour) for colour in colours}) == 3
     chin, above = np.rint(pixels[0, 8]).astype(int), np.rint(pixels[0, 19]).astype(int)

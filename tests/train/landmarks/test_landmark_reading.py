@@ -16,7 +16,7 @@ from dfer.train.data.procedural import ProceduralClips
 from dfer.train.data.videos import VideoClips
 from dfer.train.landmarks.detection import LandmarkDetector
 from dfer.train.landmarks.layouts import IBUG
-from dfer.train.landmarks.reading import Landmarks, LandmarkedClips, find_landmarks, read_landmarks
+from dfer.train.landmarks.reading import LandmarkedClips, Landmarks, find_landmarks, read_landmarks
 
 ALL = np.arange(4)
 
