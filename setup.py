@@ -29,6 +29,7 @@ PARTS = [
     "train.cli",
     "train.data",
     "train.distillation",
+    "train.landmarks",
     "train.methods",
     "train.models",
     "train.preparation",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,3 +31,18 @@ class NoiseClips:
             raise KeyboardInterrupt
         self.reads += 1
         return np.random.default_rng(index).integers(0, 256, (16, 40, 40, 3), dtype=np.uint8)
+
+
+class FilmedNoise(NoiseClips):
+    """The same, with frames that are known one by one."""
+
+    def numbered(
+        self, index: int, rng: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        return self.frames(index, rng), np.arange(16)
+
+    def every_frame(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        return iter(self.frames(index))
+
+    def has_frames(self, index: int, count: int) -> bool:
+        return count == 16

@@ -10,6 +10,7 @@ from typing import Any
 from ..runtime.errors import ParameterError
 from .captions import WEIGHT
 from .data.choice import DataChoice
+from .landmarks import WEIGHT as MIDDLE_WEIGHT
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class TrainOptions:
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
     captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
     some. caption_weight: what their loss counts by.
+    middle: "distil" for methods that learn from pictures of landmarks. middle_weight: what that counts by. landmarks:
+    an .npz of them; landmark_model: MediaPipe's face_landmark.tflite, which finds them; with neither, drawn people give
+    theirs, and in other clips the detector finds five points.
     clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
     vision transformer sees, pixels, None for its own. crop: side of crops, pixels, None for `image_size`, or 112, or
     the tower's own where that is smaller.
@@ -44,6 +48,10 @@ class TrainOptions:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     captions: str | Path | None = None
     caption_weight: float = WEIGHT
+    middle: str | None = None
+    middle_weight: float = MIDDLE_WEIGHT
+    landmarks: Path | None = None
+    landmark_model: Path | None = None
     clip: str = "dfer-small"
     pretrained: str | None = None
     image_size: int | None = None
@@ -72,6 +80,14 @@ class TrainOptions:
         """Raise ParameterError for what can be seen to be wrong before anything is opened."""
         if not self.out.parent.is_dir():
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
+        if self.landmarks is not None and self.landmark_model is not None:
+            raise ParameterError("landmark_model", "finds landmarks, and they are given already; leave one out")
+        for option in ("landmarks", "landmark_model"):
+            path = getattr(self, option)
+            if path is not None and self.middle is None:
+                raise ParameterError(option, "landmarks serve the middle level only, which is off")
+            if path is not None and not path.is_file():
+                raise ParameterError(option, f"{path}: no such file")
         if self.select_on_test and self.stills is not None:
             raise ParameterError("select_on_test", "photographs have no test split to choose on")
         if self.validation_split is not None and self.stills is None and not self.divides_by_split:

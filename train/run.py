@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +26,10 @@ from .data.features import Extraction, FeatureSet, stored_features
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
 from .data.subsets import Subset, split_validation
+from .data.videos import VideoClips
 from .epoch_log import EpochLog
 from .fabric import start_fabric
+from .landmarks.reading import LandmarkedClips, Landmarks, find_landmarks, read_landmarks
 from .methods import Method, method_class
 from .methods.method import build_method, check_options
 from .methods.phases import Phase, Plan, adapt_plan
@@ -86,6 +88,7 @@ class Source:
     """Clips with the share of each batch they fill.
 
     training, validation: which of the clips serve for what, int64. held_back: a set of its own to validate on, or None.
+    landmarks: of the clips to train on, or None.
     """
 
     clips: ClipSet
@@ -93,6 +96,7 @@ class Source:
     training: NDArray[np.int64]
     validation: NDArray[np.int64]
     held_back: ClipSet | None = None
+    landmarks: Landmarks | None = None
 
     @classmethod
     def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> Source:
@@ -100,6 +104,13 @@ class Source:
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
         return cls(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
+
+    @property
+    def trained(self) -> ClipSet:
+        """What is trained on."""
+        if self.landmarks is None:
+            return Subset(self.clips, self.training)
+        return LandmarkedClips(self.clips, self.training, self.landmarks)  # type: ignore[arg-type]  # films have some
 
     @property
     def tested(self) -> ClipSet:
@@ -129,6 +140,8 @@ class Run:
         own = dict(options.method_options)
         if options.captions is not None:
             own |= {"captions": None, "caption_weight": options.caption_weight}
+        if options.middle is not None:
+            own |= {"middle": options.middle, "middle_weight": options.middle_weight}
         check_options(chosen, own)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, image_size=options.image_size)
@@ -143,6 +156,10 @@ class Run:
         }
         if captions is not None:
             identity["captions"] = {"sha256": captions.digest, "weight": options.caption_weight}
+        if options.middle is not None:
+            landmarks = self._gather_landmarks(sources[0])
+            sources[0] = replace(sources[0], landmarks=landmarks)
+            identity["middle"] = {"sha256": landmarks.digest, "weight": options.middle_weight}
         return self.fit(method, plan, sources, identity)
 
     def fit(
@@ -283,6 +300,24 @@ class Run:
         if tokens.cut:
             self._warn(f"{tokens.cut} captions fill CLIP's context; what is longer is cut")
 
+    def _gather_landmarks(self, source: Source) -> Landmarks:
+        """Those of the clips to train on, from where the options say; the first process finds, the others read."""
+        options, clips = self._options, source.clips
+        assert isinstance(clips, (VideoClips, ProceduralClips))  # photographs are another source
+        if options.landmarks is not None:
+            found = read_landmarks(options.landmarks, clips, source.training)
+        elif options.landmark_model is None and isinstance(clips, ProceduralClips):
+            found = Landmarks(clips.landmarks)
+        else:
+            task = self._progress.add_task("finding landmarks", total=len(source.training), note="")
+            advance = partial(self._progress.advance, task)
+            folder, workers = options.features or options.out.parent / "features", options.data.workers
+            with self._fabric.rank_zero_first(local=True):
+                found = find_landmarks(clips, source.training, folder, options.landmark_model, workers, advance)
+        told = found.report([clips.names[index] for index in source.training])
+        self._progress.console.print(escape(told), soft_wrap=True)
+        return found
+
     def _fingerprints(self, sources: list[Source]) -> list[str]:
         """Of the training clips. The first process reads them where they are new, the others find its digests."""
         sets = [clips for source in sources for clips in (source.clips, source.held_back) if clips is not None]
@@ -324,9 +359,7 @@ class Run:
             size, workers = method.preprocessing.size, self._options.data.workers
             return PixelBatches(parts, method.classes, size, self._augmentation, workers, self._sampling)
 
-        training: list[tuple[ClipSet, float]] = [
-            (Subset(source.clips, source.training), source.share) for source in sources
-        ]
+        training = [(source.trained, source.share) for source in sources]
         return batches(training), batches([(source.tested, 1.0) for source in sources])
 
 

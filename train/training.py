@@ -180,7 +180,8 @@ class Trainer:
             inputs, labels = batch.inputs.to(fabric.device), batch.labels.to(fabric.device)
             shares = None if batch.shares is None else batch.shares.to(fabric.device)
             taught = None if batch.taught is None else batch.taught.to(fabric.device)
-            loss = self._objective(inputs, labels, batch.names, shares, taught, matrix)
+            pictures = None if batch.pictures is None else batch.pictures.to(fabric.device)
+            loss = self._objective(inputs, labels, batch.names, shares, taught, pictures, matrix)
             self._optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
             limit = settings.clip_norm
@@ -324,9 +325,11 @@ class _Objective(nn.Module):
         names: Sequence[str],
         shares: Tensor | None,
         taught: Tensor | None,
+        pictures: Tensor | None,
         class_matrix: Tensor | None,
     ) -> Tensor:
-        return self.method.loss(Batch(inputs, labels, names, shares, taught), class_matrix, self._class_weights)
+        batch = Batch(inputs, labels, names, shares, taught, pictures)
+        return self.method.loss(batch, class_matrix, self._class_weights)
 
 
 @torch.no_grad()

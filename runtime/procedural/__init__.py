@@ -7,7 +7,7 @@ drawn at full size.
 """
 
 from .background import draw_background
-from .face import REACH, draw_face
+from .face import REACH, draw_face, trace_face
 from .identity import BACKGROUNDS, HAIR_STYLES, Identity
 from .pen import Colour, Image, Points
 from .units import ActionUnits, Pose
@@ -24,4 +24,5 @@ __all__ = [
     "Pose",
     "draw_background",
     "draw_face",
+    "trace_face",
 ]

@@ -51,6 +51,42 @@ class Mouth:
         return float(self.lower_out[len(ACROSS) // 2, 1])
 
 
+@dataclass(frozen=True)
+class Eye:
+    """Edges of the lids in face units, [15,2] each from left to right."""
+
+    above: Points
+    below: Points
+    up: float  # from the eye's centre to the upper lid, at the middle
+    low: float  # and to the lower one
+
+
+def eye_of(identity: Identity, u: ActionUnits, side: int) -> Eye:
+    """The lids of the eye on one side (-1 the left in the picture, 1 the right)."""
+    x0, size = side * identity.eye_gap, identity.eye_size
+    half = 0.079 * size
+    low = size * (0.019 - 0.007 * u.lid_tighten - 0.008 * u.cheek_raise)
+    wide = size * (0.031 + 0.017 * u.lid_raise - 0.006 * u.lid_tighten - 0.004 * u.cheek_raise - 0.006 * u.gaze_y)
+    up = wide + min(max(u.blink, 0.0), 1.0) * (-low * 0.7 - wide)
+    tilt = -identity.eye_tilt * side * half * ACROSS + 0.006 * u.inner_brow * side * ACROSS
+    upper = EYE_Y + tilt - up * (1 - np.abs(ACROSS) ** 2.2)
+    lower = EYE_Y + tilt + low * (1 - np.abs(ACROSS) ** 2.6)
+    x = x0 + half * ACROSS
+    return Eye(np.column_stack([x, upper]), np.column_stack([x, lower]), up, low)
+
+
+def brow_of(identity: Identity, u: ActionUnits, side: int) -> Points:
+    """The middle line of a brow in face units, [9,2] from its inner to its outer end."""
+    skew = 1 + 0.3 * u.asymmetry * side
+    t = np.linspace(0, 1, 9)
+    inner, outer = (1 - t) ** 1.4, t**1.1
+    x = identity.eye_gap - 0.1 - 0.02 * u.brow_lower * inner + 0.205 * t
+    y = -0.158 - 0.03 * identity.brow_arch * np.sin(np.pi * t**1.3) + 0.012 * t**2
+    y -= skew * (0.062 * u.inner_brow * inner + 0.058 * u.outer_brow * outer)
+    y += skew * 0.042 * u.brow_lower * (0.25 + 0.75 * inner) + 0.012 * u.nose_wrinkle * inner + 0.006 * u.cheek_raise
+    return np.column_stack([side * x, y])
+
+
 def mouth_of(identity: Identity, u: ActionUnits) -> Mouth:
     """The lips of this person making this face."""
     smile, frown = max(u.mouth_corner, 0.0), max(-u.mouth_corner, 0.0)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from . import ActionUnits, Identity, Image, Pose, draw_background, draw_face
+from . import ActionUnits, Identity, Image, Pose, draw_background, draw_face, trace_face
 
 _STARTLED = ActionUnits(inner_brow=1.0, outer_brow=1.0, lid_raise=1.0, jaw_drop=0.75)
 _REPELLED = ActionUnits(
@@ -167,24 +167,26 @@ class ExpressionCurve:
 
 def render_clip(
     curve: ExpressionCurve, identity: Identity, rng: np.random.Generator, fps: float = 8.0, size: int = 160
-) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
+) -> tuple[Image, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Film a course at its ``times``.
 
     Returns the frames uint8 RGB [T,size,size,3], the landmarks float32 [T,5,2] in pixels (order of
-    ``draw_face``) and the intensities float32 [T] in 0..1, with T = round(curve.seconds * fps).
+    ``draw_face``), the intensities float32 [T] in 0..1, and the points float32 [T,68,2] of ``trace_face``, with
+    T = round(curve.seconds * fps).
     """
     height = size * rng.uniform(0.62, 0.78)
     x, y = size * rng.uniform(0.46, 0.54), size * rng.uniform(0.5, 0.56)
     gain, blur, noise = rng.uniform(0.75, 1.15), rng.uniform(0.0, 0.9), rng.uniform(0.0, 6.0)
     scene = draw_background(identity, size, size)
-    frames, landmarks, intensities = [], [], []
+    frames, landmarks, intensities, traces = [], [], [], []
     for t in curve.times(fps):
         units, pose = curve.at(t)
         frame = scene.copy()
         landmarks.append(draw_face(frame, identity, units, pose, (x, y), height))
+        traces.append(trace_face(identity, units, pose, (x, y), height))
         if blur > 0.3:  # below this the kernel is a single pixel
             frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), blur), np.uint8)
         grain = noise * rng.standard_normal((size, size, 3), dtype=np.float32)
         frames.append(np.clip(gain * frame + grain, 0, 255).astype(np.uint8))
         intensities.append(curve.intensity(t))
-    return np.stack(frames), np.stack(landmarks), np.array(intensities, np.float32)
+    return np.stack(frames), np.stack(landmarks), np.array(intensities, np.float32), np.stack(traces)

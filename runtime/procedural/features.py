@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .anatomy import ACROSS, EYE_Y, Mouth, brightness, nose_base
+from .anatomy import ACROSS, EYE_Y, Mouth, brightness, brow_of, eye_of, nose_base
 from .identity import Identity
 from .pen import CIRCLE, Colour, Pen, blend, dim, smooth
 from .units import ActionUnits
@@ -42,17 +42,11 @@ def draw_mouth(pen: Pen, identity: Identity, mouth: Mouth) -> None:
 def draw_eye(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
     """Eyeball, iris between the lids, lash line, lid crease; and the nostril below."""
     x0, size = side * identity.eye_gap, identity.eye_size
-    half = 0.079 * size
     light = float(brightness(identity, x0, EYE_Y))
     skin = dim(identity.skin, light)
-    low = size * (0.019 - 0.007 * u.lid_tighten - 0.008 * u.cheek_raise)
-    wide = size * (0.031 + 0.017 * u.lid_raise - 0.006 * u.lid_tighten - 0.004 * u.cheek_raise - 0.006 * u.gaze_y)
-    up = wide + min(max(u.blink, 0.0), 1.0) * (-low * 0.7 - wide)
-    tilt = -identity.eye_tilt * side * half * ACROSS + 0.006 * u.inner_brow * side * ACROSS
-    upper = EYE_Y + tilt - up * (1 - np.abs(ACROSS) ** 2.2)
-    lower = EYE_Y + tilt + low * (1 - np.abs(ACROSS) ** 2.6)
-    x = x0 + half * ACROSS
-    above, below = np.column_stack([x, upper]), np.column_stack([x, lower])
+    eye = eye_of(identity, u, side)
+    above, below = eye.above, eye.below
+    x, upper, lower = above[:, 0], above[:, 1], below[:, 1]
     pen.fill(pen.project(np.concatenate([above, below[::-1]])), dim((226, 220, 214), min(light, 1.05)))
 
     def disc(radius: float, colour: Colour) -> None:
@@ -60,11 +54,11 @@ def draw_eye(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
         ring[:, 1] = np.clip(ring[:, 1], np.interp(ring[:, 0], x, upper), np.interp(ring[:, 0], x, lower))
         pen.fill(pen.project(ring), colour)
 
-    if up + low > 0.012 * size:
+    if eye.up + eye.low > 0.012 * size:
         disc(0.031 * size, dim(identity.iris, 0.6 * light))
         disc(0.026 * size, dim(identity.iris, light))
         disc(0.013 * size, (12, 10, 10))
-        if up > 0.014:
+        if eye.up > 0.014:
             pen.blob(x0 + 0.03 * u.gaze_x - 0.009, EYE_Y - 0.016, 0.006, 0.006, (245, 245, 245))
     pen.stroke(pen.project(below), dim(skin, 0.62), 0.006)
     pen.stroke(pen.project(above), dim(blend(identity.hair, (20, 14, 12), 0.75), 0.9), 0.013)
@@ -76,20 +70,14 @@ def draw_eye(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
 
 def draw_brow(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
     """A tapered band whose inner, middle and outer parts move with AU1, AU4 and AU2."""
-    skew = 1 + 0.3 * u.asymmetry * side
-    t = np.linspace(0, 1, 9)  # inner to outer end
-    inner, outer = (1 - t) ** 1.4, t**1.1
-    gap = identity.eye_gap
-    x = gap - 0.1 - 0.02 * u.brow_lower * inner + 0.205 * t
-    y = -0.158 - 0.03 * identity.brow_arch * np.sin(np.pi * t**1.3) + 0.012 * t**2
-    y -= skew * (0.062 * u.inner_brow * inner + 0.058 * u.outer_brow * outer)
-    y += skew * 0.042 * u.brow_lower * (0.25 + 0.75 * inner) + 0.012 * u.nose_wrinkle * inner + 0.006 * u.cheek_raise
+    line = brow_of(identity, u, side)
+    t = np.linspace(0, 1, len(line))
     body = 0.0155 * identity.brow_thickness * (0.75 + 0.6 * np.sin(np.pi * np.minimum(t + 0.25, 1))) * (1 - 0.5 * t**3)
-    light = float(brightness(identity, side * gap, -0.18))
+    light = float(brightness(identity, side * identity.eye_gap, -0.18))
     colour = dim(identity.brow, 0.5 + 0.5 * light)
     fringe = blend(colour, dim(identity.skin, light), 0.45)  # a lighter fringe instead of a hard border
     for width, paint in ((1.0, fringe), (0.66, colour)):
-        above, below = (np.column_stack([side * x, y + edge * width * body]) for edge in (-1, 1))
+        above, below = (line + edge * width * np.column_stack([0 * t, body]) for edge in (-1, 1))
         pen.fill(pen.project(np.concatenate([above, below[::-1]]), 0.01), paint)
 
 

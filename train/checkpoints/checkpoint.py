@@ -27,7 +27,7 @@ def save_checkpoint(method: Method, path: Path, training: dict[str, Any], confid
 
     confidence: what was fitted to it, which the model has when it is loaded again.
     """
-    content = {"state": method.state_dict(), "confidence": confidence.to_json(), "training": training}
+    content = {"state": method.finished_state(), "confidence": confidence.to_json(), "training": training}
     _write(method, path, content)
 
 
@@ -39,9 +39,9 @@ def save_trained(
     The rest, which is frozen, is in the checkpoint `whole` in the same folder, perhaps only later. It is found there by
     that name, and must be the same: its digest is kept.
     """
-    state = method.state_dict()
+    state = method.finished_state()
     frozen = {name: value for name, value in state.items() if name not in trained}
-    kept = {name: state[name] for name in trained}
+    kept = {name: value for name, value in state.items() if name in trained}
     rest = {"file": whole.name, "sha256": weights_digest(frozen)}
     _write(method, path, {"state": kept, "frozen": rest, "training": training})
 

@@ -11,6 +11,7 @@ import click
 from ...runtime.cli.options import version_option
 from ...runtime.errors import reports_errors, require
 from ..data.choice import DataChoice
+from ..landmarks import MIDDLE
 from ..options import TrainOptions
 from .options import (
     MethodName,
@@ -34,6 +35,7 @@ Examples:
   dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
   dfer-train fine.pt --method finecliper --clip ViT-B-16-quickgelu --pretrained openai --data dfew --root DFEW --batch 8
   dfer-train fine.pt --method finecliper …the same… --captions captions.jsonl
+  dfer-train fine.pt --method finecliper …the same… --middle distil --landmark-model face_landmark.tflite
   torchrun --nproc-per-node 4 -m dfer.train.cli.train clip.pt --method dfer-clip --data dfew --root DFEW …
   dfer-train align.pt …the same… --resume               # after an interruption
 
@@ -136,6 +138,32 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     help="What the loss of --captions counts by, beside that of the classes.",
 )
 @click.option(
+    "--middle",
+    type=click.Choice(MIDDLE),
+    help="finecliper: learn from pictures of landmarks, too, and of the regions that they enclose. Used in training "
+    "only; a step costs about three times as much.",
+)
+@click.option(
+    "--middle-weight",
+    type=click.FloatRange(0, min_open=True),
+    default=TrainOptions.middle_weight,
+    show_default=True,
+    help="What the loss of --middle counts by, beside that of the classes.",
+)
+@click.option(
+    "--landmarks",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For --middle: .npz with an array [frames, points, 2] under each clip's name, in shares of width and height; "
+    "68 points (iBUG), 468 or 478 (MediaPipe's mesh), or 5.",
+)
+@click.option(
+    "--landmark-model",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="For --middle: face_landmark.tflite of MediaPipe 0.10.21, which finds them. With neither, drawn people "
+    "give theirs exactly; in other clips the detector finds five points, which hardly move in aligned crops and tell "
+    "little.",
+)
+@click.option(
     "--validation",
     type=click.FloatRange(0.01, 0.5),
     default=TrainOptions.validation,
@@ -200,7 +228,9 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     "Default: strong for procedural clips, paper for others.",
 )
 @click.option(
-    "--features", type=click.Path(path_type=Path), help="Folder of stored features. Default: features/ beside OUT."
+    "--features",
+    type=click.Path(path_type=Path),
+    help="Folder of stored features, and of landmarks that were found. Default: features/ beside OUT.",
 )
 @batch_option("Clips in a training step, over all processes together.")
 @balance_option(TrainOptions.balance)

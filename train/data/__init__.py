@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,6 +50,24 @@ class ClipSet(Protocol):
         ...
 
 
+class FilmClips(ClipSet, Protocol):
+    """Clips whose frames are known one by one, so that what is told of a frame elsewhere can be found."""
+
+    def numbered(
+        self, index: int, rng: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """`frames` of clip `index`, and which of the clip's frames each is, int64 [T] from 0."""
+        ...
+
+    def every_frame(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        """All frames of clip `index`, [S,S,3] each, in order."""
+        ...
+
+    def has_frames(self, index: int, count: int) -> bool:
+        """Whether clip `index` has this many frames."""
+        ...
+
+
 @dataclass(frozen=True)
 class Batch:
     """Clips to train or test on together.
@@ -59,6 +77,7 @@ class Batch:
     names: B names of the clips, as their clip sets have them.
     shares: soft targets float32 [B,C] in the method's order; None where all clips have labels only.
     taught: a teacher's features float32 [B,D] of single frames; None where nobody teaches.
+    pictures: what landmarks of crops look like (`draw_pictures`), uint8 [B,T,2,S,S,3]; None where there are none.
     """
 
     inputs: Tensor
@@ -66,6 +85,7 @@ class Batch:
     names: Sequence[str]
     shares: Tensor | None = None
     taught: Tensor | None = None
+    pictures: Tensor | None = None
 
     @property
     def targets(self) -> Tensor:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Frames = NDArray[np.uint8]
-Augment = Callable[[Frames, int, np.random.Generator, float], Frames]
-"""(clip [T,H,W,3], size, random numbers, jitter) → view [T,size,size,3]"""
+
+
+class View(NamedTuple):
+    """A view of a clip: frames [T,size,size,3], and how each came about.
+
+    moves: float64 [T,2,3], what takes a pixel of the clip's frame to one of the view's; a flip has a negative
+    determinant.
+    """
+
+    frames: Frames
+    moves: NDArray[np.float64]
+
+
+Augment = Callable[[Frames, int, np.random.Generator, float], View]
+"""(clip [T,H,W,3], size, random numbers, jitter) → view"""
 
 
 def plain_view(frames: Frames, size: int) -> Frames:
@@ -29,8 +43,8 @@ def augmented_view(
     jitter: float = 0.0,
     erase: float = 0.0,
     affine: float = 1.0,
-) -> Frames:
-    """A random view [T,size,size,3] of a clip [T,H,W,3].
+) -> View:
+    """A random view of a clip [T,H,W,3].
 
     One random similarity (scale ±14 %, rotation ±10°, shift ±5 %, each times `affine`), flip and change of light for
     the whole clip, as the paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera
@@ -48,9 +62,9 @@ def augmented_view(
     coarse = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else 1.0
     noise = rng.uniform(2, 9) if rng.random() < 0.3 else 0.0
     patch = _random_patch(size, rng) if rng.random() < erase else None
-    result = np.empty((count, size, size, 3), np.uint8)
+    result, moves = np.empty((count, size, size, 3), np.uint8), np.empty((count, 2, 3))
     for index, frame in enumerate(frames):
-        matrix = _similarity(
+        moves[index] = matrix = _similarity(
             frame.shape[0],
             size,
             scale * (1 + 0.03 * walk[index, 0]),
@@ -73,11 +87,11 @@ def augmented_view(
             top, left, height, width, value = patch
             view[top : top + height, left : left + width] = value
         result[index] = view
-    return result
+    return View(result, moves)
 
 
-def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> Frames:
-    """A random view [T,size,size,3] of a clip [T,H,W,3] as the DFER papers train: scaled so that 120 of its pixels
+def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
+    """A random view of a clip [T,H,W,3] as the DFER papers train: scaled so that 120 of its pixels
     give 112, a random crop with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
 
     jitter: as in `augmented_view`; stills would stand still otherwise.
@@ -87,14 +101,14 @@ def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: floa
     part = rng.choice([1.0, 112 / 120, 0.875])
     shift = rng.uniform(-0.5, 0.5, 2) * (1 - part) / part
     flip = rng.random() < 0.5
-    result = np.empty((count, size, size, 3), np.uint8)
+    result, moves = np.empty((count, size, size, 3), np.uint8), np.empty((count, 2, 3))
     for index, frame in enumerate(frames):
         step = shift + 0.02 * walk[index, 1:3]
-        matrix = _similarity(frame.shape[0], size, (1 + 0.03 * walk[index, 0]) / part, 0.0, step, flip)
+        moves[index] = matrix = _similarity(frame.shape[0], size, (1 + 0.03 * walk[index, 0]) / part, 0.0, step, flip)
         result[index] = cv2.warpAffine(
             frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
-    return result
+    return View(result, moves)
 
 
 AUGMENTATIONS: dict[str, Augment] = {"strong": augmented_view, "paper": paper_view}

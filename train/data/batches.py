@@ -14,10 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..landmarks.pictures import draw_pictures, move_points
+from ..landmarks.reading import LandmarkedClips
 from . import Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
 
+_Seen = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
+"""A view of a clip, and the pictures of its landmarks."""
 _ONSET = 0.6  # share of a clip after which what it shows has begun
 _AHEAD = 2  # batches that are made while one is trained on
 
@@ -143,7 +147,7 @@ class PixelBatches:
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
-            ahead: deque[tuple[list[Future[NDArray[np.uint8]]], list[int], list[str], Tensor | None]] = deque()
+            ahead: deque[tuple[list[Future[_Seen]], list[int], list[str], Tensor | None]] = deque()
             for step in range(self.steps + _AHEAD):
                 if step < self.steps:
                     views, labels, names = [], [], []
@@ -157,13 +161,20 @@ class PixelBatches:
                     ahead.append((views, labels, names, _drawn_shares(parts)))
                 if step >= _AHEAD and ahead:
                     views, labels, names, shares = ahead.popleft()
-                    inputs = torch.from_numpy(np.stack([view.result() for view in views]))
-                    yield Batch(inputs, torch.tensor(labels), names, shares)
+                    frames, pictures = zip(*(view.result() for view in views), strict=True)
+                    inputs = torch.from_numpy(np.stack(frames))
+                    yield Batch(inputs, torch.tensor(labels), names, shares, pictures=_stacked(pictures))
 
-    def _random_view(self, number: int, index: int, seed: int) -> NDArray[np.uint8]:
+    def _random_view(self, number: int, index: int, seed: int) -> _Seen:
         rng = np.random.default_rng(seed)
         clips = self._sets[number]
-        return self._augment(clips.frames(index, rng), self._size, rng, clips.jitter)
+        if not isinstance(clips, LandmarkedClips):
+            return self._augment(clips.frames(index, rng), self._size, rng, clips.jitter).frames, None
+        frames, points = clips.traced(index, rng)
+        view = self._augment(frames, self._size, rng, clips.jitter)
+        if points is None:
+            return view.frames, None
+        return view.frames, draw_pictures(move_points(points, view.moves, frames.shape[1]), self._size)
 
     def _test_view(self, clips: ClipSet, index: int) -> NDArray[np.uint8]:
         return plain_view(clips.frames(index), self._size)
@@ -175,6 +186,14 @@ class PixelBatches:
                     views = pool.map(partial(self._test_view, clips), range(rows.start, rows.stop))
                     inputs = torch.from_numpy(np.stack(list(views)))
                     yield Batch(inputs, torch.from_numpy(labels[rows]), clips.names[rows])
+
+
+def _stacked(pictures: Sequence[NDArray[np.uint8] | None]) -> Tensor | None:
+    """Pictures of clips as one tensor, black for clips without; None where no clip has any."""
+    shape = next((one.shape for one in pictures if one is not None), None)
+    if shape is None:
+        return None
+    return torch.from_numpy(np.stack([np.zeros(shape, np.uint8) if one is None else one for one in pictures]))
 
 
 class Sampler:

@@ -209,7 +209,7 @@ def stored_view(clips: ClipSet, index: int, view: int, size: int, settings: Extr
     if view == 0:
         return plain_view(clips.frames(index), size)
     rng = np.random.default_rng([settings.seed, view, index])
-    return AUGMENTATIONS[settings.augmentation](clips.frames(index, rng), size, rng, clips.jitter)
+    return AUGMENTATIONS[settings.augmentation](clips.frames(index, rng), size, rng, clips.jitter).frames
 
 
 def _indices(rows: slice) -> range:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.faces.alignment import TEMPLATE_SIZE, align
+from ...runtime.faces.alignment import TEMPLATE_SIZE, align, similarity
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.labels import EXPRESSIONS
 from ...runtime.procedural import Identity
@@ -32,7 +33,8 @@ class ProceduralClips:
     progress: called after each identity with the number of identities done.
 
     frames are RGB uint8 [T,128,128,3]; `intensity` float32 [N,T] says how much of the expression each shows; `captions`
-    say, by a clip's name, which action units move and how, and know nothing of its label.
+    say, by a clip's name, which action units move and how, and know nothing of its label; `landmarks` float32 [T,68,2]
+    by a clip's name lie where `trace_face` has them, in shares of the frame's sides.
     """
 
     classes = EXPRESSIONS
@@ -45,6 +47,7 @@ class ProceduralClips:
         clips: list[NDArray[np.uint8]] = []
         intensities: list[NDArray[np.float32]] = []
         captions: list[str] = []
+        landmarks: list[NDArray[np.float32]] = []
         if workers > 1:
             # Not fork: the parent may already run torch's or OpenCV's threads.
             pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
@@ -53,9 +56,10 @@ class ProceduralClips:
             pool = None
             drawn = map(_perform, identities)
         try:
-            for done, (frames, intensity, told) in enumerate(drawn, 1):
+            for done, (frames, intensity, told, traced) in enumerate(drawn, 1):
                 clips.append(frames)
                 captions.extend(told)
+                landmarks.extend(traced)
                 intensities.append(intensity)
                 if progress is not None:
                     progress(done)
@@ -67,6 +71,7 @@ class ProceduralClips:
         self.intensity = np.concatenate(intensities)
         self.names = [f"{number}/{label}" for number in identities for label in EXPRESSIONS]
         self.captions = dict(zip(self.names, captions, strict=True))
+        self.landmarks = dict(zip(self.names, landmarks, strict=True))
         self.groups: list[str | None] = [str(number) for number in identities for _ in EXPRESSIONS]
         self.labels: NDArray[np.int64] = np.tile(np.arange(len(EXPRESSIONS)), len(identities))
 
@@ -77,22 +82,35 @@ class ProceduralClips:
         clip: NDArray[np.uint8] = self._frames[index]
         return clip
 
+    def numbered(
+        self, index: int, rng: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        return self.frames(index), np.arange(WINDOW)
 
-def _perform(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[str]]:
-    """All expressions by one person: frames [C,T,128,128,3], intensities [C,T] and C captions."""
+    def every_frame(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        return iter(self.frames(index))
+
+    def has_frames(self, index: int, count: int) -> bool:
+        return count == WINDOW
+
+
+def _perform(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[str], NDArray[np.float32]]:
+    """All expressions by one person: frames [C,T,128,128,3], intensities [C,T], C captions, landmarks [C,T,68,2]."""
     detector = FaceDetector()
     rng = np.random.default_rng([number, 7])
     identity = Identity.sample(rng)
     frames = np.empty((len(EXPRESSIONS), WINDOW, TEMPLATE_SIZE, TEMPLATE_SIZE, 3), np.uint8)
     intensities = np.empty((len(EXPRESSIONS), WINDOW), np.float32)
-    captions = []
+    captions, landmarks = [], np.empty((len(EXPRESSIONS), WINDOW, 68, 2), np.float32)
     for index, label in enumerate(EXPRESSIONS):
         curve = ExpressionCurve.sample(label, _SECONDS, rng)
         captions.append(describe_course([curve.at(t)[0] for t in curve.times(_RATE)]))
-        images, landmarks, intensities[index] = render_clip(curve, identity, rng, _RATE)
-        for t, (image, drawn) in enumerate(zip(images, landmarks, strict=True)):
+        images, drawings, intensities[index], traces = render_clip(curve, identity, rng, _RATE)
+        for t, (image, drawn, traced) in enumerate(zip(images, drawings, traces, strict=True)):
             faces = detector.detect(image)
             # The drawing knows where its landmarks are; that serves in the few frames YuNet misses.
             points = faces[0].landmarks if faces else drawn
             frames[index, t] = align(image, points, TEMPLATE_SIZE)
-    return frames, intensities, captions
+            moved = cv2.transform(traced[None], similarity(points, TEMPLATE_SIZE))[0]
+            landmarks[index, t] = (moved + 0.5) / TEMPLATE_SIZE  # pixels' centres lie at whole numbers
+    return frames, intensities, captions, landmarks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -86,10 +86,31 @@ class VideoClips:
         return len(self.paths)
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
+        return self.numbered(index, rng)[0]
+
+    def numbered(
+        self, index: int, rng: np.random.Generator | None = None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         path = self.paths[index]
         if path.is_dir():
             return _read_images(path, image_files(path, self.damaged), rng, self._size)
         return _read_video(path, self._counts[index], rng, self._size)
+
+    def every_frame(self, index: int) -> Iterator[NDArray[np.uint8]]:
+        path = self.paths[index]
+        if path.is_dir():
+            for file in image_files(path, self.damaged):
+                yield _fit(_read(file), self._size)
+        else:
+            with open_source(path) as source:
+                for frame in source:
+                    yield _fit(frame.image, self._size)
+
+    def has_frames(self, index: int, count: int) -> bool:
+        if count == self._counts[index] or self.paths[index].is_dir():
+            return count == self._counts[index]
+        with open_source(self.paths[index]) as source:  # which may end before the length that it announces
+            return count == sum(1 for _ in source)
 
 
 def choose_frames(count: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
@@ -150,21 +171,28 @@ def _find_damaged(
     return frozenset(damaged)
 
 
-def _read_images(folder: Path, files: Sequence[Path], rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
+def _read_images(
+    folder: Path, files: Sequence[Path], rng: np.random.Generator | None, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if not files:
         raise DferError(f"{folder}: this clip has lost its frames")
-    kept: dict[int, NDArray[np.uint8]] = {}
-    chosen = choose_frames(len(files), rng).tolist()
-    for index in set(chosen):
-        image = read_image(files[index])
-        if image is None:
-            raise DferError(f"{files[index]}: not an image that OpenCV can read")
-        kept[index] = _fit(image, size)
-    return np.stack([kept[index] for index in chosen])
+    numbers = choose_frames(len(files), rng)
+    kept = {index: _fit(_read(files[index]), size) for index in set(numbers.tolist())}
+    return np.stack([kept[index] for index in numbers.tolist()]), numbers
 
 
-def _read_video(path: Path, count: int, rng: np.random.Generator | None, size: int) -> NDArray[np.uint8]:
-    chosen = choose_frames(count, rng).tolist()
+def _read(file: Path) -> NDArray[np.uint8]:
+    image = read_image(file)
+    if image is None:
+        raise DferError(f"{file}: not an image that OpenCV can read")
+    return image
+
+
+def _read_video(
+    path: Path, count: int, rng: np.random.Generator | None, size: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    numbers = choose_frames(count, rng)
+    chosen = numbers.tolist()
     kept: dict[int, NDArray[np.uint8]] = {}
     read = 0
     with open_source(path) as source:
@@ -173,7 +201,7 @@ def _read_video(path: Path, count: int, rng: np.random.Generator | None, size: i
             if frame.index in chosen:
                 kept[frame.index] = _fit(frame.image, size)
             if frame.index == chosen[-1]:
-                return np.stack([kept[index] for index in chosen])
+                return np.stack([kept[index] for index in chosen]), numbers
     # It ends before the length that it announces: choose again among the frames there are.
     return _read_video(path, read, rng, size)
 

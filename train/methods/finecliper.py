@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from ...runtime.bundle import Preprocessing
@@ -16,12 +17,15 @@ from ...runtime.labels import EXPRESSIONS
 from ..captions import WEIGHT
 from ..captions.contrast import CaptionTokens, contrast
 from ..data import Batch
+from ..landmarks import MIDDLE
+from ..landmarks import WEIGHT as MIDDLE_WEIGHT
+from ..landmarks.middle import KINDS, Middle, distil, mean_of
 from ..models.adapters import PARALLEL, insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
 from ..models.clip import Clip, rebuild_clip
 from ..models.descriptions import load_descriptions
 from ..models.synchronizer import TemporalMean
 from ..models.temporal import TemporalNet
-from .method import Method, cross_entropy
+from .method import SMOOTHING, Method, cross_entropy, normalise_pixels
 from .phases import Phase, Plan, warm_cosine
 
 POSITIVE = "a person with an expression of {}"
@@ -34,10 +38,11 @@ ADAPTERS, ACTIVATIONS = ("bottleneck", "lora", "none"), ("gelu", "tower")
 class FineCliper(Method):
     """p = softmax(v·M / τ), M = positive − negative text features, τ = 0.01.
 
-    FineCLIPER (Chen et al., ACM MM 2024) without its middle level: adapters in every layer of the frozen image tower,
-    and a set of adapters each for positive and negative descriptions in the frozen text tower. Each side of M is
-    normalised, M is not. Its high level, captions, adds a loss in training; no checkpoint and no bundle has them. The
-    ratio, the temporal net, the optimiser and how captions are compared are ours.
+    FineCLIPER (Chen et al., ACM MM 2024): adapters in every layer of the frozen image tower, and a set of adapters each
+    for positive and negative descriptions in the frozen text tower. Each side of M is normalised, M is not. Its high
+    level, captions, adds a loss in training, and so does its middle level, pictures of landmarks, which here is a
+    teacher; no checkpoint and no bundle has anything of them. The ratio, the temporal net, the optimiser, how captions
+    are compared and how pictures teach are ours.
 
     clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
     length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower.
@@ -88,9 +93,12 @@ class FineCliper(Method):
             make_adapters(text_blocks, ratio / 2, scale=adapter_scale) if text_adapters else nn.ModuleList()
             for _ in range(sides)
         )
+        self.caption_adapters = nn.ModuleList()
         self._captions: CaptionTokens | None = None
         self._caption_weight = WEIGHT
         self._caption_features: Tensor | None = None  # of all, where nothing in the text tower is trained
+        self.middle: Middle | None = None
+        self._middle_weight = MIDDLE_WEIGHT
         self.temporal: nn.Module = TemporalMean() if layers is None else TemporalNet(window, clip.width, layers)
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
         if adapter != "none":
@@ -118,6 +126,8 @@ class FineCliper(Method):
         checkpointing: bool = False,
         captions: CaptionTokens | None = None,
         caption_weight: float = WEIGHT,
+        middle: str | None = None,
+        middle_weight: float = MIDDLE_WEIGHT,
     ) -> FineCliper:
         """A new model with the paper's templates around the classes' names.
 
@@ -125,9 +135,18 @@ class FineCliper(Method):
         adapter: with "none" the image tower stays as it is, and training reads stored features.
         checkpointing: compute the image tower's activations twice in place of keeping them.
         captions: of training clips, by name. caption_weight: what their loss counts by.
+        middle: with "distil" the pictures that batches have of landmarks teach. middle_weight: what that counts by.
         """
-        if not 0 < caption_weight < float("inf"):
-            raise ParameterError("caption_weight", f"{caption_weight} must be positive; without captions there is none")
+        for option, weight, without in (
+            ("caption_weight", caption_weight, "captions"),
+            ("middle_weight", middle_weight, "the middle level"),
+        ):
+            if not 0 < weight < float("inf"):
+                raise ParameterError(option, f"{weight} must be positive; without {without} there is none")
+        if middle is not None and middle not in MIDDLE:
+            raise ParameterError("middle", f"{middle!r} is not one of {', '.join(MIDDLE)}")
+        if middle is not None and adapter == "none":
+            raise ParameterError("middle", "reads pictures through adapters in the image tower; adapter=none has none")
         if not 0 < ratio <= 1:
             raise ParameterError("ratio", f"{ratio} must lie between 0 and 1")
         if not 0 < adapter_scale < float("inf"):
@@ -148,6 +167,11 @@ class FineCliper(Method):
             negatives=not no_negatives,
         )
         method._captions, method._caption_weight = captions, caption_weight
+        if captions is not None and not no_text_adapters:
+            blocks = clip.text.model.transformer.resblocks
+            method.caption_adapters = make_adapters(blocks, ratio / 2, scale=adapter_scale)
+        if middle is not None:
+            method.middle, method._middle_weight = Middle(method._picture_adapters(), method.width), middle_weight
         method.describe_classes(texts if descriptions is None else load_descriptions(descriptions, classes))
         if checkpointing:
             clip.model.visual.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
@@ -206,12 +230,12 @@ class FineCliper(Method):
         return self._clip.text.encode(sentences, ends, lambda blocks, x, mask: run_adapted(blocks, adapters, x, mask))
 
     def encode_captions(self, captions: Tensor) -> Tensor:
-        """Features [K,D] of length 1 of captions by number (`CaptionTokens.draw`), read as positive descriptions are.
+        """Features [K,D] of length 1 of captions by number (`CaptionTokens.draw`), read with adapters of their own.
 
         Without text adapters nothing of them changes, and they are computed once.
         """
         assert self._captions is not None
-        if len(self.text_adapters[0]):  # type: ignore[arg-type]
+        if len(self.caption_adapters):
             return self._read_captions(self._captions, captions)
         if self._caption_features is None:
             with torch.no_grad():
@@ -221,22 +245,73 @@ class FineCliper(Method):
 
     def _read_captions(self, tokens: CaptionTokens, captions: Tensor) -> Tensor:
         sentences, ends = tokens.embed(captions, self._clip, self.sentences.device)
-        features = self._encode(sentences, ends, self.text_adapters[0])  # type: ignore[arg-type]
-        return functional.normalize(features, dim=-1)
+        return functional.normalize(self._encode(sentences, ends, self.caption_adapters), dim=-1)
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
-        """Cross-entropy, and of the clips that have captions the contrast of video and caption features, times its
-        weight; the other clips of a batch, in this process, are the negatives."""
-        if self._captions is None:
+        """Cross-entropy, and times their weights the contrast of video and caption features, of the clips that have
+        captions, and what is learned from pictures of landmarks.
+
+        Negatives of a caption are the other clips of the batch, in this process.
+        """
+        if self._captions is None and self.middle is None:
             return super().loss(batch, class_matrix, class_weights)
-        video = self.pool(self.encode_clips(batch.inputs))
-        loss = cross_entropy(self.compare(video, class_matrix), batch, class_weights)
-        places, captions = self._captions.draw(batch.names)
-        if not len(places):
-            return loss
-        places = places.to(video.device)
-        told = contrast(video[places], self.encode_captions(captions), batch.labels[places], self.scale)
-        return loss + self._caption_weight * told
+        features = self.encode_clips(batch.inputs)
+        video = self.pool(features)
+        matrix = self.class_matrix() if class_matrix is None else class_matrix
+        logits = self.compare(video, matrix)
+        loss = cross_entropy(logits, batch, class_weights)
+        if self._captions is not None:
+            places, captions = self._captions.draw(batch.names)
+            if len(places):
+                places = places.to(video.device)
+                told = contrast(video[places], self.encode_captions(captions), batch.labels[places], self.scale)
+                loss = loss + self._caption_weight * told
+        if self.middle is not None:
+            loss = loss + self._learn_from_pictures(self.middle, batch, features, logits, matrix, class_weights)
+        return loss
+
+    def _learn_from_pictures(
+        self,
+        middle: Middle,
+        batch: Batch,
+        features: Tensor,
+        logits: Tensor,
+        class_matrix: Tensor,
+        class_weights: Tensor | None,
+    ) -> Tensor:
+        """The middle level's own cross-entropy, plus the weighted KL divergence of the frames' logits from its.
+
+        The first trains the middle level alone: it reads frames, temporal net and class matrix as they are. The second
+        trains all else and leaves the middle level alone. Of clips without pictures both are 0.
+        """
+        pictures = batch.pictures
+        if pictures is None:
+            pictures = batch.inputs.new_zeros((*batch.inputs.shape[:2], KINDS, *batch.inputs.shape[2:]))
+        drawn = pictures.flatten(3).amax(dim=-1) > 0
+        own = middle.encode(
+            self.image_encoder, self.image_adapters, pictures, lambda some: normalise_pixels(some, self.preprocessing)
+        )
+        fused = middle.fuse(features.detach(), own, drawn)
+        temporal = {name: value.detach() for name, value in self.temporal.named_parameters()}
+        pooled = functional.normalize(functional_call(self.temporal, temporal, (fused,)), dim=-1)
+        taught = self.compare(pooled, class_matrix.detach())
+        losses = functional.cross_entropy(
+            taught, batch.targets, weight=class_weights, label_smoothing=SMOOTHING, reduction="none"
+        )
+        told = drawn.flatten(1).any(dim=1)
+        return mean_of(losses, told) + self._middle_weight * distil(logits, taught, told)
+
+    def _picture_adapters(self) -> list[nn.ModuleList]:
+        """Adapters for each kind of picture, alike in kind to the image tower's; bottlenecks half as wide."""
+        blocks: Any = self.image_encoder.transformer.resblocks  # type: ignore[union-attr]
+        if self._adapter == "lora":
+            return [make_low_rank(blocks) for _ in range(KINDS)]
+        activation: Any = self.image_adapters[0].serial.activation  # type: ignore[union-attr]
+        return [make_adapters(blocks, self._ratio / 2, activation, self._adapter_scale) for _ in range(KINDS)]
+
+    def finished_state(self) -> dict[str, Tensor]:
+        training_only = ("middle.", "caption_adapters.")
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(training_only)}
 
     def phases(self, plan: Plan) -> list[Phase]:
         """One: adapters and temporal net together."""
@@ -245,7 +320,7 @@ class FineCliper(Method):
             Phase(
                 "adapters",
                 plan.epochs[0],
-                {"image_adapters": rate, "text_adapters": rate, "temporal": rate},
+                dict.fromkeys(("image_adapters", "text_adapters", "caption_adapters", "temporal", "middle"), rate),
                 warm_cosine,
                 trains_text=any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
             )

@@ -22,6 +22,8 @@ from ..data import Batch
 from ..models.clip import Clip
 from .phases import Phase, Plan
 
+SMOOTHING = 0.1
+"""Of labels in cross-entropy (our choice)."""
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
 
 
@@ -157,6 +159,10 @@ class Method(nn.Module, ABC):
         trained = {id(state[name]) for name in state if any(phase.group_of(name) is not None for phase in phases)}
         return {name: value for name, value in state.items() if id(value) in trained}
 
+    def finished_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: `state_dict()` without what serves training only."""
+        return self.state_dict()
+
     def trains_encoder(self, phases: Sequence[Phase]) -> bool:
         """Whether any of the phases trains what features of frames depend on."""
         encoder = {id(value) for value in self.image_encoder.state_dict(keep_vars=True).values()}
@@ -193,8 +199,8 @@ class Method(nn.Module, ABC):
 
 
 def cross_entropy(logits: Tensor, batch: Batch, class_weights: Tensor | None) -> Tensor:
-    """Of logits [B,C] of a batch's clips, labels smoothed by 0.1 (our choice); class_weights: see `Method.loss`."""
-    return functional.cross_entropy(logits, batch.targets, weight=class_weights, label_smoothing=0.1)
+    """Of logits [B,C] of a batch's clips, labels smoothed by `SMOOTHING`; class_weights: see `Method.loss`."""
+    return functional.cross_entropy(logits, batch.targets, weight=class_weights, label_smoothing=SMOOTHING)
 
 
 def build_method(

@@ -19,6 +19,7 @@ from dfer.runtime.procedural import (
     Pose,
     draw_background,
     draw_face,
+    trace_face,
 )
 
 SIZE, HEIGHT = 224, 130.0
@@ -154,3 +155,22 @@ def test_the_detector_finds_the_faces_and_their_landmarks() -> None:
             errors.append(np.linalg.norm(found.landmarks - marks, axis=1) / HEIGHT)
     assert len(errors) >= 0.97 * 60
     assert np.mean(errors) < 0.06
+
+
+def test_traced_points_lie_where_the_face_is_drawn() -> None:
+    """Its pupils, nose and mouth corners are the five that drawing tells; lids part as the eye opens."""
+    for seed in range(3):
+        who, pose = person(seed), Pose(yaw=8, roll=-5)
+        canvas = np.zeros((300, 300, 3), np.uint8)
+        five = draw_face(canvas, who, ActionUnits(), pose, (150, 150), 200)
+        points = trace_face(who, ActionUnits(), pose, (150, 150), 200)
+        assert points.shape == (68, 2)
+        eyes = [points[start : start + 6].mean(axis=0) for start in (36, 42)]
+        found = np.stack([*eyes, points[30], points[60], points[64]])
+        assert np.abs(found - five).max() < 8  # pixels of 200; the inner lips end short of the corners
+        wide = trace_face(who, ActionUnits(lid_raise=1, jaw_drop=1, inner_brow=1), pose, (150, 150), 200)
+        for upper, lower in ((37, 41), (44, 46), (62, 66)):
+            before, after = (np.linalg.norm(one[upper] - one[lower]) for one in (points, wide))
+            assert after > before + 1
+        assert wide[8, 1] > points[8, 1] + 5
+        assert wide[21, 1] < points[21, 1] - 5

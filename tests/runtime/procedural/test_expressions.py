@@ -26,7 +26,7 @@ def filmed(
     label: str, identity: Identity, seed: int, size: int = 160
 ) -> tuple[Image, NDArray[np.float32], NDArray[np.float32]]:
     rng = np.random.default_rng(seed)
-    return render_clip(ExpressionCurve.sample(label, SECONDS, rng), identity, rng, FPS, size)
+    return render_clip(ExpressionCurve.sample(label, SECONDS, rng), identity, rng, FPS, size)[:3]
 
 
 def test_labels() -> None:

@@ -62,14 +62,14 @@ def batch() -> Batch:
 
 
 def by_the_tower(method: FineCliper, text: str) -> torch.Tensor:
-    """CLIP's own way from a text to its feature, with the adapters of positive descriptions in its blocks."""
-    clip, adapters = method._clip, method.text_adapters[0]
+    """CLIP's own way from a text to its feature, with the adapters of captions in its blocks."""
+    clip, adapters = method._clip, method.caption_adapters
     tokens = clip.tokenize([text])
-    if not len(adapters):  # type: ignore[arg-type]
+    if not len(adapters):
         return functional.normalize(clip.model.encode_text(tokens), dim=-1)  # type: ignore[operator]
     tower: Any = clip.text.model
     embedded = tower.token_embedding(tokens) + tower.positional_embedding
-    hidden = tower.ln_final(run_adapted(tower.transformer.resblocks, adapters, embedded, tower.attn_mask))  # type: ignore[arg-type]
+    hidden = tower.ln_final(run_adapted(tower.transformer.resblocks, adapters, embedded, tower.attn_mask))
     return functional.normalize(hidden[:, tokens.argmax()] @ tower.text_projection, dim=-1)
 
 
@@ -86,7 +86,7 @@ def test_caption_features_are_the_text_towers(options: dict[str, Any]) -> None:
 def test_the_loss_is_the_classes_plus_the_captions_of_those_that_have_some(options: dict[str, Any]) -> None:
     method = make(**options).eval()
     plain = make(**{**options, "captions": None}).eval()
-    plain.load_state_dict(method.state_dict())
+    plain.load_state_dict(method.finished_state())
     given, tokens = batch(), CaptionTokens(method._clip, TEXTS)
     for _ in range(2):  # the second time from features that were kept, where they are
         with torch.no_grad():
@@ -109,9 +109,9 @@ def test_adapters_learn_from_captions() -> None:
     video = method.pool(method.encode_clips(batch().inputs))[:4]
     contrast(video, method.encode_captions(captions), torch.arange(4), method.scale).backward()
     learned = {name for name, value in method.named_parameters() if value.grad is not None and value.grad.any()}
-    for part in ("image_adapters.0.serial.down", "image_adapters.0.parallel.up", "text_adapters.0.0", "temporal"):
+    for part in ("image_adapters.0.serial.down", "image_adapters.0.parallel.up", "caption_adapters.0", "temporal"):
         assert any(name.startswith(part) for name in learned), part
-    assert not any(name.startswith("text_adapters.1") for name in learned)
+    assert not any(name.startswith("text_adapters") for name in learned)
 
 
 def test_training_with_captions_leaves_a_checkpoint_like_any_other(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_training_with_captions_leaves_a_checkpoint_like_any_other(tmp_path: Pat
     (epoch,) = trainer.results
     assert np.isfinite(epoch.loss)
     plain = make(captions=None)
-    assert method.state_dict().keys() == plain.state_dict().keys()
+    assert method.finished_state().keys() == plain.state_dict().keys()
     assert method.config() == plain.config()
     save_checkpoint(method, tmp_path / "fine.pt", {})
     again, _ = load_checkpoint(tmp_path / "fine.pt")

@@ -106,8 +106,8 @@ def test_views_have_the_size_asked_for_and_differ_only_when_augmented() -> None:
     np.testing.assert_array_equal(plain_view(frames, 128), frames)
     assert plain_view(frames, 112).shape == (16, 112, 112, 3)
     still = np.repeat(cv2.GaussianBlur(frames[0], (0, 0), 3)[None], 16, axis=0)
-    one = augmented_view(still, 112, np.random.default_rng(1), jitter=1.0)
-    other = augmented_view(still, 112, np.random.default_rng(2), jitter=1.0)
+    one = augmented_view(still, 112, np.random.default_rng(1), jitter=1.0).frames
+    other = augmented_view(still, 112, np.random.default_rng(2), jitter=1.0).frames
     assert one.shape == other.shape == (16, 112, 112, 3)
     assert (one != other).any()
     assert (one[0] != one[-1]).any()
@@ -117,7 +117,7 @@ def test_every_frame_of_a_clip_gets_the_same_crop_and_flip() -> None:
     ramp = np.tile(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], (128, 1, 3))
     clip = np.repeat(ramp[None], 4, axis=0)
     for seed in range(20):
-        view = augmented_view(clip, 112, np.random.default_rng(seed)).astype(int)
+        view = augmented_view(clip, 112, np.random.default_rng(seed)).frames.astype(int)
         assert np.abs(np.diff(view, axis=0)).max() <= 60  # grain at most
         slopes = np.sign(view[:, :, 80].mean(axis=(1, 2)) - view[:, :, 30].mean(axis=(1, 2)))
         assert len(set(slopes)) == 1

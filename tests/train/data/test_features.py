@@ -121,7 +121,7 @@ def test_labels_are_matched_by_name() -> None:
 def test_the_papers_crop_keeps_its_part_of_the_frame() -> None:
     ramp = np.tile(np.linspace(0, 255, 128).astype(np.uint8)[None, :, None], (128, 1, 3))[None].repeat(3, axis=0)
     for seed in range(20):
-        view = paper_view(ramp, 112, np.random.default_rng(seed))
+        view = paper_view(ramp, 112, np.random.default_rng(seed)).frames
         assert view.shape == (3, 112, 112, 3)
         assert (view == view[0]).all()  # one crop for the whole clip
         row = view[0, 56, :, 0].astype(int)
