@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -55,13 +56,15 @@ def main() -> None:
     clips = [compose(options.work, 1, number, SECONDS * RATE) for number in range(PROCESSES)]
     with RealTriton(options.work / "models", options.work) as server:
         provider = f"triton://127.0.0.1:{server.port}/{model.name}"
-        rates: dict[str, list[float]] = {"one": [], "four": []}
+        rates: dict[str, list[tuple[float, float]]] = {"one": [], "four": []}
         for _ in range(options.rounds):
             rates["one"].append(read([[*clips]], "--provider", "cpu", "--precision", "fp32"))
-            rates["four"].append(read([[clip] for clip in clips], "--provider", provider))
+            before = processor_time(server.pid)
+            rate, used = read([[clip] for clip in clips], "--provider", provider)
+            rates["four"].append((rate, used + processor_time(server.pid) - before))
         played = [play(server, model.name, options.work, case, provider) for case in options.live.split(",")]
         held = "; ".join(hold(server, provider, seconds) for seconds in (0.5, 1.5))
-    one, four = median(rates["one"]), median(rates["four"])
+    (one, one_used), (four, four_used) = (tuple(map(median, zip(*runs, strict=True))) for runs in rates.values())
     publish(
         "inference_server.md",
         "One Triton server for many streams",
@@ -71,18 +74,19 @@ def main() -> None:
             "cores.",
             f"Four processes that share the server, each reading one clip of {SECONDS} s (640×360, one face): "
             f"{four:.0f} frames/s together. One process with the encoder in itself, reading the same four clips: "
-            f"{one:.0f} frames/s. Starting is counted. Medians of runs that took turns.",
+            f"{one:.0f} frames/s. They took {four_used:.0f} s of processor time, the server's included, and "
+            f"{one_used:.0f} s. Starting is counted. Medians of runs that took turns.",
             "## Live streams",
             f"Clips of 640×360 with one face, played as `dfer-run --realtime` plays them, for {LIVE} s from when all "
             f"clients had started. Due are {PER_SECOND} predictions a second of each. A frame is dropped when the next "
-            "one is there before it was taken; of the samples due in frames that were taken, some are skipped for lack "
-            "of time. Age: from a frame's arrival to its prediction. Clients ran at a lower priority (nice 5) than the "
-            "server.",
+            "one is there before it was taken. Samples skipped are those of faces in view that the scheduler left out "
+            "for lack of time. Age: from a frame's arrival to its prediction. Cores: what clients and server "
+            "together got of the machine.",
             table(Played.HEAD, [one.row() for one in played]),
             *budget(played[0]),
             "## Why the server must not starve",
             "Triton's Python backend asks its worker processes for a sign of life, and takes one that gives none for a "
-            f"second for dead. Both were held still while a request came: {held}. Too many clients on the server's own "
+            f"second for dead. Both were held still while requests came: {held}. Too many clients on the server's own "
             "cores can hold them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server and "
             "have no such workers.",
         ],
@@ -97,13 +101,14 @@ def main() -> None:
     )
 
 
-def read(groups: list[list[Path]], *options: str) -> float:
-    """Frames per second of one `dfer-run` for each group of clips, all together."""
-    begun = time.perf_counter()
+def read(groups: list[list[Path]], *options: str) -> tuple[float, float]:
+    """One `dfer-run` for each group of clips, all together: frames per second, and seconds of processor."""
+    begun, before = time.perf_counter(), os.times()
     command = [str(Path(sys.executable).with_name("dfer-run")), "--quiet", *options]
     runs = [subprocess.Popen([*command, *map(str, group)], stdout=subprocess.DEVNULL) for group in groups]
     assert not any(run.wait() for run in runs)
-    return sum(map(len, groups)) * SECONDS * RATE / (time.perf_counter() - begun)
+    rate, after = sum(map(len, groups)) * SECONDS * RATE / (time.perf_counter() - begun), os.times()
+    return rate, sum(after[2:4]) - sum(before[2:4])  # those of children
 
 
 @dataclass(frozen=True)
@@ -127,12 +132,13 @@ class Played:
         "predictions/s",
         "of those due",
         "frames dropped",
-        "faces skipped",
+        "samples skipped",
         "age, p50",
         "p95",
         "faces in a batch",
         "processor per prediction, client",
         "server",
+        "cores",
     )
 
     def row(self) -> tuple[str, ...]:
@@ -144,6 +150,7 @@ class Played:
             *(f"{self.dropped:.0%}", f"{self.skipped:.0%}", f"{1000 * p50:.0f} ms", f"{1000 * p95:.0f} ms"),
             f"{self.batch:.1f}",
             *(f"{1000 * seconds / made:.1f} ms" for seconds in (self.client, self.server)),
+            f"{(self.client + self.server) / LIVE:.1f}",
         )
 
 
@@ -153,7 +160,7 @@ def play(server: RealTriton, model: str, work: Path, case: str, provider: str) -
     for number, link in enumerate(links):
         link.unlink(missing_ok=True)
         link.symlink_to(compose(work, 1, number % 8, SECONDS * rate, rate).resolve())
-    command = ["nice", "-n", "5", sys.executable, str(HERE / "live_client.py"), provider, str(LIVE)]
+    command = [sys.executable, str(HERE / "live_client.py"), provider, str(LIVE)]
     clients = [
         subprocess.Popen(
             [*command, *map(str, links[number::processes])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -4,7 +4,7 @@
 
 Prints "ready" when the model is loaded, waits for a line on standard input, so that all clients begin at once, and ends
 with a line of JSON. ages: seconds from a frame's arrival to its prediction, one for each. dropped: frames that were not
-taken in time. skipped: share of the samples that were left out for lack of time. seconds: of processor, without
+taken in time. skipped: share of the samples of faces in view that were left out. seconds: of processor, without
 starting.
 """
 
