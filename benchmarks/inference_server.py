@@ -52,6 +52,7 @@ def main() -> None:
     arguments.add_argument("--write", action="store_true")
     options = arguments.parse_args()
     options.work.mkdir(exist_ok=True)
+    load = os.getloadavg()[0]
     model = write_repository(Bundle.open(DEMO), options.work / "models", "fp32")
     clips = [compose(options.work, 1, number, SECONDS * RATE) for number in range(PROCESSES)]
     with RealTriton(options.work / "models", options.work) as server:
@@ -71,7 +72,7 @@ def main() -> None:
         [
             "The demo model's encoder in FP32 on a Triton server (tritonserver 2.51, ONNX Runtime on its Python "
             "backend, two instances of one thread). Server, clients and everything else on this machine share its "
-            "cores.",
+            f"cores. Its load was {load:.1f} when this began: what else it did is in the figures.",
             f"Four processes that share the server, each reading one clip of {SECONDS} s (640×360, one face): "
             f"{four:.0f} frames/s together. One process with the encoder in itself, reading the same four clips: "
             f"{one:.0f} frames/s. They took {four_used:.0f} s of processor time, the server's included, and "
