@@ -1,31 +1,38 @@
 """One Triton server for many streams: what sharing the encoder costs, and how many live streams there are on top.
 
-    DFER_TRITON=FOLDER python benchmarks/inference_server.py WORK [--rounds 3] [--streams 8,16] [--write]
+    DFER_TRITON=FOLDER python benchmarks/inference_server.py WORK [--rounds 3] [--live 8x24/8,50x8/4] [--write]
 
 FOLDER holds the server (`.ci/triton FOLDER`). First four `dfer-run` processes that share it, against one process with
-the encoder in itself: the same frames in all, in turns. Then clips played as live streams, spread over the four:
-predictions against those that were due, frames dropped, processor time of clients and of the server, and how many faces
-the server put into a batch. --write makes inference_server.md.
+the encoder in itself: the same frames in all, in turns. Then clips played as live streams: `--live 50x8/4` are 50
+streams of 8 frames a second, read by 4 processes (`live_client.py`). Predictions against those that were due, how old
+they are, how many faces the server put into a batch, and the processor time of a prediction. --write makes
+inference_server.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import psutil
 from pages import HERE, Check, publish, table
 from scaling import RATE, compose
 
 from dfer.export.model_repository import write_repository
 from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines import open_graph
+from dfer.runtime.errors import DferError
 
 sys.path.insert(0, str(HERE.parent / "tests"))
 from triton_servers import RealTriton
@@ -33,79 +40,56 @@ from triton_servers import RealTriton
 PROCESSES, SECONDS = 4, 40
 SHARE = 0.8  # of the rate of one process
 PER_SECOND = 8  # samples of a face
-
-
-def start(clips: list[Path], *options: str) -> subprocess.Popen[str]:
-    command = [Path(sys.executable).with_name("dfer-run"), *clips, "--quiet", "--json", *options]
-    return subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True)
-
-
-def finish(runs: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
-    results = []
-    for run in runs:
-        out, _ = run.communicate()
-        assert run.returncode == 0, out
-        results.append(json.loads(out))
-    return results
-
-
-def processor_time(pid: int) -> float:
-    """Seconds of a process and those it started."""
-    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-    return sum(sum(one.cpu_times()[:2]) for one in family)
+LIVE = 20  # seconds that streams are played
+CAMERAS = 50  # of the budget on paper
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("work", type=Path)
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--streams", default="8,16")
+    arguments.add_argument("--live", default="8x24/8,16x24/16,50x24/50,50x8/50,50x8/4", help="STREAMSxFPS/PROCESSES,…")
     arguments.add_argument("--write", action="store_true")
     options = arguments.parse_args()
     options.work.mkdir(exist_ok=True)
+    load = os.getloadavg()[0]
     model = write_repository(Bundle.open(DEMO), options.work / "models", "fp32")
     clips = [compose(options.work, 1, number, SECONDS * RATE) for number in range(PROCESSES)]
     with RealTriton(options.work / "models", options.work) as server:
         provider = f"triton://127.0.0.1:{server.port}/{model.name}"
-        rates: dict[str, list[float]] = {"one": [], "four": []}
+        rates: dict[str, list[tuple[float, float]]] = {"one": [], "four": []}
         for _ in range(options.rounds):
-            begun = time.perf_counter()
-            finish([start(clips, "--provider", "cpu", "--precision", "fp32")])
-            rates["one"].append(PROCESSES * SECONDS * RATE / (time.perf_counter() - begun))
-            begun = time.perf_counter()
-            finish([start([clip], "--provider", provider) for clip in clips])
-            rates["four"].append(PROCESSES * SECONDS * RATE / (time.perf_counter() - begun))
-        one, four = median(rates["one"]), median(rates["four"])
-        rows = [
-            live(server, model.name, options.work, int(count), provider)
-            for count in options.streams.split(",")
-            if count
-        ]
+            rates["one"].append(read([[*clips]], "--provider", "cpu", "--precision", "fp32"))
+            before = processor_time(server.pid)
+            rate, used = read([[clip] for clip in clips], "--provider", provider)
+            rates["four"].append((rate, used + processor_time(server.pid) - before))
+        played = [play(server, model.name, options.work, case, provider) for case in options.live.split(",")]
+        held = "; ".join(hold(server, provider, seconds) for seconds in (0.5, 1.5))
+    (one, one_used), (four, four_used) = (tuple(map(median, zip(*runs, strict=True))) for runs in rates.values())
     publish(
         "inference_server.md",
         "One Triton server for many streams",
         [
             "The demo model's encoder in FP32 on a Triton server (tritonserver 2.51, ONNX Runtime on its Python "
-            "backend, two instances of one thread), on the same two cores as everything that uses it.",
+            "backend, two instances of one thread). Server, clients and everything else on this machine share its "
+            f"cores. Its load was {load:.1f} when this began: what else it did is in the figures.",
             f"Four processes that share the server, each reading one clip of {SECONDS} s (640×360, one face): "
             f"{four:.0f} frames/s together. One process with the encoder in itself, reading the same four clips: "
-            f"{one:.0f} frames/s. Starting is counted. Medians of runs that took turns.",
-            "Clips played as live streams (`--realtime`) by four processes:",
-            table(
-                (
-                    "streams",
-                    "predictions of those due",
-                    "frames dropped",
-                    "faces in a batch",
-                    "cores, clients",
-                    "cores, server",
-                ),
-                rows,
-            ),
-            "Decoding, searching and following faces stay with the clients, and so does most of the work for a model "
-            "as small as this. On paper, 50 cameras with one face each ask for 400 faces a second. Crops of 224×224 "
-            "pixels are then 60 MB/s, half of a gigabit line, and a GPU has 2.5 ms for each; the demo model's are "
-            "8 MB/s. 50 streams on these two cores starved the server's Python backend, which ended.",
+            f"{one:.0f} frames/s. They took {four_used:.0f} s of processor time, the server's included, and "
+            f"{one_used:.0f} s. Starting is counted. Medians of runs that took turns.",
+            "## Live streams",
+            f"Clips of 640×360 with one face, played as `dfer-run --realtime` plays them, for {LIVE} s from when all "
+            f"clients had started. Due are {PER_SECOND} predictions a second of each. A frame is dropped when the next "
+            "one is there before it was taken. Samples skipped are those of faces in view that the scheduler left out "
+            "for lack of time. Age: from a frame's arrival to its prediction. Cores: what clients and server "
+            "together got of the machine.",
+            table(Played.HEAD, [one.row() for one in played]),
+            *budget(played[0]),
+            "## Why the server must not starve",
+            "Triton's Python backend asks its worker processes for a sign of life, and takes one that gives none for a "
+            f"second for dead. Both were held still while requests came: {held}. Too many clients on the server's own "
+            "cores can hold them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server and "
+            "have no such workers.",
         ],
         [
             Check(
@@ -118,36 +102,140 @@ def main() -> None:
     )
 
 
-def live(server: RealTriton, model: str, work: Path, count: int, provider: str) -> tuple[str, ...]:
-    clips = [compose(work, 1, number % 8, SECONDS * RATE) for number in range(count)]
-    before, spent = server.batches(model), processor_time(server.pid)
-    begun, used = time.perf_counter(), os.times()
-    tables = [work / f"live{number}.csv" for number in range(PROCESSES)]
-    groups = [clips[number::PROCESSES] for number in range(PROCESSES)]
-    links = []
-    for number, group in enumerate(groups):  # a file may be given once, and sources have names
-        links.append([work / f"live{number}.{place}.mp4" for place in range(len(group))])
-        for link, clip in zip(links[-1], group, strict=True):
-            link.unlink(missing_ok=True)
-            link.symlink_to(clip.resolve())
-    runs = [
-        start(group, "--realtime", "--provider", provider, "--csv", str(rows))
-        for group, rows in zip(links, tables, strict=True)
-    ]
-    results = finish(runs)
-    took, after = time.perf_counter() - begun, os.times()
-    faces, batches = (now - then for now, then in zip(server.batches(model), before, strict=True))
-    made = sum(len(rows.read_text().splitlines()) - 1 for rows in tables)
-    due = count * PER_SECOND * SECONDS
-    dropped = sum(sum(dict(result["frames_dropped"]).values()) for result in results)
-    return (
-        str(count),
-        f"{made / due:.0%}",
-        f"{dropped / (count * SECONDS * RATE):.0%}",
-        f"{faces / batches:.1f}",
-        f"{(after.children_user + after.children_system - used.children_user - used.children_system) / took:.2f}",
-        f"{(processor_time(server.pid) - spent) / took:.2f}",
+def read(groups: list[list[Path]], *options: str) -> tuple[float, float]:
+    """One `dfer-run` for each group of clips, all together: frames per second, and seconds of processor."""
+    begun, before = time.perf_counter(), os.times()
+    command = [str(Path(sys.executable).with_name("dfer-run")), "--quiet", *options]
+    runs = [subprocess.Popen([*command, *map(str, group)], stdout=subprocess.DEVNULL) for group in groups]
+    assert not any(run.wait() for run in runs)
+    rate, after = sum(map(len, groups)) * SECONDS * RATE / (time.perf_counter() - begun), os.times()
+    return rate, sum(after[2:4]) - sum(before[2:4])  # those of children
+
+
+@dataclass(frozen=True)
+class Played:
+    """What came of live streams. ages: seconds, of each prediction. client, server: seconds of processor."""
+
+    streams: int
+    rate: int
+    processes: int
+    ages: list[float]
+    dropped: float
+    skipped: float
+    batch: float
+    client: float
+    server: float
+
+    HEAD = (
+        "streams",
+        "frames/s of each",
+        "processes",
+        "predictions/s",
+        "of those due",
+        "frames dropped",
+        "samples skipped",
+        "age, p50",
+        "p95",
+        "faces in a batch",
+        "processor per prediction, client",
+        "server",
+        "cores",
     )
+
+    def row(self) -> tuple[str, ...]:
+        made = len(self.ages)
+        p50, p95 = np.percentile(self.ages, [50, 95])
+        return (
+            *(str(self.streams), str(self.rate), str(self.processes), f"{made / LIVE:.0f}"),
+            f"{made / (self.streams * PER_SECOND * LIVE):.0%}",
+            *(f"{self.dropped:.0%}", f"{self.skipped:.0%}", f"{1000 * p50:.0f} ms", f"{1000 * p95:.0f} ms"),
+            f"{self.batch:.1f}",
+            *(f"{1000 * seconds / made:.1f} ms" for seconds in (self.client, self.server)),
+            f"{(self.client + self.server) / LIVE:.1f}",
+        )
+
+
+def play(server: RealTriton, model: str, work: Path, case: str, provider: str) -> Played:
+    streams, rate, processes = map(int, case.replace("/", "x").split("x"))
+    links = [work / f"live{number}.mp4" for number in range(streams)]  # a file may be given once
+    for number, link in enumerate(links):
+        link.unlink(missing_ok=True)
+        link.symlink_to(compose(work, 1, number % 8, SECONDS * rate, rate).resolve())
+    command = [sys.executable, str(HERE / "live_client.py"), provider, str(LIVE)]
+    clients = [
+        subprocess.Popen(
+            [*command, *map(str, links[number::processes])], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for number in range(processes)
+    ]
+    for client in clients:
+        assert client.stdout is not None and client.stdout.readline() == "ready\n"
+    before, used = server.batches(model), processor_time(server.pid)
+    for client in clients:
+        assert client.stdin is not None
+        client.stdin.write("\n")
+        client.stdin.flush()
+    found: list[dict[str, Any]] = [json.loads(client.communicate()[0]) for client in clients]
+    faces, batches = (now - then for now, then in zip(server.batches(model), before, strict=True))
+    dropped, taken = (sum(one[name] for one in found) for name in ("dropped", "taken"))
+    return Played(
+        streams,
+        rate,
+        processes,
+        ages=[age for one in found for age in one["ages"]],
+        dropped=dropped / (dropped + taken),
+        skipped=sum(one["skipped"] * one["taken"] for one in found) / taken,
+        batch=faces / batches,
+        client=sum(one["seconds"] for one in found),
+        server=processor_time(server.pid) - used,
+    )
+
+
+def hold(server: RealTriton, address: str, seconds: float) -> str:
+    """Stop the workers of the Python backend for so long, with requests under way; what became of the server."""
+    frames = np.zeros((1, 80, 80, 3), np.uint8)
+    workers = [one for one in psutil.Process(server.pid).children(recursive=True) if "stub" in one.name()]
+    with open_graph(Bundle.open(DEMO), "encoder.fp32.onnx", address) as engine:
+
+        def ask() -> None:
+            with contextlib.suppress(DferError):
+                for _ in range(10):
+                    engine.run({"frames": frames})
+
+        asking = threading.Thread(target=ask, daemon=True)
+        for worker in workers:
+            worker.suspend()
+        asking.start()
+        time.sleep(seconds)
+        for worker in workers:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.resume()
+        asking.join(3)
+    ended = psutil.Process(server.pid).status() == psutil.STATUS_ZOMBIE
+    return f"for {seconds:g} s, {'and the server ended' if ended else 'and it answered afterwards'}"
+
+
+def processor_time(pid: int) -> float:
+    """Seconds of a process and those it started."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(sum(one.cpu_times()[:2]) for one in family)
+
+
+def budget(unhurried: Played) -> list[str]:
+    """What so many cameras take, by the processor time of streams that found enough of it."""
+    per_second = CAMERAS * PER_SECOND
+    client, server = (seconds / len(unhurried.ages) * per_second for seconds in (unhurried.client, unhurried.server))
+    return [
+        f"## {CAMERAS} cameras, on paper",
+        "This is arithmetic: the processor time of a prediction in the table's first row, times "
+        f"{per_second} predictions a second.",
+        f"- Clients: {client:.1f} cores like these for {CAMERAS} cameras of 640×360 at {unhurried.rate} frames/s, one "
+        "face each. They decode, search and follow faces and run the head, whatever the model.\n"
+        f"- Server: {server:.1f} cores for the demo model's encoder. A GPU has {1000 / per_second:.1f} ms for each "
+        "face.\n"
+        f"- Network: {per_second * 224 * 224 * 3 / 1e6:.0f} MB/s for crops of 224×224 pixels, half of a gigabit line; "
+        f"{per_second * 80 * 80 * 3 / 1e6:.0f} MB/s for the demo model's.",
+    ]
 
 
 if __name__ == "__main__":

@@ -30,26 +30,26 @@ FRAMES = 192  # of a run, all sources together
 THROUGHPUT, STARVING = 0.9, 1.2  # of four sources against one; most to least progress
 
 
-def compose(folder: Path, faces: int, number: int, frames: int) -> Path:
+def compose(folder: Path, faces: int, number: int, frames: int, rate: int = RATE) -> Path:
     """A clip of drawn faces, each in a cell of its own; `number` tells clips with as many faces apart."""
-    path = folder / f"faces{faces}.{number}.{frames}.mp4"
+    path = folder / f"faces{faces}.{number}.{frames}.{rate}.mp4"
     if path.exists():
         return path
     rng = np.random.default_rng([faces, number])
     people = [Identity.sample(rng) for _ in range(faces)]
-    curves = [ExpressionCurve.sample("happiness", frames / RATE, rng) for _ in people]
+    curves = [ExpressionCurve.sample("happiness", frames / rate, rng) for _ in people]
     columns = min(faces, 4)
     rows = -(-faces // columns)
     size = min(0.75 * HEIGHT / rows, 0.7 * WIDTH / columns)
     room = draw_background(people[0], HEIGHT, WIDTH)
-    with VideoSink(path, RATE, (WIDTH, HEIGHT)) as video:
+    with VideoSink(path, rate, (WIDTH, HEIGHT)) as video:
         for index in range(frames):
             frame = room.copy()
             for place, (person, curve) in enumerate(zip(people, curves, strict=True)):
                 row, column = divmod(place, columns)
                 center = (column + 0.5) * WIDTH / columns, (row + 0.5) * HEIGHT / rows
-                draw_face(frame, person, *curve.at(index / RATE), center, size)
-            video.write(frame, index / RATE)
+                draw_face(frame, person, *curve.at(index / rate), center, size)
+            video.write(frame, index / rate)
     return path
 
 

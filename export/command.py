@@ -230,7 +230,10 @@ def _describe(bundle: Bundle, checkpoint: Path | None, described: Path, out: Pat
 def _write_repository(bundle: Bundle, repository: Path, precision: str, tensorrt: bool) -> None:
     from .model_repository import write_repository
 
-    model = write_repository(bundle, repository, precision, tensorrt)
+    try:
+        model = write_repository(bundle, repository, precision, tensorrt)
+    except ParameterError as error:
+        raise ParameterError(f"triton_{error.parameter}", error.problem) from error
     click.echo(f"wrote {model}/; try: tritonserver --model-repository={repository.resolve()}")
     click.echo(f"and: dfer-run clip.mp4 --bundle {bundle.path} --provider triton://localhost:8000/{model.name}")
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -127,11 +128,12 @@ class StubTriton:
     """The protocol's answers for one model of a repository that `write_repository` wrote. Use as a context manager.
 
     respond: may answer a request in the stub's place, by (status, headers, body); None where it does not. requests:
-    what was asked, as (verb, path, headers).
+    what was asked, as (verb, path, headers). certificate: a PEM file of it and its key, to speak TLS.
     """
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, certificate: Path | None = None) -> None:
         self.model = model.name
+        self._certificate = certificate
         self._config = (model / "config.pbtxt").read_text(encoding="utf-8")
         self._engine = open_engine((model / "1" / "model.onnx").read_bytes(), "cpu")
         self.respond: Callable[[str], tuple[int, dict[str, str], bytes] | None] = lambda path: None
@@ -142,7 +144,7 @@ class StubTriton:
 
     @property
     def address(self) -> str:
-        return f"triton://127.0.0.1:{self.port}/{self.model}"
+        return f"triton{'+https' if self._certificate else ''}://127.0.0.1:{self.port}/{self.model}"
 
     def config(self) -> dict[str, Any]:
         """Of the text that is shipped, what a client reads of it."""
@@ -204,6 +206,10 @@ class StubTriton:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
+        if self._certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(self._certificate)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def kill(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import ssl
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -224,6 +225,12 @@ class ServedModel:
             self._connection.request(verb, self._path + path, text + binary, headers)
             response = self._connection.getresponse()
             body = response.read()
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            raise DferError(
+                f"{self.address}: its certificate is refused: {error.verify_message.rstrip('.')}; "
+                "put the certificate of the authority that signed it, as PEM, into a file that $SSL_CERT_FILE names"
+            ) from error
         except (OSError, HTTPException) as error:
             self.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -66,6 +66,8 @@ def test_the_command_writes_one_of_a_bundle_and_says_how_to_use_it(tmp_path: Pat
     assert (tmp_path / "models" / "demo-encoder" / "config.pbtxt").is_file()
     assert f"tritonserver --model-repository={tmp_path / 'models'}" in output
     assert "--provider triton://localhost:8000/demo-encoder" in output
+    status, output = run("--bundle", str(DEMO), "--triton", str(tmp_path / "models"), "--triton-precision", "fp16")
+    assert (status, "--triton-precision: " in output, "it has fp32" in output) == (1, True, True)
     status, output = run()
     assert (status, "name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE" in output) == (1, True)
     for arguments in ((), ("--ckpt", "a.pt", "--triton", "b")):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -52,18 +54,18 @@ def test_features_are_those_of_the_cpu_in_batches_that_the_server_takes(stub: St
     assert [path for _, path, _ in stub.requests].count("/v2/models/demo-encoder/infer") == 3  # 16, 16 and 8
 
 
-def test_rows_are_those_of_the_cpu(stub: StubTriton, face_video: Path) -> None:
-    def rows(provider: str) -> list[tuple[float, int, str, list[float]]]:
-        with Recognizer(DEMO, provider=provider, precision="fp32") as recognizer:
-            assert recognizer.provider == provider
-            return [
-                (one.time, one.track_id, one.label, one.probabilities.round(4).tolist())
-                for one in recognizer.stream(face_video)
-            ]
+def rows_of(video: Path, provider: str) -> list[tuple[float, int, str, list[float]]]:
+    with Recognizer(DEMO, provider=provider, precision="fp32") as recognizer:
+        assert recognizer.provider == provider
+        return [
+            (one.time, one.track_id, one.label, one.probabilities.round(4).tolist()) for one in recognizer.stream(video)
+        ]
 
-    expected = rows("cpu")
+
+def test_rows_are_those_of_the_cpu(stub: StubTriton, face_video: Path) -> None:
+    expected = rows_of(face_video, "cpu")
     assert expected
-    assert rows(stub.address) == expected
+    assert rows_of(face_video, stub.address) == expected
 
 
 def test_the_head_runs_here_and_the_precision_is_the_servers(stub: StubTriton) -> None:
@@ -199,6 +201,72 @@ def test_a_model_that_is_not_there_and_a_port_where_nothing_is(stub: StubTriton)
 def test_https_is_spoken_where_it_is_asked_for(stub: StubTriton) -> None:
     with pytest.raises(DferError, match=r"does not answer: .*SSL"):
         Recognizer(DEMO, provider=stub.address.replace("triton:", "triton+https:"))
+
+
+def certify(folder: Path, name: str) -> Path:
+    """A certificate for that name which nobody signed but itself, with its key, in one PEM file."""
+    made, key = folder / "server.pem", folder / "key.pem"
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=triton"
+    options = ["-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(made)]
+    subprocess.run([*command.split(), *options], check=True, capture_output=True)
+    made.write_text(made.read_text() + key.read_text())
+    return made
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the openssl command makes the certificate")
+class TestTls:
+    @pytest.fixture
+    def secure(self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubTriton]:
+        """A server with a certificate of its own, which is trusted."""
+        certificate = certify(tmp_path, "IP:127.0.0.1")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        triton.backend_at.cache_clear()
+        with StubTriton(model, certificate) as server:
+            yield server
+
+    def test_rows_are_those_over_plain_http(self, secure: StubTriton, stub: StubTriton, face_video: Path) -> None:
+        assert secure.address.startswith("triton+https://")
+        assert (features(secure.address, crops(20)) == features(stub.address, crops(20))).all()
+        assert rows_of(face_video, secure.address) == rows_of(face_video, stub.address)
+
+    def test_the_header_for_authorization_arrives(self, secure: StubTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DFER_TRITON_AUTHORIZATION", "Bearer abc")
+        features(secure.address, crops(1))
+        assert {headers.get("Authorization") for _, _, headers in secure.requests} == {"Bearer abc"}
+
+    def test_a_server_that_starts_anew_is_waited_for(self, secure: StubTriton) -> None:
+        with open_graph(Bundle.open(DEMO), ENCODER, secure.address) as engine:
+            before = engine.run({"frames": crops(2)})["features"]
+            secure.hang_up()
+            assert (engine.run({"frames": crops(2)})["features"] == before).all()
+            secure.kill()
+            back = threading.Timer(0.5, secure.start)
+            back.start()
+            assert (engine.run({"frames": crops(2)})["features"] == before).all()
+            back.join()
+
+    def test_a_certificate_that_is_not_trusted_is_refused(
+        self, secure: StubTriton, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.setenv("DFER_TRITON_AUTHORIZATION", "Bearer abc")
+        with pytest.raises(
+            DferError, match=r"certificate is refused: self.signed certificate; .*\$SSL_CERT_FILE"
+        ) as told:
+            Recognizer(DEMO, provider=secure.address)
+        assert "\n" not in str(told.value)
+        assert not secure.requests  # nor was the token sent
+
+    def test_a_certificate_for_another_name_is_refused(
+        self, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        certificate = certify(tmp_path, "DNS:elsewhere.example")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        triton.backend_at.cache_clear()
+        with StubTriton(model, certificate) as server:
+            with pytest.raises(DferError, match=r"refused: .*not valid for '127\.0\.0\.1'"):
+                Recognizer(DEMO, provider=server.address)
+            assert not server.requests
 
 
 @pytest.mark.parametrize(
