@@ -20,6 +20,7 @@ from ...runtime.errors import DferError, ParameterError
 from ..confidence import Confidence
 from ..data import Batch
 from ..models.clip import Clip
+from ..models.descriptions import Texts, load_descriptions
 from .phases import Phase, Plan
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
@@ -123,9 +124,10 @@ class Method(nn.Module, ABC):
         """What video features are compared with, [C,D]: a row for each class, of unit length where cosines are meant;
         independent of any video."""
 
-    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+    def describe_classes(self, texts: Mapping[str, Texts]) -> None:
         """Give the model other classes: names → what each looks like in words, as the method wants them.
 
+        Of several texts of a class it takes the mean of their unit vectors (`mean_of_units`).
         Raises DferError for a method, or a model, that learned its text side class by class.
         """
         raise DferError(f"this {self.name} learned a text for each class, so it knows no others")
@@ -203,6 +205,15 @@ def build_method(
     """A new model of `method`. Raises ParameterError for an option that is not the method's own."""
     check_options(method, options)
     return method.from_options(clip, classes, plan, **options)
+
+
+def give_classes(method: Method, path: Path) -> None:
+    """Give a model the classes of a JSON file of descriptions. Its confidence, fitted to the old ones, is forgotten.
+
+    Raises DferError as `load_descriptions` and `Method.describe_classes` do.
+    """
+    method.describe_classes(load_descriptions(path))
+    method.confidence = Confidence()
 
 
 def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
