@@ -19,7 +19,7 @@ class TrainOptions:
     data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
     captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
-    some. caption_weight: what their loss counts by.
+    some. caption_weight: what their loss counts by, beside that of labels.
     clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
     vision transformer sees, pixels, None for its own. crop: side of crops, pixels, None for `image_size`, or 112, or
     the tower's own where that is smaller.

@@ -264,8 +264,8 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     on_test = options["select_on_test"]
     for epoch in result.steps:
         console.print(
-            f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, WAR {epoch.war:.4f}, "
-            f"UAR {epoch.uar:.4f} on {'the test split' if on_test else 'validation clips'}"
+            f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, {epoch.told()} "
+            f"on {'the test split' if on_test else 'validation clips'}"
         )
     if result.calibration is not None:
         console.print(_describe(result.calibration))

@@ -173,10 +173,13 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def splits_of_table(path: Path, fold: int) -> dict[str, str]:
-    """The split of each clip of a table (see `read_table`) in one fold; of a clip in several, not "train"."""
+    """The split of each clip of a table (see `read_table`) in one fold; of a clip in several, not "train".
+
+    It needs no labels; all clips of a table without splits are of "train".
+    """
     rows = [
-        (row["clip"].replace("\\", "/"), row["split"])
-        for _, row in read_rows(path, ("clip", "split"))
+        (row["clip"].replace("\\", "/"), row.get("split", "train"))
+        for _, row in read_rows(path, ("clip",))
         if row.get("fold", "") in ("", str(fold))
     ]
     return dict(sorted(rows, key=lambda row: row[1] != "train"))

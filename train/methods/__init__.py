@@ -23,6 +23,7 @@ METHODS = {
     "align-dfer": "dfer.train.methods.align_dfer:AlignDfer",
     "dfer-clip": "dfer.train.methods.dfer_clip:DferClip",
     "finecliper": "dfer.train.methods.finecliper:FineCliper",
+    "zero-shot": "dfer.train.methods.zero_shot:ZeroShot",
 }
 """Name → module:class. A script may add its own."""
 

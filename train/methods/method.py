@@ -50,6 +50,7 @@ class Method(nn.Module, ABC):
     """A DFER model.
 
     name: what `--method` and checkpoints call it. default_plan: how it is trained when nothing else is asked for.
+    labelled: whether it learns from labels; if not, from captions alone, and `retrieved` says how well.
     classes: C names in the order of the class matrix.
     window: T, frames per prediction.
     preprocessing: how frames enter `encode_frames`.
@@ -60,6 +61,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    labelled: ClassVar[bool] = True
     default_plan: ClassVar[Plan]
     classes: tuple[str, ...]
     window: int
@@ -152,6 +154,11 @@ class Method(nn.Module, ABC):
         `--class-weights`, 1 for all where None.
         """
         return cross_entropy(self(batch.inputs, class_matrix), batch, class_weights)
+
+    def retrieved(self, batch: Batch) -> Tensor:
+        """Of a method without labels, what epochs are chosen by: which of a batch's clips have a caption of their own as
+        the closest of all captions of the batch, bool [B]."""
+        raise NotImplementedError
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:
         """The part of `state_dict()` that any of the phases trains, under all names that a tensor has; not copied."""
