@@ -90,9 +90,7 @@ def open_unlabelled(
     return VideoClips(entries, folder, (TRAINING,), 128, choice.max_missing, warn, progress), splits
 
 
-def captions_of(
-    clips: ClipSet, source: str | Path, classes: tuple[str, ...], splits: Mapping[str, str]
-) -> Captions:
+def captions_of(clips: ClipSet, source: str | Path, classes: tuple[str, ...], splits: Mapping[str, str]) -> Captions:
     """The captions of training clips, from a file, or as `DRAWN` of procedural people.
 
     classes: names that no clause may have. splits: of all clips that are listed.

@@ -50,7 +50,9 @@ class LearnedFrom:
             encoder = told["encoder"]
             return cls(labels, captions, folds, None if encoder is None else str(encoder))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DferError(f"what the model was trained on cannot be read ({type(error).__name__}: {error})") from error
+            raise DferError(
+                f"the model's record of its training cannot be read ({type(error).__name__}: {error})"
+            ) from error
 
     def protocol(self, test: str, fold: int) -> str:
         """What a test on a fold of the set `test` shows; names of sets are compared without regard to case.

@@ -262,6 +262,8 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     console = Console(soft_wrap=True)
     result = run_training(TrainOptions(method_options=chosen, **options), console)
     on_test = options["select_on_test"]
+    if not result.steps:
+        console.print("nothing was trained: without captions this is plain CLIP with class texts")
     for epoch in result.steps:
         console.print(
             f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, {epoch.told()} "

@@ -46,7 +46,8 @@ SYNONYMS = {
     "disappointed": "disappointment",
     "scorn": "contempt",
 }
-"""Words that are suggested for our names, and not taken for them: they may be classes of one's own."""
+"""Words that are suggested for our names, and not taken for them: they may be classes of one's own. Only a test on
+other data takes them, and says so (`matching.py`)."""
 EMOTION_STEMS = (
     *("happi", "unhapp", "joyous", "enjoy", "smili", "grin(?!d)", "laugh", "cheer", "delight", "glad", "pleas"),
     *("excite", "sadly", "sadness", "sadde", "sorr", "cries", "cried", "cry(?!s)", "weep", "wept", "sob", "tearful"),
@@ -208,6 +209,12 @@ def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None
             path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …){hint}"
         )
     return name
+
+
+def meaning(name: str) -> str:
+    """What a class's name means in our words, in lower case: joy and Happy mean happiness, pain means pain."""
+    known = name.lower()
+    return ALIASES.get(known, SYNONYMS.get(known, known))
 
 
 def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:

@@ -132,9 +132,7 @@ class FineCliper(Method):
         for option, value, allowed in (("adapter", adapter, ADAPTERS), ("activation", activation, ACTIVATIONS)):
             if value not in allowed:
                 raise ParameterError(option, f"{value!r} is not one of {', '.join(allowed)}")
-        texts: dict[str, Texts] = {
-            name: Sides((POSITIVE.format(name),), (NEGATIVE.format(name),)) for name in classes
-        }
+        texts: dict[str, Texts] = {name: Sides((POSITIVE.format(name),), (NEGATIVE.format(name),)) for name in classes}
         method = cls(
             clip,
             classes,

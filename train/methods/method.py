@@ -156,8 +156,8 @@ class Method(nn.Module, ABC):
         return cross_entropy(self(batch.inputs, class_matrix), batch, class_weights)
 
     def retrieved(self, batch: Batch) -> Tensor:
-        """Of a method without labels, what epochs are chosen by: which of a batch's clips have a caption of their own as
-        the closest of all captions of the batch, bool [B]."""
+        """What epochs of a method without labels are chosen by: which of a batch's clips have one of their own captions
+        as the closest of all those of the batch, bool [B]."""
         raise NotImplementedError
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:

@@ -156,9 +156,7 @@ class ZeroShot(Method):
         """One, the temporal part; none without captions."""
         if self._captions is None:
             return []
-        return [
-            Phase("captions", plan.epochs[0], {"temporal": plan.learning_rates[0]}, warm_cosine, trains_text=False)
-        ]
+        return [Phase("captions", plan.epochs[0], {"temporal": plan.learning_rates[0]}, warm_cosine, trains_text=False)]
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         return torch.optim.AdamW(groups, weight_decay=0.05)
