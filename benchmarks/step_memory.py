@@ -40,7 +40,7 @@ def main() -> None:
     method: Method
     if options.finecliper:
         names = [str(number) for number in range(8)]
-        captions = CaptionTokens(clip, {name: ("the brows rise, then the mouth opens",) for name in names})
+        captions = CaptionTokens(clip, dict.fromkeys(names, ("the brows rise, then the mouth opens",)))
         method = FineCliper.from_options(
             clip,
             EXPRESSIONS,

@@ -31,7 +31,7 @@ Examples:
   dfer-export --ckpt align.pt --int8 --calib dfew --root DFEW --fold 1
   dfer-export --ckpt align.pt --fp16 --engine tensorrt-rtx --targets sm86,sm89
   dfer-export --ckpt fine.pt --describe classes.json --out other.dfer
-  dfer-export --ckpt fine.pt --bundle fine.dfer --describe classes.json --out other.dfer  # its encoders
+  dfer-export --bundle fine.dfer --describe classes.json --out other.dfer  # its encoders; fine.pt lies beside it
   dfer-export --ckpt DFER-CLIP.pth --method dfer-clip
   dfer-export --bundle align.dfer --triton models/  # the encoder as a model for a Triton server
   dfer-run clip.mp4 --bundle align.dfer
@@ -49,8 +49,8 @@ Examples:
     "--bundle",
     "exported",
     type=click.Path(path_type=Path),
-    help="A bundle that is there already: for --triton, in place of --ckpt; with --ckpt and --describe, its encoders "
-    "are taken, and nothing is measured anew.",
+    help="A bundle that is there already: for --triton, in place of --ckpt; with --describe, its encoders are taken, "
+    "and nothing is measured anew. Texts are read by --ckpt, or by the checkpoint of its name beside the bundle.",
 )
 @click.option(
     "--out",
@@ -68,7 +68,8 @@ Examples:
     "described",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="JSON",
-    help="Give the model other classes, by a JSON of class → texts; for methods that read words.",
+    help="Give the model other classes, by a JSON of class → text, or texts, whose mean counts; for methods that read "
+    "words.",
 )
 @click.option("--fp16", is_flag=True, help="Also export an encoder in half precision.")
 @click.option(
@@ -187,7 +188,7 @@ def main(
         if described is not None:
             bundle = _describe(bundle, checkpoint, described, out)
         elif repository is None or checkpoint is not None:
-            raise DferError("--bundle is for --triton FOLDER, or for --describe JSON with --ckpt and --out")
+            raise DferError("--bundle is for --triton FOLDER, or for --describe JSON with --out")
         if repository is not None:
             _write_repository(bundle, repository, triton_precision, triton_tensorrt)
         return
@@ -217,8 +218,8 @@ def main(
 
 
 def _describe(bundle: Bundle, checkpoint: Path | None, described: Path, out: Path | None) -> Bundle:
-    if checkpoint is None or out is None:
-        raise DferError("--bundle with --describe needs --ckpt, for its text side, and --out, the bundle to write")
+    if out is None:
+        raise DferError("--bundle with --describe needs --out, the bundle to write")
     require("torch", "export")
     from .exporting import describe_bundle
 

@@ -21,10 +21,8 @@ from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import find_backend, open_engine, present_providers
 from ..runtime.errors import DferError, ParameterError
-from ..train.checkpoints.checkpoint import FORMAT, load_checkpoint
-from ..train.confidence import Confidence
-from ..train.methods import Method, method_class
-from ..train.models.descriptions import load_descriptions
+from ..train.checkpoints.checkpoint import FORMAT, checkpoint_of, load_checkpoint
+from ..train.methods import Method, give_classes, method_class
 from .clips import read_faces
 from .fp16 import to_half
 from .graphs import TracedMethod, trace_head, trace_method
@@ -79,8 +77,7 @@ def export_checkpoint(
     load = method_class(published_by).load_published if published_by else load_checkpoint
     method, training = load(checkpoint)
     if described is not None:
-        method.describe_classes(load_descriptions(described))
-        method.confidence = Confidence()
+        give_classes(method, described)
     provenance: dict[str, object] = {
         "checkpoint": checkpoint.name,
         "format": f"published {method.name}" if published_by else FORMAT,
@@ -92,23 +89,20 @@ def export_checkpoint(
 
 
 def describe_bundle(
-    bundle: Bundle, checkpoint: Path, described: Path, out: Path, report: Report = lambda _: None
+    bundle: Bundle, checkpoint: Path | None, described: Path, out: Path, report: Report = lambda _: None
 ) -> Bundle:
     """Write a bundle with other classes to `out`: the encoders of `bundle`, and a head with a class matrix of its own.
 
-    checkpoint: that the bundle was exported from, whose text side reads `described`, a JSON of class → texts.
+    checkpoint: that the bundle was exported from, whose text side reads `described`, a JSON of class → texts; None for
+    the one beside it (`checkpoint_of`).
     The encoders' agreement with PyTorch stays true; what was measured of the old classes is left out of the manifest.
     Raises DferError for another checkpoint, a method that learned its text class by class, and a head that does not
     agree with PyTorch.
     """
+    checkpoint, manifest = checkpoint_of(bundle, checkpoint), bundle.manifest
     report(f"reading {checkpoint}")
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    manifest = bundle.manifest
-    if manifest.provenance.get("checkpoint_sha256") != digest:
-        made_from = manifest.provenance.get("checkpoint", "another")
-        raise DferError(f"{bundle.path} was not exported from {checkpoint}, but from {made_from}; name that checkpoint")
     method, _ = load_checkpoint(checkpoint)
-    method.describe_classes(load_descriptions(described))
+    give_classes(method, described)
     method.eval()
     report("computing the class matrix")
     with torch.inference_mode():
@@ -127,15 +121,14 @@ def describe_bundle(
     np.save(matrix, class_matrix.numpy(), allow_pickle=False)
     encoders = {name for entry in manifest.precisions.values() for name in entry["files"]["encoder"].values()}
     files = {name: bundle.read(name) for name in encoders} | {HEAD: head, CLASS_MATRIX: matrix.getvalue()}
-    confidence = Confidence()
     return write_bundle(
         out,
         replace(
             manifest,
             classes=method.classes,
             scale=method.final_scale,
-            temperature=confidence.temperature,
-            unsure_below=confidence.unsure_below,
+            temperature=method.confidence.temperature,
+            unsure_below=method.confidence.unsure_below,
             precisions={name: _without_classes(entry) for name, entry in manifest.precisions.items()},
             provenance={**manifest.provenance, "described": described.name, "encoders_of": bundle.digest},
         ),

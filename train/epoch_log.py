@@ -11,7 +11,8 @@ from .training import Epoch
 
 
 class EpochLog:
-    """Appends to `path`; with `tensorboard` a folder, also draws loss, learning rate, WAR and UAR over epochs there.
+    """Appends to `path`; with `tensorboard` a folder, also draws loss, learning rate and what was measured over epochs
+    there.
 
     Names that are not `Epoch`'s may come with an epoch, and are written with it.
 
@@ -31,7 +32,7 @@ class EpochLog:
         values = {**epoch.to_json(), **others}
         self._file.write(json.dumps(values) + "\n")
         if self._curves is not None:
-            for name in ("loss", "learning_rate", "war", "uar", *others):
+            for name in values.keys() - {"step", "number", "epochs"}:
                 self._curves.add_scalar(f"{epoch.step}/{name}", values[name], epoch.number)
 
     def close(self) -> None:

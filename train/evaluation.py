@@ -5,16 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.errors import DferError, require
+from ..runtime.errors import DferError, ParameterError, require
 from ..runtime.recognizer import Recognizer
+from .checkpoints.protocol import LearnedFrom
 from .confidence import undo_temperature
 from .data import ClipSet, labels_of
 from .data.augmentation import plain_view
+from .data.matching import Matching
 from .metrics import Scores
 
 if TYPE_CHECKING:
@@ -25,8 +27,10 @@ class Model(ABC):
     """A checkpoint or a bundle, as something that classifies windows. Use as a context manager.
 
     size: side of the crops it wants, pixels. classes: names of the probabilities. temperature: that is in them.
+    learned: what it was trained on, None where nothing says.
     """
 
+    learned: LearnedFrom | None = None
     size: int
     classes: tuple[str, ...]
     temperature: float
@@ -52,16 +56,40 @@ class BundleModel(Model):
         self._recognizer = Recognizer(path, provider=provider, precision=precision)
         manifest = self._recognizer.bundle.manifest
         self.size, self.classes, self.temperature = manifest.preprocessing.size, manifest.classes, manifest.temperature
+        self.learned = LearnedFrom.of_training(manifest.provenance.get("training"))
 
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        probabilities: NDArray[np.float32] = self._recognizer.classify(self._window(frames)[None])[0]
+        return probabilities
+
+    def _window(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Features float32 [T,D] of a window of crops."""
         still = bool((frames == frames[:1]).all())  # of a photograph one frame is enough
         features = self._recognizer.encode(frames[:1] if still else frames)
-        window = np.repeat(features, len(frames), axis=0) if still else features
-        probabilities: NDArray[np.float32] = self._recognizer.classify(window[None])[0]
-        return probabilities
+        return np.repeat(features, len(frames), axis=0) if still else features
 
     def close(self) -> None:
         self._recognizer.close()
+
+
+class DescribedBundle(BundleModel):
+    """A bundle's encoder, as the runtime runs it, with other classes: the head is its checkpoint's, in PyTorch."""
+
+    def __init__(self, path: Path, provider: str, precision: str, described: Path, checkpoint: Path | None) -> None:
+        require("torch", "train")
+        super().__init__(path, provider, precision)
+        try:
+            from .checkpoints.checkpoint import checkpoint_of
+
+            method = _described(checkpoint_of(self._recognizer.bundle, checkpoint), described)[0]
+            self._head = MethodModel(method)
+        except BaseException:
+            self.close()
+            raise
+        self.classes, self.temperature = self._head.classes, self._head.temperature
+
+    def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._head.classify_features(self._window(frames))
 
 
 class MethodModel(Model):
@@ -79,8 +107,15 @@ class MethodModel(Model):
             self._matrix = method.class_matrix()
 
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._classify(frames)
+
+    def classify_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Probabilities [C] of a window of frame features float32 [T,D]."""
+        return self._classify(features)
+
+    def _classify(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
         with self._torch.inference_mode():
-            logits = self._method(self._torch.from_numpy(frames)[None].to(self._device), self._matrix)
+            logits = self._method(self._torch.from_numpy(inputs)[None].to(self._device), self._matrix)
             probabilities: NDArray[np.float32] = logits.softmax(dim=-1)[0].cpu().numpy()
         return probabilities
 
@@ -90,23 +125,39 @@ class CheckpointModel(MethodModel):
 
     def __init__(self, path: Path, described: Path | None = None) -> None:
         require("torch", "train")
-        from .checkpoints.checkpoint import load_checkpoint
-        from .models.descriptions import load_descriptions
-
-        method, _ = load_checkpoint(path)
-        if described is not None:
-            method.describe_classes(load_descriptions(described))
+        method, training = _described(path, described)
         super().__init__(method)
+        self.learned = LearnedFrom.of_training(training)
 
 
-def open_model(path: Path, provider: str = "cpu", precision: str = "auto", described: Path | None = None) -> Model:
+def _described(path: Path, described: Path | None) -> tuple[Method, dict[str, Any]]:
+    """The model of a checkpoint, with other classes where asked for, and what was saved about its training."""
+    from .checkpoints.checkpoint import load_checkpoint
+    from .methods import give_classes
+
+    method, training = load_checkpoint(path)
+    if described is not None:
+        give_classes(method, described)
+    return method, training
+
+
+def open_model(
+    path: Path,
+    provider: str = "cpu",
+    precision: str = "auto",
+    described: Path | None = None,
+    checkpoint: Path | None = None,
+) -> Model:
     """A checkpoint (file) or bundle (folder). Raises DferError for what is neither.
 
     provider, precision: how a bundle is run; a checkpoint has neither.
-    described: JSON of other classes for a checkpoint; a bundle has no text side to read it.
+    described: JSON of other classes. A bundle's are read by the text side of `checkpoint`, that it was exported from,
+    or of the one beside it (`checkpoint_of`).
     """
+    if checkpoint is not None and (described is None or not path.is_dir()):
+        raise ParameterError("checkpoint", "is what reads the texts of a bundle's other classes, and for nothing else")
     if path.is_dir() and described is not None:
-        raise DferError(f"{path}: a bundle has no text side; describe classes to its checkpoint, or export it again")
+        return DescribedBundle(path, provider, precision, described, checkpoint)
     if path.is_dir():
         return BundleModel(path, provider, precision)
     if (provider, precision) != ("cpu", "auto"):
@@ -115,18 +166,25 @@ def open_model(path: Path, provider: str = "cpu", precision: str = "auto", descr
 
 
 def evaluate(
-    model: Model, clips: ClipSet, shuffle: bool = False, progress: Callable[[int], object] = lambda _: None
+    model: Model,
+    clips: ClipSet,
+    shuffle: bool = False,
+    progress: Callable[[int], object] = lambda _: None,
+    matching: Matching | None = None,
 ) -> Scores:
     """Classify every clip's test view; `shuffle` puts its frames in random order first, to show what time is worth.
 
-    Labels are matched to the model's classes by name. `progress` hears of each clip.
-    Raises DferError when the clips show a class that the model does not know.
+    Labels are matched to the model's classes by name, or as `matching` says, whose left-out clips are not classified.
+    `progress` hears of each clip.
+    Raises DferError when, without it, the clips show a class that the model does not know.
     """
-    labels = labels_of(clips, model.classes)
+    given = labels_of(clips, model.classes) if matching is None else matching.labels
+    known = np.flatnonzero(given >= 0)
+    labels = given[known]
     probabilities = np.empty((len(labels), len(model.classes)), np.float32)
     rng = np.random.default_rng(0)
-    for index in range(len(clips)):
-        frames = plain_view(clips.frames(index), model.size)
+    for index, clip in enumerate(known.tolist()):
+        frames = plain_view(clips.frames(clip), model.size)
         if shuffle:
             frames = frames[rng.permutation(len(frames))]
         probabilities[index] = model.classify(frames)

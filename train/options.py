@@ -20,7 +20,7 @@ class TrainOptions:
     data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
     captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
-    some. caption_weight: what their loss counts by.
+    some. caption_weight: what their loss counts by, beside that of labels.
     middle: "distil" for methods that learn from pictures of landmarks. middle_weight: what that counts by. landmarks:
     an .npz of them; landmark_model: MediaPipe's face_landmark.tflite, which finds them; with neither, drawn people give
     theirs, and in other clips the detector finds five points.

@@ -15,13 +15,15 @@ from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
 from ..runtime.errors import ParameterError
+from ..runtime.labels import EXPRESSIONS
+from .captions.clips import captioned, captions_of, check_unlabelled, open_unlabelled
 from .captions.contrast import CaptionTokens
-from .captions.reading import TRAINING, Captions, clean_captions, read_captions
+from .captions.reading import Captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
+from .checkpoints.protocol import KEY, learned_from
 from .confidence import Calibration
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling
-from .data.choice import DRAWN
 from .data.features import Extraction, FeatureSet, stored_features
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
@@ -34,6 +36,7 @@ from .methods import Method, method_class
 from .methods.method import build_method, check_options
 from .methods.phases import Phase, Plan, adapt_plan
 from .models.clip import load_clip
+from .models.descriptions import load_descriptions
 from .options import TrainOptions
 from .training import Epoch, Trainer, TrainSettings
 
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 class TrainResult:
     """A finished run: its checkpoint, the best epoch of every step of the method, in order, and how sure it may be.
 
-    calibration: None for a run of an earlier version, that was finished before.
+    steps: none where nothing was trained. calibration: None without labels, and for a run of an earlier version.
     """
 
     checkpoint: Path
@@ -139,18 +142,32 @@ class Run:
         chosen = method_class(options.method)
         own = dict(options.method_options)
         if options.captions is not None:
-            own |= {"captions": None, "caption_weight": options.caption_weight}
+            own |= {"captions": None} | ({"caption_weight": options.caption_weight} if chosen.labelled else {})
         if options.middle is not None:
             own |= {"middle": options.middle, "middle_weight": options.middle_weight}
+        if not chosen.labelled:
+            check_unlabelled(options, options.captions is not None)
         check_options(chosen, own)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, image_size=options.image_size)
-        sources = self.open_data()
-        captions = self._read_captions(sources[0])
+        captions: Captions | None = None
+        sources: list[Source] = []
+        if chosen.labelled:
+            sources = self.open_data()
+            clips = sources[0].clips
+            classes = clips.classes
+            if options.captions is not None:
+                captions = captions_of(clips, options.captions, classes, options.data.listed())
+        else:
+            texts = options.method_options.get("descriptions")
+            classes = EXPRESSIONS if texts is None else tuple(load_descriptions(texts))
+            if options.captions is not None:
+                source, captions = self._open_captioned(classes)
+                sources.append(source)
         if captions is not None:
             own["captions"] = CaptionTokens(clip, captions.texts)
             self._show_captions(captions, own["captions"], sources[0])
-        method = build_method(chosen, clip, sources[0].clips.classes, plan, own)
+        method = build_method(chosen, clip, classes, plan, own)
         identity: dict[str, Any] = {
             "options": {name: _plain(value) for name, value in options.method_options.items()},
         }
@@ -160,7 +177,7 @@ class Run:
             landmarks = self._gather_landmarks(sources[0])
             sources[0] = replace(sources[0], landmarks=landmarks)
             identity["middle"] = {"sha256": landmarks.digest, "weight": options.middle_weight}
-        return self.fit(method, plan, sources, identity)
+        return self.fit(method, plan, sources, identity, {KEY: learned_from(options, clip, chosen.labelled).to_json()})
 
     def fit(
         self,
@@ -192,6 +209,10 @@ class Run:
             "data": self._fingerprints(sources),
             **identity,
         }
+        if not phases:
+            if fabric.global_rank == 0:
+                save_checkpoint(method, options.out, record | (notes or {}))
+            return []
         on_pixels = method.trains_encoder(phases)
         for name, given in (("span", options.span != 1), ("history", options.history != 0)):
             if on_pixels and given:
@@ -213,7 +234,7 @@ class Run:
             if log is not None:
                 log.write(epoch)
             before = sum(phase.epochs for phase in phases[: steps.index(epoch.step)])
-            note = f"{epoch.step}, loss {epoch.loss:.3f}, WAR {epoch.war:.3f}, UAR {epoch.uar:.3f}"
+            note = f"{epoch.step}, loss {epoch.loss:.3f}, {epoch.told(3)}"
             self._progress.update(task, completed=before + epoch.number, note=note)
 
         def save(name: str, training: dict[str, Any]) -> None:
@@ -222,10 +243,13 @@ class Run:
         def on_step(epoch: Epoch) -> None:
             if writes:
                 scores = [one.to_json() for one in trainer.results]
-                self.calibration = calibration = trainer.calibrate()
                 training = {**record, "name": self._options.data.name, "scores": scores}
-                training["calibration"] = calibration.to_json()
-                save_checkpoint(method, out, training, calibration.confidence)
+                if method.labelled:
+                    self.calibration = trainer.calibrate()
+                    training["calibration"] = self.calibration.to_json()
+                    save_checkpoint(method, out, training, self.calibration.confidence)
+                else:
+                    save_checkpoint(method, out, training)
                 save(f"step-{epoch.step}", training)
 
         def on_end() -> None:
@@ -282,20 +306,26 @@ class Run:
                 if n < 2:
                     self._warn(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
 
-    def _read_captions(self, source: Source) -> Captions | None:
-        """Those of the clips to train on, which are not photographs."""
-        options, clips = self._options, source.clips
-        if options.captions is None:
-            return None
-        if str(options.captions) != DRAWN:
-            splits = dict.fromkeys(clips.names, TRAINING) | options.data.listed()  # one in both is of the other split
-            return read_captions(Path(options.captions), splits, clips.classes)
-        if not isinstance(clips, ProceduralClips):
-            raise ParameterError("captions", f"only procedural people have {DRAWN} ones; name a file")
-        return clean_captions(((name, [text]) for name, text in clips.captions.items()), clips.classes)
+    def _open_captioned(self, classes: tuple[str, ...]) -> tuple[Source, Captions]:
+        """The clips to learn from by captions alone, which are those that have some."""
+        options = self._options
+        assert options.captions is not None
+        task = self._progress.add_task("opening clips", total=None, note="")
+
+        def show(done: int, total: int) -> None:
+            self._progress.update(task, completed=done, total=total)
+
+        clips, splits = open_unlabelled(options.data, options.out, show, self._warn)
+        show(len(clips), len(clips))
+        captions = captions_of(clips, options.captions, classes, splits)
+        self._progress.console.print(escape(captions.report(clips.names)), soft_wrap=True)
+        return Source.divided(captioned(clips, captions, classes), 1.0, None, options), captions
 
     def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: Source) -> None:
-        told = captions.report([source.clips.names[index] for index in source.training])
+        training = [source.clips.names[index] for index in source.training]
+        told = captions.report(training)
+        if isinstance(source.clips, Subset):  # which has no others, as was said
+            told = f"clips to train on + to validate on: {len(training)}+{len(source.validation)}, without labels"
         self._progress.console.print(escape(told), soft_wrap=True)
         if tokens.cut:
             self._warn(f"{tokens.cut} captions fill CLIP's context; what is longer is cut")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +47,34 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to. number counts from 1 through the step, of `epochs`. war, uar: on the validation clips."""
+    """What one epoch came to. number counts from 1 through the step, of `epochs`.
+
+    war, uar: on the validation clips. retrieval: of a method without labels, in their place, the share of these clips
+    whose own caption is the closest (see `Method.retrieved`). What was not measured is NaN, and not in `to_json`.
+    """
 
     step: str
     number: int
     epochs: int
     loss: float
     learning_rate: float
-    war: float
-    uar: float
+    war: float = math.nan
+    uar: float = math.nan
+    retrieval: float = math.nan
+
+    @property
+    def value(self) -> float:
+        """What the best epoch has most of."""
+        return (self.war + self.uar) / 2 if math.isnan(self.retrieval) else self.retrieval
+
+    def told(self, digits: int = 4) -> str:
+        """What was measured, in words."""
+        if math.isnan(self.retrieval):
+            return f"WAR {self.war:.{digits}f}, UAR {self.uar:.{digits}f}"
+        return f"own caption the closest {self.retrieval:.{digits}f}"
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value == value}  # NaN is no JSON
 
 
 class Trainer:
@@ -153,14 +169,12 @@ class Trainer:
         for epoch in range(begin, phase.epochs):
             loss = self._train_epoch(index, epoch)
             with self._averaged():
-                scores = self._score()
                 rate = optimizer.param_groups[0]["lr"]
-                result = Epoch(phase.step, before + epoch + 1, sum(same_step), loss, rate, scores.war, scores.uar())
+                result = Epoch(phase.step, before + epoch + 1, sum(same_step), loss, rate, **self._score())
                 if not math.isfinite(loss):
                     raise DferError(f"step {phase.step}, epoch {result.number}: the loss is {loss}; lower the rate")
-                value = (scores.war + scores.uar()) / 2
-                if self._ends_step(index) and (self._best is None or value >= self._best[0]):
-                    self._best = (value, self._weights(), result)
+                if self._ends_step(index) and (self._best is None or result.value >= self._best[0]):
+                    self._best = (result.value, self._weights(), result)
             if fabric.global_rank == 0:
                 self._write_state(index, epoch + 1)
             on_epoch(result)
@@ -237,17 +251,26 @@ class Trainer:
         _copy(current, self._learned)
 
     @torch.no_grad()
-    def _score(self) -> Scores:
-        """WAR and UAR on the validation clips, each process counting its part."""
+    def _score(self) -> dict[str, float]:
+        """WAR and UAR on the validation clips, or how many captions are retrieved; each process counts its part."""
         self._method.eval()
+        if not self._method.labelled:
+            found = torch.zeros(2, device=self._fabric.device)  # right ones, and all
+            for batch in self._validation.in_order():
+                with self._fabric.autocast():
+                    right = self._method.retrieved(replace(batch, inputs=batch.inputs.to(self._fabric.device)))
+                found += torch.stack([right.sum(), torch.ones_like(right).sum()])
+            counted: Any = self._fabric.all_reduce(found, reduce_op="sum")
+            return {"retrieval": float(counted[0] / counted[1])}
         matrix = self._class_matrix()
         confusion = torch.zeros(len(self._method.classes), len(self._method.classes), dtype=torch.int64)
         for batch in self._validation.in_order():
             with self._fabric.autocast():  # not through the wrapper, which would wait for processes with fewer batches
                 predicted = self._method(batch.inputs.to(self._fabric.device), matrix).argmax(dim=-1).cpu()
             confusion.index_put_((batch.labels, predicted), torch.ones_like(batch.labels), accumulate=True)
-        counted: Any = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum")
-        return Scores(self._method.classes, counted.cpu().numpy())
+        counted = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum")
+        scores = Scores(self._method.classes, counted.cpu().numpy())
+        return {"war": scores.war, "uar": scores.uar()}
 
     @torch.no_grad()
     def calibrate(self) -> Calibration:

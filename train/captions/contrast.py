@@ -41,6 +41,10 @@ class CaptionTokens:
     def __len__(self) -> int:
         return len(self._ends)
 
+    def rows(self, name: str) -> range:
+        """The captions of a clip that has some, by number."""
+        return self._rows[name]
+
     def embed(self, captions: Tensor, clip: Clip, device: torch.device) -> tuple[Tensor, Tensor]:
         """Embeddings [K,L,E] of captions, padded to the longest of them, and the place of each one's end, int64 [K]."""
         ends = self._ends[captions]

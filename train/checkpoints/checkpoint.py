@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...runtime.bundle import Bundle
 from ...runtime.errors import DferError
 from ...runtime.storage import atomic_write
 from ..confidence import Confidence
@@ -70,6 +72,21 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise DferError(f"checkpoint {path}: config or weights are not whole ({_first_line(error)})") from error
     return method.eval(), training
+
+
+def checkpoint_of(bundle: Bundle, given: Path | None = None) -> Path:
+    """The checkpoint that a bundle was exported from: `given`, or the file of its name beside the bundle.
+
+    Raises DferError where there is none, and for another one: the digest is in the bundle.
+    """
+    provenance = bundle.manifest.provenance
+    name = Path(str(provenance.get("checkpoint", "the checkpoint"))).name
+    path = given or bundle.path.absolute().parent / name
+    if not path.is_file():
+        raise DferError(f"{bundle.path} has no text side; name the checkpoint it was exported from, {name} (--ckpt)")
+    if provenance.get("checkpoint_sha256") != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise DferError(f"{bundle.path} was not exported from {path}, but from another {name}; name that checkpoint")
+    return path
 
 
 def _write(method: Method, path: Path, content: dict[str, Any]) -> None:

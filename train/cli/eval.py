@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+    from ..checkpoints.protocol import LearnedFrom
+    from ..data.matching import Matching
     from ..evaluation import Model
     from ..metrics import Scores
 
@@ -31,6 +33,7 @@ Examples:
   dfer-eval align.pt --shuffle-frames                # the same without time's order
   dfer-eval align.dfer --stills labels.csv           # the exported bundle on photographs, split val
   dfer-eval align.dfer --precision int8 --provider openvino
+  dfer-eval zero.pt --describe mafw.json --data mafw --root MAFW
   dfer-eval dfew-1.pt --data dfew --root DFEW --fold 1 --plot confusion.png
   dfer-eval 'dfew-{fold}.pt' --data dfew --root DFEW # five folds, and their mean
 """
@@ -50,7 +53,14 @@ Examples:
     "described",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="JSON",
-    help="Give a checkpoint other classes, by a JSON of class → texts; for methods that read words.",
+    help="Give the model other classes, by a JSON of class → text, or texts; for methods that read words.",
+)
+@click.option(
+    "--ckpt",
+    "checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Checkpoint that a bundle was exported from, which reads the texts of --describe. Default: that of its name "
+    "beside the bundle.",
 )
 @click.option(
     "--shuffle-frames",
@@ -79,13 +89,15 @@ def main(
     provider: str,
     precision: str,
     described: Path | None,
+    checkpoint: Path | None,
     shuffle_frames: bool,
     json_path: Path | None,
     plot_path: Path | None,
 ) -> None:
     """Score MODEL, a checkpoint (.pt) or a bundle (.dfer), on clips it was not trained on.
 
-    With {fold} in its name, MODEL stands for the models of five folds.
+    With {fold} in its name, MODEL stands for the models of five folds. Classes of other data are matched by name, and
+    clips of a class that the model does not have are left out and counted.
     """
     for name, path in (("json_path", json_path), ("plot_path", plot_path)):
         if path is not None and not path.parent.is_dir():
@@ -104,33 +116,56 @@ def main(
     with Progress(console=console) as progress:
         for fold in folds:
             path = Path(str(model).replace("{fold}", str(fold)))
-            with open_model(path, provider, precision, described) as opened:
-                scored = _score(opened, replace(data, fold=fold), stills, split, shuffle_frames, progress)
-            results.append((f"{path.name}{suffix} on {scored[0]}", scored[1]))
-    for name, scores in results:
-        _show(console, scores, name)
+            with open_model(path, provider, precision, described, checkpoint) as opened:
+                tested = _test(opened, replace(data, fold=fold), stills, split, shuffle_frames, progress)
+            results.append(replace(tested, name=f"{path.name}{suffix} on {tested.name}"))
+    for result in results:
+        _show(console, result)
     if len(results) > 1:
-        war = sum(scores.war for _, scores in results) / FOLDS
-        uar = sum(scores.uar() for _, scores in results) / FOLDS
+        war = sum(result.scores.war for result in results) / FOLDS
+        uar = sum(result.scores.uar() for result in results) / FOLDS
         console.print(f"mean of {FOLDS} folds   WAR {war:.4f}   UAR {uar:.4f}")
     if json_path is not None:
-        values = [_values(name, scores, shuffle_frames) for name, scores in results]
+        values = [_values(result, shuffle_frames, described) for result in results]
         with atomic_write(json_path) as aside:
             aside.write_text(json.dumps(values if len(values) > 1 else values[0], indent=2) + "\n", encoding="utf-8")
     if plot_path is not None:
         from ..metrics import pooled
         from ..plots import plot_confusion
 
-        plot_confusion(pooled([scores for _, scores in results]), model.name, plot_path)
+        plot_confusion(pooled([result.scores for result in results]), model.name, plot_path)
 
 
-def _score(
+@dataclass(frozen=True)
+class Tested:
+    """Scores of a model, and on what.
+
+    name: of the clips, for titles. test_set, fold: what a protocol calls them.
+    """
+
+    name: str
+    test_set: str
+    fold: int
+    scores: Scores
+    matching: Matching
+    learned: LearnedFrom | None
+
+    @property
+    def protocol(self) -> str:
+        if self.learned is None:
+            return "unknown: the model does not say what it was trained on"
+        return self.learned.protocol(self.test_set, self.fold)
+
+
+def _test(
     model: Model, data: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
-) -> tuple[str, Scores]:
-    """What the clips asked for are, in words, and a model's scores on them."""
+) -> Tested:
+    """A model's scores on the clips asked for."""
     from rich.markup import escape
 
+    from ..checkpoints.protocol import stills_name
     from ..data import ClipSet
+    from ..data.matching import match_classes
     from ..data.stills import StillClips
     from ..evaluation import evaluate
 
@@ -153,14 +188,26 @@ def _score(
         name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
         if data.undivided:
             warn("the folder has no train and test, so these may be the clips the model learned from")
-    testing = progress.add_task("testing", total=len(clips))
-    scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n))
-    return name + (", frames shuffled" if shuffle else ""), scores
+    matching = match_classes(clips, model.classes)
+    testing = progress.add_task("testing", total=int((matching.labels >= 0).sum()))
+    scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n), matching)
+    test_set = data.set_name if stills is None else stills_name(stills)
+    name += ", frames shuffled" if shuffle else ""
+    return Tested(name, test_set, data.fold, scores, matching, model.learned)
 
 
-def _values(name: str, scores: Scores, shuffled: bool) -> dict[str, Any]:
+def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str, Any]:
+    scores, learned = tested.scores, tested.learned
     return {
-        "data": name,
+        "data": tested.name,
+        "protocol": tested.protocol,
+        "training_sets": None if learned is None else list(learned.labels),
+        "caption_sets": None if learned is None else list(learned.captions),
+        "encoder_taught": None if learned is None else learned.encoder,
+        "test_set": tested.test_set,
+        "fold": tested.fold,
+        "described": None if described is None else described.name,
+        **tested.matching.to_json(),
         "shuffled": shuffled,
         "clips": int(scores.support.sum()),
         "war": scores.war,
@@ -182,10 +229,11 @@ def _values(name: str, scores: Scores, shuffled: bool) -> dict[str, Any]:
     }
 
 
-def _show(console: Console, scores: Scores, title: str) -> None:
+def _show(console: Console, tested: Tested) -> None:
     from rich.table import Table
 
-    table = Table(title=f"{title}: rows true, columns predicted")
+    scores, learned = tested.scores, tested.learned
+    table = Table(title=f"{tested.name}: rows true, columns predicted")
     table.add_column("")
     for name in scores.classes:
         table.add_column(name[:5], justify="right")
@@ -195,6 +243,13 @@ def _show(console: Console, scores: Scores, title: str) -> None:
     ):
         table.add_row(name, *(str(count) for count in row), f"{recall:.3f}" if support else "–")
     console.print(table)
+    told = f"protocol: {tested.protocol}"
+    if learned is not None:
+        for kind, names in (("labels", learned.labels), ("captions", learned.captions)):
+            told += f"; {kind} of {', '.join(names) or 'no set'}"
+    console.print(f"{told}; tested on {tested.test_set}, fold {tested.fold}", soft_wrap=True, markup=False)
+    for line in tested.matching.report():
+        console.print(line, soft_wrap=True, markup=False)
     few = [name for name, n in zip(scores.classes, scores.support, strict=True) if n < 10]
     line = f"clips {scores.support.sum()}   WAR {scores.war:.4f}   UAR {scores.uar():.4f}"
     if few:

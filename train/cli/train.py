@@ -45,9 +45,8 @@ Steps of align-dfer (BAP): 1 text, 2 video, 3 joint; three numbers for --epochs,
 dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and image encoder 0.01,0.001,0.00001,
 --depth 1.
 finecliper is one step: --epochs 30, --learning-rate 0.0003, --depth 1. Options of its own are --descriptions, and by
---option ratio=0.25 (width of adapters), adapter=lora (or none), activation=tower, adapter_scale=0.5 (of the one beside the
-MLP), no_text_adapters=true, no_negatives,
-no_temporal, checkpointing.
+--option ratio=0.25 (width of adapters), adapter=lora (or none), activation=tower, adapter_scale=0.5 (of the adapter
+beside the MLP), no_text_adapters=true, no_negatives, no_temporal, checkpointing.
 """
 
 METHOD_OPTIONS = ("tokens", "no_mat", "no_jas", "single_step", "descriptions", "freeze_image_encoder")
@@ -293,10 +292,12 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     console = Console(soft_wrap=True)
     result = run_training(TrainOptions(method_options=chosen, **options), console)
     on_test = options["select_on_test"]
+    if not result.steps:
+        console.print("nothing was trained: without captions this is plain CLIP with class texts")
     for epoch in result.steps:
         console.print(
-            f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, WAR {epoch.war:.4f}, "
-            f"UAR {epoch.uar:.4f} on {'the test split' if on_test else 'validation clips'}"
+            f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, {epoch.told()} "
+            f"on {'the test split' if on_test else 'validation clips'}"
         )
     if result.calibration is not None:
         console.print(_describe(result.calibration))

@@ -44,6 +44,13 @@ class DataChoice:
         return f"{self.data}, fold {self.fold}" if self.data in ("dfew", "mafw", "csv") else self.data
 
     @property
+    def set_name(self) -> str:
+        """What protocols call these clips: a benchmark by its name, others by that of their folder."""
+        if self.root is None or self.data not in ("folder", "csv"):
+            return self.data
+        return (self.root.parent if self.root.is_file() else self.root).resolve().name
+
+    @property
     def undivided(self) -> bool:
         """Whether these are folders of clips that are not divided into splits, so that every split is all of them."""
         if self.data != "folder" or self.root is None:

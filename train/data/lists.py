@@ -46,7 +46,8 @@ SYNONYMS = {
     "disappointed": "disappointment",
     "scorn": "contempt",
 }
-"""Words that are suggested for our names, and not taken for them: they may be classes of one's own."""
+"""Words that are suggested for our names, and not taken for them: they may be classes of one's own. Only a test on
+other data takes them, and says so (`matching.py`)."""
 EMOTION_STEMS = (
     *("happi", "unhapp", "joyous", "enjoy", "smili", "grin(?!d)", "laugh", "cheer", "delight", "glad", "pleas"),
     *("excite", "sadly", "sadness", "sadde", "sorr", "cries", "cried", "cry(?!s)", "weep", "wept", "sob", "tearful"),
@@ -173,10 +174,13 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def splits_of_table(path: Path, fold: int) -> dict[str, str]:
-    """The split of each clip of a table (see `read_table`) in one fold; of a clip in several, not "train"."""
+    """The split of each clip of a table (see `read_table`) in one fold; of a clip in several, not "train".
+
+    It needs no labels; all clips of a table without splits are of "train".
+    """
     rows = [
-        (row["clip"].replace("\\", "/"), row["split"])
-        for _, row in read_rows(path, ("clip", "split"))
+        (row["clip"].replace("\\", "/"), row.get("split", "train"))
+        for _, row in read_rows(path, ("clip",))
         if row.get("fold", "") in ("", str(fold))
     ]
     return dict(sorted(rows, key=lambda row: row[1] != "train"))
@@ -205,6 +209,12 @@ def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None
             path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …){hint}"
         )
     return name
+
+
+def meaning(name: str) -> str:
+    """What a class's name means in our words, in lower case: joy and Happy mean happiness, pain means pain."""
+    known = name.lower()
+    return ALIASES.get(known, SYNONYMS.get(known, known))
 
 
 def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from ...runtime.errors import DferError, ParameterError
 
 if TYPE_CHECKING:
     from .method import Method as Method
+    from .method import give_classes as give_classes
     from .method import lay_out as lay_out
     from .method import normalise_pixels as normalise_pixels
 
@@ -23,6 +24,7 @@ METHODS = {
     "align-dfer": "dfer.train.methods.align_dfer:AlignDfer",
     "dfer-clip": "dfer.train.methods.dfer_clip:DferClip",
     "finecliper": "dfer.train.methods.finecliper:FineCliper",
+    "zero-shot": "dfer.train.methods.zero_shot:ZeroShot",
 }
 """Name → module:class. A script may add its own."""
 
@@ -53,6 +55,6 @@ def method_class(name: str) -> type[Method]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("Method", "lay_out", "normalise_pixels"):
+    if name not in ("Method", "give_classes", "lay_out", "normalise_pixels"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(".method", __name__), name)

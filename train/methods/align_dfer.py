@@ -13,7 +13,7 @@ from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
 from ..models.clip import Clip, rebuild_clip
-from ..models.descriptions import describe
+from ..models.descriptions import Texts, describe, positive_texts
 from ..models.synchronizer import Synchronizer, TemporalMean
 from ..models.tokens import AlignmentTokens, WordedSentences
 from .bap import bap_phases
@@ -117,13 +117,14 @@ class AlignDfer(Method):
         matrix: Tensor = self.text_side(sentences)
         return matrix
 
-    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+    def describe_classes(self, texts: Mapping[str, Texts]) -> None:
         """Give the model classes by their words, where no tokens are learned. Raises DferError when they are."""
         if not isinstance(self.sentences, WordedSentences):
             raise DferError("alignment tokens are wordless; descriptions are for a model without them (tokens=0)")
-        self.classes = tuple(texts)
-        self.sentences = WordedSentences(len(texts), self.window, self.width)
-        self.sentences.read(self._clip, list(texts.values()))
+        plain = positive_texts(texts, self.name)
+        self.classes = tuple(plain)
+        self.sentences = WordedSentences(len(plain), self.window, self.width)
+        self.sentences.read(self._clip, list(plain.values()))
 
     def phases(self, plan: Plan) -> list[Phase]:
         """BAP's steps; or, for ablation, one phase over everything there is."""

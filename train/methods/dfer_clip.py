@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,8 +15,8 @@ from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
 from ..checkpoints.dfer_clip_checkpoint import load_dfer_clip_checkpoint
 from ..models.clip import Clip, rebuild_clip
-from ..models.descriptions import describe
-from ..models.prompts import DescribedPrompts
+from ..models.descriptions import Texts, describe, positive_texts
+from ..models.prompts import DescribedPrompts, mean_of_units
 from ..models.temporal import TemporalNet
 from .method import Method
 from .phases import Phase, Plan, two_drops
@@ -30,6 +30,7 @@ class DferClip(Method):
 
     clip: the CLIP to fine-tune; crops have its `preprocessing.size` (published: 224). prompts: one for each class.
     window: T. layers: depth of the temporal net. freeze_image_encoder: leave CLIP's image encoder as it is, too.
+    texts: how many of the prompts each class has, in turn; one where None.
     Raises DferError when prompts and classes differ in number.
     """
 
@@ -45,9 +46,11 @@ class DferClip(Method):
         window: int = 16,
         layers: int = 1,
         freeze_image_encoder: bool = False,
+        texts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if prompts.classes != len(classes):
+        self._texts = list(texts or [1] * len(classes))
+        if prompts.classes != sum(self._texts) or len(self._texts) != len(classes):
             raise DferError(
                 f"{prompts.classes} prompts for {len(classes)} classes; give one description for each class"
             )
@@ -71,7 +74,7 @@ class DferClip(Method):
         freeze_image_encoder: bool = False,
     ) -> DferClip:
         """A new model with prompts around the first of each class's `descriptions` (a JSON file), or around ours."""
-        described = describe(classes, descriptions)
+        described = positive_texts(describe(classes, descriptions), cls.name)
         prompts = DescribedPrompts.from_sentences(clip, [described[name][0] for name in classes])
         return cls(clip, prompts, classes, layers=plan.depths[0], freeze_image_encoder=freeze_image_encoder)
 
@@ -114,17 +117,19 @@ class DferClip(Method):
         return functional.normalize(self.temporal(features), dim=-1)
 
     def class_matrix(self) -> Tensor:
-        return functional.normalize(self.prompts(self._clip), dim=-1)
+        return mean_of_units(self.prompts(self._clip), self._texts)
 
-    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
-        """Put the first text of each class behind the learned context, where all classes share one."""
+    def describe_classes(self, texts: Mapping[str, Texts]) -> None:
+        """Put each text of a class behind the learned context, where all classes share one."""
         context = self.prompts.context
         if context.ndim == 3:
             super().describe_classes(texts)
-        sentences = [several[0] for several in texts.values()]
+        plain = positive_texts(texts, self.name)
+        sentences = [text for several in plain.values() for text in several]
         prompts = DescribedPrompts.from_sentences(self._clip, sentences, len(context), class_specific=False)
         prompts.context = context
         self.classes, self.prompts = tuple(texts), prompts
+        self._texts = [len(several) for several in plain.values()]
 
     def config(self) -> dict[str, Any]:
         return {
@@ -135,6 +140,7 @@ class DferClip(Method):
             "window": self.window,
             "layers": len(self.temporal.layers),
             "freeze_image_encoder": self.freeze_image_encoder,
+            "texts": self._texts,
         }
 
     @classmethod
@@ -147,4 +153,5 @@ class DferClip(Method):
             config["window"],
             config["layers"],
             config["freeze_image_encoder"],
+            config.get("texts"),
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
@@ -22,7 +23,8 @@ from ..landmarks import WEIGHT as MIDDLE_WEIGHT
 from ..landmarks.middle import KINDS, Middle, distil, mean_of
 from ..models.adapters import PARALLEL, insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
 from ..models.clip import Clip, rebuild_clip
-from ..models.descriptions import load_descriptions
+from ..models.descriptions import Sides, Texts, load_descriptions
+from ..models.prompts import mean_of_units
 from ..models.synchronizer import TemporalMean
 from ..models.temporal import TemporalNet
 from .method import SMOOTHING, Method, cross_entropy, normalise_pixels
@@ -49,7 +51,7 @@ class FineCliper(Method):
     adapter: in the image tower, one of `ADAPTERS`; "lora" costs nothing after export. activation: of bottlenecks;
     with "tower", the tower's own, the one beside the MLP costs next to nothing either. adapter_scale: what that one,
     of images and texts, is multiplied by (the paper's s).
-    text_adapters, negatives: whether there are any.
+    text_adapters, negatives: whether there are any. texts: how many each class has, by side; one where None.
     Raises ParameterError for an image tower that adapters do not fit.
     """
 
@@ -70,6 +72,7 @@ class FineCliper(Method):
         adapter_scale: float = PARALLEL,
         text_adapters: bool = True,
         negatives: bool = True,
+        texts: list[list[int]] | None = None,
     ) -> None:
         super().__init__()
         self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
@@ -103,10 +106,12 @@ class FineCliper(Method):
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
         if adapter != "none":
             (insert_low_rank if adapter == "lora" else insert_adapters)(blocks, self.image_adapters)
-        self.sentences: Tensor  # embedded, of each side and class
+        self.sentences: Tensor  # embedded, of each side, class by class
         self.ends: Tensor
-        self.register_buffer("sentences", torch.zeros(sides, len(classes), length, clip.text.width))
-        self.register_buffer("ends", torch.zeros(sides, len(classes), dtype=torch.int64))
+        self._texts = texts or [[1] * len(classes) for _ in range(sides)]
+        most = max(map(sum, self._texts))  # a side with fewer is filled up
+        self.register_buffer("sentences", torch.zeros(sides, most, length, clip.text.width))
+        self.register_buffer("ends", torch.zeros(sides, most, dtype=torch.int64))
 
     @classmethod
     def from_options(  # type: ignore[override]  # the options that it has, in place of any
@@ -131,7 +136,7 @@ class FineCliper(Method):
     ) -> FineCliper:
         """A new model with the paper's templates around the classes' names.
 
-        descriptions: JSON of class → [what it looks like, what it does not], in place of the templates.
+        descriptions: JSON for `describe_classes`, in place of the templates.
         adapter: with "none" the image tower stays as it is, and training reads stored features.
         checkpointing: compute the image tower's activations twice in place of keeping them.
         captions: of training clips, by name. caption_weight: what their loss counts by.
@@ -154,7 +159,7 @@ class FineCliper(Method):
         for option, value, allowed in (("adapter", adapter, ADAPTERS), ("activation", activation, ACTIVATIONS)):
             if value not in allowed:
                 raise ParameterError(option, f"{value!r} is not one of {', '.join(allowed)}")
-        texts = {name: (POSITIVE.format(name), NEGATIVE.format(name)) for name in classes}
+        texts: dict[str, Texts] = {name: Sides((POSITIVE.format(name),), (NEGATIVE.format(name),)) for name in classes}
         method = cls(
             clip,
             classes,
@@ -201,27 +206,45 @@ class FineCliper(Method):
         return functional.normalize(self.temporal(features), dim=-1)
 
     def class_matrix(self) -> Tensor:
-        """Positive minus negative features, each of length 1; positive ones alone without negatives."""
-        sides = [
-            functional.normalize(self._encode(sentences, ends, adapters), dim=-1)  # type: ignore[arg-type]
-            for sentences, ends, adapters in zip(self.sentences, self.ends, self.text_adapters, strict=True)
-        ]
+        """Positive minus negative features, each of length 1, or the mean of several such; positive ones alone without
+        negatives."""
+        sides = []
+        for number, counts in enumerate(self._texts):
+            sentences, ends = (part[number, : sum(counts)] for part in (self.sentences, self.ends))
+            features = self._encode(sentences, ends, self.text_adapters[number])  # type: ignore[arg-type]
+            sides.append(mean_of_units(features, counts))
         return sides[0] - sides[1] if len(sides) > 1 else sides[0]
 
     @torch.no_grad()
-    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
-        """Give the model classes, each by two texts: what it looks like, and what it does not (or one, of a model
-        without negatives).
+    def describe_classes(self, texts: Mapping[str, Texts]) -> None:
+        """Give the model classes: each by a pair of texts, what it looks like and what it does not, or by several of
+        either (`Sides`). A model without negatives takes a tuple as texts of what it looks like, and no others.
 
-        Raises DferError for a class without them.
+        Raises DferError for a class without negatives where the model reads some.
         """
-        sides = len(self.text_adapters)
-        for name, given in texts.items():
-            if len(given) < sides:
-                raise DferError(f"{self.name} wants two texts for {name}: what it looks like, and what it does not")
-        tokens = torch.stack([self._clip.tokenize([given[side] for given in texts.values()]) for side in range(sides)])
-        self.classes, self.ends = tuple(texts), tokens.argmax(dim=-1)  # the end-of-text token has the highest number
-        self.sentences = self._clip.text.embed(tokens[..., : int(self.ends.max()) + 1])
+        sides = [self._sides(name, several)[: len(self.text_adapters)] for name, several in texts.items()]
+        tokens = [
+            self._clip.tokenize([text for one in sides for text in one[side]])
+            for side in range(len(self.text_adapters))
+        ]
+        self.classes = tuple(texts)
+        self._texts = [[len(one[side]) for one in sides] for side in range(len(tokens))]
+        filled = pad_sequence(tokens, batch_first=True)
+        self.ends = filled.argmax(dim=-1)  # the end-of-text token has the highest number
+        self.sentences = self._clip.text.embed(filled[..., : int(self.ends.max()) + 1])
+
+    def _sides(self, name: str, texts: Texts) -> Sides:
+        """The texts of a class by side, of which a model without negatives reads the first."""
+        if isinstance(texts, Sides):
+            return texts
+        if len(self.text_adapters) == 1:
+            return Sides(texts, ())
+        if len(texts) != 2:
+            raise DferError(
+                f"{self.name} wants two texts for {name}: what it looks like, and what it does not; or several of "
+                'each, as {"positive": […], "negative": […]}'
+            )
+        return Sides(texts[:1], texts[1:])
 
     def _encode(self, sentences: Tensor, ends: Tensor, adapters: nn.ModuleList) -> Tensor:
         """Features [C,D] of embedded sentences [C,L,E]."""
@@ -344,6 +367,7 @@ class FineCliper(Method):
             "adapter_scale": self._adapter_scale,
             "text_adapters": any(len(one) for one in self.text_adapters),  # type: ignore[arg-type]
             "negatives": len(self.text_adapters) == 2,
+            "texts": self._texts,
         }
 
     @classmethod

@@ -20,6 +20,7 @@ from ...runtime.errors import DferError, ParameterError
 from ..confidence import Confidence
 from ..data import Batch
 from ..models.clip import Clip
+from ..models.descriptions import Texts, load_descriptions
 from .phases import Phase, Plan
 
 SMOOTHING = 0.1
@@ -51,6 +52,7 @@ class Method(nn.Module, ABC):
     """A DFER model.
 
     name: what `--method` and checkpoints call it. default_plan: how it is trained when nothing else is asked for.
+    labelled: whether it learns from labels; if not, from captions alone, and `retrieved` says how well.
     classes: C names in the order of the class matrix.
     window: T, frames per prediction.
     preprocessing: how frames enter `encode_frames`.
@@ -61,6 +63,7 @@ class Method(nn.Module, ABC):
     """
 
     name: ClassVar[str]
+    labelled: ClassVar[bool] = True
     default_plan: ClassVar[Plan]
     classes: tuple[str, ...]
     window: int
@@ -125,9 +128,10 @@ class Method(nn.Module, ABC):
         """What video features are compared with, [C,D]: a row for each class, of unit length where cosines are meant;
         independent of any video."""
 
-    def describe_classes(self, texts: Mapping[str, tuple[str, ...]]) -> None:
+    def describe_classes(self, texts: Mapping[str, Texts]) -> None:
         """Give the model other classes: names → what each looks like in words, as the method wants them.
 
+        Of several texts of a class it takes the mean of their unit vectors (`mean_of_units`).
         Raises DferError for a method, or a model, that learned its text side class by class.
         """
         raise DferError(f"this {self.name} learned a text for each class, so it knows no others")
@@ -152,6 +156,11 @@ class Method(nn.Module, ABC):
         `--class-weights`, 1 for all where None.
         """
         return cross_entropy(self(batch.inputs, class_matrix), batch, class_weights)
+
+    def retrieved(self, batch: Batch) -> Tensor:
+        """What epochs of a method without labels are chosen by: which of a batch's clips have one of their own captions
+        as the closest of all those of the batch, bool [B]."""
+        raise NotImplementedError
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:
         """The part of `state_dict()` that any of the phases trains, under all names that a tensor has; not copied."""
@@ -209,6 +218,15 @@ def build_method(
     """A new model of `method`. Raises ParameterError for an option that is not the method's own."""
     check_options(method, options)
     return method.from_options(clip, classes, plan, **options)
+
+
+def give_classes(method: Method, path: Path) -> None:
+    """Give a model the classes of a JSON file of descriptions. Its confidence, fitted to the old ones, is forgotten.
+
+    Raises DferError as `load_descriptions` and `Method.describe_classes` do.
+    """
+    method.describe_classes(load_descriptions(path))
+    method.confidence = Confidence()
 
 
 def check_options(method: type[Method], options: Mapping[str, Any]) -> None:

@@ -102,12 +102,14 @@ class Clip:
     model: the module; image tower `encode_image`, text tower through `TextTower`.
     preprocessing: how frames enter the image tower.
     sizes: of a model that was built from them and has no name in open_clip.
+    taught: whether its weights are of `dfer-pretrain`, which teaches expressions by labels.
     """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing
     sizes: ClipSizes | None = None
+    taught: bool = False
 
     @property
     def identity(self) -> str | dict[str, int]:
@@ -210,14 +212,15 @@ def load_clip(
     if image_size is not None:
         _check_image_size(name, open_clip.get_model_config(name)["vision_cfg"], image_size)
     weights: dict[str, Tensor] | None = None
-    tag = pretrained
+    tag, taught = pretrained, False
     path = DEMO_WEIGHTS if pretrained == "demo" else Path(pretrained or "")
     if path.suffix:
         weights, tag = _read_weights(path), None
         if None not in [weights.pop(key, None) for key in _OPENAI_NUMBERS]:
             check_activation(open_clip, name, "openai")
         described = weights.pop("dfer.grey", None)
-        grey = grey if described is None else bool(described)
+        taught = described is not None
+        grey = bool(described) if taught else grey
     if tag is not None:
         check_activation(open_clip, name, tag)
         go_offline_without_network()
@@ -242,7 +245,7 @@ def load_clip(
     mean = getattr(model.visual, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
     std = getattr(model.visual, "image_std", None) or open_clip.OPENAI_DATASET_STD
     crop = crop_size or image_size or min(CROP, side)
-    return Clip(name, model, Preprocessing(crop, side, tuple(mean), tuple(std), grey))
+    return Clip(name, model, Preprocessing(crop, side, tuple(mean), tuple(std), grey), taught=taught)
 
 
 def _check_image_size(name: str, tower: dict[str, Any], size: int) -> None:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import name_fault
+
+
+class Sides(NamedTuple):
+    """What a class looks like and what it does not, for methods that read negatives; texts, one at least of each."""
+
+    positive: tuple[str, ...]
+    negative: tuple[str, ...]
+
+
+Texts = tuple[str, ...] | Sides
+"""A class in words: one text at least."""
 
 DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "happiness": (
@@ -69,7 +81,7 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
 """Sentences per class, our own wording after the facial action units commonly given for each expression."""
 
 
-def describe(classes: Sequence[str], path: Path | None = None) -> dict[str, tuple[str, ...]]:
+def describe(classes: Sequence[str], path: Path | None = None) -> Mapping[str, Texts]:
     """Descriptions of `classes`, in their order, of the file `path` or ours; ParameterError where one has none."""
     if path is not None:
         return load_descriptions(path, classes)
@@ -79,8 +91,9 @@ def describe(classes: Sequence[str], path: Path | None = None) -> dict[str, tupl
     return {name: DESCRIPTIONS[name] for name in classes}
 
 
-def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[str, tuple[str, ...]]:
-    """Descriptions of `classes`, in their order, from a JSON object: class → a text, or a list of texts.
+def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[str, Texts]:
+    """Descriptions of `classes`, in their order, from a JSON object: class → a text, a list of texts, or an object of
+    both for "positive" and for "negative".
 
     classes: None for all that the file has, in its order, with names that a class may have. Else others are left out.
     Raises DferError for a file that cannot be read, a class without text, or anything but texts.
@@ -102,7 +115,25 @@ def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[
     return {name: _texts(content[name], name, path) for name in classes}
 
 
-def _texts(value: object, name: str, path: Path) -> tuple[str, ...]:
+def positive_texts(texts: Mapping[str, Texts], method: str) -> dict[str, tuple[str, ...]]:
+    """The texts of classes for a method without negatives. Raises DferError where a class has some."""
+    plain: dict[str, tuple[str, ...]] = {}
+    for name, several in texts.items():
+        if isinstance(several, Sides):
+            raise DferError(f"{method} has no negatives, but {name} is given some; leave the positive texts alone")
+        plain[name] = several
+    return plain
+
+
+def _texts(value: object, name: str, path: Path) -> Texts:
+    if isinstance(value, dict):
+        if value.keys() != set(Sides._fields):
+            raise DferError(f'descriptions {path}: {name} must have "positive" and "negative", and nothing else')
+        return Sides(*(_listed(value[side], f"{name}, {side},", path) for side in Sides._fields))
+    return _listed(value, name, path)
+
+
+def _listed(value: object, name: str, path: Path) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     texts = tuple(text.strip() for text in values if isinstance(text, str) and text.strip())
     if not texts or len(texts) < len(values):

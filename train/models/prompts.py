@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...runtime.errors import DferError
 from .clip import Clip
@@ -80,3 +81,10 @@ class DescribedPrompts(nn.Module):
         """Class features float32 [C,D] from `clip`'s text encoder, not normalised."""
         context = self.context.expand(self.classes, -1, -1)
         return clip.text.encode(torch.cat([self.start, context, self.description], dim=1), self.end)
+
+
+def mean_of_units(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """Class features [C,D] of the features [N,D] of their texts, `counts` of each class in turn: each text at length
+    1, then the mean, which is not normalised again. A class of one text has its unit vector."""
+    units = functional.normalize(features, dim=-1)
+    return torch.stack([part.mean(dim=0) for part in units.split(list(counts))])

@@ -137,3 +137,25 @@ def test_clips_of_openais_layout_are_built_from_sizes() -> None:
     for wrong in ({"image_width": 100}, {"text_layers": 0}, {"patch": 15}, {"joint": "x"}):
         with pytest.raises(DferError, match="is not a CLIP"):
             ClipSizes(**{**vars(sizes), **wrong})
+
+
+def test_behind_a_shared_context_classes_may_be_described_anew_by_several_texts(clip: Clip, tmp_path: Path) -> None:
+    def unit(text: str) -> torch.Tensor:
+        prompts = DescribedPrompts.from_sentences(clip, [text], 4, class_specific=False)
+        prompts.context = method.prompts.context
+        return torch.nn.functional.normalize(prompts(clip), dim=-1)[0]
+
+    torch.manual_seed(1)
+    method = DferClip(clip, DescribedPrompts.from_sentences(clip, SENTENCES, 4, class_specific=False)).eval()
+    with torch.no_grad():
+        before = method.class_matrix()
+        method.describe_classes({name: (text,) for name, text in zip(EXPRESSIONS, SENTENCES, strict=True)})
+        torch.testing.assert_close(method.class_matrix(), before, atol=1e-6, rtol=0)  # the training's own words
+        method.describe_classes({"pain": ("a face in pain", "a person who hurts"), "calm": ("a calm face",)})
+        matrix = method.class_matrix()
+        wanted = (unit("a face in pain") + unit("a person who hurts")) / 2
+        torch.testing.assert_close(matrix, torch.stack([wanted, unit("a calm face")]), atol=1e-6, rtol=0)
+    save_checkpoint(method, tmp_path / "clip.pt", {})
+    again, _ = load_checkpoint(tmp_path / "clip.pt")
+    with torch.no_grad():
+        torch.testing.assert_close(again.class_matrix(), matrix, atol=1e-6, rtol=0)

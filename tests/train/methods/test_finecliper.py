@@ -31,7 +31,8 @@ from dfer.train.methods.dfer_clip import DferClip
 from dfer.train.methods.finecliper import NEGATIVE, POSITIVE, FineCliper
 from dfer.train.methods.phases import Plan
 from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip
-from dfer.train.models.descriptions import load_descriptions
+from dfer.train.models.descriptions import Sides, Texts, load_descriptions
+from dfer.train.models.prompts import DescribedPrompts
 from dfer.train.training import Trainer, TrainSettings
 
 PLAN = Plan((1,), (1e-3,), (1,))
@@ -167,10 +168,41 @@ def test_classes_can_be_described_before_training_and_after(tmp_path: Path) -> N
     assert bundle.manifest.classes == ("pain", "calm")
     with open_model(tmp_path / "fine.pt", described=path) as model:
         assert model.classify(random_crops(16)).shape == (2,)
-    path.write_text(json.dumps({"pain": "a face in pain", "calm": ["a calm face", "unrest"]}))
-    with pytest.raises(DferError, match="wants two texts for pain"):
-        method.describe_classes(load_descriptions(path))
-    make(no_negatives=True).describe_classes(load_descriptions(path))
+    for texts in ("a face in pain", ["one", "two", "three"]):
+        path.write_text(json.dumps({"pain": texts, "calm": ["a calm face", "unrest"]}))
+        with pytest.raises(DferError, match="wants two texts for pain"):
+            method.describe_classes(load_descriptions(path))
+        make(no_negatives=True).describe_classes(load_descriptions(path))
+
+
+def test_of_several_texts_a_side_takes_the_mean_of_their_unit_vectors(tmp_path: Path) -> None:
+    def row(positive: str, negative: str) -> np.ndarray:
+        texts: dict[str, Texts] = dict.fromkeys(("pain", "calm"), (positive, negative))
+        method.describe_classes(texts)
+        parts = zip(method.sentences, method.ends, method.text_adapters, strict=True)
+        sides = [method._encode(sentences, ends, adapters)[0] for sentences, ends, adapters in parts]  # type: ignore[arg-type]
+        return np.stack([(one / one.norm()).numpy() for one in sides])
+
+    method = disturb(make())
+    with torch.no_grad():
+        one, two = row("a face in pain", "a face without pain"), row("a person who hurts", "a person at ease")
+    path = tmp_path / "texts.json"
+    several = {"positive": ["a face in pain", "a person who hurts"], "negative": "a face without pain"}
+    path.write_text(json.dumps({"calm": ["a calm face", "unrest"], "pain": several}))
+    method.describe_classes(load_descriptions(path))
+    with torch.no_grad():
+        matrix = method.class_matrix().numpy()
+    wanted = (one[0] + two[0]) / 2 - one[1]
+    np.testing.assert_allclose(matrix[1], wanted, atol=1e-6)
+    assert abs(np.linalg.norm((one[0] + two[0]) / 2) - 1) > 1e-4  # which the mean's length tells from the unit vector
+
+    save_checkpoint(method, tmp_path / "fine.pt", {})
+    again, _ = load_checkpoint(tmp_path / "fine.pt")
+    with torch.no_grad():
+        np.testing.assert_allclose(again.class_matrix().numpy(), matrix, atol=1e-6)
+    path.write_text(json.dumps({"pain": several, "calm": {"positive": "a calm face"}}))
+    with pytest.raises(DferError, match='calm must have "positive" and "negative", and nothing else'):
+        load_descriptions(path)
 
 
 def test_a_bundle_is_given_other_classes_and_keeps_its_encoder(tmp_path: Path) -> None:
@@ -179,7 +211,8 @@ def test_a_bundle_is_given_other_classes_and_keeps_its_encoder(tmp_path: Path) -
     checkpoint, texts, other = tmp_path / "fine.pt", tmp_path / "texts.json", tmp_path / "other.pt"
     save_checkpoint(method, checkpoint, {})
     save_checkpoint(make(), other, {})
-    bundle = export_checkpoint(checkpoint, tmp_path / "fine.dfer").bundle
+    (tmp_path / "elsewhere").mkdir()
+    bundle = export_checkpoint(checkpoint, tmp_path / "elsewhere" / "fine.dfer").bundle
     texts.write_text(json.dumps({"pain": ["a face in pain", "a face without pain"], "calm": ["a calm face", "unrest"]}))
     arguments = ["--bundle", bundle.path, "--describe", texts, "--out", tmp_path / "pain.dfer"]
 
@@ -188,7 +221,7 @@ def test_a_bundle_is_given_other_classes_and_keeps_its_encoder(tmp_path: Path) -
         assert result.exit_code == (0 if "wrote" in result.output else 1)
         return result.output
 
-    assert "needs --ckpt" in run()
+    assert "no text side; name the checkpoint it was exported from, fine.pt (--ckpt)" in run().replace("\n", " ")
     assert "was not exported from" in run("--ckpt", other)
     assert not (tmp_path / "pain.dfer").exists()
     assert "with the classes pain, calm" in run("--ckpt", checkpoint)
@@ -204,6 +237,19 @@ def test_a_bundle_is_given_other_classes_and_keeps_its_encoder(tmp_path: Path) -
     assert (found.manifest.temperature, found.manifest.unsure_below) == (1.0, 0.0)  # calibrated for other classes
     assert set(found.manifest.precisions["fp32"]["parity"]) == {"cosine", "frames"}
     assert found.manifest.provenance["encoders_of"] == bundle.digest
+    copied = tmp_path / "elsewhere" / "fine.pt"
+    copied.write_bytes(checkpoint.read_bytes())  # beside the bundle it is found
+    assert "with the classes pain, calm" in run()
+    with open_model(bundle.path, described=texts) as one, open_model(found.path) as two:  # evaluation, the same way
+        assert (one.classes, one.temperature) == (("pain", "calm"), 1.0)
+        for seed in range(3):
+            frames = random_crops(16, seed=seed)
+            np.testing.assert_allclose(one.classify(frames), two.classify(frames), atol=1e-5)
+    copied.write_bytes(other.read_bytes())
+    with pytest.raises(DferError, match="was not exported from"):
+        open_model(bundle.path, described=texts)
+    with pytest.raises(ParameterError, match="reads the texts of a bundle's other classes"):
+        open_model(bundle.path, checkpoint=checkpoint)
 
 
 def test_methods_that_learn_a_text_per_class_say_so(tmp_path: Path) -> None:
@@ -212,6 +258,10 @@ def test_methods_that_learn_a_text_per_class_say_so(tmp_path: Path) -> None:
         AlignDfer(small_clip(), tokens=2).describe_classes(texts)
     with pytest.raises(DferError, match="this dfer-clip learned a text for each class"):
         DferClip.from_options(small_clip(), EXPRESSIONS, PLAN).describe_classes(texts)
+    shared = DferClip(small_clip(), DescribedPrompts.from_sentences(small_clip(), ["a", "b"], 4, False), ("a", "b"))
+    for method in (AlignDfer(small_clip(), tokens=0), shared):
+        with pytest.raises(DferError, match="has no negatives, but pain is given some"):
+            method.describe_classes({"pain": Sides(("a face in pain",), ("no pain",)), "calm": ("a calm face",)})
     worded = AlignDfer(small_clip(), tokens=0)
     worded.describe_classes(texts)
     assert (worded.classes, worded.class_matrix().shape) == (("pain", "calm"), (2, 64))

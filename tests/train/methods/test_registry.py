@@ -69,7 +69,7 @@ def test_help_lists_a_method_of_another_package_and_loads_none(tmp_path: Path) -
     call = [sys.executable, "-c", program, "--help"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     printed = subprocess.run(call, capture_output=True, text=True, check=True, env=environment).stdout
-    assert "[align-dfer|dfer-clip|finecliper|mean-pool]" in "".join(printed.split())
+    assert "[align-dfer|dfer-clip|finecliper|zero-shot|mean-pool]" in "".join(printed.split())
     assert not {"torch", "numpy", "cv2", "outside_method"} & set(printed.split())
 
 
@@ -130,12 +130,12 @@ def clip() -> Clip:
 
 
 def test_names_are_known_and_others_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert method_names() == ["align-dfer", "dfer-clip", "finecliper"]
-    with pytest.raises(ParameterError, match="method: 'mean-pool' is not one of align-dfer, dfer-clip, finecliper"):
+    assert method_names() == ["align-dfer", "dfer-clip", "finecliper", "zero-shot"]
+    with pytest.raises(ParameterError, match=r"method: 'mean-pool' is not one of align-dfer, .*, zero-shot"):
         method_class("mean-pool")
     outside_method.install(tmp_path, ["mean-pool", "align-dfer"])
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert method_names() == ["align-dfer", "dfer-clip", "finecliper", "mean-pool"]
+    assert method_names() == ["align-dfer", "dfer-clip", "finecliper", "zero-shot", "mean-pool"]
     assert method_class("mean-pool") is MeanPool
     assert method_class("align-dfer") is AlignDfer  # another package cannot take our names
     entries = tmp_path / "mean_pool-1.0.dist-info" / "entry_points.txt"

@@ -33,6 +33,11 @@ def test_a_users_texts_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
         ('{"anger": "x", "fear": ["z", null], "disgust": "y"}', "fear must be a text"),
         ('{"anger": [], "fear": "z", "disgust": "y"}', "anger must be a text"),
         ('{"anger": " ", "fear": "z", "disgust": "y"}', "anger must be a text"),
+        ('{"anger": {"positive": "x"}, "fear": "z", "disgust": "y"}', 'anger must have "positive" and "negative"'),
+        (
+            '{"anger": {"positive": "x", "negative": []}, "fear": "z", "disgust": "y"}',
+            "anger, negative, must be a text or a list of texts",
+        ),
         ('["anger"]', "must be a JSON object of class → text, not a list"),
         ('{"anger": ', "cannot read JSON"),
         ("\udcff", "cannot read JSON"),

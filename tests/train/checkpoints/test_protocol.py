@@ -1,0 +1,61 @@
+"""Protocols: what a test shows follows from what the model learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dfer.runtime.errors import DferError
+from dfer.train.checkpoints.protocol import KEY, LearnedFrom, learned_from
+from dfer.train.data.choice import DataChoice
+from dfer.train.models.clip import DEMO_WEIGHTS, load_clip
+from dfer.train.options import TrainOptions
+
+LEAK = "not zero-shot: captions and test come from dfew"
+
+
+@pytest.mark.parametrize(
+    ("learned", "protocol"),
+    [
+        (LearnedFrom(), "zero-shot"),
+        (LearnedFrom(captions=("mafw",), folds=(("mafw", 2),)), "zero-shot"),
+        (LearnedFrom(captions=("DFEW",)), LEAK),
+        (LearnedFrom(captions=("mafw",), encoder="faces.pt"), "not zero-shot: labels taught its encoder expressions"),
+        (LearnedFrom(labels=("mafw",), captions=("mafw",)), "cross-data"),
+        (LearnedFrom(labels=("mafw", "faces/labels.csv")), "cross-data"),
+        (LearnedFrom(labels=("dfew",), folds=(("dfew", 1),)), "supervised"),
+        (LearnedFrom(labels=("dfew",), captions=("dfew",)), f"supervised; {LEAK}"),
+        (LearnedFrom(labels=("dfew",), folds=(("dfew", 3),)), "not held out: trained on fold 3 of dfew"),
+    ],
+)
+def test_a_test_on_dfew_is(learned: LearnedFrom, protocol: str) -> None:
+    found = learned.protocol("dfew", 1)
+    assert found == protocol or (learned.encoder is not None and found.startswith(protocol))
+    assert LearnedFrom.of_training({KEY: learned.to_json()}) == learned
+
+
+def test_a_model_that_does_not_say_is_not_believed() -> None:
+    for training in (None, {}, {"name": "dfew, fold 1"}, "dfew"):
+        assert LearnedFrom.of_training(training) is None
+    for record in ([], {"labels": 3}, {"labels": [], "captions": [], "folds": [], "encoder": None}):
+        with pytest.raises(DferError, match="record of its training cannot be read"):
+            LearnedFrom.of_training({KEY: record})
+
+
+def test_runs_are_recorded_by_names_of_sets(tmp_path: Path) -> None:
+    clip, taught = load_clip("dfer-nano"), load_clip("dfer-small", str(DEMO_WEIGHTS))
+    (tmp_path / "Faces").mkdir()
+    table = tmp_path / "Faces" / "labels.csv"
+    table.write_text("")
+    for choice, name in (
+        (DataChoice(), "procedural"),
+        (DataChoice("mafw", tmp_path, 4), "mafw"),
+        (DataChoice("folder", tmp_path / "Faces"), "Faces"),
+        (DataChoice("csv", table, 4), "Faces"),
+    ):
+        options = TrainOptions(tmp_path / "x.pt", choice, stills=table, captions="drawn")
+        found = learned_from(options, clip, True)
+        assert found == LearnedFrom((name, "Faces/labels.csv"), (name,), ((name, choice.fold),))
+    plain = TrainOptions(tmp_path / "x.pt", pretrained=str(DEMO_WEIGHTS))
+    assert learned_from(plain, taught, False) == LearnedFrom(encoder=DEMO_WEIGHTS.name)

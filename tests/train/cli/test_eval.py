@@ -1,0 +1,99 @@
+"""`dfer-eval` on other data: the protocol it names, classes by description, clips without a counterpart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dfer.export.exporting import export_checkpoint
+from dfer.train.cli.eval import main as evaluate
+from dfer.train.cli.train import main as train
+
+CLASSES = ("joy", "rage", "pain")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two folders of clips of one frame each, `a` and `b`, captions of a's, and a model that learned those."""
+    folder, rng = tmp_path_factory.mktemp("sets"), np.random.default_rng(0)
+    for name in ("a", "b"):
+        for label in CLASSES:
+            for number in range(3):
+                clip = folder / name / label / str(number)
+                clip.mkdir(parents=True)
+                cv2.imwrite(str(clip / "0.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    lines = [{"clip": f"{label}/{n}", "text": f"the {n}th lip moves"} for label in CLASSES for n in range(3)]
+    (folder / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run(train, folder / "zero.pt", *MODEL, "--method", "zero-shot", *DATA, folder / "a", *told(folder))
+    export_checkpoint(folder / "zero.pt", folder / "zero.dfer")
+    return folder
+
+
+MODEL = ["--clip", "dfer-nano", "--views", 0, "--batch", 4, "--validation", 0.3, "--epochs", 1]
+DATA = ["--workers", 1, "--data", "folder", "--root"]
+
+
+def told(folder: Path) -> list[object]:
+    return ["--captions", folder / "captions.jsonl"]
+
+
+def run(command: Any, *arguments: object) -> str:
+    result = CliRunner().invoke(command, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test(model: Path, *arguments: object) -> tuple[str, dict[str, Any]]:
+    out = model.with_suffix(".json")
+    printed = run(evaluate, model, *arguments, "--json", out)
+    return printed, json.loads(out.read_text())
+
+
+test.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("model", ["zero.pt", "zero.dfer"])
+def test_the_protocol_follows_from_the_sets_of_captions_and_test(root: Path, model: str) -> None:
+    printed, values = test(root / model, *DATA, root / "b")
+    assert "protocol: zero-shot; labels of no set; captions of a; tested on b, fold 1" in printed
+    told = {name: values[name] for name in ("protocol", "training_sets", "caption_sets", "test_set", "fold")}
+    assert told == {"protocol": "zero-shot", "training_sets": [], "caption_sets": ["a"], "test_set": "b", "fold": 1}
+    printed, values = test(root / model, *DATA, root / "a")
+    assert values["protocol"] == "not zero-shot: captions and test come from a"
+    assert "protocol: not zero-shot: captions and test come from a;" in printed
+
+
+def test_classes_of_other_data_are_matched_and_the_rest_is_counted(root: Path) -> None:
+    printed, values = test(root / "zero.pt", *DATA, root / "b")
+    assert values["counterparts"] == {"joy": "happiness", "rage": "anger"}
+    unseen = ["sadness", "neutral", "surprise", "disgust", "fear"]
+    assert values["no_counterpart"] == {"data": {"pain": 3}, "model": unseen}
+    assert values["clips"] == 6
+    assert "joy counts as happiness" in printed
+    assert "left out: 3 clips of classes that the model does not have (pain 3)" in printed
+
+
+@pytest.mark.parametrize("model", ["zero.pt", "zero.dfer"])
+def test_described_classes_are_tested_of_checkpoint_and_bundle(root: Path, model: str) -> None:
+    texts = root / "texts.json"
+    texts.write_text(json.dumps({"pain": ["a face in pain", "one who hurts"], "rage": "a scowl", "Joy": "a smile"}))
+    _, values = test(root / model, "--describe", texts, *DATA, root / "b")
+    assert (values["classes"], values["clips"]) == (["pain", "rage", "Joy"], 9)
+    assert (values["described"], values["counterparts"]) == ("texts.json", {"joy": "Joy"})
+    other = root / "zero.pt" if model == "zero.dfer" else root / "zero.dfer"
+    assert test(other, "--describe", texts, *DATA, root / "b")[1]["confusion"] == values["confusion"]
+
+
+def test_labels_make_it_supervised_or_cross_data(root: Path) -> None:
+    out = root / "fine.pt"
+    rest = ["--method", "finecliper", "--option", "adapter=none"]
+    run(train, out, *MODEL, *rest, *DATA, root / "a", *told(root))
+    assert test(out, *DATA, root / "a")[1]["protocol"] == "supervised; not zero-shot: captions and test come from a"
+    assert test(out, *DATA, root / "b")[1]["protocol"] == "cross-data"
+    assert test(out, *DATA, root / "b")[1]["training_sets"] == ["a"]

@@ -1,0 +1,96 @@
+"""What a model learned from, and what a test of it therefore shows: supervised, cross-data or zero-shot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...runtime.errors import DferError
+
+if TYPE_CHECKING:
+    from ..models.clip import Clip
+    from ..options import TrainOptions
+
+KEY = "learned_from"
+"""Where checkpoints, and the provenance of bundles, keep it among what is told of the training."""
+
+
+@dataclass(frozen=True)
+class LearnedFrom:
+    """The sets that a model learned from, by their names (`DataChoice.set_name`).
+
+    labels: those whose labels it learned. captions: those whose clips' captions. folds: of those that have folds.
+    encoder: weights of its CLIP that were taught expressions by labels (`dfer-pretrain`), None for others.
+    """
+
+    labels: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
+    folds: tuple[tuple[str, int], ...] = ()
+    encoder: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `of_training` reads them."""
+        plain = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
+        return {**plain, "folds": dict(self.folds), "encoder": self.encoder}
+
+    @classmethod
+    def of_training(cls, training: object) -> LearnedFrom | None:
+        """From what a checkpoint or a bundle tells of its training; None where it does not say.
+
+        Raises DferError for what is no such record.
+        """
+        told = training.get(KEY) if isinstance(training, Mapping) else None
+        if told is None:
+            return None
+        try:
+            labels, captions = (tuple(map(str, told[name])) for name in ("labels", "captions"))
+            folds = tuple((str(name), int(fold)) for name, fold in told["folds"].items())
+            encoder = told["encoder"]
+            return cls(labels, captions, folds, None if encoder is None else str(encoder))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DferError(
+                f"the model's record of its training cannot be read ({type(error).__name__}: {error})"
+            ) from error
+
+    def protocol(self, test: str, fold: int) -> str:
+        """What a test on a fold of the set `test` shows; names of sets are compared without regard to case.
+
+        >>> LearnedFrom(captions=("mafw",)).protocol("dfew", 1)
+        'zero-shot'
+        >>> LearnedFrom(captions=("mafw",)).protocol("MAFW", 1)
+        'not zero-shot: captions and test come from MAFW'
+        >>> LearnedFrom(labels=("mafw",)).protocol("dfew", 1)
+        'cross-data'
+        """
+        name = test.lower()
+        told_of = name in map(str.lower, self.captions)
+        leak = f"not zero-shot: captions and test come from {test}"
+        if name not in map(str.lower, self.labels):
+            if self.labels:
+                return "cross-data" + (f"; {leak}" if told_of else "")
+            if told_of:
+                return leak
+            if self.encoder is not None:
+                return f"not zero-shot: labels taught its encoder expressions ({self.encoder})"
+            return "zero-shot"
+        trained = {one.lower(): number for one, number in self.folds}.get(name, fold)
+        supervised = "supervised" if trained == fold else f"not held out: trained on fold {trained} of {test}"
+        return supervised + (f"; {leak}" if told_of else "")
+
+
+def learned_from(options: TrainOptions, clip: Clip, labelled: bool) -> LearnedFrom:
+    """What a run learns from. labelled: whether its method reads labels."""
+    name, told = options.data.set_name, options.captions is not None
+    labels = [name] if labelled else []
+    if options.stills is not None:
+        labels.append(stills_name(options.stills))
+    folds = ((name, options.data.fold),) if labelled or told else ()
+    encoder = Path(str(options.pretrained)).name if clip.taught else None
+    return LearnedFrom(tuple(labels), (name,) if told else (), folds, encoder)
+
+
+def stills_name(table: Path) -> str:
+    """What protocols call a table of photographs: by its name and that of its folder."""
+    return f"{table.resolve().parent.name}/{table.name}"

@@ -1,0 +1,177 @@
+"""Zero-shot: a frozen CLIP that compares videos with what classes look like in words, and learns no label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ...runtime.bundle import Preprocessing
+from ...runtime.labels import EXPRESSIONS
+from ..captions.contrast import CaptionTokens, contrast
+from ..data import Batch
+from ..models.clip import Clip, rebuild_clip
+from ..models.descriptions import Texts, load_descriptions, positive_texts
+from ..models.prompts import mean_of_units
+from ..models.synchronizer import Synchronizer, TemporalMean
+from .method import Method
+from .phases import Phase, Plan, warm_cosine
+
+TEMPLATES = (
+    "a person with an expression of {}",
+    "an expression of {}",
+    "a photo of a face that shows {}",
+)
+"""Texts of a class that is not described (our choice)."""
+_AT_ONCE = 64  # texts that are encoded together
+
+
+class ZeroShot(Method):
+    """p = softmax(cos(video) · M / τ), τ = 0.01; M of each class the mean of its texts' unit vectors.
+
+    Without captions, plain CLIP (Radford et al. 2021) with the mean over time: nothing is trained. With captions, a
+    temporal part is trained by symmetric InfoNCE between clips and what is told of them, both towers frozen, as EmoCLIP
+    (Foteinopoulou and Patras 2023, arXiv 2310.16640) does; it has 2 layers there too. Ours is a `Synchronizer`, which
+    begins as the mean over time, so that training starts from plain CLIP; that, a fixed τ and the optimiser are our
+    choice. No label is read, neither to train nor to choose an epoch.
+
+    clip: the CLIP to freeze. window: T. layers: of the temporal part, None for the mean.
+    """
+
+    name = "zero-shot"
+    scale = 100.0
+    labelled = False
+    default_plan: ClassVar[Plan] = Plan((30,), (3e-4,), (2,))
+
+    def __init__(
+        self, clip: Clip, classes: tuple[str, ...] = EXPRESSIONS, window: int = 16, layers: int | None = None
+    ) -> None:
+        super().__init__()
+        self.classes, self.window, self.preprocessing = classes, window, clip.preprocessing
+        self._clip = clip
+        self._captions: CaptionTokens | None = None
+        self._caption_features: Tensor | None = None
+        self.clip_model: nn.Module = clip.model.requires_grad_(False)
+        self.temporal: nn.Module = TemporalMean()
+        if layers is not None:
+            self.temporal = Synchronizer(window, clip.width, 0)
+            for _ in range(layers):
+                self.temporal.grow()
+        self.matrix: Tensor  # the text tower is frozen, so it is read once
+        self.register_buffer("matrix", torch.zeros(len(classes), clip.width))
+
+    @classmethod
+    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+        cls,
+        clip: Clip,
+        classes: tuple[str, ...],
+        plan: Plan,
+        *,
+        descriptions: Path | None = None,
+        captions: CaptionTokens | None = None,
+    ) -> ZeroShot:
+        """A new model of `classes`, by their names in `TEMPLATES`, or by their `descriptions` (a JSON file).
+
+        captions: of training clips, by name; without them there is nothing to train.
+        """
+        method = cls(clip, classes, layers=None if captions is None else plan.depths[0])
+        method._captions = captions
+        named: dict[str, Texts] = {name: tuple(one.format(name) for one in TEMPLATES) for name in classes}
+        method.describe_classes(named if descriptions is None else load_descriptions(descriptions, classes))
+        return method
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
+        return encoder
+
+    @property
+    def width(self) -> int:
+        return self._clip.width
+
+    def train(self, mode: bool = True) -> ZeroShot:
+        """Switch to training; CLIP stays in evaluation, as it is frozen."""
+        super().train(mode)
+        self.clip_model.eval()
+        return self
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
+        return functional.normalize(features.float(), dim=-1)
+
+    def pool(self, features: Tensor) -> Tensor:
+        pooled: Tensor = self.temporal(features)
+        return pooled
+
+    def class_matrix(self) -> Tensor:
+        return self.matrix
+
+    @torch.no_grad()
+    def describe_classes(self, texts: Mapping[str, Texts]) -> None:
+        """Give the model classes by their texts, several each. Raises DferError for negatives, which it cannot read."""
+        plain = positive_texts(texts, self.name)
+        tokens = self._clip.tokenize([text for several in plain.values() for text in several]).to(self.matrix.device)
+        features = [
+            self._clip.text.encode(self._clip.text.embed(part), part.argmax(dim=-1)) for part in tokens.split(_AT_ONCE)
+        ]
+        self.classes = tuple(plain)
+        self.matrix = mean_of_units(torch.cat(features), [len(several) for several in plain.values()])
+
+    def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
+        """Symmetric InfoNCE of the batch's clips and a random caption of each; its other clips are the negatives."""
+        assert self._captions is not None  # without, there is no phase
+        video = self.pool(self.encode_clips(batch.inputs))
+        places, captions = self._captions.draw(batch.names)
+        numbers = {name: number for number, name in enumerate(batch.names)}
+        clips = torch.tensor([numbers[batch.names[place]] for place in places.tolist()])  # one may be drawn twice
+        told = self._encode_captions()[captions.to(video.device)]
+        return contrast(video[places.to(video.device)], told, clips.to(video.device), self.scale)
+
+    @torch.no_grad()
+    def retrieved(self, batch: Batch) -> Tensor:
+        """Whether none of the batch's captions is closer to a clip than one of its own: bool [B]."""
+        assert self._captions is not None
+        video = self.pool(self.encode_clips(batch.inputs)).float()
+        similarities = video @ self._encode_captions().T
+        rows = [list(self._captions.rows(name)) for name in batch.names]
+        closest = similarities[:, sorted({row for own in rows for row in own})].amax(dim=1)
+        return torch.stack([similarities[place, own].amax() for place, own in enumerate(rows)]) >= closest
+
+    def _encode_captions(self) -> Tensor:
+        """Features [K,D] of length 1 of all captions, computed once."""
+        if self._caption_features is None:
+            assert self._captions is not None
+            device, found = self.matrix.device, []
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                for part in torch.arange(len(self._captions)).split(_AT_ONCE):
+                    found.append(self._clip.text.encode(*self._captions.embed(part, self._clip, device)))
+                self._caption_features = functional.normalize(torch.cat(found), dim=-1)
+        return self._caption_features
+
+    def phases(self, plan: Plan) -> list[Phase]:
+        """One, the temporal part; none without captions."""
+        if self._captions is None:
+            return []
+        return [Phase("captions", plan.epochs[0], {"temporal": plan.learning_rates[0]}, warm_cosine, trains_text=False)]
+
+    def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, weight_decay=0.05)
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "clip": self._clip.identity,
+            "preprocessing": self.preprocessing.to_json(),
+            "classes": list(self.classes),
+            "window": self.window,
+            "layers": len(self.temporal.layers) if isinstance(self.temporal, Synchronizer) else None,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ZeroShot:
+        """Rebuild the model of `config()`, with random weights and an empty class matrix."""
+        clip = rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"]))
+        return cls(clip, tuple(config["classes"]), config["window"], config["layers"])
