@@ -36,6 +36,8 @@ Examples:
   dfer-train fine.pt --method finecliper --clip ViT-B-16-quickgelu --pretrained openai --data dfew --root DFEW --batch 8
   dfer-train fine.pt --method finecliper …the same… --captions captions.jsonl
   dfer-train fine.pt --method finecliper …the same… --middle distil --landmark-model face_landmark.tflite
+  dfer-train zero.pt --method zero-shot --clip ViT-B-32-quickgelu --pretrained openai   # plain CLIP, without data
+  dfer-train told.pt --method zero-shot …the same… --data mafw --root MAFW --captions captions.jsonl
   torchrun --nproc-per-node 4 -m dfer.train.cli.train clip.pt --method dfer-clip --data dfew --root DFEW …
   dfer-train align.pt …the same… --resume               # after an interruption
 
@@ -47,6 +49,7 @@ dfer-clip is one step: --epochs 50, --learning-rate of temporal net, prompts and
 finecliper is one step: --epochs 30, --learning-rate 0.0003, --depth 1. Options of its own are --descriptions, and by
 --option ratio=0.25 (width of adapters), adapter=lora (or none), activation=tower, adapter_scale=0.5 (of the adapter
 beside the MLP), no_text_adapters=true, no_negatives, no_temporal, checkpointing.
+zero-shot reads no labels. With --captions it is one step: --epochs 30, --learning-rate 0.0003, --depth 2.
 """
 
 METHOD_OPTIONS = ("tokens", "no_mat", "no_jas", "single_step", "descriptions", "freeze_image_encoder")
@@ -126,7 +129,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--captions",
     metavar="FILE",
-    help="finecliper: JSON lines {clip, text} that tell how the face moves in training clips (dfer-prepare "
+    help="finecliper, zero-shot: JSON lines {clip, text} that tell how the face moves in training clips (dfer-prepare "
     "--caption-prompts asks for them); drawn for those of procedural people. Used in training only.",
 )
 @click.option(
@@ -199,7 +202,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--descriptions",
     type=click.Path(path_type=Path),
-    help="dfer-clip, finecliper, and align-dfer --no-mat: JSON of class → text, or texts, in place of ours.",
+    help="dfer-clip, finecliper, zero-shot, and align-dfer --no-mat: JSON of class → text, or texts, in place of ours.",
 )
 @click.option(
     "--freeze-image-encoder",

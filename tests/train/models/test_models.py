@@ -277,7 +277,7 @@ def test_odd_files_of_weights_end_in_one_line_and_soon(clip: Clip, tmp_path: Pat
         load_clip("dfer-nano", str(path))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30  # on a busy machine, too
 
 
 def test_openai_s_own_files_are_explained_and_their_tensors_read(clip: Clip, tmp_path: Path) -> None:
