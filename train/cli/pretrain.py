@@ -32,7 +32,7 @@ STILLS_SHARE = 0.7
 
 @click.command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@clip_option("The model to teach: dfer-small, or dfer-nano for tests.")
+@clip_option("The model to teach: dfer-small, the transformer dfer-vit, or dfer-nano for tests.")
 @click.option(
     "--stills",
     type=click.Path(path_type=Path),

@@ -98,7 +98,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="The model to train.",
 )
-@clip_option("The CLIP that it stands on: dfer-small, dfer-nano, or a model of open_clip such as ViT-B-32.")
+@clip_option("The CLIP that it stands on: dfer-small, dfer-vit, dfer-nano, or a model of open_clip such as ViT-B-32.")
 @click.option(
     "--pretrained",
     help="CLIP's weights: demo for the demo model's, a file of dfer-pretrain or open_clip, or one of open_clip's tags.",
