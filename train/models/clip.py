@@ -208,7 +208,7 @@ def load_clip(
     """
     open_clip = _open_clip()
     if name not in open_clip.list_models():
-        raise DferError(f"unknown CLIP model {name!r}; ours are dfer-small, dfer-vit and dfer-nano, the rest open_clip's")
+        raise DferError(f"unknown CLIP {name!r}; ours are dfer-small, dfer-vit and dfer-nano, the rest open_clip's")
     if image_size is not None:
         _check_image_size(name, open_clip.get_model_config(name)["vision_cfg"], image_size)
     weights: dict[str, Tensor] | None = None

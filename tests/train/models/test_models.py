@@ -146,7 +146,7 @@ def test_tokens_that_do_not_fit_are_refused(clip: Clip) -> None:
 
 
 def test_unknown_clips_and_weights_are_refused() -> None:
-    with pytest.raises(DferError, match="unknown CLIP model 'ViT-Z'"):
+    with pytest.raises(DferError, match="unknown CLIP 'ViT-Z'"):
         load_clip("ViT-Z")
     with pytest.raises(DferError, match=r"nothing.pt: no such file"):
         load_clip("dfer-nano", "nothing.pt")
