@@ -159,7 +159,8 @@ class Run:
         }
         if captions is not None:
             identity["captions"] = {"sha256": captions.digest, "weight": options.caption_weight}
-        return self.fit(method, plan, sources, identity, {KEY: learned_from(options, clip, chosen.labelled).to_json()})
+        learned = learned_from(options, chosen.labelled, clip.taught)
+        return self.fit(method, plan, sources, identity, {KEY: learned.to_json()})
 
     def fit(
         self,
