@@ -177,7 +177,8 @@ class Run:
             landmarks = self._gather_landmarks(sources[0])
             sources[0] = replace(sources[0], landmarks=landmarks)
             identity["middle"] = {"sha256": landmarks.digest, "weight": options.middle_weight}
-        return self.fit(method, plan, sources, identity, {KEY: learned_from(options, clip, chosen.labelled).to_json()})
+        learned = learned_from(options, chosen.labelled, clip.taught)
+        return self.fit(method, plan, sources, identity, {KEY: learned.to_json()})
 
     def fit(
         self,

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from ...runtime.errors import DferError
 
 if TYPE_CHECKING:
-    from ..models.clip import Clip
     from ..options import TrainOptions
 
 KEY = "learned_from"
@@ -33,20 +32,25 @@ class LearnedFrom:
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `of_training` reads them."""
         plain = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
-        return {**plain, "folds": dict(self.folds), "encoder": self.encoder}
+        return {**plain, "folds": [list(pair) for pair in self.folds], "encoder": self.encoder}
 
     @classmethod
     def of_training(cls, training: object) -> LearnedFrom | None:
-        """From what a checkpoint or a bundle tells of its training; None where it does not say.
+        """From what a checkpoint or a bundle tells of its training; None where it does not say. A student that was
+        not tuned learned from what its teacher did.
 
         Raises DferError for what is no such record.
         """
-        told = training.get(KEY) if isinstance(training, Mapping) else None
-        if told is None:
+        if not isinstance(training, Mapping):
             return None
         try:
+            told = training.get(KEY)
+            if told is None and "distillation" in training:
+                told = training["distillation"]["teacher"].get(KEY)
+            if told is None:
+                return None
             labels, captions = (tuple(map(str, told[name])) for name in ("labels", "captions"))
-            folds = tuple((str(name), int(fold)) for name, fold in told["folds"].items())
+            folds = tuple((str(name), int(fold)) for name, fold in told["folds"])
             encoder = told["encoder"]
             return cls(labels, captions, folds, None if encoder is None else str(encoder))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -54,14 +58,28 @@ class LearnedFrom:
                 f"the model's record of its training cannot be read ({type(error).__name__}: {error})"
             ) from error
 
-    def protocol(self, test: str, fold: int) -> str:
-        """What a test on a fold of the set `test` shows; names of sets are compared without regard to case.
+    def and_of(self, other: LearnedFrom) -> LearnedFrom:
+        """From both, one after the other."""
+        labels, captions, folds = (
+            tuple(dict.fromkeys([*one, *two]))
+            for one, two in (
+                (self.labels, other.labels),
+                (self.captions, other.captions),
+                (self.folds, other.folds),
+            )
+        )
+        return LearnedFrom(labels, captions, folds, self.encoder or other.encoder)
 
-        >>> LearnedFrom(captions=("mafw",)).protocol("dfew", 1)
+    def protocol(self, test: str, fold: int | None = None) -> str:
+        """What a test on the set `test` shows; names of sets are compared without regard to case.
+
+        fold: of a set that has folds. What is trained on one has learned other folds' test clips.
+
+        >>> LearnedFrom(captions=("mafw",)).protocol("dfew")
         'zero-shot'
-        >>> LearnedFrom(captions=("mafw",)).protocol("MAFW", 1)
+        >>> LearnedFrom(captions=("mafw",)).protocol("MAFW")
         'not zero-shot: captions and test come from MAFW'
-        >>> LearnedFrom(labels=("mafw",)).protocol("dfew", 1)
+        >>> LearnedFrom(labels=("mafw",)).protocol("dfew")
         'cross-data'
         """
         name = test.lower()
@@ -75,20 +93,20 @@ class LearnedFrom:
             if self.encoder is not None:
                 return f"not zero-shot: labels taught its encoder expressions ({self.encoder})"
             return "zero-shot"
-        trained = {one.lower(): number for one, number in self.folds}.get(name, fold)
-        supervised = "supervised" if trained == fold else f"not held out: trained on fold {trained} of {test}"
+        others = [str(number) for one, number in self.folds if one.lower() == name and number != fold]
+        supervised = f"not held out: trained on fold {', '.join(others)} of {test}" if others else "supervised"
         return supervised + (f"; {leak}" if told_of else "")
 
 
-def learned_from(options: TrainOptions, clip: Clip, labelled: bool) -> LearnedFrom:
-    """What a run learns from. labelled: whether its method reads labels."""
-    name, told = options.data.set_name, options.captions is not None
-    labels = [name] if labelled else []
+def learned_from(options: TrainOptions, labelled: bool, taught: bool = False) -> LearnedFrom:
+    """What a run learns from. labelled: whether its method reads labels. taught: see `Clip`."""
+    data, told = options.data, options.captions is not None
+    labels = [data.set_name] if labelled else []
     if options.stills is not None:
         labels.append(stills_name(options.stills))
-    folds = ((name, options.data.fold),) if labelled or told else ()
-    encoder = Path(str(options.pretrained)).name if clip.taught else None
-    return LearnedFrom(tuple(labels), (name,) if told else (), folds, encoder)
+    folds = ((data.set_name, data.fold),) if data.has_folds and (labelled or told) else ()
+    encoder = Path(str(options.pretrained)).name if taught else None
+    return LearnedFrom(tuple(labels), (data.set_name,) if told else (), folds, encoder)
 
 
 def stills_name(table: Path) -> str:

@@ -140,12 +140,12 @@ def main(
 class Tested:
     """Scores of a model, and on what.
 
-    name: of the clips, for titles. test_set, fold: what a protocol calls them.
+    name: of the clips, for titles. test_set, fold: what a protocol calls them; None for a set without folds.
     """
 
     name: str
     test_set: str
-    fold: int
+    fold: int | None
     scores: Scores
     matching: Matching
     learned: LearnedFrom | None
@@ -193,7 +193,8 @@ def _test(
     scores = evaluate(model, clips, shuffle, lambda n: progress.advance(testing, n), matching)
     test_set = data.set_name if stills is None else stills_name(stills)
     name += ", frames shuffled" if shuffle else ""
-    return Tested(name, test_set, data.fold, scores, matching, model.learned)
+    fold = data.fold if stills is None and data.has_folds else None
+    return Tested(name, test_set, fold, scores, matching, model.learned)
 
 
 def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str, Any]:
@@ -247,7 +248,8 @@ def _show(console: Console, tested: Tested) -> None:
     if learned is not None:
         for kind, names in (("labels", learned.labels), ("captions", learned.captions)):
             told += f"; {kind} of {', '.join(names) or 'no set'}"
-    console.print(f"{told}; tested on {tested.test_set}, fold {tested.fold}", soft_wrap=True, markup=False)
+    told += f"; tested on {tested.test_set}" + ("" if tested.fold is None else f", fold {tested.fold}")
+    console.print(told, soft_wrap=True, markup=False)
     for line in tested.matching.report():
         console.print(line, soft_wrap=True, markup=False)
     few = [name for name, n in zip(scores.classes, scores.support, strict=True) if n < 10]

@@ -41,7 +41,12 @@ class DataChoice:
         """For titles and logs."""
         if self.data == "procedural":
             return f"{self.identities} procedural people"
-        return f"{self.data}, fold {self.fold}" if self.data in ("dfew", "mafw", "csv") else self.data
+        return f"{self.data}, fold {self.fold}" if self.has_folds else self.data
+
+    @property
+    def has_folds(self) -> bool:
+        """Whether these clips may be divided in several ways."""
+        return self.data in ("dfew", "mafw", "csv")
 
     @property
     def set_name(self) -> str:

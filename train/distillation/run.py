@@ -17,6 +17,7 @@ from rich.progress import Progress
 
 from ...runtime.errors import ParameterError
 from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from ..checkpoints.protocol import KEY, LearnedFrom, learned_from
 from ..confidence import Calibration, Confidence
 from ..data import ClipSet
 from ..data.batches import Sampling
@@ -103,7 +104,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     size = options.image_size or teacher.preprocessing.size
     check_teacher(teacher)
     build_tower(options.tower, teacher.width, size)  # which fails before anything is computed
-    asked = _asked(options, size, training.get("name"), teacher)
+    asked = _asked(options, size, training, teacher)
     state = options.out.with_suffix(".state")
     taught = None
     if options.resume and options.out.is_file() and not state.is_file():
@@ -122,11 +123,18 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     return DistillResult.of_checkpoint(options.out, load_checkpoint(options.out)[1])
 
 
-def _asked(options: DistillOptions, size: int, name: str | None, teacher: Method) -> dict[str, Any]:
+def _asked(options: DistillOptions, size: int, training: dict[str, Any], teacher: Method) -> dict[str, Any]:
     """What a run must agree on with the one it goes on from, and what a checkpoint says it comes from."""
     digest = hashlib.sha256(options.teacher.read_bytes()).hexdigest()
+    taught = {
+        "file": options.teacher.name,
+        "sha256": digest,
+        "method": teacher.name,
+        "trained_on": training.get("name"),
+    }
+    learned = LearnedFrom.of_training(training)
     return {
-        "teacher": {"file": options.teacher.name, "sha256": digest, "method": teacher.name, "trained_on": name},
+        "teacher": taught | ({} if learned is None else {KEY: learned.to_json()}),
         "tower": options.tower,
         "image_size": size,
         "faces": f"{options.identities} procedural people" if options.faces == DRAWN else Path(options.faces).name,
@@ -301,7 +309,10 @@ def _use_labels(
     identity = {"student": weights_digest(student.state_dict())}
     student.confidence = Confidence()  # fitted anew to the tuned head
     plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
-    run.fit(student, plan, sources, identity, {"distillation": told})
+    notes, learned = {"distillation": told}, LearnedFrom.of_training(training)
+    if learned is not None:
+        notes[KEY] = learned.and_of(learned_from(choice, labelled=True)).to_json()
+    run.fit(student, plan, sources, identity, notes)
 
 
 def _tuning_state(out: Path) -> Path:

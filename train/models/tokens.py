@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...runtime.errors import ParameterError
+from ...runtime.errors import DferError, ParameterError
 from .clip import Clip
 
 
@@ -52,9 +52,11 @@ class WordedSentences(nn.Module):
 
     @torch.no_grad()
     def read(self, clip: Clip, descriptions: list[tuple[str, ...]]) -> None:
-        """Take on the words of every class, in the classes' order."""
+        """Take on the words of every class, in the classes' order. Raises DferError for more than S of a class."""
         count = self.features.shape[1]
         for row, texts in enumerate(descriptions):
+            if len(texts) > count:
+                raise DferError(f"class {row + 1} has {len(texts)} texts; this model reads at most {count} of each")
             tokens = clip.tokenize([texts[index % len(texts)] for index in range(count)])
             end = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
             self.features[row] = clip.text.encode(clip.text.embed(tokens), end)

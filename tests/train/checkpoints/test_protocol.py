@@ -38,13 +38,12 @@ def test_a_test_on_dfew_is(learned: LearnedFrom, protocol: str) -> None:
 def test_a_model_that_does_not_say_is_not_believed() -> None:
     for training in (None, {}, {"name": "dfew, fold 1"}, "dfew"):
         assert LearnedFrom.of_training(training) is None
-    for record in ([], {"labels": 3}, {"labels": [], "captions": [], "folds": [], "encoder": None}):
+    for record in ([], {"labels": 3}, {"labels": [], "captions": [], "folds": [3], "encoder": None}):
         with pytest.raises(DferError, match="record of its training cannot be read"):
             LearnedFrom.of_training({KEY: record})
 
 
 def test_runs_are_recorded_by_names_of_sets(tmp_path: Path) -> None:
-    clip, taught = load_clip("dfer-nano"), load_clip("dfer-small", str(DEMO_WEIGHTS))
     (tmp_path / "Faces").mkdir()
     table = tmp_path / "Faces" / "labels.csv"
     table.write_text("")
@@ -55,7 +54,18 @@ def test_runs_are_recorded_by_names_of_sets(tmp_path: Path) -> None:
         (DataChoice("csv", table, 4), "Faces"),
     ):
         options = TrainOptions(tmp_path / "x.pt", choice, stills=table, captions="drawn")
-        found = learned_from(options, clip, True)
-        assert found == LearnedFrom((name, "Faces/labels.csv"), (name,), ((name, choice.fold),))
+        folds = ((name, 4),) if choice.fold == 4 else ()
+        assert learned_from(options, True) == LearnedFrom((name, "Faces/labels.csv"), (name,), folds)
     plain = TrainOptions(tmp_path / "x.pt", pretrained=str(DEMO_WEIGHTS))
-    assert learned_from(plain, taught, False) == LearnedFrom(encoder=DEMO_WEIGHTS.name)
+    assert learned_from(plain, False, load_clip("dfer-small", str(DEMO_WEIGHTS)).taught).encoder == DEMO_WEIGHTS.name
+    assert learned_from(plain, False, load_clip("dfer-nano").taught) == LearnedFrom()
+
+
+def test_a_student_learned_what_its_teacher_did_and_what_it_was_tuned_on() -> None:
+    teacher = LearnedFrom(("dfew",), ("dfew",), (("dfew", 1),), "faces.pt")
+    assert LearnedFrom.of_training({"distillation": {"teacher": {KEY: teacher.to_json()}}}) == teacher
+    assert LearnedFrom.of_training({"distillation": {"teacher": {"trained_on": "dfew"}}}) is None
+    tuned = teacher.and_of(LearnedFrom(("dfew", "mafw"), (), (("dfew", 2), ("mafw", 1))))
+    assert LearnedFrom.of_training({KEY: tuned.to_json()}) == tuned
+    assert tuned.labels == ("dfew", "mafw")
+    assert tuned.protocol("dfew", 1).startswith("not held out: trained on fold 2 of dfew")

@@ -21,6 +21,7 @@ from dfer.runtime import Recognizer
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from dfer.train.checkpoints.protocol import KEY, LearnedFrom
 from dfer.train.cli.distill import main
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.data.choice import DataChoice
@@ -56,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert isinstance(teacher.sentences, WordedSentences)
         directions = functional.normalize(features - features.mean(dim=0), dim=-1)
         teacher.sentences.features.copy_(directions[:, None].expand(-1, 16, -1))
-    save_checkpoint(teacher, root / "teacher.pt", {"name": "patterns"})
+    save_checkpoint(teacher, root / "teacher.pt", {"name": "patterns", KEY: LearnedFrom(("patterns",)).to_json()})
     return root
 
 
@@ -110,6 +111,7 @@ def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_
 
     scored = CliRunner().invoke(evaluate, [str(out), *map(str, data)], catch_exceptions=False)
     assert "WAR" in scored.output
+    assert "protocol: supervised; labels of patterns, faces; captions of no set; tested on faces" in scored.output
     bundle = export_checkpoint(out, tmp_path / "student.dfer").bundle
     assert bundle.manifest.provenance["training"]["distillation"]["teacher"]["file"] == "teacher.pt"
     assert bundle.manifest.preprocessing.size == 32

@@ -126,6 +126,8 @@ def test_descriptions_stand_in_for_tokens(clip: Clip) -> None:
     )
     torch.testing.assert_close(method.class_matrix()[:1], wanted, atol=1e-5, rtol=1e-4)
     assert (method.class_matrix()[0] - method.class_matrix()[1]).abs().max() > 1e-3
+    with pytest.raises(DferError, match="class 2 has 5 texts; this model reads at most 4 of each"):
+        method.describe_classes({"a": ("a happy face",), "b": ("a sad face",) * 5})
     with pytest.raises(DferError, match="wordless"):
         AlignDfer(clip, tokens=2).describe_classes({})
 
