@@ -119,7 +119,7 @@ def main() -> None:
         f"    python benchmarks/adapters.py WORK{' --engines' if options.engines else ''}",
         "FineCLIPER with random weights, `--option activation=tower`, so that adapters beside MLPs fold into them. "
         "(These towers have GELU, the default, anyway.) Parameters are millions that are trained: images + texts + "
-        "temporal layer. Of each precision: cosine of features with PyTorch's, largest difference of a probability, gate.",
+        "temporal layer. Of each precision: cosine of features with PyTorch's, most that a probability differs, gate.",
         table(("CLIP", "", "parameters", "FP32", "FP16", "INT8"), parities),
         "A prediction in INT8 (one frame through the encoder, and the head), in turns, and its ratio to plain CLIP's:",
         table(("CLIP", "", *providers), costs),
