@@ -86,9 +86,9 @@ def main() -> None:
             table(Played.HEAD, [one.row() for one in played]),
             *budget(played[0]),
             "## Why the server must not starve",
-            "Triton's Python backend asks its worker processes for a sign of life, and takes one that gives none for a "
-            f"second for dead. Both were held still while requests came: {held}. Too many clients on the server's own "
-            "cores can hold them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server and "
+            "Triton's Python backend runs models in worker processes, and the server ends when these stand still for too "
+            f"long. Both were held still while requests came: {held}. Too many clients on the server's own "
+            "cores may hold them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server and "
             "have no such workers.",
         ],
         [
