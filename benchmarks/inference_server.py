@@ -86,8 +86,8 @@ def main() -> None:
             table(Played.HEAD, [one.row() for one in played]),
             *budget(played[0]),
             "## Why the server must not starve",
-            "Triton's Python backend runs models in worker processes, and the server ends when these stand still for too "
-            f"long. Both were held still while requests came: {held}. Too many clients on the server's own "
+            "Triton's Python backend runs models in worker processes, and the server ends when these stand still for "
+            f"too long. Both were held still while requests came: {held}. Too many clients on the server's own "
             "cores may hold them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server and "
             "have no such workers.",
         ],
