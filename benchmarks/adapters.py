@@ -88,9 +88,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(exist_ok=True)
+    clips = options.clips or ["ViT-B-32", "ViT-B-16"]
     parities, costs, built, checks = [], [], [], []
     providers = [name for name in ("cpu", "openvino") if name in present_providers()]
-    for clip in options.clips or ["ViT-B-32", "ViT-B-16"]:
+    for clip in clips:
         works = {}
         for name in VARIANTS:
             bundle, told = export(options.work, clip, name)
@@ -116,7 +117,7 @@ def main() -> None:
                     checks.append(Check(words, f"{own / plain:.3f}", own <= MOST * plain))
             costs.append(line)
     parts = [
-        f"    python benchmarks/adapters.py WORK{' --engines' if options.engines else ''}",
+        f"    python benchmarks/adapters.py WORK --clip {' --clip '.join(clips)}{' --engines' * options.engines}",
         "FineCLIPER with random weights, `--option activation=tower`, so that adapters beside MLPs fold into them. "
         "(These towers have GELU, the default, anyway.) Parameters are millions that are trained: images + texts + "
         "temporal layer. Of each precision: cosine of features with PyTorch's, most that a probability differs, gate.",
