@@ -47,7 +47,7 @@ Examples:
   dfer-run frames/ --fps 8 --jsonl frames.jsonl        # a folder of images, 8 to a second
   dfer-run album/ --photos --csv album.csv             # photographs: each on its own, named in column file
   ffmpeg -i clip.mp4 -f matroska - | dfer-run -        # standard input
-  dfer-run clip.mp4 --boxes boxes.csv                  # faces where you say: frame,x,y,w,h[,track]
+  dfer-run clip.mp4 --boxes boxes.csv                  # your own face boxes: frame,x,y,w,h[,track]
   dfer-run ceiling.mp4 --rotate auto --unsure 0.5      # a camera hung upside down; say so when not sure
   dfer-run clip.mp4 --quiet --json | jq .faces
   dfer-run clip.mp4 --csv - | grep surprise
