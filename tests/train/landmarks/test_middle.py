@@ -228,6 +228,7 @@ def test_batches_have_pictures_of_the_very_views(tmp_path: Path) -> None:
     assert same.pictures is None
 
 
+@pytest.mark.long
 def test_checkpoint_and_graphs_have_nothing_of_it(tmp_path: Path) -> None:
     method, plain = make(), make(middle=None)
     phases = method.phases(PLAN)

@@ -237,6 +237,7 @@ def test_plain_clip_needs_no_data_and_exports_as_torch_computes(tmp_path: Path) 
     check_export(tmp_path / "zero.pt", ("pain", "calm"))
 
 
+@pytest.mark.long
 def test_a_trained_one_exports_as_torch_computes_and_swaps_its_classes(tmp_path: Path) -> None:
     method = make(True)
     torch.manual_seed(2)
