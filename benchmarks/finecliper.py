@@ -1,6 +1,6 @@
 """What the parts of FineCLIPER are each worth: on procedural people not trained on, and on photographs as clips.
 
-    python benchmarks/finecliper.py vit.pt WORK [--stills labels.csv] [--seeds 2] [--write benchmarks/finecliper.md]
+    python benchmarks/finecliper.py vit.pt WORK [--stills labels.csv] [--seeds 2]
 
 vit.pt: weights of `dfer-pretrain --clip dfer-vit`. labels.csv: photographs with votes as `dfer-prepare --photos` writes
 them; each is a clip of one frame. Every variant trains for the same number of epochs on the same clips. What is there
@@ -85,9 +85,9 @@ def row(name: str, wars: list[float], uars: list[float]) -> str:
     return f"| {name} | {mean(wars):.3f}{spread} | {mean(uars):.3f} |"
 
 
-def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: str, data: list[object]) -> list[str]:
-    """Rows of a table, one for each variant, trained and tested on `data`."""
-    lines = [f"| {label} | WAR, mean of seeds (lowest–highest) | UAR |", "|---|---|---|"]
+def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: str, data: list[object]) -> None:
+    """Print a table with a row for each variant, trained and tested on `data`."""
+    print(f"| {label} | WAR, mean of seeds (lowest–highest) | UAR |\n|---|---|---|", flush=True)
     common = ["--clip", "dfer-vit", "--pretrained", options.weights, "--precision", "bf16", *data]
     for name, flags in variants.items():
         found = []
@@ -97,9 +97,7 @@ def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: 
             train(out, flags, [*common, "--epochs", options.epochs, "--seed", seed])
             tested = ["--data", "csv", "--root", data[-1]] if "csv" in data else []
             found.append(scores(out, PEOPLE, *map(str, tested)))
-        lines.append(row(name, [one["war"] for one in found], [one["uar"] for one in found]))
-        print(lines[-1], flush=True)
-    return lines
+        print(row(name, [one["war"] for one in found], [one["uar"] for one in found]), flush=True)
 
 
 def main() -> None:
@@ -111,18 +109,13 @@ def main() -> None:
     parser.add_argument("--identities", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
     write_texts(options.folder, options.identities)
-    lines = compare(options, PARTS | VARIANTS, "drawn people", ["--identities", options.identities])
+    compare(options, PARTS | VARIANTS, "drawn people", ["--identities", options.identities])
     if options.stills is not None:
         table = write_stills(options.stills, options.folder, options.stills_most)
-        lines += ["", *compare(options, PARTS, "photographs", ["--data", "csv", "--root", table])]
-    if options.write is not None:
-        text = options.write.read_text(encoding="utf-8")
-        begin, end = text.index("| drawn people |"), text.rindex("|\n") + 2
-        options.write.write_text(text[:begin] + "\n".join(lines) + "\n" + text[end:], encoding="utf-8")
+        compare(options, PARTS, "photographs", ["--data", "csv", "--root", table])
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from ..models.descriptions import Texts, describe, positive_texts
 from ..models.synchronizer import Synchronizer, TemporalMean
 from ..models.tokens import AlignmentTokens, WordedSentences
 from .bap import bap_phases
-from .method import Method
+from .frozen_clip import FrozenClip
 from .phases import Phase, Plan, warm_cosine
 
 
-class AlignDfer(Method):
+class AlignDfer(FrozenClip):
     """p = softmax(cos(JAS(video frames), JAS(class sentences)) / τ), τ = 0.01.
 
     clip: the CLIP to freeze. window: T = S, frames per clip and sentences per class.
@@ -85,28 +85,9 @@ class AlignDfer(Method):
         return method
 
     @property
-    def image_encoder(self) -> nn.Module:
-        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
-        return encoder
-
-    @property
     def temporal(self) -> nn.Module:  # type: ignore[override]  # it changes with BAP's steps
         """The side that reads videos."""
         return self.video_side
-
-    @property
-    def width(self) -> int:
-        return self._clip.width
-
-    def train(self, mode: bool = True) -> AlignDfer:
-        """Switch to training; CLIP stays in evaluation, as it is frozen."""
-        super().train(mode)
-        self.clip_model.eval()
-        return self
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
-        return functional.normalize(features.float(), dim=-1)
 
     def pool(self, features: Tensor) -> Tensor:
         pooled: Tensor = self.video_side(features)

@@ -27,7 +27,8 @@ from ..models.descriptions import Sides, Texts, load_descriptions
 from ..models.prompts import mean_of_units
 from ..models.synchronizer import TemporalMean
 from ..models.temporal import TemporalNet
-from .method import SMOOTHING, Method, cross_entropy, normalise_pixels
+from .frozen_clip import FrozenClip
+from .method import SMOOTHING, cross_entropy, normalise_pixels
 from .phases import Phase, Plan, warm_cosine
 
 POSITIVE = "a person with an expression of {}"
@@ -37,7 +38,7 @@ _AT_ONCE = 64  # captions that are encoded together
 ADAPTERS, ACTIVATIONS = ("bottleneck", "lora", "none"), ("gelu", "tower")
 
 
-class FineCliper(Method):
+class FineCliper(FrozenClip):
     """p = softmax(v·M / τ), M = positive − negative text features, τ = 0.01.
 
     FineCLIPER (Chen et al., ACM MM 2024): adapters in every layer of the frozen image tower, and a set of adapters each
@@ -181,26 +182,6 @@ class FineCliper(Method):
         if checkpointing:
             clip.model.visual.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
         return method
-
-    @property
-    def image_encoder(self) -> nn.Module:
-        """CLIP's image tower with the adapters in it."""
-        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
-        return encoder
-
-    @property
-    def width(self) -> int:
-        return self._clip.width
-
-    def train(self, mode: bool = True) -> FineCliper:
-        """Switch to training; CLIP stays in evaluation, as it is frozen."""
-        super().train(mode)
-        self.clip_model.eval()
-        return self
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
-        return functional.normalize(features.float(), dim=-1)
 
     def pool(self, features: Tensor) -> Tensor:
         return functional.normalize(self.temporal(features), dim=-1)

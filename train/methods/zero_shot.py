@@ -18,7 +18,7 @@ from ..models.clip import Clip, rebuild_clip
 from ..models.descriptions import Texts, load_descriptions, positive_texts
 from ..models.prompts import mean_of_units
 from ..models.synchronizer import Synchronizer, TemporalMean
-from .method import Method
+from .frozen_clip import FrozenClip
 from .phases import Phase, Plan, warm_cosine
 
 TEMPLATES = (
@@ -30,7 +30,7 @@ TEMPLATES = (
 _AT_ONCE = 64  # texts that are encoded together
 
 
-class ZeroShot(Method):
+class ZeroShot(FrozenClip):
     """p = softmax(cos(video) · M / τ), τ = 0.01; M of each class the mean of its texts' unit vectors.
 
     Without captions, plain CLIP (Radford et al. 2021) with the mean over time: nothing is trained. With captions, a
@@ -83,25 +83,6 @@ class ZeroShot(Method):
         named: dict[str, Texts] = {name: tuple(one.format(name) for one in TEMPLATES) for name in classes}
         method.describe_classes(named if descriptions is None else load_descriptions(descriptions, classes))
         return method
-
-    @property
-    def image_encoder(self) -> nn.Module:
-        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
-        return encoder
-
-    @property
-    def width(self) -> int:
-        return self._clip.width
-
-    def train(self, mode: bool = True) -> ZeroShot:
-        """Switch to training; CLIP stays in evaluation, as it is frozen."""
-        super().train(mode)
-        self.clip_model.eval()
-        return self
-
-    def encode_pixels(self, pixels: Tensor) -> Tensor:
-        features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
-        return functional.normalize(features.float(), dim=-1)
 
     def pool(self, features: Tensor) -> Tensor:
         pooled: Tensor = self.temporal(features)

@@ -1,0 +1,44 @@
+"""What methods have in common that stand on a CLIP whose own weights never change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..models.clip import Clip
+from .method import Method
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class FrozenClip(Method):
+    """A method on a frozen CLIP, whose features are L2-normalised.
+
+    clip_model: the CLIP, without gradients; what a method trains in its towers are parts of its own.
+    """
+
+    _clip: Clip
+    clip_model: nn.Module
+
+    @property
+    def image_encoder(self) -> nn.Module:
+        """CLIP's image tower, with what a method put into it."""
+        encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
+        return encoder
+
+    @property
+    def width(self) -> int:
+        return self._clip.width
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training; CLIP stays in evaluation, as it is frozen."""
+        super().train(mode)
+        self.clip_model.eval()
+        return self
+
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        features = self.clip_model.encode_image(pixels)  # type: ignore[operator]
+        return functional.normalize(features.float(), dim=-1)
