@@ -72,15 +72,19 @@ class PlainAttention(nn.Module):
     PyTorch's own path moves the batch behind the tokens and back, copies five times per layer, and computes shapes at
     run time; its fused path has no ONNX form at all. Queries, keys and values are three products: OpenVINO fuses no
     scales into an INT8 product that is split afterwards.
+    An adapter in series becomes part of the output projection.
     """
 
-    def __init__(self, original: nn.MultiheadAttention) -> None:
+    def __init__(self, original: nn.MultiheadAttention | AdaptedAttention) -> None:
         super().__init__()
-        self.original, self.heads = original, original.num_heads
-        scales = (original.head_dim**-0.5, 1.0, 1.0)  # of the scores: a factor of the queries
-        parts = zip(original.in_proj_weight.chunk(3), original.in_proj_bias.chunk(3), scales, strict=True)
+        attention: Any = original.attention if isinstance(original, AdaptedAttention) else original
+        self.original, self.heads = original, attention.num_heads
+        scales = (attention.head_dim**-0.5, 1.0, 1.0)  # of the scores: a factor of the queries
+        parts = zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), scales, strict=True)
         self.queries, self.keys, self.values = (linear(scale * weight, scale * bias) for weight, bias, scale in parts)
-        self.out_proj = _merged(original.out_proj)
+        self.out_proj: nn.Module = _merged(attention.out_proj)
+        if isinstance(original, AdaptedAttention):
+            self.out_proj = original.adapter.after(self.out_proj)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
         masked = options.get("attn_mask") is not None or options.get("key_padding_mask") is not None
@@ -132,8 +136,9 @@ def rewritten(graph: nn.Module) -> Iterator[None]:
     try:
         for parent in list(graph.modules()):
             for name, child in list(parent.named_children()):
-                if isinstance(child, nn.MultiheadAttention) and _is_plain(child):
-                    replace(parent, name, PlainAttention(child))
+                attention = child.attention if isinstance(child, AdaptedAttention) else child
+                if isinstance(attention, nn.MultiheadAttention) and _is_plain(attention):
+                    replace(parent, name, PlainAttention(child))  # type: ignore[arg-type]
                 elif isinstance(child, AdaptedMlp) and child.foldable:
                     replace(parent, name, child.folded())
                 elif isinstance(child, nn.Linear) and parametrize.is_parametrized(child):
@@ -173,8 +178,7 @@ def _reads_class_token(module: Any) -> bool:
     plain = type(last).__name__ == "ResidualAttentionBlock" and not hasattr(last, "ln_1_kv")
     if not plain or not all(hasattr(last, name) for name in ClassTokenBlock.PARTS):
         return False
-    attention = last.attn.attention if isinstance(last.attn, AdaptedAttention) else last.attn
-    return isinstance(attention, PlainAttention)
+    return isinstance(last.attn, PlainAttention)
 
 
 def _embeds_patches(module: Any, size: int) -> bool:

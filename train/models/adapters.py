@@ -33,6 +33,23 @@ class Adapter(nn.Module):
         adapted: Tensor = self.up(self.activation(self.down(x)))
         return adapted if self.scale == 1 else self.scale * adapted
 
+    def after(self, layer: nn.Linear) -> nn.Module:
+        """`layer` followed by this adapter with a skip, computed from what the layer reads: one product less in a row."""
+        return _AdaptedLinear(layer, self)
+
+
+class _AdaptedLinear(nn.Module):
+    def __init__(self, layer: nn.Linear, adapter: Adapter) -> None:
+        super().__init__()
+        down = adapter.down
+        self.layer, self.activation = layer, adapter.activation
+        self.down = linear(down.weight @ layer.weight, down.weight @ layer.bias + down.bias)
+        self.up = linear(adapter.scale * adapter.up.weight, adapter.scale * adapter.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x) + self.up(self.activation(self.down(x)))
+        return result
+
 
 class BlockAdapters(nn.Module):
     """The two of a transformer block: in series after its attention, with a skip of its own, and beside its MLP, where
