@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import json
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError, ParameterError
-from ..machine import cache_folder, instructions
+from ..machine import instructions
 from ..timing import call_within
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
+from .compiled import compiled_folder, load_optimised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -201,7 +201,9 @@ class OrtBackend(Backend):
                     "session.disable_cpu_ep_fallback", "1"
                 )  # all of the graph, or an error
             return ort.InferenceSession(graph, session, enable_fallback=0)  # which prints, and then is the CPU
-        return ort.InferenceSession(graph, session, providers=[(self.execution_provider, options), *self.beside])
+        providers = [(self.execution_provider, options), *self.beside]
+        load = functools.partial(ort.InferenceSession, providers=providers)
+        return load_optimised(graph, session, load) if self.execution_provider == _CPU else load(graph, session)
 
     def _plugin_devices(self) -> list[Any]:
         """What a plug-in can run on here; the first of them is taken."""
@@ -226,14 +228,14 @@ def _openvino_options(graph: bytes, precision: str, threads: int | None) -> dict
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
     # Compiled graphs, which load faster. A folder for each: OpenVINO's own key took one precision's for another's.
-    folder = _kept_in(f"openvino/{hashlib.sha256(graph).hexdigest()[:32]}-{precision}")
+    folder = compiled_folder("openvino", graph, precision)
     kept = {"CACHE_DIR": folder} if folder else {}
     return {"load_config": json.dumps({"CPU": hint | limit | kept})}
 
 
 def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
     """One engine for all batches, kept in the user's cache, since building takes minutes."""
-    folder = _kept_in("tensorrt")
+    folder = compiled_folder("tensorrt")  # one for all: they share timings
     kept = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
@@ -241,16 +243,6 @@ def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict
         "trt_timing_cache_path": folder,
     }
     return (kept if folder else {}) | _profile_shapes(graph, "trt_profile")
-
-
-def _kept_in(name: str) -> str:
-    """A folder for what a provider compiles; "" where there can be none, and every process compiles anew."""
-    folder = cache_folder() / name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return ""
-    return str(folder)
 
 
 def _tensorrt_rtx_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
