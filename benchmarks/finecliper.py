@@ -3,8 +3,8 @@
     python benchmarks/finecliper.py vit.pt WORK [--stills labels.csv] [--seeds 2]
 
 vit.pt: weights of `dfer-pretrain --clip dfer-vit`. labels.csv: photographs with votes as `dfer-prepare --photos` writes
-them; each is a clip of one frame. Every variant trains for the same number of epochs on the same clips. What is there
-already is not trained again.
+them; each is a clip of one frame. Every variant trains for the same number of epochs on the same clips, as many at a
+time as there are cores. What is there already is not trained again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
@@ -89,15 +91,20 @@ def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: 
     """Print a table with a row for each variant, trained and tested on `data`."""
     print(f"| {label} | WAR, mean of seeds (lowest–highest) | UAR |\n|---|---|---|", flush=True)
     common = ["--clip", "dfer-vit", "--pretrained", options.weights, "--precision", "bf16", *data]
-    for name, flags in variants.items():
-        found = []
-        for seed in range(options.seeds):
-            number = [*PARTS, *VARIANTS].index(name)
-            out = options.folder / f"{label.split()[0]}-{number}-seed{seed}.pt"
-            train(out, flags, [*common, "--epochs", options.epochs, "--seed", seed])
-            tested = ["--data", "csv", "--root", data[-1]] if "csv" in data else []
-            found.append(scores(out, PEOPLE, *map(str, tested)))
-        print(row(name, [one["war"] for one in found], [one["uar"] for one in found]), flush=True)
+    common += ["--epochs", options.epochs, "--batch", options.batch, "--learning-rate", options.learning_rate]
+    tested = ["--data", "csv", "--root", str(data[-1])] if "csv" in data else []
+
+    def score(name: str, seed: int) -> dict[str, float]:
+        number = [*PARTS, *VARIANTS].index(name)
+        out = options.folder / f"{label.split()[0]}-{number}-seed{seed}.pt"
+        train(out, variants[name], [*common, "--seed", seed])
+        return scores(out, PEOPLE, *tested)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {name: [pool.submit(score, name, seed) for seed in range(options.seeds)] for name in variants}
+        for name, runs in futures.items():
+            found = [run.result() for run in runs]
+            print(row(name, [one["war"] for one in found], [one["uar"] for one in found]), flush=True)
 
 
 def main() -> None:
@@ -108,9 +115,12 @@ def main() -> None:
     parser.add_argument("--stills-most", type=int, default=200)
     parser.add_argument("--identities", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
+    os.environ["OMP_NUM_THREADS"] = "1"  # as many runs as cores share the machine
     write_texts(options.folder, options.identities)
     compare(options, PARTS | VARIANTS, "drawn people", ["--identities", options.identities])
     if options.stills is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,23 +84,36 @@ class FaceDetector:
 
     def __init__(self, min_score: float = 0.7, max_side: int = 640, min_face: float = 0) -> None:
         weights = _weights_path()
-        self._net = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), score_threshold=min_score)
-        # Of its own: a net that is given another size must be set up anew.
+        # A net that is given another size must be set up anew, so there is one for each use.
+        create = cv2.FaceDetectorYN.create
+        self._net, self._half = (create(str(weights), "", (320, 320), score_threshold=min_score) for _ in range(2))
         square = (_CLOSE_UP, _CLOSE_UP)
-        self._close = cv2.FaceDetectorYN.create(str(weights), "", square, score_threshold=min(min_score, 0.5))
+        self._close = create(str(weights), "", square, score_threshold=min(min_score, 0.5))
         self._max_side, self._min_face = max_side, min_face
 
-    def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        """The faces of an RGB image [H,W,3], largest first."""
+    def detect(self, image: NDArray[np.uint8], known: Sequence[Face] = ()) -> list[Face]:
+        """The faces of an RGB image [H,W,3], largest first.
+
+        known: those of a moment ago. If all were large, half the width and height are enough for them, in a third of
+        the time, and a new face is found from twice the usual size on. Unless as many are found, all is searched.
+        """
         height, width = image.shape[:2]
         shrink = min(1.0, self._max_side / max(height, width), _FINDABLE / max(self._min_face, 1e-9))
+        if known and min(face.size for face in known) * shrink / 2 >= _SHARP:
+            faces = self._search(self._half, image, shrink / 2)
+            if len(faces) >= len(known):
+                return faces
+        return self._search(self._net, image, shrink)
+
+    def _search(self, net: Any, image: NDArray[np.uint8], shrink: float) -> list[Face]:
+        height, width = image.shape[:2]
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         if shrink < 1:
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
             bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-        self._net.setInputSize((bgr.shape[1], bgr.shape[0]))
+        net.setInputSize((bgr.shape[1], bgr.shape[0]))
         faces = []
-        for row in _rows(self._net, bgr):
+        for row in _rows(net, bgr):
             face = _face(row, width / bgr.shape[1], height / bgr.shape[0])
             *_, w, h = face.box
             if not (np.isfinite(row).all() and 0 < w <= 2 * width and 0 < h <= 2 * height):

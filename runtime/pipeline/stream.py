@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +23,8 @@ from .smoothing import Smoother
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.2
 """Seconds from one search for faces to the next where the user asks for no other cadence: sampled frames that come
 faster share one, and where sampling is slower, faces are searched between samples, too, so that ids stay stable."""
+_THOROUGH = 0.4
+"""Seconds from one search for faces of all sizes to the next, where those that are known are large."""
 _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 
 
@@ -45,7 +48,8 @@ class FaceProvider(Protocol):
 class DetectionScheduler:
     """The detector, in every frame whose number is `every` above that of the last search, whether sampled or not.
 
-    every: None searches sampled frames, at most ten times a second, and any frame where five a second would be missed.
+    every: None searches sampled frames, at most ten times a second, and any frame where five a second would be missed;
+    where all faces are large, most of these searches are for large ones only, whose pictures may be small.
     turned: told, once, by how many degrees clockwise pictures must be turned for faces to be upright, if any.
     """
 
@@ -56,10 +60,12 @@ class DetectionScheduler:
         self._vote: OrientationVote | None = OrientationVote()
         self._index: int | None = None  # of the last search
         self._time = 0.0
+        self._known: list[Face] = []  # of the last search
+        self._thorough = -math.inf  # time of the last one for faces of all sizes
 
     def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
         if anew:
-            self._index = None
+            self._index, self._known = None, []
         if self._index is None:
             searches = wanted or self._every is not None
         elif self._every is not None:
@@ -72,7 +78,10 @@ class DetectionScheduler:
         return searches
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        faces = self._detector.detect(image)
+        calm = self._every is None and self._time - self._thorough < _THOROUGH - _ROUNDING
+        if not calm:
+            self._thorough = self._time
+        faces = self._known = self._detector.detect(image, self._known if calm else ())
         if self._vote is not None:
             self._vote.add(image, faces)
             if self._vote.decided:

@@ -10,6 +10,7 @@ import pytest
 
 from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import Face, FaceDetector
+from dfer.runtime.pipeline.stream import DetectionScheduler
 
 
 def filmed(path: Path, every: int) -> list[np.ndarray]:
@@ -40,6 +41,32 @@ def test_min_face_never_enlarges_and_max_side_still_holds(face_frames: list[np.n
     np.testing.assert_array_equal(plain[0].landmarks, tiny[0].landmarks)
     narrow, both = FaceDetector(max_side=160), FaceDetector(max_side=160, min_face=20)
     np.testing.assert_array_equal(narrow.detect(face_frames[0])[0].landmarks, both.detect(face_frames[0])[0].landmarks)
+
+
+def test_large_faces_are_found_in_half_the_picture_and_all_others_in_the_whole(face_frames: list[np.ndarray]) -> None:
+    detector = FaceDetector(min_face=40)
+    large = cv2.resize(face_frames[0], None, fx=4, fy=4)
+    whole = detector.detect(large)
+    half = detector.detect(large, whole)
+    assert 0 < np.linalg.norm(half[0].landmarks - whole[0].landmarks, axis=1).mean() < 0.03 * whole[0].size
+    missing = detector.detect(large, [*whole, *whole])
+    np.testing.assert_array_equal(missing[0].landmarks, whole[0].landmarks)
+    little = detector.detect(face_frames[0])
+    np.testing.assert_array_equal(detector.detect(face_frames[0], little)[0].landmarks, little[0].landmarks)
+
+
+def test_a_small_face_that_joins_large_ones_is_found_within_half_a_second(face_frames: list[np.ndarray]) -> None:
+    alone = np.full((960, 1600, 3), 128, np.uint8)
+    alone[:, :1280] = cv2.resize(face_frames[0], None, fx=4, fy=4)
+    joined = alone.copy()
+    joined[:120, 1280:1440] = cv2.resize(face_frames[0], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    scheduler, found = DetectionScheduler(FaceDetector()), []
+    for index in range(16):
+        if scheduler.should_detect(index, index / 10, wanted=True):
+            found.append(len(scheduler.detect(joined if index > 6 else alone)))
+    assert found[:7] == [1] * 7
+    assert 1 in found[7:10]  # not looked for yet
+    assert 2 in found[7:12]
 
 
 @pytest.mark.parametrize(
