@@ -26,6 +26,7 @@ from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import ClipSizes, build_clip
+from dfer.train.models.temporal import TemporalNet
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,20 @@ def test_attention_with_a_mask_or_to_another_sequence_is_computed_as_before() ->
             torch.testing.assert_close(module(tokens), wanted)
             assert not isinstance(module.own, nn.MultiheadAttention)
     assert isinstance(module.own, nn.MultiheadAttention)
+
+
+def test_a_temporal_layer_whose_query_is_constant_needs_no_keys() -> None:
+    torch.manual_seed(0)
+    windows = torch.randn(3, 16, 64)
+    for layers, fewer in ((1, True), (2, False)):
+        holder = torch.nn.Sequential(TemporalNet(16, 64, layers)).eval()
+        count = sum(map(torch.numel, holder.parameters()))
+        with torch.inference_mode():
+            wanted = holder(windows)
+            with rewritten(holder):
+                torch.testing.assert_close(holder(windows), wanted, atol=1e-5, rtol=0)
+                assert (sum(map(torch.numel, holder.parameters())) < count - 64 * 512) == fewer
+            torch.testing.assert_close(holder(windows), wanted, atol=0, rtol=0)
 
 
 def test_a_convolutional_encoder_expects_no_rewrites() -> None:
