@@ -1,9 +1,10 @@
 """Ours against recognisers that look at one frame: EfficientNet-B0, the class of EmotiEffLib's and others' models.
 
-    python benchmarks/per_frame.py WORK [--seconds 40] [--write]
+    python benchmarks/per_frame.py WORK [--student STUDENT.dfer] [--seconds 40] [--write]
 
 All on ONNX Runtime with the same settings, random weights, one face: of 224 pixels for EfficientNet-B0 (the demo
-model: 80), of 224 and 128 for ViT-B/32. WORK keeps what is exported. --write makes per_frame.md.
+model: 80), of 224 and 128 for ViT-B/32. STUDENT.dfer: a distilled model with an INT8 encoder (`distillation.py`). WORK
+keeps what is exported. --write makes per_frame.md.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pages import Check, publish, table, take_turns
 from vit import vit_bundle
 from windows import ours
 
+from dfer.runtime.bundle import DEMO
 from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.machine import physical_cores
 from dfer.runtime.recognizer import Recognizer
@@ -25,6 +27,8 @@ from dfer.train.models.clip import _open_clip
 SIDE = 224
 MUST = {"cpu": 1.0, "openvino": 0.9}
 """At most what part of EfficientNet-B0's cost, INT8 at 128 pixels, by provider."""
+STUDENT = 0.25
+"""The same of a student, with either provider."""
 
 
 def efficientnet(folder: Path) -> Path:
@@ -57,6 +61,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip; others are no figures for the page")
+    parser.add_argument("--student", type=Path)
     options = parser.parse_args()
     vits = {
         f"ours: {options.clip}, {size} px": vit_bundle(options.work, options.clip, size=size) for size in (224, 128)
@@ -70,8 +75,11 @@ def main() -> None:
         engine = open_engine(graph, provider, physical_cores())
         name = f"EfficientNet-B0, fp32, {provider}"
         works[name], sees[name] = (lambda engine=engine: engine.run({"frames": crop})), "one frame"
-        for title, path in {**vits, "ours: demo model": None}.items():
-            for precision in ("fp32", "int8") if path else ("fp32",):
+        bundles: dict[str, Path] = {**vits, "ours: demo model": DEMO}
+        if options.student:
+            bundles["ours: student"] = options.student
+        for title, path in bundles.items():
+            for precision in ("fp32", "int8"):
                 name = f"{title}, {precision}, {provider}"
                 works[name] = ours(Recognizer(path, provider=provider, precision=precision))
                 sees[name] = "16 frames, 2 s"
@@ -83,12 +91,15 @@ def main() -> None:
         if name in times:
             ratio = times[name] / base
             checks.append(Check(f"{name}: at most {most} of EfficientNet-B0", f"{ratio:.2f}", ratio <= most))
+        if (name := f"ours: student, int8, {provider}") in times:
+            ratio = times[name] / base
+            checks.append(Check(f"{name}: at most {STUDENT} of EfficientNet-B0", f"{ratio:.2f}", ratio <= STUDENT))
     rows = [[name, f"{spent:.1f}", f"{spent / base:.2f}", sees[name]] for name, spent in times.items()]
     publish(
         "per_frame.md",
         "Against recognisers that look at one frame",
         [
-            "    python benchmarks/per_frame.py WORK --write",
+            f"    python benchmarks/per_frame.py WORK{' --student STUDENT.dfer' * bool(options.student)} --write",
             "Median milliseconds per face and frame, crop to probabilities, taken in turns; random weights. What a "
             "prediction sees is what differs: a per-frame recogniser cannot tell an onset from an offset.",
             table(("", "ms", "against EfficientNet-B0 on CPU", "a prediction sees"), rows),

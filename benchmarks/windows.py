@@ -1,11 +1,11 @@
 """A prediction per frame: ours against re-encoding every window in PyTorch, which is how DFER-CLIP's code predicts.
 
-    python benchmarks/windows.py WORK [--seconds 60] [--write]
+    python benchmarks/windows.py WORK [--student STUDENT.dfer] [--seconds 60] [--write]
 
 Theirs computes the text side and 16 frames for each prediction; ours encodes the one new frame, keeps the features of
 the other 15, and has the text side folded into the head at export. Same model (ViT-B/32, random weights), one face,
-crops in memory on both sides; ours also with images of 128 pixels (`dfer-train --image-size 128`). WORK keeps the
-exported bundles. --write makes windows.md.
+crops in memory on both sides; ours also with images of 128 pixels (`dfer-train --image-size 128`). STUDENT.dfer: a
+distilled model with an INT8 encoder (`distillation.py`). WORK keeps the exported bundles. --write makes windows.md.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ MUST = {
     "VNNI": {("cpu", 224): 33, ("openvino", 224): 45, ("cpu", 128): 75, ("openvino", 128): 90},
 }
 """How many times faster, at least: by the machine's instructions, then by provider and side of images."""
+STUDENT = 300
+"""The same of a student, with either provider."""
 THEIRS = "PyTorch: text side and 16 frames"
 TURN = 60
 """Ours per turn, about as long as one of theirs: in shorter turns it would mostly fetch its weights into the caches."""
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip; others are no figures for the page")
+    parser.add_argument("--student", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(physical_cores())
     works = theirs(options.clip)
@@ -85,9 +88,15 @@ def main() -> None:
             recognizer = Recognizer(vit_bundle(options.work, options.clip, size=size), provider=provider)
             names[provider, size] = f"ours: {size} px, {provider}, {recognizer.precision}"
             works[names[provider, size]] = ours(recognizer)
+        if options.student and provider in present_providers() and size == 128:
+            recognizer = Recognizer(options.student, provider=provider, precision="int8")
+            names[provider, 0] = f"ours: student, {provider}, int8"
+            works[names[provider, 0]] = ours(recognizer)
     times = take_turns(works, options.seconds, dict.fromkeys(names.values(), TURN))
     rows = [[name, f"{spent:.1f}", f"{times[THEIRS] / spent:.1f} ×"] for name, spent in times.items()]
     checks = []
+    if options.student:
+        must = must | {(provider, 0): STUDENT for provider, _ in must}
     for (provider, size), least in must.items():
         if name := names.get((provider, size)):
             factor = times[THEIRS] / times[name]
@@ -98,7 +107,7 @@ def main() -> None:
         "windows.md",
         "A prediction per frame against re-encoding every window",
         [
-            "    python benchmarks/windows.py WORK --write",
+            f"    python benchmarks/windows.py WORK{' --student STUDENT.dfer' * bool(options.student)} --write",
             f"{options.clip}, random weights, one face, a window of 16; median ms per prediction, taken in turns.",
             table(("", "ms", "faster by"), rows),
         ],
