@@ -41,6 +41,11 @@ VARIANTS = {
     "captions, shuffled between clips": ["--captions", "shuffled.jsonl"],
     "middle level, landmarks as drawn": ["--middle", "distil"],
 }
+SIZES = {
+    "images of 112 px: 49 patches, not 16": ["--image-size", "112"],
+    "images of 48 px: 9 patches": ["--image-size", "48"],
+}
+"""The transformer was taught on images of 64 px, in patches of 16; its positional embedding is interpolated."""
 PEOPLE = 40  # to test on
 
 
@@ -95,7 +100,7 @@ def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: 
     tested = ["--data", "csv", "--root", str(data[-1])] if "csv" in data else []
 
     def score(name: str, seed: int) -> dict[str, float]:
-        number = [*PARTS, *VARIANTS].index(name)
+        number = [*PARTS, *VARIANTS, *SIZES].index(name)
         out = options.folder / f"{label.split()[0]}-{number}-seed{seed}.pt"
         train(out, variants[name], [*common, "--seed", seed])
         return scores(out, PEOPLE, *tested)
@@ -122,10 +127,10 @@ def main() -> None:
     options.folder.mkdir(exist_ok=True)
     os.environ["OMP_NUM_THREADS"] = "1"  # as many runs as cores share the machine
     write_texts(options.folder, options.identities)
-    compare(options, PARTS | VARIANTS, "drawn people", ["--identities", options.identities])
+    compare(options, PARTS | VARIANTS | SIZES, "drawn people", ["--identities", options.identities])
     if options.stills is not None:
         table = write_stills(options.stills, options.folder, options.stills_most)
-        compare(options, PARTS, "photographs", ["--data", "csv", "--root", table])
+        compare(options, PARTS | SIZES, "photographs", ["--data", "csv", "--root", table])
 
 
 if __name__ == "__main__":
