@@ -45,7 +45,7 @@ class Recognizer:
     max_faces: how many faces of a source are read, largest first; None for all.
     min_face: side in pixels of the smallest face that is read; the larger, the faster faces are found.
     detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
-    None searches sampled frames, five to ten times a second.
+    None searches sampled frames, five to ten times a second, half as often while no face moves.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
     threads: of the CPU for one run of an engine; None for all physical cores this process may use.
     smooth, classes, neutral_prior, unsure: how predictions become final (see `Smoother`): seconds of smoothing, None

@@ -114,6 +114,8 @@ class Tracker:
         self._visible: list[Track] = []
         self.next_id = next_id
         self._flow = MedianFlow()
+        self._carried: float | None = None  # time of the last picture
+        self.lost = False
 
     @property
     def tracks(self) -> list[Track]:
@@ -121,8 +123,14 @@ class Tracker:
         return list(self._tracks)
 
     def carry(self, image: NDArray[np.uint8], time: float) -> list[Track]:
-        """Follow the faces of the last update into the next picture, RGB [H,W,3]; returns their tracks in its order."""
+        """Follow the faces of the last update into the next picture, RGB [H,W,3]; returns their tracks in its order.
+
+        A second time for the same picture changes nothing. `lost` tells whether the motion of one could not be told.
+        """
+        if time == self._carried:
+            return list(self._visible)
         motions = self._flow.follow(image, [track.face.box for track in self._visible])
+        self._carried, self.lost = time, None in motions
         for track, motion in zip(self._visible, motions, strict=True):
             track._carry(motion, time)
         return list(self._visible)

@@ -20,9 +20,11 @@ from .feature_window import FeatureWindow
 from .scheduler import Scheduler
 from .smoothing import Smoother
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 0.2
-"""Seconds from one search for faces to the next where the user asks for no other cadence: sampled frames that come
-faster share one, and where sampling is slower, faces are searched between samples, too, so that ids stay stable."""
+_PAUSES, _CALM_PAUSES = (0.1, 0.2), (0.2, 0.3)
+"""Seconds from one search for faces to the next where the user asks for no other cadence, at least and at most: sampled
+frames that come faster share one, and where sampling is slower, faces are searched between samples, too, so that ids
+stay stable. The others are for faces that were where they were at the search before."""
+_CALM = 0.2  # share of its size by which a face may have moved since
 _THOROUGH = 0.4
 """Seconds from one search for faces of all sizes to the next, where those that are known are large."""
 _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
@@ -31,10 +33,10 @@ _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 class FaceProvider(Protocol):
     """Says where the faces are: the detector, now and then, or a file of boxes."""
 
-    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False, lost: bool = False) -> bool:
         """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded.
 
-        anew: faces of earlier frames cannot be carried into it.
+        anew: faces of earlier frames cannot be carried into it. lost: the motion of one of them could not be told.
         """
         ...
 
@@ -49,7 +51,8 @@ class DetectionScheduler:
     """The detector, in every frame whose number is `every` above that of the last search, whether sampled or not.
 
     every: None searches sampled frames, at most ten times a second, and any frame where five a second would be missed;
-    where all faces are large, most of these searches are for large ones only, whose pictures may be small.
+    half as often while faces stay where they are. Where all are large, most searches are for large ones only, whose
+    pictures may be small.
     turned: told, once, by how many degrees clockwise pictures must be turned for faces to be upright, if any.
     """
 
@@ -61,27 +64,30 @@ class DetectionScheduler:
         self._index: int | None = None  # of the last search
         self._time = 0.0
         self._known: list[Face] = []  # of the last search
+        self._calm = False
         self._thorough = -math.inf  # time of the last one for faces of all sizes
 
-    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False, lost: bool = False) -> bool:
         if anew:
-            self._index, self._known = None, []
+            self._index, self._known, self._calm = None, [], False
         if self._index is None:
             searches = wanted or self._every is not None
         elif self._every is not None:
             searches = index - self._index >= self._every
         else:
+            least, most = _CALM_PAUSES if self._calm and not lost else _PAUSES
             elapsed = time - self._time + _ROUNDING
-            searches = elapsed >= _LONGEST_PAUSE or (wanted and elapsed >= _SHORTEST_PAUSE)
+            searches = elapsed >= most or (wanted and elapsed >= least)
         if searches:
             self._index, self._time = index, time
         return searches
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        calm = self._every is None and self._time - self._thorough < _THOROUGH - _ROUNDING
-        if not calm:
+        thorough = self._every is not None or self._time - self._thorough >= _THOROUGH - _ROUNDING
+        if thorough:
             self._thorough = self._time
-        faces = self._known = self._detector.detect(image, self._known if calm else ())
+        faces = self._detector.detect(image, () if thorough else self._known)
+        self._known, self._calm = faces, _are_calm(self._known, faces)
         if self._vote is not None:
             self._vote.add(image, faces)
             if self._vote.decided:
@@ -92,6 +98,13 @@ class DetectionScheduler:
 
     def finish(self) -> None:
         pass
+
+
+def _are_calm(before: list[Face], after: list[Face]) -> bool:
+    """Whether these are the same faces in about the same places; not where there are none."""
+    return len(before) == len(after) > 0 and all(
+        min(np.abs(face.landmarks - old.landmarks).mean() for old in before) < _CALM * face.size for face in after
+    )
 
 
 @dataclass
@@ -201,17 +214,18 @@ class StreamState:
         self._period = period
 
     def _follow(self, frame: Frame, wanted: bool, anew: bool) -> list[Track]:
-        if self._face_provider.should_detect(frame.index, frame.time, wanted, anew):
+        if wanted:
+            with self._watch.time("track"):
+                tracks = self._tracker.carry(frame.image, frame.time)
+        lost = wanted and self._tracker.lost
+        if self._face_provider.should_detect(frame.index, frame.time, wanted, anew, lost):
             with self._watch.time("detect"):
                 faces = self._face_provider.detect(frame.image)
             with self._watch.time("track"):
                 tracks = self._tracker.update(faces, frame.time, frame.image)
                 self._forget()
             self._looked = frame.time
-        elif wanted:
-            with self._watch.time("track"):
-                tracks = self._tracker.carry(frame.image, frame.time)
-        else:
+        elif not wanted:
             return []
         if self._max_faces is not None:  # cut here and not before, for a face left out keeps its id
             tracks = sorted(tracks, key=lambda track: track.face.size, reverse=True)[: self._max_faces]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from dfer.runtime.faces.boxes import read_boxes
 from dfer.runtime.faces.detection import Face, FaceDetector
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.summary import Summary
+from dfer.runtime.pipeline import stream
 from dfer.runtime.pipeline.stream import EncodeRequest, StreamState
 from dfer.runtime.sources import Frame, SourceReaders
 from helpers import edit_manifest, write_video
@@ -265,7 +266,22 @@ def test_faces_are_searched_in_every_so_many_frames(
         (1, [*range(0, 24, 5), *range(24, 48, 5), *range(48, 72, 5)]),  # and between samples, so that ids stay
     ],
 )
-def test_faces_are_searched_five_to_ten_times_a_second_unless_asked_otherwise(
+def test_faces_that_move_are_searched_five_to_ten_times_a_second(
+    fps: float, expected: list[int], face_video: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "_CALM", 0)
+    assert searches(face_video, monkeypatch, fps=fps, window=4) == expected
+
+
+@pytest.mark.parametrize(
+    ("fps", "expected"),
+    [
+        (8, [0, *range(3, 72, 6)]),  # in every other sampled frame
+        (24, [0, *range(3, 72, 5)]),
+        (1, [0, *range(5, 72, 8)]),
+    ],
+)
+def test_faces_that_stay_where_they_are_are_searched_three_to_five_times_a_second(
     fps: float, expected: list[int], face_video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert searches(face_video, monkeypatch, fps=fps, window=4) == expected
@@ -276,10 +292,10 @@ def searches(video: Path, monkeypatch: pytest.MonkeyPatch, **settings: float) ->
     frames: list[int] = []
     seen = FaceDetector.detect
 
-    def detect(self: FaceDetector, image: NDArray[np.uint8]) -> list[Face]:
+    def detect(self: FaceDetector, image: NDArray[np.uint8], known: Sequence[Face] = ()) -> list[Face]:
         if image.shape == (240, 320, 3):  # not a close-up
             frames.append(taken[-1])
-        return seen(self, image)
+        return seen(self, image, known)
 
     taken: list[int] = []
     monkeypatch.setattr(FaceDetector, "detect", detect)
