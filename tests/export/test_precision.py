@@ -115,6 +115,7 @@ def test_too_few_faces_are_refused_with_the_options_name(exported: tuple[Path, s
     assert "--calib-min: 60 frames with a face in" in result.output and "500 are needed" in result.output
 
 
+@pytest.mark.long
 def test_a_bundle_for_the_cpu_alone_is_smaller(exported: tuple[Path, str], faces: Path, tmp_path: Path) -> None:
     arguments = ["--ckpt", exported[0].with_suffix(".pt"), "--out", tmp_path / "cpu.dfer", "--window", 1.5, "--fps", 10]
     arguments += ["--int8", "--int8-for", "cpu", "--calib", faces, "--calib-min", "60"]

@@ -116,6 +116,7 @@ def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
     assert (tmp_path / "features").exists() is frozen
 
 
+@pytest.mark.long
 def test_two_processes_train_together(pipeline: Pipeline, few_people: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
     call = [out, "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2]

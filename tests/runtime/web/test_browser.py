@@ -132,6 +132,7 @@ STATUS = "document.querySelector('#connection')?.textContent"
 OVER = "document.querySelector('#over').innerText"
 
 
+@pytest.mark.long
 def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab) -> None:
     page.show(make_step(0), stages, [])
     tab.open(page.url)

@@ -82,6 +82,7 @@ def test_it_becomes_a_checkpoint_of_ours(tmp_path: Path) -> None:
         torch.testing.assert_close(again.class_matrix(), method.class_matrix())
 
 
+@pytest.mark.long
 def test_it_exports_and_the_error_of_a_plain_export_says_how(tmp_path: Path) -> None:
     state = random_state(11, True)
     checkpoint = tmp_path / "DFER-CLIP.pth"

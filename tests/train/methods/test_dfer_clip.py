@@ -105,6 +105,7 @@ def test_it_comes_back_without_tokenizer_or_descriptions(
         torch.testing.assert_close(again.encode_frames(crops(2)), method.encode_frames(crops(2)))
 
 
+@pytest.mark.long
 def test_it_exports(clip: Clip) -> None:
     method = make(clip).eval()
     traced = trace_method(method)

@@ -128,6 +128,7 @@ def plain_products() -> int:
     return products(trace_method(make(adapter="none")).encoder.onnx)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "more"),
     [

@@ -73,6 +73,7 @@ def test_help_lists_a_method_of_another_package_and_loads_none(tmp_path: Path) -
     assert not {"torch", "numpy", "cv2", "outside_method"} & set(printed.split())
 
 
+@pytest.mark.long
 def test_it_is_trained_evaluated_and_exported_as_ours_are(train: Train, faces: Path, tmp_path: Path) -> None:
     out = tmp_path / "mean.pt"
     data = ["--data", "folder", "--root", faces, "--workers", 1]

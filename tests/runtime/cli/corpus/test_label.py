@@ -111,6 +111,7 @@ def test_failed_videos_are_done_again_when_asked(clips: Path, labelled: tuple[Pa
     assert {line["state"] for line in lines_of(out)} == {"read"}
 
 
+@pytest.mark.long
 def test_a_long_video_in_parts_has_the_rows_of_the_whole(film: Path, tmp_path: Path) -> None:
     label(LabelOptions([film], tmp_path / "out", SETTINGS, workers=2, longest=4.0))
     rows, whole = rows_in(tmp_path / "out"), rows_of_run([film])
@@ -135,6 +136,7 @@ def test_shards_make_one_result_and_the_last_ends_it(film: Path, tmp_path: Path)
     assert Counter(row["segment"] for row in rows_in(out)).keys() == {0, 1, 2, 3}
 
 
+@pytest.mark.long
 def test_a_video_that_kills_workers_fails_and_the_others_are_read(poison: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = label(LabelOptions([poison], out, SETTINGS, workers=2))
@@ -146,6 +148,7 @@ def test_a_video_that_kills_workers_fails_and_the_others_are_read(poison: Path, 
     assert leftovers(out) == []
 
 
+@pytest.mark.long
 def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path: Path) -> None:
     """Its workers end with it."""
     out = tmp_path / "out"
