@@ -14,6 +14,8 @@ from typing import Any
 from ..machine import cache_folder, instructions
 from ..storage import atomic_write
 
+_LARGEST = 512 << 20
+"""Bytes of the largest graph that is kept: writing it takes as much memory again."""
 KEPT = 16
 """How many graphs' files a kind of engine keeps: those that were used last."""
 
@@ -47,6 +49,8 @@ def load_optimised(graph: bytes, options: Any, load: Callable[[bytes | str, Any]
     """
     import onnxruntime as ort
 
+    if len(graph) > _LARGEST:
+        return load(graph, options)
     folder = compiled_folder("onnxruntime", graph, ort.__version__, platform.machine(), *instructions())
     kept = Path(folder, "optimised.onnx")
     if folder and kept.is_file():
