@@ -101,7 +101,7 @@ def main() -> None:
             for provider in providers:
                 works[name, provider] = ours(Recognizer(bundle.path, provider=provider, precision="int8"))
             if options.engines:
-                files = [file for file in bundle.manifest.files if file.endswith(".onnx") and ".cpu." not in file]
+                files = sorted(file.name for file in bundle.path.glob("*.onnx") if ".cpu." not in file.name)
                 for row in build_engines(bundle, files, "tensorrt-rtx", ["sm86"]):
                     built.append([clip, name, row.graph, f"{row.size / 1e6:.0f} MB", row.refused or "built"])
         times = take_turns(
