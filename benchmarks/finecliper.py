@@ -61,7 +61,7 @@ def write_texts(folder: Path, identities: int) -> None:
 
 
 def write_stills(table: Path, folder: Path, most: int) -> Path:
-    """A CSV of clips, each a photograph, at most `most` of a class to train on; all to test on."""
+    """A CSV of clips, each the folder of a photograph, at most `most` of a class to train on; all to test on."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     counts = dict.fromkeys(EXPRESSIONS, 0)
@@ -76,7 +76,12 @@ def write_stills(table: Path, folder: Path, most: int) -> Path:
             if split is None or not votes[label] or (split == "train" and counts[label] >= most):
                 continue
             counts[label] += split == "train"
-            writer.writerow([(table.parent / row["image"]).resolve(), label, split])
+            clip = folder / "stills" / Path(row["image"]).stem
+            clip.mkdir(parents=True, exist_ok=True)
+            picture = clip / Path(row["image"]).name
+            if not picture.is_symlink():
+                picture.symlink_to((table.parent / "images" / row["image"]).resolve())
+            writer.writerow([clip.resolve(), label, split])
     return out
 
 
