@@ -42,9 +42,7 @@ class GivenBoxes:
         self._used = False
         self._detector = FaceDetector(min_score=0.5)
 
-    def should_detect(
-        self, index: int, time: float, wanted: bool = True, anew: bool = False, lost: bool = False
-    ) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool = True, anew: bool = False) -> bool:
         """Whether the file has boxes for this frame. Ask once per frame, in order, then `detect` where it has."""
         now = index if self._by_frame else time + _TIME_SLACK
         self._due = []

@@ -33,10 +33,10 @@ _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 class FaceProvider(Protocol):
     """Says where the faces are: the detector, now and then, or a file of boxes."""
 
-    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False, lost: bool = False) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
         """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded.
 
-        anew: faces of earlier frames cannot be carried into it. lost: the motion of one of them could not be told.
+        anew: faces of earlier frames cannot be carried into it.
         """
         ...
 
@@ -67,7 +67,7 @@ class DetectionScheduler:
         self._calm = False
         self._thorough = -math.inf  # time of the last one for faces of all sizes
 
-    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False, lost: bool = False) -> bool:
+    def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
         if anew:
             self._index, self._known, self._calm = None, [], False
         if self._index is None:
@@ -75,12 +75,16 @@ class DetectionScheduler:
         elif self._every is not None:
             searches = index - self._index >= self._every
         else:
-            least, most = _CALM_PAUSES if self._calm and not lost else _PAUSES
+            least, most = _CALM_PAUSES if self._calm else _PAUSES
             elapsed = time - self._time + _ROUNDING
             searches = elapsed >= most or (wanted and elapsed >= least)
         if searches:
             self._index, self._time = index, time
         return searches
+
+    def hurry(self) -> None:
+        """The motion of a face could not be told: search as soon as where faces move."""
+        self._calm = False
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         thorough = self._every is not None or self._time - self._thorough >= _THOROUGH - _ROUNDING
@@ -217,8 +221,9 @@ class StreamState:
         if wanted:
             with self._watch.time("track"):
                 tracks = self._tracker.carry(frame.image, frame.time)
-        lost = wanted and self._tracker.lost
-        if self._face_provider.should_detect(frame.index, frame.time, wanted, anew, lost):
+            if self._tracker.lost and isinstance(self._face_provider, DetectionScheduler):
+                self._face_provider.hurry()
+        if self._face_provider.should_detect(frame.index, frame.time, wanted, anew):
             with self._watch.time("detect"):
                 faces = self._face_provider.detect(frame.image)
             with self._watch.time("track"):

@@ -97,7 +97,8 @@ def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
         write_video(tmp_path / "a.mp4", face_frames, 24),
         write_video(tmp_path / "b.mp4", [frame[:, ::-1] for frame in face_frames[:48]], 24),
     ]
-    with Recognizer(DEMO) as recognizer:
+    # In INT8 a sum that rounds otherwise in a batch of two may fall on the other side of a step.
+    with Recognizer(DEMO, precision="fp32") as recognizer:
         alone = {str(clip): list(recognizer.stream(clip)) for clip in clips}
         encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
         together = list(recognizer.stream(*clips))
