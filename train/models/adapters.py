@@ -34,7 +34,7 @@ class Adapter(nn.Module):
         return adapted if self.scale == 1 else self.scale * adapted
 
     def after(self, layer: nn.Linear) -> nn.Module:
-        """`layer` followed by this adapter with a skip, computed from what the layer reads: one product less in a row."""
+        """`layer` followed by this adapter with a skip, computed from what that reads: one product less in a row."""
         return _AdaptedLinear(layer, self)
 
 
