@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError, ParameterError
-from ..machine import instructions
+from ..machine import cache_folder, instructions
 from ..timing import call_within
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
-from .compiled import compiled_folder, load_optimised
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from .backend import Array
 
 _CPU = "CPUExecutionProvider"
+KEPT = 16
+"""How many graphs' compiled forms a provider keeps."""
 PATIENCE = 600.0
 """Seconds that a CPU may take to load a graph, and to run it for the first time: it may be a stranger's."""
 
@@ -201,9 +205,7 @@ class OrtBackend(Backend):
                     "session.disable_cpu_ep_fallback", "1"
                 )  # all of the graph, or an error
             return ort.InferenceSession(graph, session, enable_fallback=0)  # which prints, and then is the CPU
-        providers = [(self.execution_provider, options), *self.beside]
-        load = functools.partial(ort.InferenceSession, providers=providers)
-        return load_optimised(graph, session, load) if self.execution_provider == _CPU else load(graph, session)
+        return ort.InferenceSession(graph, session, providers=[(self.execution_provider, options), *self.beside])
 
     def _plugin_devices(self) -> list[Any]:
         """What a plug-in can run on here; the first of them is taken."""
@@ -228,14 +230,14 @@ def _openvino_options(graph: bytes, precision: str, threads: int | None) -> dict
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
     # Compiled graphs, which load faster. A folder for each: OpenVINO's own key took one precision's for another's.
-    folder = compiled_folder("openvino", graph, precision)
+    folder = _kept_in("openvino", f"{hashlib.sha256(graph).hexdigest()[:32]}-{precision}")
     kept = {"CACHE_DIR": folder} if folder else {}
     return {"load_config": json.dumps({"CPU": hint | limit | kept})}
 
 
 def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
     """One engine for all batches, kept in the user's cache, since building takes minutes."""
-    folder = compiled_folder("tensorrt")  # one for all: they share timings
+    folder = _kept_in("tensorrt")
     kept = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
@@ -243,6 +245,23 @@ def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict
         "trt_timing_cache_path": folder,
     }
     return (kept if folder else {}) | _profile_shapes(graph, "trt_profile")
+
+
+def _kept_in(provider: str, graph: str = "") -> str:
+    """A folder for what a provider compiles; "" where there can be none, and every process compiles anew.
+
+    graph: a folder of its own for each; those of the `KEPT` that were used last are kept.
+    """
+    folder = cache_folder() / provider / graph
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime) if graph else []
+    except OSError:
+        return ""
+    for old in others[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)  # another process sweeps, too
+    return str(folder)
 
 
 def _tensorrt_rtx_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:

@@ -14,7 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from dfer.runtime.bundle import DEMO, Bundle
-from dfer.runtime.engines import LARGEST_BATCH, compiled, open_engine, ort, present_providers
+from dfer.runtime.engines import LARGEST_BATCH, open_engine, ort, present_providers
 from dfer.runtime.errors import DferError
 from helpers import graph_bytes, reseal
 
@@ -93,32 +93,13 @@ def test_openvino_keeps_what_it_compiled_and_runs_one_row_like_several(bundle: P
         np.testing.assert_array_equal(one, two)
 
 
-def test_the_cpu_keeps_the_optimised_graph_and_does_not_need_it(bundle: Path, own_cache: Path) -> None:
-    opened = Bundle.open(bundle)
-    graph, shape = opened.read("head.fp32.onnx"), (2, opened.manifest.window, opened.manifest.width)
-    inputs = {"features": np.random.default_rng(0).normal(size=shape).astype(np.float32)}
-
-    def probabilities() -> np.ndarray:
-        with open_engine(graph, "cpu") as engine:
-            return next(iter(engine.run(inputs).values()))
-
-    first = probabilities()
-    (kept,) = own_cache.glob("onnxruntime/*/*")  # and nothing temporary
-    written = kept.stat().st_mtime_ns
-    np.testing.assert_array_equal(probabilities(), first)
-    assert kept.stat().st_mtime_ns == written
-    kept.write_bytes(kept.read_bytes()[:1000])
-    np.testing.assert_array_equal(probabilities(), first)
-    assert kept.stat().st_size > 1000  # made anew
-
-
 def test_of_what_was_compiled_only_the_last_used_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "KEPT", 2)
-    first = Path(compiled.compiled_folder("openvino", b"first"))
-    second = Path(compiled.compiled_folder("openvino", b"second"))
+    monkeypatch.setattr(ort, "KEPT", 2)
+    first = Path(ort._kept_in("openvino", "first"))
+    second = Path(ort._kept_in("openvino", "second"))
     for age, folder in enumerate((second, first), start=1):
         os.utime(folder, (age, age))
-    third = Path(compiled.compiled_folder("openvino", b"third"))
+    third = Path(ort._kept_in("openvino", "third"))
     assert sorted((own_cache / "openvino").iterdir()) == sorted((first, third))
 
 
