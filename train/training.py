@@ -175,9 +175,9 @@ class Trainer:
                     raise DferError(f"step {phase.step}, epoch {result.number}: the loss is {loss}; lower the rate")
                 if self._ends_step(index) and (self._best is None or result.value >= self._best[0]):
                     self._best = (result.value, self._weights(), result)
+            on_epoch(result)  # before the state: a run killed between the two tells an epoch twice, and none never
             if fabric.global_rank == 0:
                 self._write_state(index, epoch + 1)
-            on_epoch(result)
 
     def _train_epoch(self, index: int, epoch: int) -> float:
         """One epoch of a phase; its random numbers depend on nothing that came before. Returns the mean loss."""

@@ -41,7 +41,7 @@ class Interruption(Exception):
 def train(
     folder: Path, resume: bool = False, stop_after: int = 10**6, fabric: Fabric | None = None, **settings: object
 ) -> tuple[AlignDfer, list[Epoch]]:
-    """A small run; raises Interruption after `stop_after` epochs."""
+    """A small run; raises Interruption once the state after `stop_after` epochs is saved: at a step's end or later."""
     torch.manual_seed(0)
     method = AlignDfer(load_clip("dfer-nano"), CLASSES, tokens=2, video_layers=2)
     sampling = Sampling(batch=16)
@@ -60,10 +60,15 @@ def train(
 
     def on_epoch(epoch: Epoch) -> None:
         seen.append(epoch)
-        if len(seen) == stop_after:
+        if len(seen) > stop_after:
             raise Interruption
 
-    trainer.run(resume, on_epoch, best.append)
+    def on_step(epoch: Epoch) -> None:
+        if len(seen) == stop_after:
+            raise Interruption
+        best.append(epoch)
+
+    trainer.run(resume, on_epoch, on_step)
     assert trainer.results[-len(best) :] == best
     return method, trainer.results
 
