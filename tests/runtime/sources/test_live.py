@@ -311,6 +311,7 @@ def test_a_damaged_picture_in_a_stream_does_not_end_it() -> None:
     assert warnings == []
 
 
+@pytest.mark.long
 def test_a_server_that_never_answers_does_not_hold_up_opening(stream: Any) -> None:
     with StreamServer() as mute:
         mute.serve = lambda client: mute.silent.wait(30)  # type: ignore[method-assign]

@@ -99,6 +99,7 @@ with WebPage(EXPRESSIONS, port=0) as page:
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors cannot be limited")
 def test_a_flood_of_connections_leaves_descriptors_for_the_run(tmp_path: Path) -> None:
     run = subprocess.Popen(

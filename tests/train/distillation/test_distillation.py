@@ -123,7 +123,7 @@ def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     options: DistillOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the tower's second epoch, and again in the head's first."""
+    """Stopped when the tower's third epoch is told and not yet saved, and again with the head's second."""
     options = replace(options, labelled=DataChoice("folder", folder / "faces", workers=1), tune_epochs=3)
     whole = replace(options, out=tmp_path / "whole.pt")
     wanted = distill(whole)
@@ -137,12 +137,12 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
 
         monkeypatch.setattr(EpochLog, "write", stopping)
 
-    stop_at("distillation", 2)
+    stop_at("distillation", 3)
     with pytest.raises(Stop):
         distill(options)
     assert options.out.with_suffix(".state").is_file()
     assert not options.out.exists()
-    stop_at("tuning", 1)
+    stop_at("tuning", 2)
     with pytest.raises(Stop):
         distill(replace(options, resume=True))
     assert options.out.is_file()
@@ -162,7 +162,8 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
 
 def test_a_state_of_other_settings_is_refused(options: DistillOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: EpochLog, epoch: Any, **others: float) -> None:
-        raise Stop
+        if epoch.number == 2:
+            raise Stop
 
     with monkeypatch.context() as patch:
         patch.setattr(EpochLog, "write", stop)

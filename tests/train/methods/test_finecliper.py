@@ -154,6 +154,7 @@ def test_it_exports_with_every_rewrite(plain_products: int, options: dict[str, A
         np.testing.assert_allclose(found, method(features).softmax(dim=-1).numpy(), atol=1e-5)
 
 
+@pytest.mark.long
 def test_classes_can_be_described_before_training_and_after(tmp_path: Path) -> None:
     path = tmp_path / "texts.json"
     path.write_text(json.dumps({name: [POSITIVE.format(name), NEGATIVE.format(name)] for name in EXPRESSIONS}))
@@ -206,6 +207,7 @@ def test_of_several_texts_a_side_takes_the_mean_of_their_unit_vectors(tmp_path: 
         load_descriptions(path)
 
 
+@pytest.mark.long
 def test_a_bundle_is_given_other_classes_and_keeps_its_encoder(tmp_path: Path) -> None:
     method = disturb(make())
     method.confidence = Confidence(0.5, 0.4)

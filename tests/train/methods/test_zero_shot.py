@@ -206,6 +206,7 @@ def test_what_it_cannot_use_is_refused(arguments: list[str], words: str, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_a_killed_run_goes_on_as_if_nothing_had_been(clips: Path) -> None:
     captions, whole, killed = clips.parent / "captions.jsonl", clips.parent / "whole.pt", clips.parent / "killed.pt"
     rest = ["--data", "folder", "--root", clips, "--captions", captions, "--epochs", 40, "--validation", 0.3]
@@ -223,9 +224,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(clips: Path) -> None:
     assert result.exit_code == 0, result.output
     one, two = (load_checkpoint(path)[0].state_dict() for path in (whole, killed))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
-    assert len(killed.with_suffix(".jsonl").read_text().splitlines()) >= 40
+    assert killed.with_suffix(".jsonl").read_text() == whole.with_suffix(".jsonl").read_text()
 
 
+@pytest.mark.long
 def test_plain_clip_needs_no_data_and_exports_as_torch_computes(tmp_path: Path) -> None:
     texts = tmp_path / "texts.json"
     texts.write_text(json.dumps({"pain": ["a face in pain", "a person who hurts"], "calm": "a calm face"}))

@@ -258,7 +258,9 @@ def test_without_a_network_a_tag_fails_in_seconds(monkeypatch: pytest.MonkeyPatc
     assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("name", ["numbers.pt", "shadowed.pt", "damaged.safetensors", "many.pt"])
+@pytest.mark.parametrize(
+    "name", ["numbers.pt", "shadowed.pt", "damaged.safetensors", pytest.param("many.pt", marks=pytest.mark.long)]
+)
 def test_odd_files_of_weights_end_in_one_line_and_soon(clip: Clip, tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     if name == "damaged.safetensors":
