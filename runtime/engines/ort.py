@@ -108,6 +108,7 @@ class OrtBackend(Backend):
     options: the provider's, for a graph, a precision and the CPU threads.
     largest: rows of the largest batch it can be given. repair: what to do where it is installed and does not start.
     on_cpu: operators that may stay on the CPU, where a plug-in leaves some out; which do is reported.
+    one_thread_below: bytes of a graph below which one thread is faster than more, which have to be woken.
     alone_below: bytes of a graph below which it is compiled a second time, for one row alone, which runs faster.
     """
 
@@ -118,6 +119,7 @@ class OrtBackend(Backend):
     largest: int | None = None
     repair: str = "reinstall it"
     alone_below: int = 0
+    one_thread_below: int = 0
     on_cpu: tuple[str, ...] = ()
 
     def is_present(self) -> bool:
@@ -187,7 +189,7 @@ class OrtBackend(Backend):
         if not {"VNNI", "AMX"} & set(instructions()):
             session.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
-            session.intra_op_num_threads = threads
+            session.intra_op_num_threads = 1 if len(graph) < self.one_thread_below else threads
         if batch is not None:
             session.add_free_dimension_override_by_name("batch", batch)
         options = self.options(graph, precision, threads)
@@ -296,6 +298,7 @@ BACKENDS = (
         precisions=("fp32", "int8", "fp16"),
         install="reinstall onnxruntime",
         execution_provider=_CPU,
+        one_thread_below=4 << 20,
     ),
     OrtBackend(
         name="openvino",

