@@ -108,7 +108,8 @@ def compare(options: argparse.Namespace, variants: dict[str, list[str]], label: 
         number = [*PARTS, *VARIANTS, *SIZES].index(name)
         out = options.folder / f"{label.split()[0]}-{number}-seed{seed}.pt"
         train(out, variants[name], [*common, "--seed", seed])
-        return scores(out, PEOPLE, *tested)
+        told = out.with_suffix(".json")
+        return json.loads(told.read_text(encoding="utf-8")) if told.exists() else scores(out, PEOPLE, *tested)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         futures = {name: [pool.submit(score, name, seed) for seed in range(options.seeds)] for name in variants}
