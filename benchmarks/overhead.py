@@ -24,7 +24,7 @@ from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import open_source
 
-OUTSIDE, SHARE, RATE = 6.0, 0.20, 150.0  # ms per frame, of the encoder's time, frames per second
+OUTSIDE, SHARE, RATE = 6.0, 0.10, 150.0  # ms per frame, of the encoder's time, frames per second
 
 
 @dataclass
@@ -89,7 +89,7 @@ def main() -> None:
         rows.append([name, *(f"{figure:.1f}" for figure in figures), f"{share:.0%}", f"{median(found.rates):.0f}"])
     vit, demo = (rounds[name][2] for name in (vit_name, "demo model, with CSV and annotated video"))
     outside, rate = median(vit.outside), median(demo.rates)
-    share = outside / median(vit.encode)
+    share = sum(vit.outside) / sum(vit.encode)
     publish(
         "overhead.md",
         "What is not encoder and head",
@@ -102,7 +102,7 @@ def main() -> None:
         ],
         [
             Check(f"outside encoder and head: at most {OUTSIDE:g} ms", f"{outside:.1f} ms", outside <= OUTSIDE),
-            Check(f"its median: at most {SHARE:.0%} of the encoder's", f"{share:.0%}", share <= SHARE),
+            Check(f"on average: at most {SHARE:.0%} of the encoder's", f"{share:.1%}", share <= SHARE),
             Check(f"demo model, all stages: at least {RATE:g} frames/s", f"{rate:.0f}", rate >= RATE),
         ],
         options.write,

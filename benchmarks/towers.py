@@ -1,0 +1,105 @@
+"""What small image towers cost as students of a trained model, before one is taught: see `dfer-distill --tower`.
+
+    python benchmarks/towers.py TEACHER.pt WORK [--tower NAME=PIXELS …] [--seconds 60] [--write]
+
+Each gets the head of TEACHER.pt and random weights, is exported in FP32 and INT8, and takes turns with the others and
+with EfficientNet-B0. WORK keeps what is exported. --write makes towers.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from adapters import draw_crops
+from pages import publish, table, take_turns
+from per_frame import SIDE, efficientnet
+from windows import ours
+
+from dfer.export.exporting import ExportOptions, export_method
+from dfer.runtime.bundle import MANIFEST
+from dfer.runtime.engines import open_engine, present_providers
+from dfer.runtime.errors import DferError
+from dfer.runtime.machine import physical_cores
+from dfer.runtime.recognizer import Recognizer
+from dfer.train.checkpoints.checkpoint import load_checkpoint
+from dfer.train.methods.student import Student
+
+TOWERS = {
+    "dfer_resnet_nano": 64,
+    "dfer_resnet_small": 80,
+    "mobilenetv4_conv_small": 112,
+    "mobileone_s0": 112,
+    "resnet18": 112,
+    "hgnetv2_b0": 112,
+    "deit_tiny_patch16_224": 112,
+    "vit_small_patch16_224": 112,
+    "fastvit_t8": 128,
+}
+"""Name → side of the crops in pixels."""
+PRECISIONS = ("fp32", "int8")
+PEER = f"EfficientNet-B0 at {SIDE} px"
+
+
+def export(work: Path, teacher: Path, tower: str, size: int) -> tuple[Path, str]:
+    """The bundle of an untaught student and its parameters, in millions."""
+    torch.manual_seed(0)
+    student = Student.of_teacher(load_checkpoint(teacher)[0], tower, size, None).eval()
+    path, faces = work / f"{tower}-{size}.dfer", work / f"faces.{size}"
+    if not (path / MANIFEST).is_file():
+        print(f"exporting {tower}", file=sys.stderr, flush=True)
+        if not faces.is_dir():
+            faces.mkdir(parents=True)
+            draw_crops(faces, size)
+        export_method(student, path, {}, ExportOptions(int8=True, faces=faces))
+    return path, f"{sum(one.numel() for one in student.tower.parameters()) / 1e6:.2f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("teacher", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--tower", action="append", dest="towers", metavar="NAME=PIXELS")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    options.work.mkdir(exist_ok=True)
+    towers = dict(one.split("=") for one in options.towers) if options.towers else TOWERS
+    providers = [name for name in ("cpu", "openvino") if name in present_providers()]
+    engine = open_engine(efficientnet(options.work).read_bytes(), "cpu", physical_cores())
+    crop = np.zeros((1, 3, SIDE, SIDE), np.float32)
+    works: dict[str, Callable[[], object]] = {PEER: lambda: engine.run({"frames": crop})}
+    sizes, refused = {}, []
+    for tower, pixels in towers.items():
+        try:
+            bundle, sizes[tower] = export(options.work, options.teacher, tower, int(pixels))
+        except DferError as error:
+            refused.append(f"{tower}: {error}")
+            continue
+        for provider, precision in product(providers, PRECISIONS):
+            opened = Recognizer(bundle, provider=provider, precision=precision)
+            works[f"{tower} {provider} {precision}"] = ours(opened)
+    times = take_turns(works, options.seconds, dict.fromkeys(works, 10))
+    rows = []
+    for tower, size in sizes.items():
+        spent = [times[f"{tower} {provider} {precision}"] for provider, precision in product(providers, PRECISIONS)]
+        rows.append([tower, str(towers[tower]), size, *(f"{one:.2f} ms, {one / times[PEER]:.2f}" for one in spent)])
+    head = [f"{provider}, {precision.upper()}" for provider, precision in product(providers, PRECISIONS)]
+    parts = [
+        "    python benchmarks/towers.py TEACHER.pt WORK --write",
+        "A prediction: one frame through the encoder, and the teacher's head. Random weights; parameters of the "
+        f"tower in millions. Beside the milliseconds, their part of {PEER}'s, FP32 on ONNX Runtime's CPU provider, "
+        f"{times[PEER]:.1f} ms for a frame. All in turns.",
+        table(("tower", "pixels", "parameters", *head), rows),
+        *refused,
+    ]
+    publish("towers.md", "What students cost", parts, [], options.write)
+
+
+if __name__ == "__main__":
+    main()
