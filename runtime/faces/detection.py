@@ -82,7 +82,7 @@ class FaceDetector:
     def detect(self, image: NDArray[np.uint8], known: Sequence[Face] = ()) -> list[Face]:
         """The faces of an RGB image [H,W,3], largest first.
 
-        known: those of a moment ago. If all were large, half the width and height are enough for them, in a third of
+        known: those of a moment ago. If all were large, half the width and height are enough for them, in a quarter of
         the time, and a new face is found from twice the usual size on. Unless as many are found, all is searched.
         """
         height, width = image.shape[:2]

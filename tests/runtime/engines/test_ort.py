@@ -34,6 +34,13 @@ def test_the_cpu_runs_any_batch_and_says_what_it_is(bundle: Path) -> None:
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
+def test_small_graphs_take_one_thread_and_large_ones_what_they_are_given() -> None:
+    demo = Bundle.open(DEMO)
+    for graph, threads in (("head.fp32.onnx", 1), ("encoder.int8.cpu.onnx", 1), ("encoder.fp32.onnx", 2)):
+        with open_engine(demo.read(graph), "cpu", threads=2) as engine:
+            assert engine._session.get_session_options().intra_op_num_threads == threads, graph  # type: ignore[attr-defined]
+
+
 def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_install(bundle: Path) -> None:
     graph = Bundle.open(bundle).read("head.fp32.onnx")
     with pytest.raises(DferError, match="onnxruntime-gpu"):
