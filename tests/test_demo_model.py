@@ -123,6 +123,7 @@ def test_real_faces_of_people_not_trained_on(shared_data: Path, tmp_path: Path) 
     assert scores["uar_min10"] >= 0.52
 
 
+@pytest.mark.long
 def test_procedural_people_not_trained_on_and_what_time_is_worth(tmp_path: Path) -> None:
     ordered = score(tmp_path, "--identities", 8)
     shuffled = score(tmp_path, "--identities", 8, "--shuffle-frames")

@@ -70,6 +70,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(images: Images, tmp_path: Path) -> None:
     settings, state = PretrainSettings(steps=12, batch=4), tmp_path / "x.state"
     whole, resumed = nano(), nano()
@@ -107,6 +108,7 @@ def test_a_state_of_another_run_is_refused(images: Images, tmp_path: Path) -> No
         other.run(True, nothing)
 
 
+@pytest.mark.long
 def test_a_teacher_overrules_labels_that_say_nothing(images: Images) -> None:
     flat = Images(images.frames, np.full((12, 7), 1 / 7, np.float32))
     teacher = nano()

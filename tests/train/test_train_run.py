@@ -80,6 +80,7 @@ def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
             run_training(replace(options, **changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.long
 def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_path: Path) -> None:
     """Labels that are none of ours become the model's classes; they are counted, and hardly any clips are warned of."""
     names = ("bored", "engaged", "pain")

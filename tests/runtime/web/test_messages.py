@@ -68,6 +68,7 @@ def test_every_kind_of_message_is_as_the_schema_says() -> None:
             assert json_of(viewer.socket.recv(timeout=10))["over"] == "no answer"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="needs signals")
 @pytest.mark.parametrize("token", [None, "s3cret"])
 def test_the_client_of_the_documentation_prints_all_predictions(

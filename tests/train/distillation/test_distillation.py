@@ -120,6 +120,7 @@ def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_
     assert prediction.classes == EXPRESSIONS
 
 
+@pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     options: DistillOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,6 +193,7 @@ def trainer_of(method: FineCliper, state: Path) -> Trainer:
     return Trainer(method, method.phases(PLAN), training, training, TrainSettings(), start_fabric("fp32"), state, {})
 
 
+@pytest.mark.long
 def test_an_interrupted_run_resumes_to_the_same_weights_of_both(tmp_path: Path) -> None:
     def stop(epoch: Epoch) -> None:
         if epoch.number == 2:

@@ -97,6 +97,7 @@ def test_the_same_command_goes_on_and_another_is_refused(clips: Path, labelled: 
     assert "other settings (videos)" in other.output
 
 
+@pytest.mark.long
 def test_failed_videos_are_done_again_when_asked(clips: Path, labelled: tuple[Path, Result], tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
     shutil.copytree(clips, videos)
@@ -128,6 +129,7 @@ def test_a_long_video_in_parts_has_the_rows_of_the_whole(film: Path, tmp_path: P
     assert (line["segments"], line["persons"], line["frames"]) == ("4", "2", "336")
 
 
+@pytest.mark.long
 def test_shards_make_one_result_and_the_last_ends_it(film: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     results = [label(LabelOptions([film], out, SETTINGS, workers=1, shard=(part, 2), longest=4.0)) for part in (1, 2)]
