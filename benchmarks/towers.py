@@ -16,12 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from adapters import draw_crops
 from pages import publish, table, take_turns
 from per_frame import SIDE, efficientnet
+from precision import draw_crops
 from windows import ours
 
-from dfer.export.exporting import ExportOptions, export_method
+from dfer.export.exporting import export_method
+from dfer.export.options import ExportOptions
 from dfer.runtime.bundle import MANIFEST
 from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.errors import DferError
