@@ -66,6 +66,7 @@ class _Quantizer:
         name = node.output[0]
         node.output[0] = f"{name}.float"
         self.nodes += [node, *self._pair(name, node.output[0], name)]
+        self._pairs[name] = name  # a layer that reads it, with no activation between, needs no second pair
 
     def _data_pair(self, name: str) -> str:
         """The tensor after Q and DQ; all its readers share one pair."""

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from networks import SIZE, random_crops, small_vit
+from onnx import TensorProto, helper, numpy_helper
 
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
@@ -22,6 +23,7 @@ from dfer.calibration.sensitivity import SensitivityModel, plot_sensitivity
 from dfer.calibration.smoothing import find_groups, smooth
 from dfer.export.graphs import TracedMethod
 from dfer.runtime.bundle import DEMO
+from dfer.runtime.engines import open_engine
 
 CROPS = random_crops(48)
 FACES = FaceClips(CROPS, (1,) * len(CROPS), (None,) * len(CROPS))
@@ -181,3 +183,22 @@ def test_ranges_are_remembered_for_the_same_graph_and_faces(graphs: tuple[bytes,
     assert sum(progress) == len(CROPS) + 8
     cache.write_text("{")
     assert measure_ranges(encoder, CROPS[:8], [Graph(encoder).layers()[0].data], cache) is not None
+
+
+def test_a_convolution_that_reads_another_one_s_output_has_one_pair_between_them() -> None:
+    """As in MobileNetV4, whose projections have no activation behind them."""
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.normal(0, 0.3, (4, 4, 3, 3)).astype(np.float32), name) for name in "ab"]
+    nodes = [
+        helper.make_node("Conv", [x, w], [y], name=y, pads=[1] * 4) for x, w, y in (("x", "a", "m"), ("m", "b", "y"))
+    ]
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4, 8, 8]) for name in "xy"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "two", tensors[:1], tensors[1:], weights), opset_imports=[helper.make_opsetid("", 18)]
+    )
+    model.ir_version = 9
+    graph, inputs = model.SerializeToString(), {"x": rng.normal(size=(2, 4, 8, 8)).astype(np.float32)}
+    ranges = {"x": 4.0, "m": 6.0, "y": 12.0}
+    with open_engine(graph, "cpu") as plain, open_engine(quantize_dynamic(graph, ranges, ["m", "y"]), "cpu") as int8:
+        wanted, found = (engine.run(inputs)["y"].ravel() for engine in (plain, int8))
+    assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.999
