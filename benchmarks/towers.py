@@ -10,24 +10,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import torch
-from pages import publish, table, take_turns
-from per_frame import SIDE, efficientnet
+from distillation import PEER, PRECISIONS, measure
+from pages import publish, table
 from precision import draw_crops
-from windows import ours
 
 from dfer.export.exporting import export_method
 from dfer.export.options import ExportOptions
 from dfer.runtime.bundle import MANIFEST
-from dfer.runtime.engines import open_engine, present_providers
-from dfer.runtime.errors import DferError
-from dfer.runtime.machine import physical_cores
-from dfer.runtime.recognizer import Recognizer
+from dfer.runtime.engines import present_providers
 from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.methods.student import Student
 
@@ -43,8 +37,6 @@ TOWERS = {
     "fastvit_t8": 128,
 }
 """Name → side of the crops in pixels."""
-PRECISIONS = ("fp32", "int8")
-PEER = f"EfficientNet-B0 at {SIDE} px"
 
 
 def export(work: Path, teacher: Path, tower: str, size: int) -> tuple[Path, str]:
@@ -72,22 +64,10 @@ def main() -> None:
     options.work.mkdir(exist_ok=True)
     towers = dict(one.split("=") for one in options.towers) if options.towers else TOWERS
     providers = [name for name in ("cpu", "openvino") if name in present_providers()]
-    engine = open_engine(efficientnet(options.work).read_bytes(), "cpu", physical_cores())
-    crop = np.zeros((1, 3, SIDE, SIDE), np.float32)
-    works: dict[str, Callable[[], object]] = {PEER: lambda: engine.run({"frames": crop})}
-    sizes, refused = {}, []
-    for tower, pixels in towers.items():
-        try:
-            bundle, sizes[tower] = export(options.work, options.teacher, tower, int(pixels))
-        except DferError as error:
-            refused.append(f"{tower}: {error}")
-            continue
-        for provider, precision in product(providers, PRECISIONS):
-            opened = Recognizer(bundle, provider=provider, precision=precision)
-            works[f"{tower} {provider} {precision}"] = ours(opened)
-    times = take_turns(works, options.seconds, dict.fromkeys(works, 10))
+    made = {tower: export(options.work, options.teacher, tower, int(pixels)) for tower, pixels in towers.items()}
+    times = measure({tower: bundle for tower, (bundle, _) in made.items()}, providers, options)
     rows = []
-    for tower, size in sizes.items():
+    for tower, (_, size) in made.items():
         spent = [times[f"{tower} {provider} {precision}"] for provider, precision in product(providers, PRECISIONS)]
         rows.append([tower, str(towers[tower]), size, *(f"{one:.2f} ms, {one / times[PEER]:.2f}" for one in spent)])
     head = [f"{provider}, {precision.upper()}" for provider, precision in product(providers, PRECISIONS)]
@@ -97,7 +77,6 @@ def main() -> None:
         f"tower in millions. Beside the milliseconds, their part of {PEER}'s, FP32 on ONNX Runtime's CPU provider, "
         f"{times[PEER]:.1f} ms for a frame. All in turns.",
         table(("tower", "pixels", "parameters", *head), rows),
-        *refused,
     ]
     publish("towers.md", "What students cost", parts, [], options.write)
 

@@ -47,7 +47,7 @@ class Recognizer:
     detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
     None searches sampled frames, five to ten times a second, half as often while no face moves.
     precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
-    threads: most of the CPU for one run of an engine; None for all physical cores this process may use.
+    threads: of the CPU, at most, for one run of an engine; None for all physical cores this process may use.
     smooth, classes, neutral_prior, unsure: how predictions become final (see `Smoother`): seconds of smoothing, None
     for 0.4 s of live sources and none of files; new names of classes, as a mapping or a JSON file (see `ClassMap`); the
     share of "neutral" in training; the confidence below which a label is "unsure", None for the model's own.
