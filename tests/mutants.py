@@ -94,7 +94,7 @@ def read_sealed(path: Path, original: Path) -> None:
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         content["sha256"] = hashlib.sha256(canonical.encode(errors="surrogatepass")).hexdigest()
         path.write_text(json.dumps(content))
-    Bundle.open(path.parent)
+    Bundle.open(path.parent).verify()
 
 
 def read_boxes(path: Path, original: Path) -> None:

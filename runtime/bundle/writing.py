@@ -14,7 +14,7 @@ from .manifest import MANIFEST, Manifest, seal
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle and open it; an existing one is replaced as a whole, and stays whole whatever happens.
+    """Write a bundle, verify and open it; an existing one is replaced as a whole, and stays whole whatever happens.
 
     Waits for others that write the same bundle. Where the system cannot swap folders (anything but Linux), somebody who
     is killed between two renames leaves the old one aside; whoever writes or opens it next brings it back.
@@ -32,7 +32,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
                 (fresh / name).write_bytes(data)
                 flush(fresh / name)
             flush(fresh)
-            Bundle.open(fresh)
+            Bundle.open(fresh).verify()
             _replace(path, fresh, aside / "old")
             flush(path.parent)
     except OSError as error:

@@ -219,7 +219,14 @@ def _cameras(root: Path) -> list[Finding]:
 
 def _bundle(path: Path, started: dict[str, dict[str, Any]] | None) -> Finding:
     """Whether a bundle is whole and runs on the CPU. started: where that has been found out for it."""
+    from ..bundle import Bundle
+
     found = _start(path, "cpu") if started is None else started.get("cpu", {"error": "there is no CPU provider"})
+    if "error" not in found:
+        try:
+            Bundle.open(path).verify()
+        except DferError as error:
+            found = {"error": str(error)}
     if "error" in found:
         return Finding("bundle", str(path), found["error"], "broken")
     return Finding("bundle", str(path), f"{found['bundle']}; files verified; {found['text']} on the CPU", "works")

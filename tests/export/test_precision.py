@@ -226,7 +226,7 @@ def test_a_bad_encoder_is_refused_by_its_layer_and_the_old_bundle_stays(
         write(vit, replace(traced, encoder=bad), out)
     assert "it differs from the PyTorch model" in str(caught.value)
     assert (out / "manifest.json").read_bytes() == before
-    Bundle.open(out)
+    Bundle.open(out).verify()
 
 
 def test_layers_that_deviate_are_found_on_all_videos(traced: TracedMethod) -> None:

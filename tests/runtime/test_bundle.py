@@ -15,6 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dfer.runtime import Recognizer
 from dfer.runtime.bundle import Bundle, Manifest, Preprocessing, write_bundle, writing
 from dfer.runtime.errors import DferError
 from dfer.runtime.storage import exchange
@@ -23,7 +24,7 @@ from helpers import edit_manifest, graph_bytes
 
 def refused(path: Path, words: str) -> None:
     with pytest.raises(DferError, match=words) as caught:
-        Bundle.open(path)
+        Bundle.open(path).verify()
     assert "\n" not in str(caught.value)
 
 
@@ -40,6 +41,31 @@ def test_one_changed_byte_is_found(bundle: Path, name: str) -> None:
     data[len(data) // 2] ^= 1
     (bundle / name).write_bytes(data)
     refused(bundle, rf"{name} is not the file that was exported")
+    with pytest.raises(DferError, match=f"{name} is not the file"):
+        Bundle.open(bundle).read(name)
+
+
+def test_a_file_that_was_cut_short_is_found_when_a_bundle_is_opened(bundle: Path) -> None:
+    whole = (bundle / "encoder.fp32.onnx").read_bytes()
+    (bundle / "encoder.fp32.onnx").write_bytes(whole[:-1])
+    with pytest.raises(DferError, match=rf"encoder\.fp32\.onnx has {len(whole) - 1} bytes, not the {len(whole)}"):
+        Bundle.open(bundle)
+
+
+def test_what_is_run_is_what_was_checked(bundle: Path) -> None:
+    """A file that is replaced behind an open bundle's back is refused, and damage hinders only who reads that file."""
+    opened = Bundle.open(bundle)
+    encoder = bundle / "encoder.fp32.onnx"
+    encoder.write_bytes(encoder.read_bytes()[:-1] + b"!")
+    with pytest.raises(DferError, match=r"encoder\.fp32\.onnx is not the file"):
+        opened.read("encoder.fp32.onnx")
+    assert opened.read("head.fp32.onnx") and opened.class_matrix().any()
+    with pytest.raises(DferError, match=r"encoder\.fp32\.onnx is not the file"):
+        Recognizer(bundle, provider="cpu", precision="fp32")
+    encoder.unlink()
+    encoder.symlink_to("/dev/zero")
+    with pytest.raises(DferError, match="a link that leads out"):
+        opened.read("encoder.fp32.onnx")
 
 
 @pytest.mark.parametrize(("old", "new"), [('"happiness"', '"hapqiness"'), ('"window": 16', '"window": 17')])
@@ -117,6 +143,7 @@ def test_a_wild_manifest_gives_a_clear_error_or_an_equal_bundle(
     edit_manifest(folder, **{field: value})
     try:
         opened = Bundle.open(folder)
+        opened.verify()
     except DferError as error:
         assert "\n" not in str(error)
     else:
