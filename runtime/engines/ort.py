@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
 import importlib.util
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -231,8 +231,9 @@ def _openvino_options(graph: bytes, precision: str, threads: int | None) -> dict
     # Left to itself it computes FP32 graphs in BF16 where it can: it is to do so where that was asked for.
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    # Compiled graphs, which load faster. A folder for each: OpenVINO's own key took one precision's for another's.
-    folder = _kept_in("openvino", f"{hashlib.sha256(graph).hexdigest()[:32]}-{precision}")
+    # Compiled graphs, which load faster. A folder for each: OpenVINO's own key took one precision's for another's. That
+    # key tells graphs apart well, so that the folder's name need not: two graphs in one folder would do no harm.
+    folder = _kept_in("openvino", f"{zlib.crc32(graph):08x}-{len(graph)}-{precision}")
     kept = {"CACHE_DIR": folder} if folder else {}
     return {"load_config": json.dumps({"CPU": hint | limit | kept})}
 

@@ -13,7 +13,7 @@ from ...runtime.errors import DferError, ParameterError
 from ..data import Batch
 from ..models.clip import Clip
 from ..models.temporal import build_temporal, temporal_config
-from ..models.tower import build_tower
+from ..models.tower import build_tower, inherit
 from .method import Method
 from .phases import Phase, Plan, warm_cosine
 
@@ -64,7 +64,8 @@ class Student(Method):
     @classmethod
     @torch.no_grad()
     def of_teacher(cls, teacher: Method, tower: str, image_size: int, length: float | None) -> Student:
-        """An untaught student with the teacher's head. Raises what `check_teacher` and `build_tower` raise."""
+        """An untaught student with the teacher's head and, where the towers are of one kind, what it has of the
+        teacher's layers. Raises what `check_teacher` and `build_tower` raise."""
         config = check_teacher(teacher)
         student = cls(
             tower,
@@ -77,6 +78,7 @@ class Student(Method):
             length,
             teacher.preprocessing.grey,
         )
+        inherit(student.tower, teacher.image_encoder)
         student.temporal.load_state_dict(teacher.temporal.state_dict())
         matrix = teacher.class_matrix()
         student.matrix.copy_(matrix)

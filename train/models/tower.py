@@ -16,7 +16,7 @@ NEAR = 4
 
 
 def build_tower(name: str, width: int, image_size: int) -> nn.Module:
-    """A tower of timm's, or of ours (dfer_resnet_small, dfer_resnet_nano), with random weights, in evaluation mode:
+    """A tower of timm's, or of ours (dfer_resnet_small, -tiny, -nano), with random weights, in evaluation mode:
     normalised pixels float32 [N,3,image_size,image_size] → features [N,width].
 
     Raises ParameterError for a name that timm does not know, or a size that the tower cannot read.
@@ -39,3 +39,23 @@ def build_tower(name: str, width: int, image_size: int) -> nn.Module:
     if shape != (2, width):
         raise ParameterError("tower", f"{name} gives {shape} for two images, not one feature for each; take another")
     return tower
+
+
+@torch.no_grad()
+def inherit(tower: nn.Module, encoder: nn.Module) -> None:
+    """Give a tower the weights that an encoder of the same kind has under its own names and in its own shapes.
+
+    A shallower tower so begins as a part of its teacher's layers (Sanh et al. 2019, §3), which is far ahead of random
+    weights. encoder: a tower, or open_clip's of a timm model (`trunk`, and a linear `head.proj` in place of its last).
+    """
+    trunk = getattr(encoder, "trunk", encoder)
+    if type(trunk) is not type(tower):
+        return  # layers of one name may do other things
+    known = trunk.state_dict()
+    projection = getattr(getattr(encoder, "head", None), "proj", None)
+    if isinstance(projection, nn.Linear) and trunk is not encoder:
+        last = next(name for name, part in tower.named_modules() if part is tower.get_classifier())
+        known.update({f"{last}.{name}": tensor for name, tensor in projection.state_dict().items()})
+    own = tower.state_dict()
+    same = {name: known[name] for name, tensor in own.items() if name in known and known[name].shape == tensor.shape}
+    tower.load_state_dict({**own, **same})
