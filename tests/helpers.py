@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,15 @@ class Pipeline:
 def run_command(*arguments: object, **environment: str) -> Result:
     """`dfer-run` with these arguments."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments], env=environment)
+
+
+def assert_same_rows(found: Sequence[Prediction], wanted: Sequence[Prediction], atol: float = 1e-5) -> None:
+    """The same predictions; probabilities may differ as they do where more faces or fewer are encoded together."""
+    assert [(row.frame, row.time, row.track_id, row.box, row.label, row.state) for row in found] == [
+        (row.frame, row.time, row.track_id, row.box, row.label, row.state) for row in wanted
+    ]
+    for row, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(row.probabilities, other.probabilities, atol=atol)
 
 
 def flat(text: str) -> str:

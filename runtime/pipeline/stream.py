@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -121,13 +121,14 @@ class TrackState:
     prediction: Prediction | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodeRequest:
-    """A face of a sampled frame that is to be encoded."""
+    """A face of a sampled frame that is to be encoded: of which track, and where it was in that frame."""
 
     stream: StreamState
     frame: Frame
-    track: Track
+    number: int
+    face: Face
     state: TrackState
 
     @property
@@ -139,8 +140,35 @@ class EncodeRequest:
         return self.state.last_served
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What was read from the window of a request: the model's probabilities [C], whether it was filling still, and how
+    well the face could be seen, 0..1."""
+
+    probabilities: NDArray[np.float32]
+    warmup: bool
+    quality: float
+
+
+@dataclass(frozen=True)
+class FollowedFrame:
+    """A frame into which the faces of its stream were followed, and in which they are not read yet.
+
+    visible: number, place and state of the tracks in view. profiles: tracks, if it is sampled, that turn their side to
+    us. anew: nothing goes on in it from the frame before.
+    """
+
+    stream: StreamState
+    frame: Frame
+    requests: tuple[EncodeRequest, ...]
+    visible: tuple[tuple[int, Box, TrackState | None], ...]
+    profiles: tuple[int, ...]
+    anew: bool
+
+
 class StreamState:
-    """One source as the loop sees it. For every frame `process`, then `add` and `record` for faces, then `step`.
+    """One source as the loop sees it. Every frame goes through `process`, its faces through `add`, and then it is
+    `read`; of a file, later frames may be processed before that.
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
     face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
@@ -168,15 +196,13 @@ class StreamState:
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
         self._pending: set[int] = set()  # those of them that are not encoded yet
-        self._profiles: tuple[int, ...] = ()  # tracks of the current frame, if sampled, that turn their side to us
-        self._made: list[Prediction] = []  # at the current frame
         self._period = -1  # number of the sampling period
         self._index = -1  # of the last frame
         self._looked = -1.0  # time of the frame in which the provider said where faces are
         self._shape: tuple[int, ...] = ()  # of the last frame's picture
 
-    def process(self, frame: Frame) -> list[EncodeRequest]:
-        """Follow the faces into `frame`; returns those to be encoded: all of a sampled frame, else those left out."""
+    def process(self, frame: Frame) -> FollowedFrame:
+        """Follow the faces into `frame`. To be encoded are all of a sampled frame, else those that were left out."""
         anew = frame.cut or frame.image.shape != self._shape
         if anew:
             self._restart(frame)
@@ -188,14 +214,19 @@ class StreamState:
         wanted = fresh or bool(self._pending)
         tracks = self._follow(frame, wanted, anew)
         readable = [track for track in tracks if track.face.frontal]
-        self._profiles = ()
+        profiles: tuple[int, ...] = ()
         if fresh:
-            self._profiles = tuple(track.id for track in tracks if not track.face.frontal)
+            profiles = tuple(track.id for track in tracks if not track.face.frontal)
             self._sampled = {track.id for track in readable}
             self._pending = set(self._sampled)
-        return [
-            EncodeRequest(self, frame, track, self._states[track.id]) for track in readable if track.id in self._pending
-        ]
+        requests = tuple(
+            EncodeRequest(self, frame, track.id, track.face, self._states[track.id])
+            for track in readable
+            if track.id in self._pending
+        )
+        if not self.live:
+            self._pending.clear()  # none is left out
+        return FollowedFrame(self, frame, requests, tuple(self._visible(frame.time)), profiles, anew)
 
     def _restart(self, frame: Frame) -> None:
         """Nothing goes on in `frame`. Photographs number their faces from 1, each for itself."""
@@ -204,7 +235,6 @@ class StreamState:
         self._states.clear()
         self._sampled.clear()
         self._pending.clear()
-        self._smoother.restart()
 
     def _begin(self, period: int, frame: Frame) -> None:
         """Samples that were never encoded are lost now; so are those of whole periods that the loop slept through."""
@@ -249,43 +279,42 @@ class StreamState:
         state = request.state
         state.window.push(request.frame.time, feature, state.missed)
         state.last_served, state.missed = self._scheduler.serve(), 0
-        self._pending.discard(request.track.id)
+        self._pending.discard(request.number)
         return state.window
 
-    def record(self, request: EncodeRequest, probabilities: NDArray[np.float32], quality: float) -> None:
-        """Take what was read from the window of `request`: the model's probabilities [C], made final here.
-
-        quality: of the face in its frame, 0..1.
-        """
-        request.state.prediction = self._smoother.refine(
-            Prediction(
-                source=self.source,
-                frame=request.frame.index,
-                time=request.frame.time,
-                track_id=request.track.id,
-                box=_inside(request.track.face.box, request.frame.image),
-                probabilities=probabilities,
-                classes=self._smoother.model_classes,
-                state="warmup" if request.state.window.warmup else "ready",
-                quality=quality,
-                file=request.frame.file,
-            )
+    def read(self, followed: FollowedFrame, readings: Mapping[EncodeRequest, Reading]) -> Step:
+        """What was seen in a frame, and read from those of its faces that have a reading, made final here."""
+        if followed.anew:
+            self._smoother.restart()
+        made = []
+        for request in followed.requests:
+            if (reading := readings.get(request)) is not None:
+                request.state.prediction = self._smoother.refine(
+                    Prediction(
+                        source=self.source,
+                        frame=request.frame.index,
+                        time=request.frame.time,
+                        track_id=request.number,
+                        box=_inside(request.face.box, request.frame.image),
+                        probabilities=reading.probabilities,
+                        classes=self._smoother.model_classes,
+                        state="warmup" if reading.warmup else "ready",
+                        quality=reading.quality,
+                        file=request.frame.file,
+                    )
+                )
+                made.append(request.state.prediction)
+        faces = tuple(
+            VisibleFace(number, box, None if state is None else state.prediction)
+            for number, box, state in followed.visible
         )
-        self._made.append(request.state.prediction)
+        return Step(self.source, followed.frame, tuple(made), faces, followed.profiles)
 
-    def step(self, frame: Frame) -> Step:
-        """What was seen in the frame that was processed last, and read from it."""
-        made, self._made = tuple(self._made), []
-        return Step(self.source, frame, made, self.visible(frame.time), self._profiles)
-
-    def visible(self, time: float) -> tuple[VisibleFace, ...]:
+    def _visible(self, time: float) -> Iterator[tuple[int, Box, TrackState | None]]:
         """The tracks seen where faces were last looked for, carried along to `time`."""
-        seen = [track for track in self._tracker.tracks if track.time >= self._looked]
-        return tuple(VisibleFace(track.id, track.box_at(time), self._latest(track.id)) for track in seen)
-
-    def _latest(self, number: int) -> Prediction | None:
-        state = self._states.get(number)
-        return None if state is None else state.prediction
+        for track in self._tracker.tracks:
+            if track.time >= self._looked:
+                yield track.id, track.box_at(time), self._states.get(track.id)
 
     def finish(self) -> None:
         """The source has ended. Raises DferError when it fits nothing that was said of it."""

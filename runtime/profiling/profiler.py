@@ -204,7 +204,7 @@ class Profiler:
                 Sinks(file_sinks(paths, self.recognizer.classes, {repeated.name: repeated.rate}, watch)) as outputs,
                 _measured(measured, watch, seconds, self.sensors) as settled,
             ):
-                for step in self.recognizer.follow(readers):
+                for step in self.recognizer.follow(readers, at_once=1):
                     outputs.write(step)
                     if settled():
                         measured.runs += 1

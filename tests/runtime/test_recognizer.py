@@ -21,7 +21,7 @@ from dfer.runtime.faces.detection import Face, FaceDetector
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.summary import Summary
 from dfer.runtime.pipeline import stream
-from dfer.runtime.pipeline.stream import EncodeRequest, StreamState
+from dfer.runtime.pipeline.stream import FollowedFrame, StreamState
 from dfer.runtime.sources import Frame, SourceReaders
 from helpers import edit_manifest, write_video
 
@@ -97,11 +97,12 @@ def test_several_sources_share_batches_and_each_gives_what_it_gives_alone(
         write_video(tmp_path / "a.mp4", face_frames, 24),
         write_video(tmp_path / "b.mp4", [frame[:, ::-1] for frame in face_frames[:48]], 24),
     ]
-    # In INT8 a sum that rounds otherwise in a batch of two may fall on the other side of a step.
+    # In INT8 a sum that rounds otherwise in a larger batch may fall on the other side of a step.
     with Recognizer(DEMO, precision="fp32") as recognizer:
         alone = {str(clip): list(recognizer.stream(clip)) for clip in clips}
         encoder = recognizer.encoder = CountingEngine(recognizer.encoder)
-        together = list(recognizer.stream(*clips))
+        with SourceReaders([open_source(clip) for clip in clips]) as readers:
+            together = [row for step in recognizer.follow(readers, at_once=1) for row in step.predictions]
     assert {len(batch) for batch in encoder.seen} <= {1, 2}
     for name, rows in alone.items():
         same = [row for row in together if row.source == name]
@@ -303,7 +304,7 @@ def searches(video: Path, monkeypatch: pytest.MonkeyPatch, **settings: float) ->
     with Recognizer(**settings) as recognizer, open_source(video) as source:  # type: ignore[arg-type]
         process = StreamState.process
 
-        def watched(self: StreamState, frame: Frame) -> list[EncodeRequest]:
+        def watched(self: StreamState, frame: Frame) -> FollowedFrame:
             taken.append(frame.index)
             return process(self, frame)
 

@@ -16,7 +16,7 @@ from dfer.runtime.sources import Frame, Source, open_source
 
 @pytest.fixture(scope="module")
 def recognizer() -> Iterator[Recognizer]:
-    with Recognizer() as opened:
+    with Recognizer(precision="fp32") as opened:
         yield opened
 
 
@@ -66,8 +66,8 @@ def test_a_sequence_of_images_is_a_film_and_each_row_names_its_image(
     assert len(found) == 6
     assert {one.track_id for one in found} == {1}
     again = rows(recognizer, open_source(tmp_path, image_rate=recognizer.fps, photos=True))
-    np.testing.assert_array_equal(found[0].probabilities, again[0].probabilities)
-    assert not np.array_equal(found[-1].probabilities, again[-1].probabilities)  # no window behind it
+    np.testing.assert_allclose(found[0].probabilities, again[0].probabilities, atol=1e-5)
+    assert np.abs(found[-1].probabilities - again[-1].probabilities).max() > 1e-4  # no window behind it
 
 
 class Joined(Source):

@@ -1,0 +1,59 @@
+"""Frames in which faces are known already, gathered so that the encoder reads many faces at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from ..errors import DferError
+from ..sources import SourceReader, SourceReaders
+from ..timing import Stopwatch
+from .stream import FollowedFrame, StreamState
+
+_HELD = 64 << 20
+"""Bytes of pictures from which on no more of them wait."""
+
+
+def gather(
+    readers: SourceReaders, open_stream: Callable[[SourceReader], StreamState], at_once: int, watch: Stopwatch
+) -> Iterator[list[FollowedFrame]]:
+    """Every frame that is taken of sources, in order, with its faces, in lists of those that are to be read together.
+
+    Lists end with `at_once` faces or many pictures; with each frame, where that is 1, and while a live source is read.
+    Those of a single file are the same every time.
+
+    open_stream: called at the first frame of each source. watch: told what decoding took.
+    """
+    streams: dict[int, StreamState] = {}  # of sources being read
+    frames: list[FollowedFrame] = []
+    try:
+        for batch in readers.batches():
+            for reader, frame in batch:
+                watch.add("decode", frame.decode)
+                try:
+                    if reader.number not in streams:
+                        streams[reader.number] = open_stream(reader)
+                    frames.append(streams[reader.number].process(frame))
+                except DferError as error:
+                    readers.fail(reader, error)
+                    streams.pop(reader.number, None)
+            faces = sum(len(followed.requests) for followed in frames)
+            held = sum(followed.frame.image.nbytes for followed in frames)
+            live = any(reader.live and not reader.done for reader in readers.readers)
+            if faces >= at_once or held >= _HELD or live or at_once == 1:
+                yield frames
+                frames = []
+                _finish(streams, readers)
+    except DferError:  # of the only source: what came before is good
+        yield frames
+        raise
+    yield frames
+    _finish(streams, readers)
+
+
+def _finish(streams: dict[int, StreamState], readers: SourceReaders) -> None:
+    """Let go of those of the streams whose last frame is read."""
+    for number in [number for number in streams if readers.readers[number].done]:
+        try:
+            streams.pop(number).finish()
+        except DferError as error:
+            readers.fail(readers.readers[number], error)

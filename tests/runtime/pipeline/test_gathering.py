@@ -1,0 +1,111 @@
+"""Faces of several frames of a file that are read at once: the same rows as one by one, sooner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dfer.runtime import DferError, Frame, Recognizer, Step, open_source
+from dfer.runtime.engines import LARGEST_BATCH
+from dfer.runtime.pipeline import gathering
+from dfer.runtime.sources import Source, SourceReaders
+from helpers import assert_same_rows, write_video
+
+
+class Frames(Source):
+    """Frames of one's own, of which the last may be followed by an error."""
+
+    def __init__(self, frames: Sequence[Frame], live: bool = False, error: str = "") -> None:
+        self.name, self.rate, self.count, self.live = "frames", 24.0, len(frames), live
+        self._frames, self._error = frames, error
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield from self._frames
+        if self._error:
+            raise DferError(self._error)
+
+
+@pytest.fixture(scope="module")
+def recognizer() -> Iterator[Recognizer]:
+    with Recognizer(provider="cpu", precision="fp32") as opened:
+        yield opened
+
+
+@pytest.fixture
+def batches(recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that are encoded."""
+    seen: list[int] = []
+    encode = recognizer.encode
+
+    def counted(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        seen.append(len(crops))
+        return encode(crops)
+
+    monkeypatch.setattr(recognizer, "encode", counted)
+    return seen
+
+
+def film(face_frames: list[np.ndarray], people: int = 1, **cuts: int) -> list[Frame]:
+    """Two seconds and a half, in which somebody else takes over at `cut`."""
+    wide = [np.hstack([picture if k % 2 else picture[:, ::-1] for k in range(people)]) for picture in face_frames]
+    return [Frame(wide[index % 72], index, index / 24, cut=index == cuts.get("cut")) for index in range(60)]
+
+
+def read(recognizer: Recognizer, source: Source, at_once: int) -> list[Step]:
+    with SourceReaders([source]) as readers:
+        return list(recognizer.follow(readers, at_once=at_once))
+
+
+@pytest.mark.parametrize(("people", "cut"), [(1, None), (2, 31), (3, 7)])
+def test_many_frames_at_once_give_what_each_gives_alone(
+    recognizer: Recognizer, face_frames: list[np.ndarray], batches: list[int], people: int, cut: int | None
+) -> None:
+    frames = film(face_frames, people, **({} if cut is None else {"cut": cut}))
+    alone = read(recognizer, Frames(frames), 1)
+    assert set(batches) == {people}
+    batches.clear()
+    together = read(recognizer, Frames(frames), LARGEST_BATCH)
+    assert batches[0] == LARGEST_BATCH and sum(batches) == sum(len(step.predictions) for step in alone)
+    assert len(alone) == len(together) == 60
+    for one, other in zip(alone, together, strict=True):
+        assert one.frame.image is other.frame.image and one.profiles == other.profiles
+        assert_same_rows(other.predictions, one.predictions)
+        assert [(face.track_id, face.box) for face in one.faces] == [(face.track_id, face.box) for face in other.faces]
+        assert_same_rows(*([face.prediction for face in step.faces if face.prediction] for step in (other, one)))
+
+
+def test_a_live_source_never_waits_for_more_faces(
+    recognizer: Recognizer, face_frames: list[np.ndarray], batches: list[int]
+) -> None:
+    frames = film(face_frames)[:1]
+    steps = read(recognizer, Frames(frames, live=True), LARGEST_BATCH)
+    assert batches == [1] and len(steps[0].predictions) == 1
+
+
+def test_large_pictures_wait_for_few_others(
+    recognizer: Recognizer, face_frames: list[np.ndarray], batches: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = film(face_frames)
+    monkeypatch.setattr(gathering, "_HELD", 6 * frames[0].image.nbytes)  # of which two are sampled
+    read(recognizer, Frames(frames), LARGEST_BATCH)
+    assert set(batches) == {2}
+
+
+def test_what_came_before_an_error_is_read_first(recognizer: Recognizer, face_frames: list[np.ndarray]) -> None:
+    seen = []
+    torn = Frames(film(face_frames)[:10], error="torn")
+    with SourceReaders([torn]) as readers, pytest.raises(DferError, match="torn"):
+        for step in recognizer.follow(readers):
+            seen.append((step.frame.index, len(step.predictions)))
+    assert seen == [(index, int(index % 3 == 0)) for index in range(10)]
+
+
+def test_a_file_gives_the_same_rows_each_time_in_int8_as_well(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    video = write_video(tmp_path / "v.mp4", face_frames, 24)
+    with Recognizer(provider="cpu", precision="int8") as quick:
+        rows = [[row for step in quick.steps(open_source(video)) for row in step.predictions] for _ in range(2)]
+    assert rows[0] == rows[1] and len(rows[0]) == 24
