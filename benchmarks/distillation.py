@@ -28,7 +28,7 @@ from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.machine import physical_cores
 from dfer.runtime.recognizer import Recognizer
 
-TOWERS = ("dfer_resnet_nano",)
+TOWERS = ("dfer_resnet_tiny", "dfer_resnet_nano")
 LOST = {"war": 0.02, "uar_min10": 0.04}
 """At most, of the teacher's in FP32."""
 LOSSES = ", ".join(map(str, LOST.values()))
@@ -87,8 +87,8 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--tower", action="append", dest="towers")
     parser.add_argument("--stills", action="append", type=Path, default=[])
-    parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()

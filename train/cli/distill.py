@@ -29,7 +29,7 @@ Examples:
   dfer-distill align.pt small.pt --tower dfer_resnet_small --faces labels.csv   # photographs of dfer-prepare --photos
   dfer-distill align.pt small.pt --tower resnet18 --faces drawn --data folder --root faces/   # and tune the head
   dfer-distill align.pt vit.pt --tower deit_tiny_patch16_224 --image-size 112 --faces faces/
-  dfer-distill small.pt tiny.pt --tower dfer_resnet_nano --faces faces/         # a student teaches as well
+  dfer-distill small.pt tiny.pt --tower dfer_resnet_tiny --faces faces/         # a student teaches as well
   dfer-distill align.pt small.pt …the same… --resume                            # after an interruption
   dfer-export --ckpt small.pt --int8 --calib faces/
 
@@ -45,8 +45,8 @@ Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 wrong 
     "--tower",
     required=True,
     metavar="NAME",
-    help="The student's image tower: any model of timm, or dfer_resnet_small or dfer_resnet_nano. It starts from "
-    "random weights.",
+    help="The student's image tower: any model of timm, or dfer_resnet_small, dfer_resnet_tiny or dfer_resnet_nano. It "
+    "starts from random weights; where the teacher's is of the same kind, from the layers that both have.",
 )
 @click.option(
     "--faces",

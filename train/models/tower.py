@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -54,7 +54,8 @@ def inherit(tower: nn.Module, encoder: nn.Module) -> None:
     known = trunk.state_dict()
     projection = getattr(getattr(encoder, "head", None), "proj", None)
     if isinstance(projection, nn.Linear) and trunk is not encoder:
-        last = next(name for name, part in tower.named_modules() if part is tower.get_classifier())
+        classifier = cast(Any, tower).get_classifier()
+        last = next(name for name, part in tower.named_modules() if part is classifier)
         known.update({f"{last}.{name}": tensor for name, tensor in projection.state_dict().items()})
     own = tower.state_dict()
     same = {name: known[name] for name, tensor in own.items() if name in known and known[name].shape == tensor.shape}

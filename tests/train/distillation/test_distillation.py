@@ -66,7 +66,7 @@ def options(folder: Path, tmp_path: Path) -> DistillOptions:
     return DistillOptions(
         folder / "teacher.pt",
         tmp_path / "student.pt",
-        "dfer_resnet_nano",
+        "test_resnet",
         str(folder / "faces"),
         image_size=32,
         views=1,
@@ -89,7 +89,7 @@ def log_of(out: Path) -> list[dict[str, Any]]:
 
 def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "student.pt", ["--data", "folder", "--root", folder / "faces", "--workers", 1]
-    call = [folder / "teacher.pt", out, "--tower", "dfer_resnet_nano", "--faces", folder / "faces", "--image-size", 32]
+    call = [folder / "teacher.pt", out, "--tower", "test_resnet", "--faces", folder / "faces", "--image-size", 32]
     call += ["--views", 1, "--held-back", 0.2, "--epochs", 8, "--learning-rate", 0.005, "--batch", 14]
     call += ["--features", folder / "features", "--tune-epochs", 3, "--tensorboard", tmp_path / "curves"]
     printed = run(*call, *data)

@@ -51,6 +51,17 @@ def test_the_head_is_the_teachers(build: Callable[[], Method], tmp_path: Path) -
         torch.testing.assert_close(loaded.logits(features), wanted, atol=1e-4, rtol=1e-4)
 
 
+def test_a_tower_of_the_teachers_kind_begins_where_the_teacher_is() -> None:
+    """But for its normalisation of pixels, which is another."""
+    crops = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    teacher = TEACHERS[0]().eval()
+    for tower, same in (("dfer_resnet_nano", True), ("test_resnet", False)):
+        student = Student.of_teacher(teacher, tower, 32, None).eval()
+        with torch.no_grad():
+            cosine = torch.cosine_similarity(student.encode_frames(crops), teacher.encode_frames(crops)).mean()
+        assert (cosine > 0.95) == same
+
+
 def test_a_frame_alone_is_a_window_that_it_fills(student: Student) -> None:
     crops = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dfer.runtime.errors import ParameterError
-from dfer.train.models.tower import build_tower
+from dfer.train.models.tower import build_tower, inherit
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,23 @@ def test_an_unknown_name_is_told_with_near_ones() -> None:
 def test_a_size_that_does_not_fit_is_told() -> None:
     with pytest.raises(ParameterError, match=r"^image_size: test_vit cannot read images of 50 px"):
         build_tower("test_vit", 8, 50)
+
+
+def test_a_shallower_tower_begins_as_a_part_of_its_teachers_layers() -> None:
+    torch.manual_seed(0)
+    teacher, student = build_tower("dfer_resnet_small", 24, 80), build_tower("dfer_resnet_tiny", 24, 80)
+    inherit(student, teacher)
+    theirs = teacher.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in student.state_dict().items())
+    narrower = build_tower("dfer_resnet_tiny", 8, 80)
+    inherit(narrower, teacher)
+    own = narrower.state_dict()
+    assert {name for name, tensor in own.items() if tensor.shape != theirs[name].shape} == {"fc.weight", "fc.bias"}
+    assert torch.equal(own["layer4.0.conv2.weight"], theirs["layer4.0.conv2.weight"])
+
+
+def test_nothing_is_taken_over_from_a_tower_of_another_kind() -> None:
+    student = build_tower("dfer_resnet_tiny", 24, 80)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    inherit(student, build_tower("test_vit", 24, 64))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
