@@ -10,6 +10,9 @@ TEMPLATE_SIZE = 128
 TEMPLATE = np.array([[46.80, 57.54], [81.03, 57.34], [64.03, 77.00], [49.96, 97.05], [78.31, 96.88]], dtype=np.float32)
 """Where the landmarks go in a 128×128 crop: eyes, nose tip, mouth corners, left to right as seen in the picture."""
 
+_CENTRE = TEMPLATE.mean(axis=0, dtype=np.float64).tolist()
+_OFFSETS = (TEMPLATE.astype(np.float64) - _CENTRE).tolist()  # of the landmarks, from their mean
+
 
 def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     """The 2×3 similarity (rotation, uniform scale, shift) that best maps landmarks [5,2] onto the template.
@@ -17,20 +20,19 @@ def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]
     Closed-form least squares (Umeyama 1991, eqs. 40–42, in two dimensions), scaled to a crop of `size` pixels.
     Degenerate landmarks (all in one point) are mapped to the crop's centre at unit scale.
     """
-    source = landmarks.astype(np.float64)
-    target = TEMPLATE.astype(np.float64) * (size / TEMPLATE_SIZE)
-    source_mean, target_mean = source.mean(axis=0), target.mean(axis=0)
-    x, y = (source - source_mean).T
-    u, v = (target - target_mean).T
-    spread = float((x * x + y * y).sum())
-    if spread < 1e-6:
-        a, b = 1.0, 0.0
-    else:
-        a = float((x * u + y * v).sum()) / spread
-        b = float((x * v - y * u).sum()) / spread
-    linear = np.array([[a, -b], [b, a]])
-    shift = target_mean - linear @ source_mean
-    return np.hstack([linear, shift[:, None]])
+    # Of five points: NumPy would take five times as long, once for every face of every sampled frame.
+    points, zoom = landmarks.tolist(), size / TEMPLATE_SIZE
+    left, top = sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
+    spread = along = across = 0.0
+    for (x, y), (u, v) in zip(points, _OFFSETS, strict=True):
+        x, y = x - left, y - top
+        spread += x * x + y * y
+        along += x * u + y * v
+        across += x * v - y * u
+    a, b = (1.0, 0.0) if spread < 1e-6 else (zoom * along / spread, zoom * across / spread)
+    return np.array(
+        [[a, -b, zoom * _CENTRE[0] - a * left + b * top], [b, a, zoom * _CENTRE[1] - b * left - a * top]]
+    )
 
 
 def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -38,8 +38,11 @@ class FeatureWindow:
 
     def stack(self) -> NDArray[np.float32]:
         """T features [T,D], evenly spaced in time up to the newest; each is the nearest one there is."""
-        times = np.array([time for time, _ in self._ring])
-        spacing = self._seconds / self._length
-        wanted = times[-1] - spacing * np.arange(self._length - 1, -1, -1)
-        nearest = np.abs(wanted[:, None] - times[None, :]).argmin(axis=1)
-        return np.stack([self._ring[index][1] for index in nearest])
+        ring, spacing = list(self._ring), self._seconds / self._length
+        chosen, index = [], 0
+        for place in range(self._length - 1, -1, -1):
+            wanted = ring[-1][0] - spacing * place
+            while index + 1 < len(ring) and abs(ring[index + 1][0] - wanted) < abs(ring[index][0] - wanted):
+                index += 1
+            chosen.append(ring[index][1])
+        return np.array(chosen)
