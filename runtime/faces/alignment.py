@@ -30,9 +30,7 @@ def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]
         along += x * u + y * v
         across += x * v - y * u
     a, b = (1.0, 0.0) if spread < 1e-6 else (zoom * along / spread, zoom * across / spread)
-    return np.array(
-        [[a, -b, zoom * _CENTRE[0] - a * left + b * top], [b, a, zoom * _CENTRE[1] - b * left - a * top]]
-    )
+    return np.array([[a, -b, zoom * _CENTRE[0] - a * left + b * top], [b, a, zoom * _CENTRE[1] - b * left - a * top]])
 
 
 def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
