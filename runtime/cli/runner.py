@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..engines import LARGEST_BATCH
 from ..errors import ParameterError
 from ..machine import default_threads, physical_cores
 from ..outputs.absence import Absence
@@ -217,10 +218,11 @@ def run(
             bars = ProgressBars(console, readers.readers) if few else OverallBar(console, readers.readers)
             stack.enter_context(bars)
             every.append(bars)
+        at_once = LARGEST_BATCH if window is None and page is None else 1  # what is watched moves evenly
         stopped = False
         with Sinks(every) as together:
             try:
-                for step in recognizer.follow(readers, boxes):
+                for step in recognizer.follow(readers, boxes, at_once):
                     rates[step.source] = named[step.source].rate  # of files, not known before they are opened
                     together.write(step)
                     if window is not None and window.closed:
