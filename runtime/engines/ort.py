@@ -6,17 +6,17 @@ import functools
 import importlib
 import importlib.util
 import json
-import os
-import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DferError, ParameterError
-from ..machine import cache_folder, instructions
+from ..machine import cpu_model, instructions
 from ..timing import call_within
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
+from .compiled import CompiledGraph, folder_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from .backend import Array
 
 _CPU = "CPUExecutionProvider"
-KEPT = 16
-"""How many graphs' compiled forms a provider keeps."""
 _BUSY_WAIT = "12"  # microseconds
 PATIENCE = 600.0
 """Seconds that a CPU may take to load a graph, and to run it for the first time: it may be a stranger's."""
@@ -111,6 +109,7 @@ class OrtBackend(Backend):
     on_cpu: operators that may stay on the CPU, where a plug-in leaves some out; which do is reported.
     one_thread_below: bytes of a graph below which one thread is faster than more, which have to be woken.
     alone_below: bytes of a graph below which it is compiled a second time, for one row alone, which runs faster.
+    keeps_compiled: whether a plug-in can keep what it compiled as a graph, which loads in a fourth of the time.
     """
 
     execution_provider: str
@@ -120,6 +119,7 @@ class OrtBackend(Backend):
     largest: int | None = None
     repair: str = "reinstall it"
     alone_below: int = 0
+    keeps_compiled: bool = False
     one_thread_below: int = 0
     on_cpu: tuple[str, ...] = ()
 
@@ -179,12 +179,45 @@ class OrtBackend(Backend):
         return engine
 
     def _session(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
+        """A session for any batch, or for one of `batch` rows."""
+        import onnxruntime as ort
+
+        def open_session(source: bytes | str, write_to: Path | None = None) -> Any:
+            session = self._session_options(graph, precision, threads, batch)
+            if self.plugin is None:
+                provider = self.execution_provider, self.options(graph, precision, threads)
+                return ort.InferenceSession(source, session, providers=[provider, *self.beside])
+            if write_to is not None:
+                session.add_session_config_entry("ep.context_enable", "1")
+                session.add_session_config_entry("ep.context_file_path", str(write_to))
+            return ort.InferenceSession(source, session, enable_fallback=0)  # which prints, and then is the CPU
+
+        folder = folder_for(self.name, self._compiled_key(graph, precision)) if self.keeps_compiled else None
+        if folder is None:
+            return open_session(graph)
+        kept = CompiledGraph(folder, "any" if batch is None else str(batch))
+        try:
+            if kept.is_whole():
+                return open_session(str(kept.file))
+            with kept.written() as file:
+                return open_session(graph, file)
+        except Exception:  # ONNX Runtime's exceptions share no public base class; where the graph is at fault, it
+            return open_session(graph)  # fails again, and where there is no room to keep it, it runs
+
+    def _compiled_key(self, graph: bytes, precision: str) -> str:
+        """Of what was compiled: by graph and precision, and by what compiled it for what."""
+        from importlib.metadata import version
+
+        made_by = f"{version(str(self.plugin).replace('_', '-'))} {cpu_model()} {instructions()}"
+        return f"{zlib.crc32(graph):08x}-{len(graph)}-{precision}-{zlib.crc32(made_by.encode()):08x}"
+
+    def _session_options(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
         import onnxruntime as ort
 
         session = ort.SessionOptions()
         session.log_severity_level = 4  # what matters is raised; the rest is noise on the user's terminal
-        # Threads that sleep are woken several hundred times in a run. Waiting busily from one operator to the next saves
-        # a fourth of it; for longer, it would take the cores of whatever else runs here.
+        # Threads that sleep are woken several hundred times in a run. Waiting busily from one operator to the next
+        # saves a fourth of it; for longer, it would take the cores of whatever else runs here.
         session.add_session_config_entry("session.intra_op.spin_duration_us", _BUSY_WAIT)
         # Without VNNI or AMX, the usual INT8 kernels of x86 overflow where large weights meet large activations. Those
         # that do not are up to three times slower than the ones for VNNI and AMX, so they are for such machines only.
@@ -194,22 +227,18 @@ class OrtBackend(Backend):
             session.intra_op_num_threads = 1 if len(graph) < self.one_thread_below else threads
         if batch is not None:
             session.add_free_dimension_override_by_name("batch", batch)
-        options = self.options(graph, precision, threads)
         if self.plugin is not None:
             if not (devices := self._plugin_devices()):
                 device = self.device.upper()
                 raise ParameterError(
                     "provider", f"{self.name} finds no {device} of a maker that it runs on; ask for cpu"
                 )
-            session.add_provider_for_devices(devices[:1], options)
+            session.add_provider_for_devices(devices[:1], self.options(graph, precision, threads))
             if self.on_cpu:
                 session.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
             else:
-                session.add_session_config_entry(
-                    "session.disable_cpu_ep_fallback", "1"
-                )  # all of the graph, or an error
-            return ort.InferenceSession(graph, session, enable_fallback=0)  # which prints, and then is the CPU
-        return ort.InferenceSession(graph, session, providers=[(self.execution_provider, options), *self.beside])
+                session.add_session_config_entry("session.disable_cpu_ep_fallback", "1")  # all of it, or an error
+        return session
 
     def _plugin_devices(self) -> list[Any]:
         """What a plug-in can run on here; the first of them is taken."""
@@ -233,16 +262,12 @@ def _openvino_options(graph: bytes, precision: str, threads: int | None) -> dict
     # Left to itself it computes FP32 graphs in BF16 where it can: it is to do so where that was asked for.
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    # Compiled graphs, which load faster. A folder for each: OpenVINO's own key took one precision's for another's. That
-    # key tells graphs apart well, so that the folder's name need not: two graphs in one folder would do no harm.
-    folder = _kept_in("openvino", f"{zlib.crc32(graph):08x}-{len(graph)}-{precision}")
-    kept = {"CACHE_DIR": folder} if folder else {}
-    return {"load_config": json.dumps({"CPU": hint | limit | kept})}
+    return {"load_config": json.dumps({"CPU": hint | limit})}
 
 
 def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
     """One engine for all batches, kept in the user's cache, since building takes minutes."""
-    folder = _kept_in("tensorrt")
+    folder = str(folder_for("tensorrt") or "")
     kept = {
         "trt_engine_cache_enable": "1",
         "trt_engine_cache_path": folder,
@@ -250,23 +275,6 @@ def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict
         "trt_timing_cache_path": folder,
     }
     return (kept if folder else {}) | _profile_shapes(graph, "trt_profile")
-
-
-def _kept_in(provider: str, graph: str = "") -> str:
-    """A folder for what a provider compiles; "" where there can be none, and every process compiles anew.
-
-    graph: a folder of its own for each; those of the `KEPT` that were used last are kept.
-    """
-    folder = cache_folder() / provider / graph
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        os.utime(folder)
-        others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime) if graph else []
-    except OSError:
-        return ""
-    for old in others[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)  # another process sweeps, too
-    return str(folder)
 
 
 def _tensorrt_rtx_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
@@ -310,7 +318,8 @@ BACKENDS = (
         execution_provider="OpenVINOExecutionProvider",
         plugin="onnxruntime_ep_openvino",
         options=_openvino_options,
-        alone_below=64 << 20,
+        alone_below=96 << 20,
+        keeps_compiled=True,
     ),
     OrtBackend(
         name="cuda",

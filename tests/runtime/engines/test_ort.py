@@ -14,7 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from dfer.runtime.bundle import DEMO, Bundle
-from dfer.runtime.engines import LARGEST_BATCH, open_engine, ort, present_providers
+from dfer.runtime.engines import LARGEST_BATCH, compiled, open_engine, ort, present_providers
 from dfer.runtime.errors import DferError
 from helpers import graph_bytes, reseal
 
@@ -91,23 +91,46 @@ def test_openvino_keeps_what_it_compiled_and_runs_one_row_like_several(bundle: P
 
     first = features()
     (folder,) = (own_cache / "openvino").iterdir()
-    compiled = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert len(compiled) == 2  # for any batch, and for one row
+    kept = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {path.name for path in folder.glob("*.onnx")} == {"any.onnx", "1.onnx"}  # for any batch, and for one row
     second = features()
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == compiled
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == kept
     np.testing.assert_allclose(first[0][:1], first[1], atol=1e-4)
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, two)
 
+    (numbers,) = folder.glob("any_*")
+    numbers.chmod(0o600)
+    for damaged in (numbers.read_bytes()[:-5000], b"", numbers.read_bytes()[:-1] + b"!"):
+        numbers.unlink()
+        numbers.write_bytes(damaged)
+        np.testing.assert_array_equal(features()[0], first[0])
+        assert numbers.read_bytes() != damaged  # compiled anew
+
+
+def test_where_nothing_can_be_kept_openvino_runs(
+    bundle: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "openvino" not in present_providers():
+        pytest.skip("OpenVINO is not installed, or this CPU is not Intel's")
+
+    def full(*_: object, **__: object) -> object:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", full)
+    with open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino") as engine:
+        assert len(engine.run({"features": np.zeros((1, 16, 128), np.float32)})["probabilities"]) == 1
+    assert not list((own_cache / "openvino").rglob("*.onnx"))
+
 
 def test_of_what_was_compiled_only_the_last_used_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ort, "KEPT", 2)
-    first = Path(ort._kept_in("openvino", "first"))
-    second = Path(ort._kept_in("openvino", "second"))
+    monkeypatch.setattr(compiled, "KEPT", 2)
+    first, second = (compiled.folder_for("openvino", name) for name in ("first", "second"))
+    assert first is not None and second is not None
     for age, folder in enumerate((second, first), start=1):
         os.utime(folder, (age, age))
-    third = Path(ort._kept_in("openvino", "third"))
-    assert sorted((own_cache / "openvino").iterdir()) == sorted((first, third))
+    third = compiled.folder_for("openvino", "third")
+    assert set((own_cache / "openvino").iterdir()) == {first, third}
 
 
 def test_a_plug_in_without_a_device_is_no_candidate_and_an_error_where_asked_for(

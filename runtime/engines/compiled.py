@@ -1,0 +1,75 @@
+"""What providers compiled, kept in the user's cache for the next start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..machine import cache_folder
+
+KEPT = 16
+"""How many graphs' compiled forms a provider keeps."""
+
+
+def folder_for(provider: str, graph: str = "") -> Path | None:
+    """A folder for what a provider compiles; None where there can be none, and every process compiles anew.
+
+    graph: a folder of its own for each; those of the `KEPT` that were used last are kept.
+    """
+    folder = cache_folder() / provider / graph
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime) if graph else []
+    except OSError:
+        return None
+    for old in others[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)  # another process sweeps, too
+    return folder
+
+
+@dataclass(frozen=True)
+class CompiledGraph:
+    """What a plug-in compiled, in a folder: a small graph `file`, its numbers beside, and a checksum of these.
+
+    The numbers are mapped into memory: of a file that was cut short, reading them would kill the process.
+    """
+
+    folder: Path
+    name: str
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.name}.onnx"
+
+    def is_whole(self) -> bool:
+        try:
+            return self.file.is_file() and _checksum(self.folder, self.name) == self._sums.read_text()
+        except OSError:
+            return False
+
+    @contextmanager
+    def written(self) -> Iterator[Path]:
+        """The path to write the graph to; what was written there, complete, takes the place of what is kept."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as aside:
+            yield Path(aside) / self.file.name
+            with suppress(OSError):  # no room, or in use, which matters on Windows: then it is compiled each time
+                sums = _checksum(Path(aside), self.name)
+                for part in sorted(Path(aside).iterdir()):
+                    part.replace(self.folder / part.name)
+                self._sums.write_text(sums)
+
+    @property
+    def _sums(self) -> Path:
+        return self.folder / f"{self.name}.crc32"
+
+
+def _checksum(folder: Path, name: str) -> str:
+    parts = sorted(part for part in folder.glob(f"{name}[._]*") if part.suffix != ".crc32")
+    return " ".join(f"{part.name} {zlib.crc32(part.read_bytes()):08x}" for part in parts)
