@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ..calibration.faces import MINIMUM
 from ..runtime.errors import ParameterError
-from ..runtime.recognizer import check_sampling
+from ..runtime.pipeline.feature_window import check_sampling
 
 if TYPE_CHECKING:
     from ..train.data.choice import DataChoice

@@ -26,6 +26,10 @@ class DferError(Exception):
         return printable(super().__str__())
 
 
+class BundleError(DferError):
+    """A file of a bundle that is not what was exported, or no graph that is run: whatever is to run it."""
+
+
 class ParameterError(DferError):
     """What is wrong with one parameter of a function.
 

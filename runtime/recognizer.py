@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,18 +22,11 @@ from .faces.detection import FaceDetector
 from .faces.quality import face_quality, sharpness
 from .machine import default_threads
 from .pipeline.class_map import ClassMap
-from .pipeline.feature_window import FeatureWindow
+from .pipeline.feature_window import FeatureWindow, check_sampling
 from .pipeline.gathering import gather
 from .pipeline.scheduler import Scheduler
 from .pipeline.smoothing import Smoother
-from .pipeline.stream import (
-    DetectionScheduler,
-    EncodeRequest,
-    FaceProvider,
-    FollowedFrame,
-    Reading,
-    StreamState,
-)
+from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, FollowedFrame, Reading, StreamState
 from .predictions import Prediction, Step
 from .sources import Frame, Source, SourceReader, SourceReaders, SourceSpec, check_image, open_sources
 from .timing import Stopwatch
@@ -207,33 +199,57 @@ class Recognizer:
             made.append(smoother.refine(raw))
         return made
 
-    def read(self, frames: Sequence[FollowedFrame], scheduler: Scheduler, watch: Stopwatch) -> list[Step]:
-        """Encode those faces of any streams whose turn it is, each once, and read all windows that end with them."""
+    def read(self, frames: Sequence[FollowedFrame], scheduler: Scheduler, watch: Stopwatch) -> Iterator[Step]:
+        """Encode those faces of any streams whose turn it is, each once, and read all windows that end with them.
+
+        Raises DferError for results that are none, after the frames before.
+        """
         chosen = scheduler.choose([request for followed in frames for request in followed.requests])
-        size = self.bundle.manifest.preprocessing.size
         readings: dict[EncodeRequest, Reading] = {}
-        for start in range(0, len(chosen), LARGEST_BATCH):
-            batch = chosen[start : start + LARGEST_BATCH]
-            with watch.time("align"):
-                crops = np.stack([align(one.frame.image, one.face.landmarks, size) for one in batch])
-            begun = perf_counter()
-            features = self.encode(crops)
-            spent = perf_counter() - begun
-            watch.add("encode", spent)
-            scheduler.learn(spent, len(batch))
-            self._check(features, np.isfinite(features).all(axis=1), batch, "encoder")
-            windows, warmups = [], []
-            with watch.time("head"):
-                for one, feature in zip(batch, features, strict=True):
-                    window = one.stream.add(one, feature)
-                    windows.append(window.stack())  # before the next face of this track comes in
-                    warmups.append(window.warmup)
-                rows = self.classify(np.stack(windows))
-            distributed = np.abs(rows.sum(axis=1) - 1) < 0.01
-            self._check(rows, distributed & (rows >= -1e-3).all(axis=1), batch, "head")
-            for one, row, warmup, crop in zip(batch, rows, warmups, crops, strict=True):
-                readings[one] = Reading(row, warmup, face_quality(one.face, sharpness(crop)))
-        return [followed.stream.read(followed, readings) for followed in frames]
+        failure: DferError | None = None
+        try:
+            for start in range(0, len(chosen), LARGEST_BATCH):
+                self._read_faces(chosen[start : start + LARGEST_BATCH], readings, scheduler, watch)
+        except DferError as error:
+            failure = error
+        unread = set(chosen) - readings.keys()
+        for followed in frames:
+            if failure is not None and not unread.isdisjoint(followed.requests):
+                raise failure
+            yield followed.stream.read(followed, readings)
+
+    def _read_faces(
+        self,
+        batch: Sequence[EncodeRequest],
+        readings: dict[EncodeRequest, Reading],
+        scheduler: Scheduler,
+        watch: Stopwatch,
+    ) -> None:
+        """Add the readings of a batch of faces, of the first of them where a result of a later one is none."""
+        size = self.bundle.manifest.preprocessing.size
+        with watch.time("align"):
+            crops = np.stack([align(one.frame.image, one.face.landmarks, size) for one in batch])
+        begun = perf_counter()
+        features = self.encode(crops)
+        spent = perf_counter() - begun
+        watch.add("encode", spent)
+        scheduler.learn(spent, len(batch))
+        encoded = int(np.append(np.isfinite(features).all(axis=1), False).argmin())  # those before the first bad
+        windows, warmups = [], []
+        with watch.time("head"):
+            for one, feature in zip(batch, features[:encoded], strict=False):
+                window = one.stream.add(one, feature)
+                windows.append(window.stack())  # before the next face of this track comes in
+                warmups.append(window.warmup)
+            rows = self.classify(np.stack(windows)) if windows else np.empty((0, 1), np.float32)
+        distributed = np.abs(rows.sum(axis=1) - 1) < 0.01
+        read = int(np.append(distributed & (rows >= -1e-3).all(axis=1), False).argmin())
+        for one, row, warmup, crop in zip(batch, rows[:read], warmups, crops, strict=False):
+            readings[one] = Reading(row, warmup, face_quality(one.face, sharpness(crop)))
+        if read < encoded:
+            raise self._no_result(batch[read], rows[read], "head")
+        if encoded < len(batch):
+            raise self._no_result(batch[encoded], features[encoded], "encoder")
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
@@ -296,16 +312,13 @@ class Recognizer:
             watch=watch,
         )
 
-    def _check(self, values: NDArray[np.float32], good: Any, batch: Sequence[EncodeRequest], graph: str) -> None:
-        """Raise DferError, naming source and track, when a row of a graph's results is none."""
-        if not good.all():
-            place = int(good.argmin())
-            one = batch[place]
-            raise DferError(
-                f"{one.stream.source}, track {one.number}, {one.frame.time:.2f} s: the {graph} of bundle "
-                f"{self.bundle.path} gives {values[place].min():g} to {values[place].max():g} on {self.provider} "
-                f"in {self.precision}, which is no result; try precision fp32 or provider cpu, or export it again"
-            )
+    def _no_result(self, one: EncodeRequest, values: NDArray[np.float32], graph: str) -> DferError:
+        """What is wrong where a row of a graph's results is none."""
+        return DferError(
+            f"{one.stream.source}, track {one.number}, {one.frame.time:.2f} s: the {graph} of bundle "
+            f"{self.bundle.path} gives {values.min():g} to {values.max():g} on {self.provider} in {self.precision}, "
+            "which is no result; try precision fp32 or provider cpu, or export it again"
+        )
 
     def _open_engines(self, stack: ExitStack, provider: str, precision: str) -> tuple[str, Engine, Engine]:
         """The precision that runs, and both engines, which `stack` closes."""
@@ -343,16 +356,6 @@ class Recognizer:
         begun = perf_counter()
         self.encode(np.zeros((1, size, size, 3), np.uint8))
         return perf_counter() - begun
-
-
-def check_sampling(window: float | None, fps: float | None) -> None:
-    """Raise ParameterError for seconds and frames per second that no window can have; None is not looked at."""
-    if window is not None and not 0 < window <= 60:
-        raise ParameterError("window", f"{window:g} s must lie between 0 and 60 seconds")
-    if fps is not None and not 0 < fps <= 240:
-        raise ParameterError("fps", f"{fps:g} must lie between 0 and 240 frames per second")
-    if window is not None and fps is not None and window * fps < 2:
-        raise ParameterError("window", f"{window:g} s at {fps:g} frames per second: it must hold at least two")
 
 
 class Session:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import BundleError, DferError
 from ..storage import locked
 from .graph_file import FLOAT, UINT8, TensorType, check_graph
 from .manifest import MANIFEST, Manifest, read_manifest
@@ -72,24 +72,24 @@ class Bundle:
 
     def read(self, name: str) -> bytes:
         """The bytes of a listed file, checked: their sha256 is the manifest's, and a graph is a plain graph with the
-        input and the output that the manifest tells. Raises DferError when it is not so.
+        input and the output that the manifest tells. Raises BundleError when it is not so.
         """
         data = _inside(self.path, name).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.digests[name]:
-            raise DferError(
+            raise BundleError(
                 f"bundle {self.path}: {name} is not the file that was exported (sha256 differs); copy it again"
             )
         if name in (graphs := _graphs(self.manifest)):
             try:
                 check_graph(io.BytesIO(data), *graphs[name])
             except DferError as error:
-                raise DferError(
+                raise BundleError(
                     f"bundle {self.path}: {name} is not a graph that is run: {error}; export it again"
                 ) from error
         return data
 
     def verify(self) -> None:
-        """Read every file, to find what is wrong with any. Raises DferError for the first thing that is."""
+        """Read every file, to find what is wrong with any. Raises BundleError for the first thing that is."""
         for name in self.digests:
             self.read(name)
 

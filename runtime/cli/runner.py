@@ -19,8 +19,9 @@ from ..outputs.tables import run_header
 from ..outputs.timeline import Script
 from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
 from ..pipeline.class_map import ClassMap
+from ..pipeline.feature_window import check_sampling
 from ..pipeline.smoothing import check_smoothing
-from ..recognizer import Recognizer, check_sampling
+from ..recognizer import Recognizer
 from ..sources import IMAGE_RATE, RotatedSource, SourceReaders, SourceSpec, Turn, expand, open_sources, tell_apart
 from .progress import OverallBar, ProgressBars
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..bundle import Bundle
-from ..errors import DferError, ParameterError
+from ..errors import BundleError, DferError, ParameterError
 from ..machine import cache_folder, cpu_model, gpus, versions
 from ..storage import atomic_write
 from . import Engine, find_backend, open_graph, present_providers
@@ -90,7 +90,8 @@ def compare_providers(
 ) -> dict[str, float]:
     """Median milliseconds of one encoder run at batch 1, by provider; those that do not work are told and left out.
 
-    Runs take turns, so that whatever else the machine does hits all alike. Raises DferError when none works.
+    Runs take turns, so that whatever else the machine does hits all alike. Raises DferError when none works, and
+    BundleError for damaged graphs.
     """
     size = bundle.manifest.preprocessing.size
     crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
@@ -103,6 +104,8 @@ def compare_providers(
                 engine = stack.enter_context(_open(bundle, provider, threads, warn))
                 for _ in range(_WARM_UP):
                     engine.run({"frames": crop})
+            except BundleError:
+                raise  # it would be no better with another
             except DferError as error:
                 failures[provider] = error.problem if isinstance(error, ParameterError) else str(error)
                 continue

@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import time
 
 from ..machine import cache_folder
 
 KEPT = 16
 """How many graphs' compiled forms a provider keeps."""
+
+_ASIDE = "writing-"
+_LONG = 3600.0  # seconds after which nobody writes any more
 
 
 def folder_for(provider: str, graph: str = "") -> Path | None:
@@ -51,17 +55,22 @@ class CompiledGraph:
     def is_whole(self) -> bool:
         try:
             return self.file.is_file() and _checksum(self.folder, self.name) == self._sums.read_text()
-        except OSError:
+        except (OSError, ValueError):
             return False
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """The path to write the graph to; what was written there, complete, takes the place of what is kept."""
-        with tempfile.TemporaryDirectory(dir=self.folder) as aside:
+        """The path to write the graph to; what was written there takes the place of what is kept."""
+        for left in self.folder.glob(f"{_ASIDE}*"):  # by who was killed
+            if time() - left.stat().st_mtime > _LONG:
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=self.folder) as aside:
             yield Path(aside) / self.file.name
             with suppress(OSError):  # no room, or in use, which matters on Windows: then it is compiled each time
                 sums = _checksum(Path(aside), self.name)
-                for part in sorted(Path(aside).iterdir()):
+                for old in _parts(self.folder, self.name):
+                    old.unlink()
+                for part in _parts(Path(aside), self.name):
                     part.replace(self.folder / part.name)
                 self._sums.write_text(sums)
 
@@ -71,5 +80,8 @@ class CompiledGraph:
 
 
 def _checksum(folder: Path, name: str) -> str:
-    parts = sorted(part for part in folder.glob(f"{name}[._]*") if part.suffix != ".crc32")
-    return " ".join(f"{part.name} {zlib.crc32(part.read_bytes()):08x}" for part in parts)
+    return " ".join(f"{part.name} {zlib.crc32(part.read_bytes()):08x}" for part in _parts(folder, name))
+
+
+def _parts(folder: Path, name: str) -> list[Path]:
+    return sorted(part for part in folder.glob(f"{name}[._]*") if part.suffix != ".crc32")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import importlib.util
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ class OrtBackend(Backend):
     on_cpu: operators that may stay on the CPU, where a plug-in leaves some out; which do is reported.
     one_thread_below: bytes of a graph below which one thread is faster than more, which have to be woken.
     alone_below: bytes of a graph below which it is compiled a second time, for one row alone, which runs faster.
-    keeps_compiled: whether a plug-in can keep what it compiled as a graph, which loads in a fourth of the time.
+    keeps_compiled: whether a plug-in can keep what it compiled as a graph, which loads in a fifth of the time.
     """
 
     execution_provider: str
@@ -209,7 +209,7 @@ class OrtBackend(Backend):
         from importlib.metadata import version
 
         made_by = f"{version(str(self.plugin).replace('_', '-'))} {cpu_model()} {instructions()}"
-        return f"{zlib.crc32(graph):08x}-{len(graph)}-{precision}-{zlib.crc32(made_by.encode()):08x}"
+        return f"{hashlib.sha256(made_by.encode() + graph).hexdigest()[:32]}-{precision}"
 
     def _session_options(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
         import onnxruntime as ort

@@ -5,9 +5,11 @@ OpenCV runs it too (cv2.FaceDetectorYN), with the same results, in nearly three 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,13 +36,7 @@ class YuNet:
     """
 
     def __init__(self) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 4  # of outputs, whose sizes the file fixes as well
-        options.intra_op_num_threads = 1
-        graph = _weights().replace(_FIXED, _FREE)
-        self._session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = _open(_weights())
 
     def find(self, image: NDArray[np.uint8], min_score: float) -> NDArray[np.float32]:
         """Faces in an RGB image [H,W,3] from a score on, best first, in its pixels: float32 [N,15].
@@ -58,6 +54,17 @@ class YuNet:
         found = np.concatenate(sizes)
         kept = cv2.dnn.NMSBoxes(found[:, :4].tolist(), found[:, 14].tolist(), min_score, _SAME)
         return found[np.asarray(kept, np.intp)]
+
+
+@functools.lru_cache(1)
+def _open(weights: bytes) -> Any:
+    """A session, one for all: it may be used from several threads."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4  # of outputs, whose sizes the file fixes as well
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(weights.replace(_FIXED, _FREE), options, providers=["CPUExecutionProvider"])
 
 
 def _decode(parts: list[NDArray[np.float32]], stride: int, columns: int, min_score: float) -> NDArray[np.float32]:

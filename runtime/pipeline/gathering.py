@@ -9,8 +9,8 @@ from ..sources import SourceReader, SourceReaders
 from ..timing import Stopwatch
 from .stream import FollowedFrame, StreamState
 
-_HELD = 64 << 20
-"""Bytes of pictures from which on no more of them wait."""
+_HELD, _FRAMES = 64 << 20, 256
+"""Bytes of pictures, and their number, from which on no more of them wait."""
 
 
 def gather(
@@ -18,13 +18,15 @@ def gather(
 ) -> Iterator[list[FollowedFrame]]:
     """Every frame that is taken of sources, in order, with its faces, in lists of those that are to be read together.
 
-    Lists end with `at_once` faces or many pictures; with each frame, where that is 1, and while a live source is read.
+    Lists end with `at_once` faces or many pictures; with those that are ready, where that is 1 and while a live source
+    is read.
     Those of a single file are the same every time.
 
     open_stream: called at the first frame of each source. watch: told what decoding took.
     """
     streams: dict[int, StreamState] = {}  # of sources being read
     frames: list[FollowedFrame] = []
+    faces = held = 0
     try:
         for batch in readers.batches():
             for reader, frame in batch:
@@ -33,15 +35,16 @@ def gather(
                     if reader.number not in streams:
                         streams[reader.number] = open_stream(reader)
                     frames.append(streams[reader.number].process(frame))
+                    faces += len(frames[-1].requests)
+                    held += frame.image.nbytes
                 except DferError as error:
                     readers.fail(reader, error)
                     streams.pop(reader.number, None)
-            faces = sum(len(followed.requests) for followed in frames)
-            held = sum(followed.frame.image.nbytes for followed in frames)
-            live = any(reader.live and not reader.done for reader in readers.readers)
-            if faces >= at_once or held >= _HELD or live or at_once == 1:
+            live = any(reader.live for reader, _ in batch)
+            live |= any(reader.live and not reader.done for reader in readers.readers)
+            if live or at_once == 1 or faces >= at_once or held >= _HELD or len(frames) >= _FRAMES:
                 yield frames
-                frames = []
+                frames, faces, held = [], 0, 0
                 _finish(streams, readers)
     except DferError:  # of the only source: what came before is good
         yield frames

@@ -43,20 +43,24 @@ def build_tower(name: str, width: int, image_size: int) -> nn.Module:
 
 @torch.no_grad()
 def inherit(tower: nn.Module, encoder: nn.Module) -> None:
-    """Give a tower the weights that an encoder of the same kind has under its own names and in its own shapes.
+    """Give a tower the weights of an encoder of the same kind that has all of its layers, and others.
 
     A shallower tower so begins as a part of its teacher's layers (Sanh et al. 2019, §3), which is far ahead of random
-    weights. encoder: a tower, or open_clip's of a timm model (`trunk`, and a linear `head.proj` in place of its last).
+    weights. The last layer is taken if it fits. encoder: a tower, or open_clip's of a timm model (`trunk`, and a linear
+    `head.proj` in place of the last).
     """
     trunk = getattr(encoder, "trunk", encoder)
     if type(trunk) is not type(tower):
         return  # layers of one name may do other things
-    known = trunk.state_dict()
+    known, own = trunk.state_dict(), tower.state_dict()
+    classifier = cast(Any, tower).get_classifier()
+    last = next((f"{name}." for name, part in tower.named_modules() if part is classifier), "")
     projection = getattr(getattr(encoder, "head", None), "proj", None)
-    if isinstance(projection, nn.Linear) and trunk is not encoder:
-        classifier = cast(Any, tower).get_classifier()
-        last = next(name for name, part in tower.named_modules() if part is classifier)
-        known.update({f"{last}.{name}": tensor for name, tensor in projection.state_dict().items()})
-    own = tower.state_dict()
-    same = {name: known[name] for name, tensor in own.items() if name in known and known[name].shape == tensor.shape}
-    tower.load_state_dict({**own, **same})
+    if last and isinstance(projection, nn.Linear) and trunk is not encoder:
+        width = projection.out_features
+        known |= {f"{last}bias": torch.zeros(width)} | {f"{last}{k}": v for k, v in projection.state_dict().items()}
+    fits = {name: name in known and known[name].shape == tensor.shape for name, tensor in own.items()}
+    if all(fit for name, fit in fits.items() if not (last and name.startswith(last))):
+        whole = all(fits.values())
+        taken = {name: known[name] for name in own if whole or not name.startswith(last)}
+        tower.load_state_dict({**own, **taken})

@@ -11,7 +11,7 @@ from pathlib import Path
 from ...bundle import Bundle
 from ...errors import ParameterError
 from ...machine import physical_cores
-from ...recognizer import check_sampling
+from ...pipeline.feature_window import check_sampling
 from .folder import CorpusFolder
 from .plan import LONGEST, Unit, find_videos, make_plan
 from .pool import run_locally

@@ -175,3 +175,13 @@ def test_what_is_present_here_really_competes(monkeypatch: pytest.MonkeyPatch, t
     timings = choice.compare_providers(Bundle.open(DEMO), ["cpu"])
     assert timings["cpu"] > 0
     assert choice.choose(Bundle.open(DEMO))[0] in candidates
+
+
+def test_a_damaged_bundle_is_an_error_and_no_reason_for_another_provider(bundle: Path, own_cache: Path) -> None:
+    opened = Bundle.open(bundle)
+    graph, _ = opened.manifest.graphs(choice.precision_for(opened, "cpu"), "cpu")
+    data = (bundle / graph).read_bytes()
+    (bundle / graph).write_bytes(data[:-1] + b"!")
+    with pytest.raises(DferError, match=f"{graph} is not the file that was exported"):
+        choice.compare_providers(opened, ["cpu", "openvino"])
+    assert not list(own_cache.rglob("*.json"))

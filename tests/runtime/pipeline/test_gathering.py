@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -84,6 +85,48 @@ def test_a_live_source_never_waits_for_more_faces(
     frames = film(face_frames)[:1]
     steps = read(recognizer, Frames(frames, live=True), LARGEST_BATCH)
     assert batches == [1] and len(steps[0].predictions) == 1
+
+
+def test_the_last_frame_of_a_live_source_does_not_wait_for_a_file(
+    recognizer: Recognizer, face_frames: list[np.ndarray]
+) -> None:
+    frames = film(face_frames)
+    live, file = Frames(frames[:1], live=True), Frames(frames)
+    asked = threading.Event()
+
+    def slowly() -> Iterator[Frame]:
+        yield frames[0]
+        assert asked.wait(30), "the live source's frame was held back"
+        yield frames[1]
+
+    file.frames = slowly  # type: ignore[method-assign]
+    with SourceReaders([live, file]) as readers:
+        for step in recognizer.follow(readers):
+            if step.source.endswith(live.name):
+                asked.set()
+    assert asked.is_set()
+
+
+def test_a_result_that_is_none_ends_the_run_after_the_frames_before(
+    recognizer: Recognizer, face_frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, heads = recognizer.encode, recognizer.classify
+
+    def broken(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        features = encode(crops)
+        features[7:] = np.nan
+        return features
+
+    for name, function in (("encode", broken), ("classify", lambda windows: np.ones_like(heads(windows)))):
+        monkeypatch.setattr(recognizer, name, function)
+        seen: list[int] = []
+        with (
+            SourceReaders([Frames(film(face_frames))]) as readers,
+            pytest.raises(DferError, match="which is no result"),
+        ):
+            seen.extend(step.frame.index for step in recognizer.follow(readers))
+        assert seen == (list(range(21)) if name == "encode" else [])
+        monkeypatch.undo()
 
 
 def test_large_pictures_wait_for_few_others(
