@@ -28,7 +28,7 @@ from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.machine import physical_cores
 from dfer.runtime.recognizer import Recognizer
 
-TOWERS = ("dfer_resnet_tiny", "dfer_resnet_nano")
+TOWERS = ("dfer_resnet_tiny",)
 LOST = {"war": 0.02, "uar_min10": 0.04}
 """At most, of the teacher's in FP32."""
 LOSSES = ", ".join(map(str, LOST.values()))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from pages import Check, publish, table, take_turns
 from vit import vit_bundle
-from windows import ours
+from windows import TURN, ours
 
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.engines import open_engine, present_providers
@@ -84,7 +84,7 @@ def main() -> None:
                 name = f"{title}, {precision}, {provider}"
                 works[name] = ours(Recognizer(path, provider=provider, precision=precision))
                 sees[name] = "16 frames, 2 s"
-    times = take_turns(works, options.seconds, dict.fromkeys(works, 12))
+    times = take_turns(works, options.seconds, dict.fromkeys(works, TURN))
     base = times["EfficientNet-B0, fp32, cpu"]
     checks = []
     for provider, most in MUST.items():
