@@ -88,6 +88,10 @@ class Bundle:
                 ) from error
         return data
 
+    def size(self, name: str) -> int:
+        """Bytes of a listed file. Raises DferError when it is not there any more."""
+        return _inside(self.path, name).stat().st_size
+
     def verify(self) -> None:
         """Read every file, to find what is wrong with any. Raises BundleError for the first thing that is."""
         for name in self.digests:

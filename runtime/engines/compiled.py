@@ -80,7 +80,14 @@ class CompiledGraph:
 
 
 def _checksum(folder: Path, name: str) -> str:
-    return " ".join(f"{part.name} {zlib.crc32(part.read_bytes()):08x}" for part in _parts(folder, name))
+    sums = []
+    for part in _parts(folder, name):
+        with part.open("rb") as data:
+            value = 0
+            while block := data.read(1 << 20):
+                value = zlib.crc32(block, value)
+        sums.append(f"{part.name} {value:08x}")
+    return " ".join(sums)
 
 
 def _parts(folder: Path, name: str) -> list[Path]:

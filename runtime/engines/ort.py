@@ -9,6 +9,7 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,34 +33,44 @@ PATIENCE = 600.0
 
 
 class OrtEngine(Engine):
-    """An ONNX Runtime session. largest: rows of the largest batch, larger inputs are run in parts; None: no limit.
+    """A graph on ONNX Runtime. open_session: gives a session for batches of one row (1), or for any (None).
 
-    patience: seconds that the first run may take; None for no limit. alone: a session for batches of one row.
+    largest: rows of the largest batch, larger inputs are run in parts; None: no limit. patience: seconds that the first
+    run of a session may take; None for no limit. alone: whether one row has a session of its own, the first then; that
+    for any batch is opened when several rows come.
     """
 
     def __init__(
         self,
-        session: Any,
+        open_session: Callable[[int | None], Any],
         provider: str,
         largest: int | None = None,
         patience: float | None = None,
-        alone: Any = None,
+        alone: bool = False,
     ) -> None:
         self.provider = provider
-        self._session, self._largest, self._patience, self._alone = session, largest, patience, alone
-        self._outputs = [output.name for output in session.get_outputs()]
+        self._open_session, self._largest, self._patience, self._alone = open_session, largest, patience, alone
+        first = 1 if alone else None
+        self._sessions = {first: open_session(first)}
+        self._tried: set[int | None] = set()
+        self._outputs = [output.name for output in self._sessions[first].get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         rows = len(next(iter(inputs.values())))
         if self._largest is not None and rows > self._largest:
             return self._run_in_parts(inputs, rows, self._largest)
-        session = self._alone if rows == 1 and self._alone is not None else self._session
+        batch = 1 if rows == 1 and self._alone else None
+        if batch not in self._sessions:
+            self._sessions[batch] = self._open_session(batch)
+        session = self._sessions[batch]
         try:
-            results = self._try(session, inputs) if self._patience else session.run(self._outputs, dict(inputs))
+            untried = self._patience is not None and batch not in self._tried
+            results = self._try(session, inputs) if untried else session.run(self._outputs, dict(inputs))
         except TimeoutError as error:
             raise DferError(f"the graph {error} to run once: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
             raise DferError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
+        self._tried.add(batch)
         return dict(zip(self._outputs, results, strict=True))
 
     def _try(self, session: Any, inputs: Mapping[str, Array]) -> list[NDArray[np.float32]]:
@@ -69,16 +80,15 @@ class OrtEngine(Engine):
         options = ort.RunOptions()
         try:
             run = functools.partial(session.run, self._outputs, dict(inputs), options)
-            results: list[NDArray[np.float32]] = call_within(self._patience or 0, run)
+            return call_within(self._patience or 0, run)
         except BaseException:
             options.terminate = True  # after the operator that it is at
             raise
-        self._patience = None
-        return results
 
     def on_cpu(self) -> list[str]:
         """Which operators of the graph a plug-in leaves to the CPU, where that was recorded."""
-        parts = self._session.get_provider_graph_assignment_info()
+        (session, *_) = self._sessions.values()
+        parts = session.get_provider_graph_assignment_info()
         return sorted({node.op_type for part in parts if part.ep_name == _CPU for node in part.get_nodes()})
 
     def _run_in_parts(self, inputs: Mapping[str, Array], rows: int, largest: int) -> dict[str, NDArray[np.float32]]:
@@ -91,10 +101,19 @@ class OrtEngine(Engine):
         return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def close(self) -> None:
-        self._session = self._alone = None
+        self._sessions.clear()
 
 
-def _no_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
+@dataclass(frozen=True)
+class OnnxGraph:
+    """A graph that is read when it is needed: of what was compiled before, never. size: bytes. digest: sha256."""
+
+    size: int
+    digest: str
+    read: Callable[[], bytes]
+
+
+def _no_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
     return {}
 
 
@@ -108,14 +127,14 @@ class OrtBackend(Backend):
     largest: rows of the largest batch it can be given. repair: what to do where it is installed and does not start.
     on_cpu: operators that may stay on the CPU, where a plug-in leaves some out; which do is reported.
     one_thread_below: bytes of a graph below which one thread is faster than more, which have to be woken.
-    alone_below: bytes of a graph below which it is compiled a second time, for one row alone, which runs faster.
+    alone_below: bytes of a graph below which one row has a session compiled for it alone, which runs faster.
     keeps_compiled: whether a plug-in can keep what it compiled as a graph, which loads in a fifth of the time.
     """
 
     execution_provider: str
     beside: tuple[str, ...] = ()
     plugin: str | None = None
-    options: Callable[[bytes, str, int | None], dict[str, str]] = _no_options
+    options: Callable[[OnnxGraph, str, int | None], dict[str, str]] = _no_options
     largest: int | None = None
     repair: str = "reinstall it"
     alone_below: int = 0
@@ -145,25 +164,35 @@ class OrtBackend(Backend):
         return super().runs(precision)
 
     def load(self, graph: bytes, precision: str = "fp32", threads: int | None = None) -> Engine:
+        return self._load(OnnxGraph(len(graph), hashlib.sha256(graph).hexdigest(), lambda: graph), precision, threads)
+
+    def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
+        source = OnnxGraph(bundle.size(graph), bundle.digests[graph], partial(bundle.read, graph))
+        engine = self._load(source, precision, threads)
+        if self.on_cpu and (left := engine.on_cpu()):
+            report(f"{self.name} leaves {', '.join(left)} of {graph} to the CPU")
+        return engine
+
+    def _load(self, graph: OnnxGraph, precision: str, threads: int | None) -> OrtEngine:
         patience = PATIENCE if self.device == "cpu" else None  # GPUs build engines, which takes what it takes
 
-        def load() -> list[Any]:
-            batches = (None, 1) if len(graph) < self.alone_below else (None,)
-            return [self._session(graph, precision, threads, batch) for batch in batches]
+        def open_session(batch: int | None) -> Any:
+            load = partial(self._session, graph, precision, threads, batch)
+            try:
+                session = load() if patience is None else call_within(patience, load)
+            except DferError:
+                raise
+            except TimeoutError as error:
+                raise DferError(f"the graph {error} to load: too large for this machine, or made to hang") from error
+            except Exception as error:  # ONNX Runtime's exceptions share no public base class
+                if "creating execution provider" in str(error):
+                    raise self._not_started() from error
+                raise DferError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
+            if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
+                raise self._not_started()
+            return session
 
-        try:
-            session, *alone = load() if patience is None else call_within(patience, load)
-        except DferError:
-            raise
-        except TimeoutError as error:
-            raise DferError(f"the graph {error} to load: too large for this machine, or made to hang") from error
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            if "creating execution provider" in str(error):
-                raise self._not_started() from error
-            raise DferError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
-        if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
-            raise self._not_started()
-        engine = OrtEngine(session, self.name, self.largest, patience, *alone)
+        engine = OrtEngine(open_session, self.name, self.largest, patience, graph.size < self.alone_below)
         if self.on_cpu and (more := sorted(set(engine.on_cpu()) - set(self.on_cpu))):
             raise ParameterError("provider", f"{self.name} would leave {', '.join(more)} to the CPU; ask for cpu")
         return engine
@@ -172,13 +201,7 @@ class OrtBackend(Backend):
         words = f"ONNX Runtime could not start {self.name} and would run on the CPU; {self.repair}, or ask for cpu"
         return ParameterError("provider", words)
 
-    def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
-        engine = super().open(bundle, graph, precision, threads, report)
-        if isinstance(engine, OrtEngine) and self.on_cpu and (left := engine.on_cpu()):
-            report(f"{self.name} leaves {', '.join(left)} of {graph} to the CPU")
-        return engine
-
-    def _session(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
+    def _session(self, graph: OnnxGraph, precision: str, threads: int | None, batch: int | None) -> Any:
         """A session for any batch, or for one of `batch` rows."""
         import onnxruntime as ort
 
@@ -194,24 +217,24 @@ class OrtBackend(Backend):
 
         folder = folder_for(self.name, self._compiled_key(graph, precision)) if self.keeps_compiled else None
         if folder is None:
-            return open_session(graph)
+            return open_session(graph.read())
         kept = CompiledGraph(folder, "any" if batch is None else str(batch))
         try:
             if kept.is_whole():
                 return open_session(str(kept.file))
             with kept.written() as file:
-                return open_session(graph, file)
+                return open_session(graph.read(), file)
         except Exception:  # ONNX Runtime's exceptions share no public base class; where the graph is at fault, it
-            return open_session(graph)  # fails again, and where there is no room to keep it, it runs
+            return open_session(graph.read())  # fails again, and where there is no room to keep it, it runs
 
-    def _compiled_key(self, graph: bytes, precision: str) -> str:
+    def _compiled_key(self, graph: OnnxGraph, precision: str) -> str:
         """Of what was compiled: by graph and precision, and by what compiled it for what."""
         from importlib.metadata import version
 
-        made_by = f"{version(str(self.plugin).replace('_', '-'))} {cpu_model()} {instructions()}"
-        return f"{hashlib.sha256(made_by.encode() + graph).hexdigest()[:32]}-{precision}"
+        made_of = f"{graph.digest} {version(str(self.plugin).replace('_', '-'))} {cpu_model()} {instructions()}"
+        return f"{hashlib.sha256(made_of.encode()).hexdigest()[:32]}-{precision}"
 
-    def _session_options(self, graph: bytes, precision: str, threads: int | None, batch: int | None) -> Any:
+    def _session_options(self, graph: OnnxGraph, precision: str, threads: int | None, batch: int | None) -> Any:
         import onnxruntime as ort
 
         session = ort.SessionOptions()
@@ -224,7 +247,7 @@ class OrtBackend(Backend):
         if not {"VNNI", "AMX"} & set(instructions()):
             session.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
-            session.intra_op_num_threads = 1 if len(graph) < self.one_thread_below else threads
+            session.intra_op_num_threads = 1 if graph.size < self.one_thread_below else threads
         if batch is not None:
             session.add_free_dimension_override_by_name("batch", batch)
         if self.plugin is not None:
@@ -258,14 +281,14 @@ def _register_plugin(module: str) -> None:
     ort.register_execution_provider_library(module, importlib.import_module(module).get_library_path())
 
 
-def _openvino_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
+def _openvino_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
     # Left to itself it computes FP32 graphs in BF16 where it can: it is to do so where that was asked for.
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
     return {"load_config": json.dumps({"CPU": hint | limit})}
 
 
-def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
+def _tensorrt_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
     """One engine for all batches, kept in the user's cache, since building takes minutes."""
     folder = str(folder_for("tensorrt") or "")
     kept = {
@@ -274,11 +297,11 @@ def _tensorrt_options(graph: bytes, precision: str, threads: int | None) -> dict
         "trt_timing_cache_enable": "1",
         "trt_timing_cache_path": folder,
     }
-    return (kept if folder else {}) | _profile_shapes(graph, "trt_profile")
+    return (kept if folder else {}) | _profile_shapes(graph.read(), "trt_profile")
 
 
-def _tensorrt_rtx_options(graph: bytes, precision: str, threads: int | None) -> dict[str, str]:
-    return _profile_shapes(graph, "nv_profile")
+def _tensorrt_rtx_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
+    return _profile_shapes(graph.read(), "nv_profile")
 
 
 def _profile_shapes(graph: bytes, prefix: str) -> dict[str, str]:

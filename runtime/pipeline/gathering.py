@@ -19,7 +19,7 @@ def gather(
     """Every frame that is taken of sources, in order, with its faces, in lists of those that are to be read together.
 
     Lists end with `at_once` faces or many pictures; with those that are ready, where that is 1 and while a live source
-    is read.
+    is read. The first ends with a face, so that results begin to come.
     Those of a single file are the same every time.
 
     open_stream: called at the first frame of each source. watch: told what decoding took.
@@ -27,6 +27,7 @@ def gather(
     streams: dict[int, StreamState] = {}  # of sources being read
     frames: list[FollowedFrame] = []
     faces = held = 0
+    enough = 1
     try:
         for batch in readers.batches():
             for reader, frame in batch:
@@ -42,9 +43,9 @@ def gather(
                     streams.pop(reader.number, None)
             live = any(reader.live for reader, _ in batch)
             live |= any(reader.live and not reader.done for reader in readers.readers)
-            if live or at_once == 1 or faces >= at_once or held >= _HELD or len(frames) >= _FRAMES:
+            if live or at_once == 1 or faces >= enough or held >= _HELD or len(frames) >= _FRAMES:
                 yield frames
-                frames, faces, held = [], 0, 0
+                frames, faces, held, enough = [], 0, 0, at_once
                 _finish(streams, readers)
     except DferError:  # of the only source: what came before is good
         yield frames

@@ -38,7 +38,8 @@ def test_small_graphs_take_one_thread_and_large_ones_what_they_are_given() -> No
     demo = Bundle.open(DEMO)
     for graph, threads in (("head.fp32.onnx", 1), ("encoder.int8.cpu.onnx", 1), ("encoder.fp32.onnx", 2)):
         with open_engine(demo.read(graph), "cpu", threads=2) as engine:
-            assert engine._session.get_session_options().intra_op_num_threads == threads, graph  # type: ignore[attr-defined]
+            (session,) = engine._sessions.values()  # type: ignore[attr-defined]
+            assert session.get_session_options().intra_op_num_threads == threads, graph
 
 
 def test_a_gpu_that_is_not_there_is_an_error_that_says_what_to_install(bundle: Path) -> None:
