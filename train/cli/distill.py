@@ -46,7 +46,7 @@ Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 wrong 
     required=True,
     metavar="NAME",
     help="The student's image tower: any model of timm, or dfer_resnet_small, dfer_resnet_tiny or dfer_resnet_nano. It "
-    "starts from random weights; where the teacher's is of the same kind, from the layers that both have.",
+    "starts from random weights, or, if all of its layers are among those of the teacher's tower, from theirs.",
 )
 @click.option(
     "--faces",
