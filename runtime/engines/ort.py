@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -219,13 +220,15 @@ class OrtBackend(Backend):
         if folder is None:
             return open_session(graph.read())
         kept = CompiledGraph(folder, "any" if batch is None else str(batch))
-        try:
-            if kept.is_whole():
+        # ONNX Runtime's exceptions share no public base class. What is kept and does not load is compiled anew.
+        if kept.is_whole():
+            with suppress(Exception):
                 return open_session(str(kept.file))
+        try:
             with kept.written() as file:
                 return open_session(graph.read(), file)
-        except Exception:  # ONNX Runtime's exceptions share no public base class; where the graph is at fault, it
-            return open_session(graph.read())  # fails again, and where there is no room to keep it, it runs
+        except Exception:  # where the graph is at fault, it fails again; where there is no room to keep it, it runs
+            return open_session(graph.read())
 
     def _compiled_key(self, graph: OnnxGraph, precision: str) -> str:
         """Of what was compiled: by graph and precision, and by what compiled it for what."""

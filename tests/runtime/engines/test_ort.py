@@ -107,6 +107,10 @@ def test_openvino_keeps_what_it_compiled_and_runs_one_row_like_several(bundle: P
         numbers.write_bytes(damaged)
         np.testing.assert_array_equal(features()[0], first[0])
         assert numbers.read_bytes() != damaged  # compiled anew
+    (folder / "any.onnx").write_bytes(b"of another version")
+    (folder / "any.crc32").write_text(compiled._checksum(folder, "any"))
+    np.testing.assert_array_equal(features()[0], first[0])
+    assert (folder / "any.onnx").read_bytes() != b"of another version"
 
 
 def test_where_nothing_can_be_kept_openvino_runs(
