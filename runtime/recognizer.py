@@ -346,9 +346,9 @@ class Recognizer:
             manifest.width,
             len(manifest.classes),
         )
-        features = self.encode(np.zeros((1, size, size, 3), np.uint8))
-        probabilities = self.classify(np.zeros((1, window, width), np.float32))
-        if features.shape != (1, width) or probabilities.shape != (1, classes):
+        features = self.encode(np.zeros((2, size, size, 3), np.uint8))  # two: no second face is to wait, live, for
+        probabilities = self.classify(np.zeros((2, window, width), np.float32))  # what several rows need
+        if features.shape != (2, width) or probabilities.shape != (2, classes):
             raise DferError(
                 f"bundle {self.bundle.path}: the graphs give {features.shape[1:]} and {probabilities.shape[1:]} per "
                 f"row, the manifest says ({width},) and ({classes},); export it again"
