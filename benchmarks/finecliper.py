@@ -44,6 +44,7 @@ VARIANTS = {
 SIZES = {
     "images of 112 px: 49 patches, not 16": ["--image-size", "112"],
     "images of 48 px: 9 patches": ["--image-size", "48"],
+    "images of 64 px, 15 of 16 patches": ["--patches", "15"],
 }
 """The transformer was taught on images of 64 px, in patches of 16; its positional embedding is interpolated."""
 PEOPLE = 40  # to test on

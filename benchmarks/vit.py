@@ -22,22 +22,26 @@ from dfer.train.models.descriptions import DESCRIPTIONS
 from dfer.train.models.prompts import DescribedPrompts
 
 
-def random_dfer_clip(clip: str = "ViT-B-32", size: int = 224) -> DferClip:
+def random_dfer_clip(clip: str = "ViT-B-32", size: int = 224, patches: int | None = None) -> DferClip:
     """The published model (eight contexts per class, windows of 16) with random weights; crops of `size` pixels."""
     torch.manual_seed(0)
-    loaded = load_clip(clip, image_size=size)
+    loaded = load_clip(clip, image_size=size, patches=patches)
     sentences = [DESCRIPTIONS[name][0] for name in EXPRESSIONS]
     return DferClip(loaded, DescribedPrompts.from_sentences(loaded, sentences)).eval()
 
 
-def vit_bundle(folder: Path, clip: str = "ViT-B-32", int8: bool = True, size: int = 224) -> Path:
+def vit_bundle(
+    folder: Path, clip: str = "ViT-B-32", int8: bool = True, size: int = 224, patches: int | None = None
+) -> Path:
     """The bundle of `random_dfer_clip`, made on first use and then kept in `folder`."""
-    path = folder / f"{clip}.{size}{'.int8' if int8 else ''}.dfer"
+    path = folder / f"{clip}.{size}{f'.{patches}' if patches else ''}{'.int8' if int8 else ''}.dfer"
     if not (path / MANIFEST).is_file():
         faces = folder / f"faces.{size}"
         faces.mkdir(parents=True, exist_ok=True)
         if int8 and not any(faces.iterdir()):
             draw_crops(faces, size)
         options = ExportOptions(int8=int8, faces=faces if int8 else None)
-        export_method(random_dfer_clip(clip, size), path, {}, options, lambda step: print(step, file=sys.stderr))
+        export_method(
+            random_dfer_clip(clip, size, patches), path, {}, options, lambda step: print(step, file=sys.stderr)
+        )
     return path

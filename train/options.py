@@ -25,8 +25,8 @@ class TrainOptions:
     an .npz of them; landmark_model: MediaPipe's face_landmark.tflite, which finds them; with neither, drawn people give
     theirs, and in other clips the detector finds five points.
     clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
-    vision transformer sees, pixels, None for its own. crop: side of crops, pixels, None for `image_size`, or 112, or
-    the tower's own where that is smaller.
+    vision transformer sees, pixels, None for its own. patches: how many of their patches it reads, None for all. crop:
+    side of crops, pixels, None for `image_size`, or 112, or the tower's own where that is smaller.
     validation: share of the training clips that chooses epochs and calibrates probabilities; in place of it,
         validation_split is a split of the stills, and of clips in folders or a CSV, and select_on_test takes
         the test split.
@@ -55,6 +55,7 @@ class TrainOptions:
     clip: str = "dfer-small"
     pretrained: str | None = None
     image_size: int | None = None
+    patches: int | None = None
     crop: int | None = None
     validation: float = 0.1
     validation_split: str | None = None

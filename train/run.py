@@ -149,7 +149,8 @@ class Run:
             check_unlabelled(options, options.captions is not None)
         check_options(chosen, own)
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
-        clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, image_size=options.image_size)
+        size: dict[str, Any] = {"image_size": options.image_size, "patches": options.patches}
+        clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, **size)
         captions: Captions | None = None
         sources: list[Source] = []
         if chosen.labelled:

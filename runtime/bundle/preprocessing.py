@@ -16,6 +16,7 @@ class Preprocessing:
     encoder_size: side the encoder expects; crops are upsampled (bilinear) inside the graph when it differs.
     mean, std: per RGB channel, for pixels scaled to [0, 1].
     grey: replace the three channels by their luma first (models taught on grey photographs).
+    patches: how many of its patches a vision transformer reads, those nearest the middle of the face; None for all.
     """
 
     size: int
@@ -23,9 +24,11 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     grey: bool = False
+    patches: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Its fields; without `patches` where all are read, as files that are older have none."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Preprocessing:
@@ -37,6 +40,7 @@ class Preprocessing:
                 mean=_triple(values["mean"], -1e3),
                 std=_triple(values["std"], 1e-6),
                 grey=values["grey"],
+                patches=None if (count := values.get("patches")) is None else whole(count, 1, 4096),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DferError(f"bad preprocessing description {repr(values)[:200]}: {error}") from error

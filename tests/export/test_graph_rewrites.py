@@ -25,7 +25,7 @@ from dfer.runtime.engines import open_engine
 from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.models.clip import ClipSizes, build_clip
+from dfer.train.models.clip import ClipSizes, build_clip, load_clip
 from dfer.train.models.temporal import TemporalNet
 
 
@@ -184,3 +184,19 @@ def test_attention_and_patches_of_another_make_are_told_and_the_graph_is_right()
     assert "attention in 1 of 2 layers" in attention
     assert "convolution over the patches" in patches
     assert_equal_to_torch(method, traced.onnx)
+
+
+def test_patches_that_are_left_out_are_no_tokens_of_the_graph() -> None:
+    torch.manual_seed(0)
+    method = AlignDfer(load_clip("dfer-vit", patches=15), tokens=2, video_layers=1).eval()
+    traced = trace_encoder(method)
+    assert not traced.missed
+    frames = random_crops(2, size=64)
+    with open_engine(traced.onnx, "cpu") as engine:
+        (found,) = engine.run({"frames": frames}).values()
+    with torch.inference_mode():
+        np.testing.assert_allclose(found, method.encode_frames(torch.from_numpy(frames)).numpy(), atol=1e-5)
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(traced.onnx))
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in model.graph.value_info}
+    scores = [shapes[node.input[0]] for node in model.graph.node if node.op_type == "Softmax"]
+    assert {shape[-1] for shape in scores} == {16}

@@ -238,6 +238,36 @@ def test_image_sizes_that_a_tower_cannot_have_are_refused(name: str, size: int, 
         load_clip(name, image_size=size)
 
 
+def test_a_vision_transformer_reads_the_patches_around_the_face(tmp_path: Path) -> None:
+    """Of 4×4 patches all but an upper corner: that is farthest from the landmarks. A checkpoint remembers it."""
+    torch.manual_seed(0)
+    clip = load_clip("dfer-vit", patches=15)
+    assert clip.preprocessing.patches == 15
+    method = AlignDfer(clip, tokens=2, video_layers=1).eval()
+    save_checkpoint(method, tmp_path / "c.pt", {})
+    again, _ = load_checkpoint(tmp_path / "c.pt")
+    frame = torch.randint(256, (1, 64, 64, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        before = method.encode_frames(frame)
+        torch.testing.assert_close(again.encode_frames(frame), before)
+        unread = []
+        for row in range(4):
+            for column in range(4):
+                other = frame.clone()
+                other[:, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16] ^= 255
+                if torch.equal(method.encode_frames(other), before):
+                    unread.append((row, column))
+    assert len(unread) == 1
+    assert unread[0] in ((0, 0), (0, 3))
+
+
+def test_patches_that_a_tower_does_not_have_are_refused() -> None:
+    with pytest.raises(ParameterError, match=r"^patches: dfer-vit has 16 patches at this image size, not 17"):
+        load_clip("dfer-vit", patches=17)
+    with pytest.raises(ParameterError, match=r"^patches: dfer-small is no vision transformer of open_clip"):
+        load_clip("dfer-small", patches=15)
+
+
 def test_weights_of_another_activation_are_refused_by_name() -> None:
     with pytest.raises(ParameterError, match="trained with QuickGELU, ViT-B-32 has GELU; use ViT-B-32-quickgelu"):
         load_clip("ViT-B-32", "openai")
