@@ -3,8 +3,8 @@
     python benchmarks/per_frame.py WORK [--student STUDENT.dfer] [--seconds 40] [--write]
 
 All on ONNX Runtime with the same settings, random weights, one face: of 224 pixels for EfficientNet-B0 (the demo
-model: 80), of 224 and 128 for ViT-B/32, of which it reads all patches or 15 of 16. STUDENT.dfer: a distilled model with an INT8 encoder (`distillation.py`). WORK
-keeps what is exported. --write makes per_frame.md.
+model: 80), of 224 and 128 for ViT-B/32, which also reads 15 of the 16 patches of 128. STUDENT.dfer: a distilled model
+with an INT8 encoder (`distillation.py`). WORK keeps what is exported. --write makes per_frame.md.
 """
 
 from __future__ import annotations

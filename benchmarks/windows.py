@@ -5,8 +5,8 @@
 Theirs computes the text side and 16 frames for each prediction; ours encodes the one new frame, keeps the features of
 the other 15, and has the text side folded into the head at export. Same model (ViT-B/32, random weights), one face,
 crops in memory on both sides; ours also with images of 128 pixels (`dfer-train --image-size 128`), with 15 of their 16
-patches (`--patches 15`), and with many frames encoded at once, as those of files are. STUDENT.dfer: a distilled model with an INT8 encoder (`distillation.py`). WORK
-keeps the exported bundles. --write makes windows.md.
+patches (`--patches 15`), and with many frames encoded at once, as those of files are. STUDENT.dfer: a distilled model
+with an INT8 encoder (`distillation.py`). WORK keeps the exported bundles. --write makes windows.md.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from .faces.quality import face_quality, sharpness
 from .machine import default_threads
 from .pipeline.class_map import ClassMap
 from .pipeline.feature_window import FeatureWindow, check_sampling
-from .pipeline.gathering import gather
+from .pipeline.gathering import gather, prefetch
 from .pipeline.scheduler import Scheduler
 from .pipeline.smoothing import Smoother
 from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, FollowedFrame, Reading, StreamState
@@ -137,14 +137,17 @@ class Recognizer:
 
         boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
         at_once: faces of files that are gathered and encoded together, from several frames of each, which is up to
-        three times faster than one by one. Frames wait for that; those of live sources never do.
+        three times faster than one by one; meanwhile the next are gathered. Frames wait for that, live ones never do.
         """
 
         def open_stream(reader: SourceReader) -> StreamState:
             faces = boxes[reader.number] if boxes else self._detection(reader.name)
             return self._open_stream(reader.name, reader.live, reader.rate, faces, self.scheduler, self.stopwatch)
 
-        for frames in gather(readers, open_stream, at_once, self.stopwatch):
+        gathered = gather(readers, open_stream, at_once, self.stopwatch)
+        if at_once > 1 and not any(reader.live for reader in readers.readers):
+            gathered = prefetch(gathered)
+        for frames in gathered:
             for step in self.read(frames, self.scheduler, self.stopwatch):
                 yield step
                 if step.predictions:

@@ -37,7 +37,7 @@ class StageTimes:
 
 
 class Stopwatch:
-    """Collects durations per stage, in one thread."""
+    """Collects durations per stage; those of one stage in one thread."""
 
     def __init__(self) -> None:
         self._bins = {stage: [0] * _BINS for stage in STAGES}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from ..errors import DferError
 from ..sources import SourceReader, SourceReaders
 from ..timing import Stopwatch
 from .stream import FollowedFrame, StreamState
+
+T = TypeVar("T")
 
 _HELD, _FRAMES = 64 << 20, 256
 """Bytes of pictures, and their number, from which on no more of them wait."""
@@ -52,6 +56,18 @@ def gather(
         raise
     yield frames
     _finish(streams, readers)
+
+
+def prefetch(items: Iterator[T]) -> Iterator[T]:
+    """The items, each made in a thread while the one before it is used."""
+    pool = ThreadPoolExecutor(1, "prefetch")
+    try:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
+    finally:
+        pool.shutdown(wait=False)  # it may wait for a frame until its source is closed
 
 
 def _finish(streams: dict[int, StreamState], readers: SourceReaders) -> None:

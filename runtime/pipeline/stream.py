@@ -168,7 +168,7 @@ class FollowedFrame:
 
 class StreamState:
     """One source as the loop sees it. Every frame goes through `process`, its faces through `add`, and then it is
-    `read`; of a file, later frames may be processed before that.
+    `read`; of a file, later frames may be processed before that, and by another thread.
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
     face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
@@ -279,7 +279,8 @@ class StreamState:
         state = request.state
         state.window.push(request.frame.time, feature, state.missed)
         state.last_served, state.missed = self._scheduler.serve(), 0
-        self._pending.discard(request.number)
+        if self.live:  # of files none is pending, and a later frame may be in `process` now
+            self._pending.discard(request.number)
         return state.window
 
     def read(self, followed: FollowedFrame, readings: Mapping[EncodeRequest, Reading]) -> Step:

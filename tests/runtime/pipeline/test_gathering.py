@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dfer.runtime import DferError, Frame, Recognizer, Step, open_source
 from dfer.runtime.engines import LARGEST_BATCH
 from dfer.runtime.pipeline import gathering
+from dfer.runtime.pipeline.stream import FollowedFrame, StreamState
 from dfer.runtime.sources import Source, SourceReaders
 from helpers import assert_same_rows, write_video
 
@@ -152,3 +153,61 @@ def test_a_file_gives_the_same_rows_each_time_in_int8_as_well(face_frames: list[
     with Recognizer(provider="cpu", precision="int8") as quick:
         rows = [[row for step in quick.steps(open_source(video)) for row in step.predictions] for _ in range(2)]
     assert rows[0] == rows[1] and len(rows[0]) == 24
+
+
+def test_what_comes_next_is_made_while_one_is_used() -> None:
+    made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        made.set()
+        yield 2
+        raise DferError("no third")
+
+    coming = gathering.prefetch(items())
+    assert next(coming) == 1
+    assert made.wait(10)  # nobody asked for the second yet
+    assert next(coming) == 2
+    with pytest.raises(DferError, match="no third"):
+        next(coming)
+
+
+def test_who_takes_no_more_does_not_wait_for_what_comes_next() -> None:
+    """As when a run is ended while its source is silent: the source is closed after that."""
+    closed, ended = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        closed.wait(10)
+        ended.set()
+
+    coming = gathering.prefetch(items())
+    assert next(coming) == 1
+    coming.close()  # type: ignore[attr-defined]
+    assert not ended.is_set()
+    closed.set()
+    assert ended.wait(10)
+
+
+def test_every_face_is_read_though_the_next_frames_are_followed_meanwhile(
+    recognizer: Recognizer, face_frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encoder that waits lets the other thread run as far ahead as it can."""
+    encode, followed = recognizer.encode, threading.Semaphore(0)
+    process = StreamState.process
+
+    def counted(stream: StreamState, frame: Frame) -> FollowedFrame:
+        found = process(stream, frame)
+        followed.release()
+        return found
+
+    def waiting(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        while followed.acquire(timeout=0.2):
+            pass
+        return encode(crops)
+
+    wanted = read(recognizer, Frames(film(face_frames, 2)), at_once=1)
+    monkeypatch.setattr(StreamState, "process", counted)
+    monkeypatch.setattr(recognizer, "encode", waiting)
+    found = read(recognizer, Frames(film(face_frames, 2)), at_once=4)
+    assert_same_rows(*([row for step in steps for row in step.predictions] for steps in (found, wanted)))
