@@ -71,15 +71,17 @@ def _attention(graph: Graph, makers: Mapping[str, Any], joined: Any) -> Any:
         fits = maker is not None and maker.op_type == kind and attributes.items() <= attributes_of(maker).items()
         return maker if fits else None
 
+    if joined.op_type != "Reshape":
+        return None
     seen = made(made(joined, 0, "Transpose", perm=_ROWS), 0, "MatMul")
     scores = made(made(seen, 0, "Softmax", axis=-1), 0, "MatMul")
     inputs = ((scores, 0, _ROWS), (scores, 1, _COLUMNS), (seen, 1, _ROWS))
     split = [made(made(product, place, "Transpose", perm=order), 0, "Reshape") for product, place, order in inputs]
-    if joined.op_type != "Reshape" or not all(split):
+    if not all(split):
         return None
-    shapes = [graph.constant(node.input[1]) for node in split if node.input[1] in graph.constants]
+    shapes = [graph.constant(node.input[1]) for node in (*split, joined) if node.input[1] in graph.constants]
     heads = {int(shape[2]) for shape in shapes if len(shape) == 4}
-    if len(shapes) < len(split) or len(heads) != 1:
+    if [len(shape) for shape in shapes] != [4, 4, 4, 3] or len(heads) != 1:
         return None
     return helper.make_node(
         "Attention",
