@@ -31,7 +31,7 @@ OUTSIDE, SHARE, RATE = 6.0, 0.10, 150.0  # ms per frame, of the encoder's time, 
 
 @dataclass
 class Found:
-    """outside: ms of each frame that were neither encoder nor head nor outputs; of many at once, at the first of them.
+    """outside: ms of each frame in which neither encoder nor head nor outputs ran; of many at once, at the first.
     encode: ms of each run. rates: frames/s of each round, outputs included."""
 
     outside: list[float] = field(default_factory=list)
@@ -103,7 +103,8 @@ def main() -> None:
             "    python benchmarks/overhead.py WORK --write",
             "Outside: decoding, detection, tracking, alignment, bookkeeping, per frame of 640×360. The ViT encodes one "
             "face of every frame, the demo model all faces of every third. Frames per second over the whole file, back "
-            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read. ONNX "
+            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read: there the "
+            "next frames are followed while the encoder runs, and outside is the time in which it does not. ONNX "
             "Runtime's CPU provider; models in turns; means.",
             table(("", "outside, ms per frame", "encoder, ms per frame", "outside / encoder", "frames/s"), rows),
         ],

@@ -13,8 +13,8 @@ from .stream import FollowedFrame, StreamState
 
 T = TypeVar("T")
 
-_HELD, _FRAMES = 64 << 20, 256
-"""Bytes of pictures, and their number, from which on no more of them wait."""
+_HELD, _FRAMES = 32 << 20, 256
+"""Bytes of pictures, and their number, from which on no more of them wait; as many may be read meanwhile."""
 
 
 def gather(
