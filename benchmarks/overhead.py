@@ -103,8 +103,8 @@ def main() -> None:
             "    python benchmarks/overhead.py WORK --write",
             "Outside: decoding, detection, tracking, alignment, bookkeeping, per frame of 640×360. The ViT encodes one "
             "face of every frame, the demo model all faces of every third. Frames per second over the whole file, back "
-            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read: there the "
-            "next frames are followed while the encoder runs, and outside is the time in which it does not. ONNX "
+            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read: there "
+            "the next frames are followed while the encoder runs, and outside is the time in which it does not. ONNX "
             "Runtime's CPU provider; models in turns; means.",
             table(("", "outside, ms per frame", "encoder, ms per frame", "outside / encoder", "frames/s"), rows),
         ],

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from ..runtime.errors import DferError
 from .attention import fuse_attention, merge_products
 from .faces import FaceClips, Report, spread
-from .graphs import Graph
+from .graphs import Array, Graph, observe
 from .quantization import quantize_dynamic, quantize_static
 from .ranges import KINDS, measure_channels, measure_ranges
 from .sensitivity import LayerSensitivity, SensitivityModel
@@ -19,13 +21,16 @@ SENSITIVITY_FRAMES = 16
 """Frames on which sensitivity is measured, spread over those that ranges are measured on."""
 CHANNEL_FRAMES = 64
 """Frames on which channels are measured to find the outliers, spread likewise."""
+NARROW = 32
+"""Columns of a matrix below which INT8 saves a head nothing."""
 
 
 @dataclass(frozen=True)
 class Int8:
     """An encoder in INT8.
 
-    graphs: by provider; "default" is static Q/DQ, "cpu" is for ONNX Runtime's CPU provider.
+    graphs: by provider; "default" is static Q/DQ, "cpu" is for ONNX Runtime's CPU provider. heads: likewise, for those
+    that have one in INT8.
     floating: layers that stay float, the most sensitive first. ranking: every layer alone, in the same order.
     kind: of the ranges, one of `KINDS`. total: how many layers could be INT8.
     """
@@ -35,6 +40,7 @@ class Int8:
     ranking: tuple[LayerSensitivity, ...]
     kind: str
     total: int
+    heads: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def quantizations(
@@ -97,3 +103,21 @@ def _for_cpu(encoder: bytes, ranges: Mapping[str, float], names: set[str]) -> by
     """The encoder with the named layers in INT8, in as few operators as ONNX Runtime's CPU provider has kernels for."""
     merged, layers = merge_products(fuse_attention(encoder), names)
     return quantize_dynamic(merged, ranges, layers)
+
+
+def quantize_head(head: bytes, windows: Array) -> dict[str, bytes]:
+    """INT8 versions of a head, by provider; none where it has no layer that is worth it.
+
+    windows: float32 [N,T,D], on which ranges are measured. The product with the class matrix, which is last, stays
+    float: its results are multiplied by 1/τ.
+    """
+    graph = Graph(head)
+    layers = [layer for layer in graph.layers()[:-1] if min(graph.constants[layer.weight].dims) >= NARROW]
+    if not layers:
+        return {}
+    ranges = dict.fromkeys((layer.data for layer in layers), 0.0)
+    for values in observe(head, windows, ranges):
+        for name, largest in ranges.items():
+            ranges[name] = max(largest, float(np.abs(values[name]).max()))
+    names = {layer.name for layer in layers}
+    return {"cpu": quantize_dynamic(head, ranges, names), "openvino": quantize_static(head, ranges, names)}

@@ -16,7 +16,8 @@ import torch
 from torch.nn import functional
 
 from ..calibration.faces import FaceClips, Report
-from ..calibration.int8 import Int8, quantizations
+from ..calibration.graphs import Graph, observe
+from ..calibration.int8 import Int8, quantizations, quantize_head
 from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
 from ..runtime.engines import find_backend, open_engine, present_providers
@@ -38,6 +39,7 @@ ENCODERS = {
 }
 CPU_INT8 = "encoder.int8.cpu.onnx"
 HEAD = "head.fp32.onnx"
+INT8_HEADS = {"cpu": "head.int8.cpu.onnx", "openvino": "head.int8.onnx"}
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,14 @@ def describe_bundle(
 
 
 def _without_classes(found: Any) -> Any:
-    """Of figures in a manifest those that depend on no class."""
+    """Of a precision's entry in a manifest what depends on no class, so no INT8 heads."""
     if not isinstance(found, Mapping):
         return found
     kept = ("cosine", "frames")
     return {
         key: {name: value[name] for name in kept if name in value} if key == "parity" else _without_classes(value)
         for key, value in found.items()
+        if key != "heads"
     }
 
 
@@ -213,7 +216,10 @@ def export_traced(
             report(f"measuring on {provider}")
             found = {name: files.get(provider) or files.get("default") for name, files in encoders.items()}
             graphs = {name: graph for name, graph in found.items() if graph is not None}
-            measurements[provider] = measure_provider(provider, graphs, traced.head, references[-1])
+            heads = dict.fromkeys(graphs, traced.head)
+            if int8 is not None and provider in int8.heads:
+                heads["int8"] = int8.heads[provider]
+            measurements[provider] = measure_provider(provider, graphs, heads, references[-1])
     manifest = Manifest(
         method=method.name,
         classes=method.classes,
@@ -225,7 +231,10 @@ def export_traced(
         seconds=options.window,
         fps=options.fps,
         preprocessing=method.preprocessing,
-        precisions={name: _describe(name, files, checker, measurements) for name, files in encoders.items()},
+        precisions={
+            name: _describe(name, files, int8.heads if int8 and name == "int8" else {}, checker, measurements)
+            for name, files in encoders.items()
+        },
         provenance={
             **provenance,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -239,6 +248,8 @@ def export_traced(
     files = {HEAD: traced.head, CLASS_MATRIX: matrix.getvalue()}
     for name, graphs in encoders.items():
         files.update({file: graphs[family] for family, file in _names(name, graphs).items()})
+    if int8 is not None:
+        files.update({INT8_HEADS[provider]: head for provider, head in int8.heads.items()})
     bundle = write_bundle(out, manifest, files)
     if int8 is not None:
         plot_sensitivity(list(int8.ranking), int8.floating, out.with_suffix(".int8.png"))
@@ -256,7 +267,7 @@ def _quantize(
     report: Report,
     only_cpu: bool,
 ) -> Int8:
-    """The first INT8 encoder that passes on held-out faces; the CPU's variant stays only if it passes too.
+    """The first INT8 encoder that passes on held-out faces; the CPU's variant, and heads, stay only if they pass too.
 
     only_cpu: leave nothing but that variant, which then has to pass.
     """
@@ -273,12 +284,30 @@ def _quantize(
             "nothing was written. Export fp16 instead"
         )
     if only_cpu:
-        checker.check("int8", int8.graphs["cpu"])
-        return replace(int8, graphs={"cpu": int8.graphs["cpu"]})
-    checker.check("int8", int8.graphs["default"])
-    if checker.measure("int8", int8.graphs["cpu"]).passes("int8", checker.gate):
-        return int8
-    return replace(int8, graphs={"default": int8.graphs["default"]})
+        kept = {"cpu": int8.graphs["cpu"]}
+        checker.check("int8", kept["cpu"])
+    else:
+        kept = dict(int8.graphs)
+        checker.check("int8", kept["default"])
+        if not checker.measure("int8", kept["cpu"]).passes("int8", checker.gate):
+            del kept["cpu"]
+    report("comparing int8 heads with PyTorch")
+    return replace(int8, graphs=kept, heads=_quantize_heads(checker, traced.head, window, faces, kept))
+
+
+def _quantize_heads(
+    checker: ParityChecker, head: bytes, window: int, faces: FaceClips, encoders: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """INT8 heads, by provider, with which its INT8 encoder still passes."""
+    encoder = next(iter(encoders.values()))
+    output = Graph(encoder).output
+    features = np.concatenate([values[output] for values in observe(encoder, faces.frames, [output])])
+    passing = {}
+    for provider, quantized in quantize_head(head, features[faces.windows(window)]).items():
+        graph = encoders.get(provider) or encoders.get("default")
+        if graph is not None and checker.measure("int8", graph, quantized).passes("int8", checker.gate):
+            passing[provider] = quantized
+    return passing
 
 
 def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
@@ -289,12 +318,17 @@ def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
 def _describe(
     precision: str,
     families: Mapping[str, bytes],
+    heads: Mapping[str, bytes],
     checker: ParityChecker,
     measurements: Mapping[str, Mapping[str, Measurement]],
 ) -> dict[str, object]:
     """A precision's entry in the manifest."""
     return {
-        "files": {"encoder": _names(precision, families), "head": HEAD},
+        "files": {
+            "encoder": _names(precision, families),
+            "head": HEAD,
+            **({"heads": {provider: INT8_HEADS[provider] for provider in heads}} if heads else {}),
+        },
         "gate": checker.gate,
         "parity": checker.parity[precision].to_json(),
         "providers": {

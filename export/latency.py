@@ -35,25 +35,23 @@ class Measurement:
 
 
 def measure_provider(
-    provider: str, graphs: Mapping[str, bytes], head: bytes, reference: ReferenceOutputs
+    provider: str, graphs: Mapping[str, bytes], heads: Mapping[str, bytes], reference: ReferenceOutputs
 ) -> dict[str, Measurement]:
     """Measure each precision's encoder on one provider; those that do not load or run there are left out.
 
-    graphs: ONNX by precision; that of "bf16" is computed in BF16. reference: frames and PyTorch's outputs for them.
+    graphs, heads: ONNX by precision; that of "bf16" is computed in BF16. reference: frames and PyTorch's outputs for
+    them.
     """
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
         parities: dict[str, Parity] = {}
-        try:
-            classifying = stack.enter_context(open_engine(head, provider))
-        except DferError:
-            return {}  # installed, but not usable on this machine
         for precision, graph in graphs.items():
             try:
                 engine = stack.enter_context(open_engine(graph, provider, precision=precision))
-                parities[precision] = reference.compare(engine, classifying)
+                with open_engine(heads[precision], provider) as head:
+                    parities[precision] = reference.compare(engine, head)
             except DferError:
-                continue
+                continue  # installed, but not usable on this machine, or not for this
             engines[precision] = engine
         latencies = measure_latency(engines, reference.frames.shape[1])
     return {precision: Measurement(parities[precision], latencies[precision]) for precision in engines}

@@ -203,11 +203,14 @@ class ParityChecker:
         self._traced, self._references, self.gate = traced, references, gate
         self.parity: dict[str, Parity] = {}
 
-    def measure(self, precision: str, encoder: bytes) -> Parity:
-        """INT8 is measured on the last reference alone, faces like those of its ranges; the others on all."""
+    def measure(self, precision: str, encoder: bytes, head: bytes | None = None) -> Parity:
+        """INT8 is measured on the last reference alone, faces like those of its ranges; the others on all.
+
+        head: another than the traced one.
+        """
         references = self._references[-1:] if precision == "int8" else self._references
-        with _open(precision, encoder) as opened, open_engine(self._traced.head, "cpu") as head:
-            found = [reference.compare(opened, head) for reference in references]
+        with _open(precision, encoder) as opened, open_engine(head or self._traced.head, "cpu") as classifying:
+            found = [reference.compare(opened, classifying) for reference in references]
         return found[0] if len(found) == 1 else found[0].merge(found[1])
 
     def check(self, precision: str, encoder: bytes) -> None:

@@ -127,7 +127,8 @@ def _graphs(manifest: Manifest) -> dict[str, tuple[TensorType, TensorType]]:
     window = TensorType("features", FLOAT, (manifest.window, manifest.width))
     graphs: dict[str, tuple[TensorType, TensorType]] = {}
     for precision, entry in manifest.precisions.items():
-        for provider in entry.get("files", {}).get("encoder", {}) or ("default",):
+        files = entry.get("files", {})
+        for provider in (*(files.get("encoder", {}) or ("default",)), *files.get("heads", {})):
             name, head = manifest.graphs(precision, provider)
             graphs[name] = encoder
             graphs[head] = window, TensorType(None, FLOAT, (len(manifest.classes),))

@@ -28,8 +28,9 @@ class Manifest:
     method: name of the model family. classes: C names in the order of the probabilities.
     window: T, features per prediction. width: D of a feature. scale: 1/τ.
     precisions: per precision ("fp32"), its `files` ("encoder": file by provider, "default" for the others, without
-        which there are no others; "head") and its figures: `parity` with the PyTorch model, the `gate` that it passed
-        ("off": none), the same by provider. "bf16" is the FP32 file, computed so where a provider can.
+        which there are no others; "head"; "heads": those that some providers have in its place) and its figures:
+        `parity` with the PyTorch model, the `gate` that it passed ("off": none), the same by provider. "bf16" is the
+        FP32 file, computed so where a provider can.
     recommended: per provider, the fastest precision that passes its gate there, as measured at export.
     seconds, fps: the video behind a window and the frames sampled per second, as the model was trained for them.
     temperature: by which logits were divided so that probabilities are calibrated; `scale` has it already, and so has
@@ -59,7 +60,7 @@ class Manifest:
         if encoder is None:
             where = " or ".join(encoders)
             raise ParameterError("precision", f"{precision} of this bundle is for provider {where}, not for {provider}")
-        return encoder, files.get("head", "head.fp32.onnx")
+        return encoder, files.get("heads", {}).get(provider) or files.get("head", "head.fp32.onnx")
 
     def to_json(self) -> dict[str, Any]:
         """Its fields as the file has them, without `schema`, `files` and `sha256`."""
@@ -178,8 +179,16 @@ def _parse(content: dict[str, Any]) -> Manifest:
 def _precisions(value: Any) -> dict[str, Mapping[str, Any]]:
     for name, entry in value.items():
         files = entry.get("files", {})
-        encoders, gate = files.get("encoder", {}), entry.get("gate", "off")
-        named = [name, gate, *encoders, *encoders.values(), files.get("head", "head.fp32.onnx")]
+        encoders, heads, gate = files.get("encoder", {}), files.get("heads", {}), entry.get("gate", "off")
+        named = [
+            name,
+            gate,
+            *encoders,
+            *encoders.values(),
+            *heads,
+            *heads.values(),
+            files.get("head", "head.fp32.onnx"),
+        ]
         if not all(map(plain_name, named)) or not isinstance(entry.get("providers", {}), dict):
             raise TypeError(f"precision {name[:40]!r} is described by what is no name")
     if not 1 <= len(value) <= 16:

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
-from dfer.calibration.int8 import Int8, quantizations
+from dfer.calibration.int8 import Int8, quantizations, quantize_head
 from dfer.calibration.quantization import quantize_dynamic, quantize_static
 from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
 from dfer.calibration.sensitivity import SensitivityModel, plot_sensitivity
@@ -205,3 +205,37 @@ def test_a_convolution_that_reads_another_one_s_output_has_one_pair_between_them
     with open_engine(graph, "cpu") as plain, open_engine(quantize_dynamic(graph, ranges, ["m", "y"]), "cpu") as int8:
         wanted, found = (engine.run(inputs)["y"].ravel() for engine in (plain, int8))
     assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.999
+
+
+def test_heads_in_int8_are_smaller_and_say_nearly_the_same(graphs: tuple[bytes, bytes]) -> None:
+    encoder, head = graphs
+    windows = features(encoder, random_crops(64)).reshape(4, 16, -1)
+    unseen = features(encoder, random_crops(64, seed=1)).reshape(4, 16, -1)
+    heads = quantize_head(head, windows)
+    assert set(heads) == {"cpu", "openvino"}
+    with open_engine(head, "cpu") as engine:
+        wanted = engine.run({"features": unseen})["probabilities"]
+    for quantized in heads.values():
+        assert len(quantized) < 0.6 * len(head)
+        with open_engine(quantized, "cpu") as engine:
+            found = engine.run({"features": unseen})["probabilities"]
+        assert 0 < np.abs(found - wanted).max() < 0.03
+        assert Graph(quantized).layers()[-1].output == Graph(head).layers()[-1].output  # float: the class matrix
+
+
+def test_a_head_of_the_class_matrix_alone_stays_float() -> None:
+    matrix = numpy_helper.from_array(np.eye(64, 7, dtype=np.float32), "matrix")
+    nodes = [
+        helper.make_node("ReduceMean", ["features", "axis"], ["mean"], keepdims=0),
+        helper.make_node("MatMul", ["mean", "matrix"], ["probabilities"], name="classes"),
+    ]
+    ends = [
+        helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", 16, 64]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 7]),
+    ]
+    axis = numpy_helper.from_array(np.array([1], np.int64), "axis")
+    model = helper.make_model(
+        helper.make_graph(nodes, "head", ends[:1], ends[1:], [matrix, axis]),
+        opset_imports=[helper.make_opsetid("", 18)],
+    )
+    assert quantize_head(model.SerializeToString(), np.zeros((1, 16, 64), np.float32)) == {}

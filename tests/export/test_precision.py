@@ -93,7 +93,11 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
         assert 0 <= entry["parity"]["uar"] <= 1 and 0 <= entry["parity"]["war"] <= 1
         assert set(entry["providers"]["cpu"]["latency_ms"]) == {"1", "8"}
     assert bundle.manifest.recommended["cpu"] in precisions
-    assert [name for name in bundle.digests if name.startswith("head")] == ["head.fp32.onnx"]
+    assert precisions["int8"]["files"]["heads"] == {"cpu": "head.int8.cpu.onnx", "openvino": "head.int8.onnx"}
+    assert {bundle.manifest.graphs(name, "cpu")[1] for name in ("fp32", "fp16")} == {"head.fp32.onnx"}
+    assert bundle.manifest.graphs("int8", "cpu")[1] == "head.int8.cpu.onnx"
+    assert bundle.manifest.graphs("int8", "tensorrt")[1] == "head.fp32.onnx"
+    assert exporting._without_classes(precisions["int8"])["files"].keys() == {"encoder", "head"}
     assert precisions["int8"]["files"]["encoder"]["default"] != precisions["int8"]["files"]["encoder"]["cpu"]
     assert sorted(path.name for path in exported[0].parent.iterdir()) == [
         "vit.dfer",
@@ -123,7 +127,7 @@ def test_a_bundle_for_the_cpu_alone_is_smaller(exported: tuple[Path, str], faces
     assert result.exit_code == 0, result.output
     manifest = Bundle.open(tmp_path / "cpu.dfer").manifest
     assert list(manifest.precisions["int8"]["files"]["encoder"]) == ["cpu"]
-    assert not (tmp_path / "cpu.dfer" / "encoder.int8.onnx").exists()
+    assert not list((tmp_path / "cpu.dfer").glob("*.int8.onnx"))
     assert (manifest.seconds, manifest.fps) == (1.5, 10)
     with Recognizer(tmp_path / "cpu.dfer", provider="cpu", precision="int8") as recognizer:
         assert (recognizer.window, recognizer.fps) == (1.5, 10)
@@ -382,3 +386,8 @@ def test_a_recommendation_of_what_is_not_there_is_refused(exported: tuple[Path, 
     edit_manifest(copy, recommended={}, precisions=content["precisions"])
     with pytest.raises(DferError, match=r"lists no absent\.onnx"):
         Bundle.open(copy)
+    content = json.loads((exported[0] / "manifest.json").read_text())
+    content["precisions"]["int8"]["files"]["heads"]["cpu"] = "encoder.fp32.onnx"
+    edit_manifest(copy, recommended={}, precisions=content["precisions"])
+    with Recognizer(exported[0], provider="cpu", precision="int8"), pytest.raises(DferError, match="not a graph that"):
+        Recognizer(copy, provider="cpu", precision="int8")
