@@ -150,7 +150,10 @@ def test_bad_input_gives_one_line_status_1_and_no_files(bundle: Path, face_video
     calls = [
         ((tmp_path / "absent.mp4", *good, *table), "absent.mp4: no such file"),
         ((fake, *good, *table), "fake.mp4: not a video"),
-        ((face_video, "--bundle", bundle, *table), "head.fp32.onnx is not the file that was exported"),
+        (
+            (face_video, "--bundle", bundle, "--precision", "fp32", *table),
+            "head.fp32.onnx is not the file that was exported",
+        ),
         ((face_video, "--bundle", newer, *table), "newer than this dfer-edge"),
         ((face_video, "--bundle", tmp_path / "none.dfer", *table), "no such folder"),
         (("--camera", 63, *good, *table), "camera 63 does not open"),
