@@ -24,11 +24,12 @@ _ROWS, _COLUMNS = [0, 2, 1, 3], [0, 2, 3, 1]
 def fuse_attention(data: bytes) -> bytes:
     """The same function with `Attention` in place of softmax(Q·Kᵀ)·V, as `PlainAttention` exports it.
 
-    Attention with a mask or a factor is left as it is, and so is a graph that has no other.
+    Attention with a mask or a factor, or not of all tokens of a sequence [N,L,D], is left as it is, and so is a graph
+    that has no other.
     """
     graph = Graph(data)
-    makers = {node.output[0]: node for node in graph.nodes}
-    found = {node.output[0]: _attention(graph, makers, node) for node in graph.nodes}
+    makers, shapes = {node.output[0]: node for node in graph.nodes}, graph.shapes()
+    found = {node.output[0]: _attention(shapes, makers, node) for node in graph.nodes}
     if not any(found.values()):
         return data
     graph.rebuild([found[node.output[0]] or node for node in graph.nodes])
@@ -49,7 +50,8 @@ def merge_products(data: bytes, names: Collection[str]) -> tuple[bytes, set[str]
         biases = readers.get(layer.output, [])
         if layer.name in names and makers[layer.output].op_type == "MatMul" and len(biases) == 1:
             constant = [name for name in biases[0].input if name in graph.constants]
-            if biases[0].op_type == "Add" and constant and len(graph.constants[constant[0]].dims) == 1:
+            columns = graph.constants[layer.weight].dims[1:]
+            if biases[0].op_type == "Add" and constant and graph.constants[constant[0]].dims == columns:
                 groups.setdefault(layer.data, []).append((makers[layer.output], biases[0], constant[0]))
     left, made = set(names), {}
     for group in (group for group in groups.values() if len(group) > 1):
@@ -62,7 +64,7 @@ def merge_products(data: bytes, names: Collection[str]) -> tuple[bytes, set[str]
     return graph.bytes(), left
 
 
-def _attention(graph: Graph, makers: Mapping[str, Any], joined: Any) -> Any:
+def _attention(shapes: Mapping[str, list[int]], makers: Mapping[str, Any], joined: Any) -> Any:
     """The `Attention` whose output a Reshape from heads to [N,L,D] gives; None where there is none."""
 
     def made(node: Any, place: int, kind: str, **attributes: Any) -> Any:
@@ -79,17 +81,19 @@ def _attention(graph: Graph, makers: Mapping[str, Any], joined: Any) -> Any:
     split = [made(made(product, place, "Transpose", perm=order), 0, "Reshape") for product, place, order in inputs]
     if not all(split):
         return None
-    shapes = [graph.constant(node.input[1]) for node in (*split, joined) if node.input[1] in graph.constants]
-    heads = {int(shape[2]) for shape in shapes if len(shape) == 4}
-    if [len(shape) for shape in shapes] != [4, 4, 4, 3] or len(heads) != 1:
+    queries, keys, values = (node.input[0] for node in split)
+    (_, rows, heads, part), (_, columns, *_) = (shapes.get(node.output[0], [0] * 4) for node in split[:2])
+    sequences = ((queries, rows), (keys, columns), (values, columns), (joined.output[0], rows))
+    known = rows and columns and heads * part
+    if not known or any(shapes.get(name, [])[1:] != [tokens, heads * part] for name, tokens in sequences):
         return None
     return helper.make_node(
         "Attention",
-        [node.input[0] for node in split],
+        [queries, keys, values],
         [joined.output[0]],
         name=f"{joined.output[0]}/Attention",
-        q_num_heads=min(heads),
-        kv_num_heads=min(heads),
+        q_num_heads=heads,
+        kv_num_heads=heads,
         scale=1.0,  # `PlainAttention` has it in the weights of the queries
     )
 

@@ -129,6 +129,14 @@ class Graph:
         types = {info.name: info.type.tensor_type.elem_type for info in infos}
         return [name for node in self.nodes for name in node.output if types.get(name) == TensorProto.FLOAT]
 
+    def shapes(self) -> dict[str, list[int]]:
+        """The axes of what nodes give, 0 for one that varies; a tensor is absent where its rank is not known."""
+        inferred = onnx.shape_inference.infer_shapes(self._without_weights()).graph
+        types = {info.name: info.type.tensor_type for info in [*inferred.value_info, *inferred.output]}
+        return {
+            name: [axis.dim_value for axis in one.shape.dim] for name, one in types.items() if one.HasField("shape")
+        }
+
     def _without_weights(self) -> Any:
         """The model with its large initializers as inputs: what shape inference needs, without their megabytes."""
         graph = self.model.graph

@@ -100,8 +100,14 @@ def quantizations(
 
 
 def _for_cpu(encoder: bytes, ranges: Mapping[str, float], names: set[str]) -> bytes:
-    """The encoder with the named layers in INT8, in as few operators as ONNX Runtime's CPU provider has kernels for."""
-    merged, layers = merge_products(fuse_attention(encoder), names)
+    """The encoder with the named layers in INT8, in as few operators as ONNX Runtime's CPU provider has kernels for.
+
+    With INT8 convolutions attention stays as it is: their QuantizeLinear of the opset that has `Attention` is not
+    there in all its versions.
+    """
+    convolutions = {node.name for node in Graph(encoder).nodes if node.op_type == "Conv"}
+    fused = encoder if convolutions & names else fuse_attention(encoder)
+    merged, layers = merge_products(fused, names)
     return quantize_dynamic(merged, ranges, layers)
 
 

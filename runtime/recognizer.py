@@ -146,7 +146,7 @@ class Recognizer:
 
         gathered = gather(readers, open_stream, at_once, self.stopwatch)
         if at_once > 1 and not any(reader.live for reader in readers.readers):
-            gathered = prefetch(gathered)
+            gathered = prefetch(gathered, readers)
         for frames in gathered:
             for step in self.read(frames, self.scheduler, self.stopwatch):
                 yield step

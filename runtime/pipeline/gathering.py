@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from queue import SimpleQueue
+from threading import Semaphore
 from typing import TypeVar
 
 from ..errors import DferError
@@ -15,6 +16,7 @@ T = TypeVar("T")
 
 _HELD, _FRAMES = 32 << 20, 256
 """Bytes of pictures, and their number, from which on no more of them wait; as many may be read meanwhile."""
+_PAUSE = 0.2  # seconds between looks whether readers are closed, while what they gave is not taken
 
 
 def gather(
@@ -58,16 +60,43 @@ def gather(
     _finish(streams, readers)
 
 
-def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """The items, each made in a thread while the one before it is used."""
-    pool = ThreadPoolExecutor(1, "prefetch")
+def prefetch(items: Iterator[T], readers: SourceReaders) -> Iterator[T]:
+    """The items, made from frames of `readers`, each in a thread while the one before it is used.
+
+    The thread ends when no more are taken, or the readers are closed, which waits for it.
+    """
+    wanted, made = Semaphore(1), SimpleQueue[tuple[T | None, BaseException | None]]()
+    taking = True
+
+    def make() -> None:
+        item: T | None = None
+        error: BaseException | None = None
+        while error is None:
+            while not wanted.acquire(timeout=_PAUSE) and not readers.closing:
+                pass
+            if not taking:
+                break
+            try:
+                item = next(items, None)
+            except BaseException as caught:  # raised where the item is taken
+                error = caught
+            made.put((item, error))
+            if item is None:
+                break
+
+    readers.start(make)
     try:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
+        while True:
+            item, error = made.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            wanted.release()
             yield item
     finally:
-        pool.shutdown(wait=False)  # it may wait for a frame until its source is closed
+        taking = False
+        wanted.release()
 
 
 def _finish(streams: dict[int, StreamState], readers: SourceReaders) -> None:

@@ -31,7 +31,7 @@ _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 
 
 class FaceProvider(Protocol):
-    """Says where the faces are: the detector, now and then, or a file of boxes."""
+    """Says where the faces are: the detector, now and then, or a file of boxes. For files, another thread asks."""
 
     def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
         """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded.

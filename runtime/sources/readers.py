@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -153,10 +154,21 @@ class SourceReaders:
                     self._waiting.append(thread)
             for _ in range(len(self._waiting) if jobs is None else jobs):
                 self._start_next()
+        atexit.register(self.close)  # a thread that the end of the program cuts off in C++ would abort it
 
     def _start_next(self) -> None:
         if self._waiting and not self._closing:
             self._waiting.popleft().start()
+
+    @property
+    def closing(self) -> bool:
+        """Whether they are closed, or about to be: no more frames come."""
+        return self._closing
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Run `work`, which takes the frames, in a thread that `close` waits for."""
+        self._threads.append(threading.Thread(target=work, name="taker of frames", daemon=True))
+        self._threads[-1].start()
 
     def batches(self) -> Iterator[list[tuple[SourceReader, Frame]]]:
         """The frames that are ready, in the order of the sources, at most one of each; waits until there is one.
@@ -197,6 +209,7 @@ class SourceReaders:
 
     def close(self) -> None:
         """End all readers and let go of their devices. May be called from another thread than takes the frames."""
+        atexit.unregister(self.close)
         with self._ready:
             self._closing = True
             self._ready.notify()
@@ -207,7 +220,7 @@ class SourceReaders:
             reader.source.close()
         patience = monotonic() + _PATIENCE
         for thread in self._threads:
-            if thread.ident is not None:  # started
+            if thread.ident is not None and thread is not threading.current_thread():  # started
                 thread.join(max(0.0, patience - monotonic()))
 
     def __enter__(self) -> SourceReaders:

@@ -281,7 +281,7 @@ def _leave_out_patches(name: str, model: nn.Module, count: int) -> None:
         raise ParameterError(
             "patches", f"{name} is no vision transformer of open_clip, and has no patches to leave out"
         )
-    if count > grid[0] ** 2:
+    if not 1 <= count <= grid[0] ** 2:
         raise ParameterError("patches", f"{name} has {grid[0] ** 2} patches at this image size, not {count}")
     model.visual.patch_dropout = MiddlePatches(grid[0], count)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -29,6 +32,21 @@ class Frames(Source):
         yield from self._frames
         if self._error:
             raise DferError(self._error)
+
+
+class Silent(Frames):
+    """One frame, and then none until it is closed."""
+
+    def __init__(self) -> None:
+        super().__init__([Frame(np.zeros((8, 8, 3), np.uint8), 0, 0.0)])
+        self.closed = threading.Event()
+
+    def __iter__(self) -> Iterator[Frame]:
+        yield from super().__iter__()
+        self.closed.wait(20)
+
+    def close(self) -> None:
+        self.closed.set()
 
 
 @pytest.fixture(scope="module")
@@ -164,29 +182,66 @@ def test_what_comes_next_is_made_while_one_is_used() -> None:
         yield 2
         raise DferError("no third")
 
-    coming = gathering.prefetch(items())
-    assert next(coming) == 1
-    assert made.wait(10)  # nobody asked for the second yet
-    assert next(coming) == 2
-    with pytest.raises(DferError, match="no third"):
-        next(coming)
+    with SourceReaders([Frames([])]) as readers:
+        coming = gathering.prefetch(items(), readers)
+        assert next(coming) == 1
+        assert made.wait(10)  # nobody asked for the second yet
+        assert next(coming) == 2
+        with pytest.raises(DferError, match="no third"):
+            next(coming)
 
 
-def test_who_takes_no_more_does_not_wait_for_what_comes_next() -> None:
-    """As when a run is ended while its source is silent: the source is closed after that."""
-    closed, ended = threading.Event(), threading.Event()
+def test_closing_the_readers_ends_what_is_followed_ahead() -> None:
+    """Whether its results are still taken or not; a provider of one's own is not asked after that."""
+    for stops in (True, False):
+        source = Silent()
+        readers, followed = SourceReaders([source]), []
 
-    def items() -> Iterator[int]:
-        yield 1
-        closed.wait(10)
-        ended.set()
+        def lists(readers: SourceReaders = readers, followed: list[int] = followed) -> Iterator[int]:
+            for batch in readers.batches():
+                followed.append(batch[0][1].index)
+                yield followed[-1]
 
-    coming = gathering.prefetch(items())
-    assert next(coming) == 1
-    coming.close()  # type: ignore[attr-defined]
-    assert not ended.is_set()
-    closed.set()
-    assert ended.wait(10)
+        coming = gathering.prefetch(lists(), readers)
+        assert next(coming) == 0
+        if stops:
+            coming.close()  # type: ignore[attr-defined]
+        source.closed.wait(0.05)  # it waits for the next frame now
+        readers.close()
+        assert not [thread for thread in threading.enumerate() if thread.name == "taker of frames"]
+        assert list(coming) == []
+        assert followed == [0]
+
+
+@pytest.mark.parametrize(
+    ("last", "printed"), [("threading.Thread(target=lambda: print(len(list(rows)))).start()", "2"), ("next(rows)", "")]
+)
+def test_a_program_ends_though_its_rows_are_not_all_taken(last: str, printed: str) -> None:
+    """Nor is a thread of its own cut off that takes them when the main one has ended."""
+    script = f"""
+import threading
+import cv2
+from dfer.runtime import Frame, Recognizer
+from dfer.runtime.bundle import DEMO
+from dfer.runtime.sources import Source
+
+face = cv2.cvtColor(cv2.imread(str(DEMO.parent / "demo.jpg")), cv2.COLOR_BGR2RGB)
+
+class Slow(Source):
+    name, rate, count = "slow", None, None
+    def __iter__(self):
+        for index in range(2):
+            yield Frame(face, index, float(index))
+        silent.wait({2 if printed else 60})
+
+silent = threading.Event()
+rows = Recognizer(provider="cpu", precision="fp32").steps(Slow())
+{last}
+"""
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, printed, "")
+    assert time.monotonic() - begun < 40
 
 
 def test_every_face_is_read_though_the_next_frames_are_followed_meanwhile(

@@ -264,6 +264,8 @@ def test_a_vision_transformer_reads_the_patches_around_the_face(tmp_path: Path) 
 def test_patches_that_a_tower_does_not_have_are_refused() -> None:
     with pytest.raises(ParameterError, match=r"^patches: dfer-vit has 16 patches at this image size, not 17"):
         load_clip("dfer-vit", patches=17)
+    with pytest.raises(ParameterError, match=r"^patches: dfer-vit has 16 patches at this image size, not 0"):
+        load_clip("dfer-vit", patches=0)
     with pytest.raises(ParameterError, match=r"^patches: dfer-small is no vision transformer of open_clip"):
         load_clip("dfer-small", patches=15)
 
