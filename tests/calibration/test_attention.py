@@ -191,5 +191,5 @@ def test_beside_a_convolution_in_int8_attention_stays_as_it_is() -> None:
     assert kinds(whole)["Attention"] == 0
     frames = {"frames": np.random.default_rng(1).normal(size=(3, 8, 16)).astype(np.float32)}
     with open_engine(graph.bytes(), "cpu") as engine, open_engine(whole, "cpu") as other:
-        wanted, found = engine.run(frames)["features"], other.run(frames)["features"]
-    assert 0 < np.abs(found - wanted).max() < 0.1 * np.abs(wanted).max()
+        wanted, found = (one.run(frames)["features"].ravel() for one in (engine, other))
+    assert found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted) > 0.99
