@@ -27,6 +27,7 @@ from dfer.train.methods.student import Student
 
 TOWERS = {
     "dfer_resnet_nano": 64,
+    "dfer_resnet_tiny": 80,
     "dfer_resnet_small": 80,
     "mobilenetv4_conv_small": 112,
     "mobileone_s0": 112,

@@ -17,7 +17,9 @@ from torch.nn.utils import parametrize
 
 from ..runtime.bundle import Preprocessing
 from ..train.methods import lay_out, normalise_pixels
+from ..train.methods.student import Student
 from ..train.models.adapters import AdaptedAttention, AdaptedMlp, linear
+from ..train.models.clip import load_timm
 from ..train.models.temporal import TemporalNet
 
 _GREY = 128.0
@@ -154,6 +156,15 @@ def _merged(layer: nn.Linear) -> nn.Linear:
     return linear(layer.weight, layer.bias) if parametrize.is_parametrized(layer) else layer
 
 
+def _join_branches(tower: nn.Module) -> nn.Module:
+    """A copy of one of timm's towers in which what learned in parallel, as in MobileOne, is one convolution."""
+    load_timm()
+    from timm.utils import reparameterize_model
+
+    joined: nn.Module = reparameterize_model(tower)
+    return joined
+
+
 @contextmanager
 def rewritten(graph: nn.Module) -> Iterator[None]:
     """Within the context, the modules of this file are in the place of those they can replace."""
@@ -175,6 +186,8 @@ def rewritten(graph: nn.Module) -> Iterator[None]:
                     replace(parent, name, ConstantQueryNet(child))
                 elif isinstance(child, AdaptedMlp) and child.foldable:
                     replace(parent, name, child.folded())
+                elif isinstance(parent, Student) and child is parent.tower:
+                    replace(parent, name, _join_branches(child))
                 elif isinstance(child, nn.Linear) and parametrize.is_parametrized(child):
                     replace(parent, name, _merged(child))
         for parent in list(graph.modules()):

@@ -25,6 +25,7 @@ from dfer.runtime.engines import open_engine
 from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.methods.student import Student
 from dfer.train.models.clip import ClipSizes, build_clip, load_clip
 from dfer.train.models.temporal import TemporalNet
 
@@ -200,3 +201,22 @@ def test_patches_that_are_left_out_are_no_tokens_of_the_graph() -> None:
     shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in model.graph.value_info}
     scores = [shapes[node.input[0]] for node in model.graph.node if node.op_type == "Softmax"]
     assert {shape[-1] for shape in scores} == {16}
+
+
+def test_branches_of_a_student_s_tower_become_one_convolution(vit: AlignDfer) -> None:
+    """Those of MobileOne (Vasu et al. 2023); the student itself keeps them, for it may learn on."""
+    torch.manual_seed(0)
+    student = Student.of_teacher(vit, "mobileone_s0", 64, None).eval()
+    branches = sum(isinstance(part, nn.Conv2d) for part in student.tower.modules())
+    for part in student.tower.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+            nn.init.normal_(part.running_mean, 0.0, 0.1)  # type: ignore[arg-type]
+    traced = trace_encoder(student)
+    frames = random_crops(3, size=64)
+    with open_engine(traced.onnx, "cpu") as engine, torch.inference_mode():
+        (found,) = engine.run({"frames": frames}).values()
+        np.testing.assert_allclose(found, student.encode_frames(torch.from_numpy(frames)).numpy(), atol=1e-4)
+    convolutions = sum(node.op_type == "Conv" for node in onnx.load_model_from_string(traced.onnx).graph.node)
+    assert convolutions < branches / 3
+    assert branches == sum(isinstance(part, nn.Conv2d) for part in student.tower.modules())
