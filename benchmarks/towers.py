@@ -2,8 +2,8 @@
 
     python benchmarks/towers.py TEACHER.pt WORK [--tower NAME=PIXELS …] [--seconds 60] [--write]
 
-Each gets the head of TEACHER.pt and random weights, is exported in FP32 and INT8, and takes turns with the others and
-with EfficientNet-B0. WORK keeps what is exported. --write makes towers.md.
+Each gets the head of TEACHER.pt and random weights, is exported in FP32 and INT8, whether that passes its gate or not,
+and takes turns with the others and with EfficientNet-B0. WORK keeps what is exported. --write makes towers.md.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def export(work: Path, teacher: Path, tower: str, size: int) -> tuple[Path, str]
         if not faces.is_dir():
             faces.mkdir(parents=True)
             draw_crops(faces, size)
-        export_method(student, path, {}, ExportOptions(int8=True, faces=faces))
+        export_method(student, path, {}, ExportOptions(int8=True, faces=faces, gate="off"))
     return path, f"{sum(one.numel() for one in student.tower.parameters()) / 1e6:.2f}"
 
 
