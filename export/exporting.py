@@ -332,6 +332,8 @@ def _describe(
         "gate": checker.gate,
         "parity": checker.parity[precision].to_json(),
         "providers": {
-            provider: found[precision].to_json() for provider, found in measurements.items() if precision in found
+            provider: found[precision].to_json(precision, checker.gate)
+            for provider, found in measurements.items()
+            if precision in found
         },
     }

@@ -29,9 +29,11 @@ class Measurement:
     parity: Parity
     latency: Mapping[int, float]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self, precision: str, strictness: str) -> dict[str, Any]:
+        """For the manifest, with whether the precision passes its gate there; that is left out with the gate off."""
         latency = {str(batch): round(milliseconds, 3) for batch, milliseconds in self.latency.items()}
-        return {"parity": self.parity.to_json(), "latency_ms": latency}
+        passes = {} if strictness == "off" else {"passes": bool(self.parity.passes(precision, strictness))}
+        return {"parity": self.parity.to_json(), **passes, "latency_ms": latency}
 
 
 def measure_provider(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .bundle import DEMO, Bundle
 from .engines import LARGEST_BATCH, Engine, open_graph
-from .engines.choice import choose, precision_for
+from .engines.choice import check_precision, choose, precision_for
 from .errors import DferError, ParameterError
 from .faces.alignment import align, resize_crop
 from .faces.boxes import align_box
@@ -329,8 +329,7 @@ class Recognizer:
             provider, recommended = choose(self.bundle, self.threads, self.warn)
         else:
             recommended = precision_for(self.bundle, provider, self.warn)
-        if precision == "auto":
-            precision = recommended
+        precision = recommended if precision == "auto" else check_precision(self.bundle, precision, provider, self.warn)
         encoder, head = self.bundle.manifest.graphs(precision, provider)
         opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
         return (

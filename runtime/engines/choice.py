@@ -77,6 +77,17 @@ def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) ->
     return recommended
 
 
+def check_precision(bundle: Bundle, precision: str, provider: str, warn: Warn) -> str:
+    """The precision that was asked for by name, told of where it failed its gate on this provider at export."""
+    found = bundle.manifest.precisions.get(precision, {}).get("providers", {}).get(provider)
+    if isinstance(found, dict) and found.get("passes") is False:
+        warn(
+            f"{precision} of this bundle failed its gate on {provider} when it was exported: it reads faces otherwise "
+            "than the model does; leave out the precision for one that passed"
+        )
+    return precision
+
+
 def _passes(bundle: Bundle, precision: str, provider: str) -> bool:
     """Whether a bundle holds a precision for a provider, which passed its gate at export, and the provider runs it."""
     entry = bundle.manifest.precisions.get(precision, {})

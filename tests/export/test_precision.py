@@ -92,6 +92,7 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
         assert entry["gate"] == "default"
         assert 0 <= entry["parity"]["uar"] <= 1 and 0 <= entry["parity"]["war"] <= 1
         assert set(entry["providers"]["cpu"]["latency_ms"]) == {"1", "8"}
+        assert entry["providers"]["cpu"]["passes"] is True
     assert bundle.manifest.recommended["cpu"] in precisions
     assert precisions["int8"]["files"]["heads"] == {"cpu": "head.int8.cpu.onnx", "openvino": "head.int8.onnx"}
     assert {bundle.manifest.graphs(name, "cpu")[1] for name in ("fp32", "fp16")} == {"head.fp32.onnx"}

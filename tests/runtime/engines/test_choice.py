@@ -14,6 +14,7 @@ import pytest
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.engines import Engine, choice
 from dfer.runtime.errors import DferError
+from dfer.runtime.recognizer import Recognizer
 from helpers import edit_manifest
 
 
@@ -129,6 +130,17 @@ def test_each_provider_runs_what_the_bundle_recommends_for_it(tmp_path: Path) ->
     opened = Bundle.open(bundle)
     assert choice.precision_for(opened, "openvino") == "int8"
     assert choice.precision_for(opened, "cpu") == "fp32"
+
+
+def test_a_precision_asked_for_by_name_that_failed_its_gate_there_is_warned_of(tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(DEMO, tmp_path / "copy.dfer"))
+    precisions = json.loads((bundle / "manifest.json").read_text())["precisions"]
+    precisions["int8"]["providers"]["cpu"]["passes"] = False
+    edit_manifest(bundle, precisions=precisions, recommended={"cpu": "fp32"})
+    for asked, words in (("int8", "int8 of this bundle failed its gate on cpu"), ("fp32", ""), ("auto", "")):
+        said: list[str] = []
+        with Recognizer(bundle, provider="cpu", precision=asked, warn=said.append):
+            assert [words in line for line in said] == [True] * bool(words)
 
 
 GATED = {"gate": "default"}
