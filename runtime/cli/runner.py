@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..engines import LARGEST_BATCH
 from ..errors import ParameterError
-from ..machine import default_threads, physical_cores
+from ..machine import default_threads, give_back_large_blocks, physical_cores
 from ..outputs.absence import Absence
 from ..outputs.folder import OutputFolder
 from ..outputs.summary import Summary
@@ -219,6 +219,8 @@ def run(
             bars = ProgressBars(console, readers.readers) if few else OverallBar(console, readers.readers)
             stack.enter_context(bars)
             every.append(bars)
+        if len(names) > 1:
+            give_back_large_blocks()
         at_once = LARGEST_BATCH if window is None and page is None else 1  # what is watched moves evenly
         stopped = False
         with Sinks(every) as together:
