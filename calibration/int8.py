@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ..runtime.errors import DferError
 from .attention import fuse_attention, merge_products
 from .faces import FaceClips, Report, spread
-from .graphs import Array, Graph, observe
+from .graphs import Array, Graph, largest
 from .quantization import quantize_dynamic, quantize_static
 from .ranges import KINDS, measure_channels, measure_ranges
 from .sensitivity import LayerSensitivity, SensitivityModel
@@ -93,21 +91,19 @@ def quantizations(
         quantized = set(worst[count:])
         graphs = {
             "default": quantize_static(encoder, ranges, quantized),
-            "cpu": _for_cpu(encoder, ranges, quantized),
+            "cpu": _for_cpu(encoder, ranges, quantized, bool(convolutions & quantized)),
         }
         yield Int8(graphs, tuple(worst[:count]), tuple(ranking), kind, len(names))
         count += 1 + count // 2
 
 
-def _for_cpu(encoder: bytes, ranges: Mapping[str, float], names: set[str]) -> bytes:
+def _for_cpu(encoder: bytes, ranges: Mapping[str, float], names: set[str], convolves: bool) -> bytes:
     """The encoder with the named layers in INT8, in as few operators as ONNX Runtime's CPU provider has kernels for.
 
-    With INT8 convolutions attention stays as it is: their QuantizeLinear of the opset that has `Attention` is not
-    there in all its versions.
+    convolves: whether convolutions are among them. Attention stays as it is then: their QuantizeLinear of the opset
+    that has `Attention` is not there in all its versions.
     """
-    convolutions = {node.name for node in Graph(encoder).nodes if node.op_type == "Conv"}
-    fused = encoder if convolutions & names else fuse_attention(encoder)
-    merged, layers = merge_products(fused, names)
+    merged, layers = merge_products(encoder if convolves else fuse_attention(encoder), names)
     return quantize_dynamic(merged, ranges, layers)
 
 
@@ -121,9 +117,5 @@ def quantize_head(head: bytes, windows: Array) -> dict[str, bytes]:
     layers = [layer for layer in graph.layers()[:-1] if min(graph.constants[layer.weight].dims) >= NARROW]
     if not layers:
         return {}
-    ranges = dict.fromkeys((layer.data for layer in layers), 0.0)
-    for values in observe(head, windows, ranges):
-        for name, largest in ranges.items():
-            ranges[name] = max(largest, float(np.abs(values[name]).max()))
-    names = {layer.name for layer in layers}
+    ranges, names = largest(head, windows), {layer.name for layer in layers}
     return {"cpu": quantize_dynamic(head, ranges, names), "openvino": quantize_static(head, ranges, names)}

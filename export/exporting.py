@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from ..calibration.faces import FaceClips, Report
-from ..calibration.graphs import Graph, observe
+from ..calibration.graphs import observe
 from ..calibration.int8 import Int8, quantizations, quantize_head
 from ..calibration.sensitivity import plot_sensitivity
 from ..runtime.bundle import CLASS_MATRIX, Bundle, Manifest, write_bundle
@@ -210,15 +210,14 @@ def export_traced(
         cache = out.with_suffix(".ranges.json")
         int8 = _quantize(checker, traced, method.window, faces[0], cache, report, options.int8_for == "cpu")
         encoders["int8"] = dict(int8.graphs)
+    own_heads = {} if int8 is None else {"int8": int8.heads}  # of precisions that do not share the FP32 one
     measurements: dict[str, dict[str, Measurement]] = {}
     if len(encoders) > 1:
         for provider in present_providers():
             report(f"measuring on {provider}")
             found = {name: files.get(provider) or files.get("default") for name, files in encoders.items()}
             graphs = {name: graph for name, graph in found.items() if graph is not None}
-            heads = dict.fromkeys(graphs, traced.head)
-            if int8 is not None and provider in int8.heads:
-                heads["int8"] = int8.heads[provider]
+            heads = {name: own_heads.get(name, {}).get(provider, traced.head) for name in graphs}
             measurements[provider] = measure_provider(provider, graphs, heads, references[-1])
     manifest = Manifest(
         method=method.name,
@@ -232,7 +231,7 @@ def export_traced(
         fps=options.fps,
         preprocessing=method.preprocessing,
         precisions={
-            name: _describe(name, files, int8.heads if int8 and name == "int8" else {}, checker, measurements)
+            name: _describe(name, files, own_heads.get(name, {}), checker, measurements)
             for name, files in encoders.items()
         },
         provenance={
@@ -300,8 +299,7 @@ def _quantize_heads(
 ) -> dict[str, bytes]:
     """INT8 heads, by provider, with which its INT8 encoder still passes."""
     encoder = next(iter(encoders.values()))
-    output = Graph(encoder).output
-    features = np.concatenate([values[output] for values in observe(encoder, faces.frames, [output])])
+    features = np.concatenate([values["features"] for values in observe(encoder, faces.frames, ["features"])])
     passing = {}
     for provider, quantized in quantize_head(head, features[faces.windows(window)]).items():
         graph = encoders.get(provider) or encoders.get("default")

@@ -186,8 +186,8 @@ def test_beside_a_convolution_in_int8_attention_stays_as_it_is() -> None:
         node.input[:] = ["tokens" if name == "frames" else name for name in node.input]
     graph.rebuild(nodes)
     layers, ranges = {"queries", "keys", "values"}, dict.fromkeys(("image", "doubled"), 8.0)
-    assert kinds(_for_cpu(graph.bytes(), ranges, layers))["Attention"] == 1
-    whole = _for_cpu(graph.bytes(), ranges, layers | {"convolution"})
+    assert kinds(_for_cpu(graph.bytes(), ranges, layers, False))["Attention"] == 1
+    whole = _for_cpu(graph.bytes(), ranges, layers | {"convolution"}, True)
     assert kinds(whole)["Attention"] == 0
     frames = {"frames": np.random.default_rng(1).normal(size=(3, 8, 16)).astype(np.float32)}
     with open_engine(graph.bytes(), "cpu") as engine, open_engine(whole, "cpu") as other:
