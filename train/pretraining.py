@@ -65,8 +65,9 @@ class PretrainSettings:
 class Pretraining:
     """One run over `sources`, image pools with the share of each batch they fill; `clip` is trained in place.
 
-    teacher: a CLIP that was pre-trained before; its probabilities for an image and its mirror image, averaged, are part
-        of the targets (Furlanello et al. 2018).
+    clip: one that was pre-trained before goes on from there, towards the same class vectors.
+    teacher: a CLIP that was pre-trained before, of any size; its probabilities for an image and its mirror image,
+        averaged, are part of the targets (Furlanello et al. 2018).
     state: file to keep what is needed to go on after an interruption; None for no such file.
     compiled: let torch compile the image tower first: a minute, then a third faster; needs a C++ compiler.
     """
@@ -82,11 +83,15 @@ class Pretraining:
     ) -> None:
         torch.manual_seed(settings.seed)
         self._clip, self._sources, self._settings, self._state = clip, sources, settings, state
-        self.vectors = _orthonormal(len(EXPRESSIONS), clip.width, settings.seed)
+        # Those that weights of an earlier run were drawn to, its descriptions tell.
+        self.vectors = (
+            class_features(clip).detach() if clip.taught else _orthonormal(len(EXPRESSIONS), clip.width, settings.seed)
+        )
         self._learner = _Learner(clip, self.vectors).train()
         self._learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward = torch.compile(self._learner) if compiled else self._learner
         self._teacher = None if teacher is None else _Learner(teacher, class_features(teacher).detach()).eval()
+        self._teacher_size = None if teacher is None or teacher.resizable else teacher.preprocessing.encoder_size
         self._average = moving_average(self._learner, settings.average, use_buffers=True)
         groups = _parameter_groups(self._learner, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -139,7 +144,8 @@ class Pretraining:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         if self._teacher is not None:
             with torch.no_grad(), mixed_precision():
-                both = self._teacher(torch.cat([pixels, pixels.flip(-1)])).softmax(dim=-1).chunk(2)
+                seen = pixels if self._teacher_size is None else _resized(pixels, self._teacher_size)
+                both = self._teacher(torch.cat([seen, seen.flip(-1)])).softmax(dim=-1).chunk(2)
                 targets = targets.lerp((both[0] + both[1]) / 2, settings.teacher)
         with mixed_precision():
             logits = self._forward(pixels)
@@ -286,6 +292,10 @@ def _normalised(views: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Views [N,C,S,S] in 0..1 as the image tower wants them, [N,3,S,S]."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     return (views.expand(-1, 3, -1, -1) - mean) / std
+
+
+def _resized(pixels: Tensor, size: int) -> Tensor:
+    return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:

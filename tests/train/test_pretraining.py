@@ -11,8 +11,8 @@ import torch
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.data.images import Images
-from dfer.train.models.clip import Clip, load_clip
-from dfer.train.pretraining import Pretraining, PretrainSettings, class_features, classify
+from dfer.train.models.clip import Clip, load_clip, save_weights
+from dfer.train.pretraining import Pretraining, PretrainSettings, class_features, classify, fit_text
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,32 @@ def test_a_teacher_overrules_labels_that_say_nothing(images: Images) -> None:
         run = Pretraining(nano(), [(flat, 1.0)], PretrainSettings(steps=10, batch=8), teacher if taught else None)
         run.run(False, lambda step, loss: heard.setdefault(taught, loss))  # noqa: B023
     assert heard[False] != heard[True]
+
+
+def test_a_teacher_may_be_of_another_size_and_kind(images: Images) -> None:
+    """It must overrule: with its word alone, a nano says after a few steps what the transformer says."""
+    torch.manual_seed(1)
+    teacher = load_clip("dfer-vit")
+    fit_text(teacher, torch.eye(teacher.width)[:7])
+    with torch.no_grad():  # of random weights one class is always the likeliest; let that be very sure
+        teacher.model.logit_scale.fill_(np.log(100))  # type: ignore[operator, union-attr]
+    student = nano()
+    settings = PretrainSettings(steps=30, batch=8, average=0.5, teacher=1, mixup=0)
+    Pretraining(student, [(images, 1.0)], settings, teacher).run(False, nothing)
+    told, learned = classify(teacher, images), classify(student, images)
+    assert told.max(axis=1).mean() > 0.5
+    assert (told.argmax(axis=1) == learned.argmax(axis=1)).mean() > 0.8
+
+
+def test_taught_weights_go_on_towards_the_same_vectors(images: Images, tmp_path: Path) -> None:
+    first = nano()
+    run = Pretraining(first, [(images, 1.0)], PretrainSettings(steps=10, batch=8))
+    run.run(False, nothing)
+    save_weights(first, tmp_path / "first.pt")
+    again = Pretraining(
+        load_clip("dfer-nano", str(tmp_path / "first.pt")), [(images, 1.0)], PretrainSettings(steps=10, batch=8, seed=5)
+    )
+    assert ((again.vectors * run.vectors).sum(dim=1) > 0.95).all()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(images: Images) -> None:

@@ -179,6 +179,7 @@ def test_commands_refuse_bad_input_in_one_line(pipeline: Pipeline, tmp_path: Pat
             "no.csv",
         ),
         (pretrain, [tmp_path / "no" / "x.pt"], "does not exist"),
+        (pretrain, [tmp_path / "x.pt", "--teacher-clip", "dfer-nano"], "--teacher-clip: is the kind of --teacher"),
         (
             pretrain,
             [tmp_path / "x.pt", "--clip", "dfer-nano", "--stills", tmp_path / "no.csv"],

@@ -24,6 +24,8 @@ Examples:
   dfer-pretrain faces.pt                                        # procedural faces only
   dfer-pretrain faces.pt --stills labels.csv --grey --compile   # and photographs (CSV: image,split, votes or label)
   dfer-pretrain better.pt --stills labels.csv --grey --teacher faces.pt
+  dfer-pretrain large.pt --clip dfer-large --stills labels.csv --grey
+  dfer-pretrain mine.pt --pretrained demo --teacher large.pt --teacher-clip dfer-large --stills labels.csv --grey
   dfer-train align.pt --clip dfer-small --pretrained faces.pt
 """
 
@@ -32,7 +34,9 @@ STILLS_SHARE = 0.7
 
 @click.command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
-@clip_option("The model to teach: dfer-small, the transformer dfer-vit, or dfer-nano for tests.")
+@clip_option(
+    "The model to teach: dfer-small, dfer-large as a teacher, the transformer dfer-vit, or dfer-nano for tests."
+)
 @click.option(
     "--stills",
     type=click.Path(path_type=Path),
@@ -67,9 +71,14 @@ STILLS_SHARE = 0.7
 @balance_option(0.5)
 @click.option("--grey", is_flag=True, help="Let the model see luma only (photographs in the stills are grey).")
 @click.option(
+    "--pretrained",
+    help="Weights to begin with, in place of random ones: demo for the demo model's, or a file of this command.",
+)
+@click.option(
     "--teacher",
     help="Weights that --pretrained of dfer-train takes: half of what is learned is then what they say of each image.",
 )
+@click.option("--teacher-clip", metavar="NAME", help="The CLIP that --teacher's weights are of.  [default: as --clip]")
 @click.option(
     "--compile",
     "compiled",
@@ -92,7 +101,9 @@ def main(
     learning_rate: float,
     balance: float,
     grey: bool,
+    pretrained: str | None,
     teacher: str | None,
+    teacher_clip: str | None,
     compiled: bool,
     resume: bool,
     seed: int,
@@ -108,6 +119,8 @@ def main(
     shares = stills_share or (STILLS_SHARE,) * (len(stills) == 1)
     if len(shares) != len(stills) or sum(shares) > 1:
         raise ParameterError("stills_share", "give as many as --stills, which together are at most 1")
+    if teacher_clip is not None and teacher is None:
+        raise ParameterError("teacher_clip", "is the kind of --teacher, which is not given")
     for module in ("torch", "open_clip"):
         require(module, "train")
     import torch
@@ -131,8 +144,8 @@ def main(
     if state.is_file() and not resume:
         console.print(f"{state}: an interrupted run; starting anew, --resume would go on with it", markup=False)
     torch.manual_seed(seed)
-    model = load_clip(clip, grey=grey)
-    taught = None if teacher is None else load_clip(clip, teacher, grey)
+    model = load_clip(clip, pretrained, grey)
+    taught = None if teacher is None else load_clip(teacher_clip or clip, teacher, grey)
     sources: list[tuple[Images, float]] = []
     tests: dict[str, Images] = {}
     with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:

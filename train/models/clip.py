@@ -197,7 +197,7 @@ def load_clip(
 ) -> Clip:
     """Build an open_clip model and, when asked, load weights.
 
-    name: a model of open_clip ("ViT-B-32") or of ours ("dfer-small", "dfer-vit", "dfer-nano").
+    name: a model of open_clip ("ViT-B-32") or of ours ("dfer-small", "dfer-large", "dfer-vit", "dfer-nano").
     pretrained: None for random weights, "demo" for those of the demo model (a dfer-small), a file of weights (as
         `dfer-pretrain` writes or open_clip reads), or one of open_clip's tags ("openai"), which open_clip downloads.
     grey: let the model see luma only; overruled by what a file of ours says.
@@ -211,7 +211,7 @@ def load_clip(
     """
     open_clip = _open_clip()
     if name not in open_clip.list_models():
-        raise DferError(f"unknown CLIP {name!r}; ours are dfer-small, dfer-vit and dfer-nano, the rest open_clip's")
+        raise DferError(f"unknown CLIP {name!r}; ours are dfer-small, -large, -vit and -nano, the rest open_clip's")
     if image_size is not None:
         _check_image_size(name, open_clip.get_model_config(name)["vision_cfg"], image_size)
     weights: dict[str, Tensor] | None = None

@@ -50,6 +50,13 @@ class FaceResNet(ResNet):  # type: ignore[misc]
 
 
 @register_model  # type: ignore[untyped-decorator]
+def dfer_resnet_large(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
+    """ResNet-18's plan at full width (11 M parameters) on 80 px crops: a teacher at four times the small one's cost."""
+    _refuse_pretrained(pretrained)
+    return FaceResNet((2, 2, 2, 2), (64, 128, 256, 512), num_classes, global_pool, 80)
+
+
+@register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_small(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
     """ResNet-14's plan at half its width (2.35 M parameters) on 80 px crops."""
     _refuse_pretrained(pretrained)

@@ -16,7 +16,7 @@ NEAR = 4
 
 
 def build_tower(name: str, width: int, image_size: int) -> nn.Module:
-    """A tower of timm's, or of ours (dfer_resnet_small, -tiny, -nano), with random weights, in evaluation mode:
+    """A tower of timm's, or of ours (dfer_resnet_large, -small, -tiny, -nano), with random weights, in evaluation mode:
     normalised pixels float32 [N,3,image_size,image_size] → features [N,width].
 
     Raises ParameterError for a name that timm does not know, or a size that the tower cannot read.
