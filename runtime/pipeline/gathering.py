@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from queue import SimpleQueue
 from threading import Semaphore
 from typing import TypeVar
@@ -37,16 +38,16 @@ def gather(
     try:
         for batch in readers.batches():
             for reader, frame in batch:
-                watch.add("decode", frame.decode)
                 try:
                     if reader.number not in streams:
                         streams[reader.number] = open_stream(reader)
                     frames.append(streams[reader.number].process(frame))
                     faces += len(frames[-1].requests)
-                    held += frame.image.nbytes
+                    held += prod(frame.shape)
                 except DferError as error:
                     readers.fail(reader, error)
                     streams.pop(reader.number, None)
+                watch.add("decode", frame.decode)  # not before: `process` converts those that it reads
             live = any(reader.live for reader, _ in batch)
             live |= any(reader.live and not reader.done for reader in readers.readers)
             if live or at_once == 1 or faces >= enough or held >= _HELD or len(frames) >= _FRAMES:

@@ -203,7 +203,7 @@ class StreamState:
 
     def process(self, frame: Frame) -> FollowedFrame:
         """Follow the faces into `frame`. To be encoded are all of a sampled frame, else those that were left out."""
-        anew = frame.cut or frame.image.shape != self._shape
+        anew = frame.cut or frame.shape != self._shape
         if anew:
             self._restart(frame)
         period = int((frame.time + _ROUNDING) / self._step)
@@ -230,7 +230,7 @@ class StreamState:
 
     def _restart(self, frame: Frame) -> None:
         """Nothing goes on in `frame`. Photographs number their faces from 1, each for itself."""
-        self._shape = frame.image.shape
+        self._shape = frame.shape
         self._tracker = Tracker(self._patience, next_id=1 if frame.photo else self._tracker.next_id)
         self._states.clear()
         self._sampled.clear()
@@ -249,15 +249,17 @@ class StreamState:
 
     def _follow(self, frame: Frame, wanted: bool, anew: bool) -> list[Track]:
         if wanted:
+            image = frame.image  # converting it counts as decoding
             with self._watch.time("track"):
-                tracks = self._tracker.carry(frame.image, frame.time)
+                tracks = self._tracker.carry(image, frame.time)
             if self._tracker.lost and isinstance(self._face_provider, DetectionScheduler):
                 self._face_provider.hurry()
         if self._face_provider.should_detect(frame.index, frame.time, wanted, anew):
+            image = frame.image
             with self._watch.time("detect"):
-                faces = self._face_provider.detect(frame.image)
+                faces = self._face_provider.detect(image)
             with self._watch.time("track"):
-                tracks = self._tracker.update(faces, frame.time, frame.image)
+                tracks = self._tracker.update(faces, frame.time, image)
                 self._forget()
             self._looked = frame.time
         elif not wanted:
@@ -296,7 +298,7 @@ class StreamState:
                         frame=request.frame.index,
                         time=request.frame.time,
                         track_id=request.number,
-                        box=_inside(request.face.box, request.frame.image),
+                        box=_inside(request.face.box, request.frame.shape),
                         probabilities=reading.probabilities,
                         classes=self._smoother.model_classes,
                         state="warmup" if reading.warmup else "ready",
@@ -322,8 +324,9 @@ class StreamState:
         self._face_provider.finish()
 
 
-def _inside(box: Box, image: NDArray[np.uint8]) -> Box:
-    """What of a box lies in the picture [H,W,3]."""
-    left, top = min(max(box[0], 0.0), image.shape[1]), min(max(box[1], 0.0), image.shape[0])
-    right, bottom = min(max(box[0] + box[2], left), image.shape[1]), min(max(box[1] + box[3], top), image.shape[0])
+def _inside(box: Box, shape: tuple[int, ...]) -> Box:
+    """What of a box lies in a picture of the shape [H,W,3]."""
+    height, width = shape[:2]
+    left, top = min(max(box[0], 0.0), width), min(max(box[1], 0.0), height)
+    right, bottom = min(max(box[0] + box[2], left), width), min(max(box[1] + box[3], top), height)
     return left, top, right - left, bottom - top

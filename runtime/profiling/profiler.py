@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path, PurePath
@@ -84,8 +84,9 @@ class RepeatedSource(Source):
                 for frame in source.frames():
                     if self._closed or monotonic() >= end:
                         return
-                    yield replace(frame, index=index, time=begin + frame.time)
-                    index, offset = index + 1, begin + frame.time + 1 / (self.rate or 25.0)
+                    frame.index, frame.time = index, begin + frame.time
+                    index, offset = index + 1, frame.time + 1 / (self.rate or 25.0)
+                    yield frame
             if source.live or offset == begin:
                 return
             self._source = self._open()
@@ -209,7 +210,7 @@ class Profiler:
                     if settled():
                         measured.runs += 1
                         measured.predictions += len(step.predictions)
-                    height, width = step.frame.image.shape[:2]
+                    height, width = step.frame.shape[:2]
                     self.frame = width, height
             measured.dropped += readers.readers[0].dropped
 

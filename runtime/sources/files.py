@@ -56,7 +56,7 @@ class VideoFile(Source):
             if cut and not jumped:
                 self.warn(f"{self.name}: its clock jumps at {time:.2f} s (discontinuity); times go on by one frame")
                 jumped = True
-            yield Frame(current.image, handed, time, current.spent, monotonic(), cut=cut)
+            yield Frame(current, handed, time, current.spent, monotonic(), cut=cut)
             handed += 1
             current = self._film.read()
         if not self._closed:

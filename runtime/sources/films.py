@@ -23,14 +23,42 @@ _FILES = ("matroska", "mov", "avi", "asf", "ogg", "gif", "apng")
 """Containers that are files, however they come; the others are live where they tell no duration."""
 
 
+class _Converter:
+    """Makes RGB of FFmpeg's frames; one for all of a film, since a new one costs as much as a frame."""
+
+    def __init__(self) -> None:
+        import av
+
+        self._lock = threading.Lock()
+        self._reformatter = av.video.reformatter.VideoReformatter()
+
+    def convert(self, frame: Any, width: int, height: int) -> NDArray[np.uint8]:
+        with self._lock:
+            return np.asarray(self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray())
+
+
 @dataclass(frozen=True)
 class Picture:
-    """image: RGB uint8 [H,W,3]. stamp: seconds by the container's clock, None where it has none. spent: seconds that
-    reading and decoding took."""
+    """A decoded picture that is not RGB yet. stamp: seconds by the container's clock, None where it has none. spent:
+    seconds that reading and decoding took. shape: [H,W,3], as it is shown.
+    """
 
-    image: NDArray[np.uint8]
     stamp: float | None
     spent: float
+    _frame: Any
+    _size: tuple[int, int]  # width and height with square pixels, before it is turned
+    _turns: int  # by 90 degrees, counter-clockwise
+    _converter: _Converter
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        width, height = self._size
+        return (width, height, 3) if self._turns % 2 else (height, width, 3)
+
+    def convert(self) -> NDArray[np.uint8]:
+        """RGB uint8 [H,W,3]. Any thread may ask, also when the film is closed."""
+        image = self._converter.convert(self._frame, *self._size)
+        return np.ascontiguousarray(np.rot90(image, self._turns))
 
 
 class Film:
@@ -74,7 +102,7 @@ class Film:
         self._stream = best if best in known else known[0]
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _THREADS
-        self._reformatter = av.video.reformatter.VideoReformatter()  # one for all: a new one costs as much as a frame
+        self._converter = _Converter()
         self.damaged, self.fault = 0, ""
         self._measure(whole_riff)
         self._pictures = self._decode()
@@ -116,9 +144,9 @@ class Film:
                 frame = next(self._pictures, None)
                 if frame is None:
                     return None
-                image = self._render(frame)
                 stamp = frame.time if frame.pts is not None else None
-                return Picture(image, stamp, perf_counter() - start)
+                turns = round(frame.rotation / 90) % 4
+                return Picture(stamp, perf_counter() - start, frame, self._size(frame), turns, self._converter)
         finally:
             if self._released:
                 self.release()
@@ -172,14 +200,13 @@ class Film:
         end.stream, end.time_base = self._stream, self._stream.time_base
         yield end
 
-    def _render(self, frame: Any) -> NDArray[np.uint8]:
+    def _size(self, frame: Any) -> tuple[int, int]:
+        """Width and height of a frame with square pixels; enlarged, so that nothing is lost."""
         width, height = frame.width, frame.height
         aspect = float(self._stream.sample_aspect_ratio or 1)
-        if _ASPECTS[0] <= aspect <= _ASPECTS[1] and abs(aspect - 1) > _SQUARE:  # enlarged, so that nothing is lost
-            width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
-        image = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
-        turns = round(frame.rotation / 90) % 4  # counter-clockwise
-        return np.ascontiguousarray(np.rot90(image, turns), np.uint8)
+        if _ASPECTS[0] <= aspect <= _ASPECTS[1] and abs(aspect - 1) > _SQUARE:
+            return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+        return width, height
 
     def seek(self, stamp: float) -> None:
         """Read on from the last picture at or before `stamp` from which decoding can begin; before the first read, or

@@ -6,7 +6,8 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,24 @@ Warn = Callable[[str], object]
 """Told, in one line, about trouble that is not an error; by whichever thread meets it."""
 
 
-@dataclass(frozen=True)
+class Decoded(Protocol):
+    """A picture in its decoder's own format. shape: [H,W,3], of the RGB image that `convert` makes of it."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def convert(self) -> NDArray[np.uint8]:
+        """RGB uint8 [H,W,3]. Any thread may ask."""
+
+
 class Frame:
     """One picture of a source.
 
-    image: RGB uint8 [H,W,3]. index: in the source, from 0. time: media seconds since the first frame, always rising.
-    decode: seconds that reading and decoding took; for live sources without the wait for the picture to come (a
-    network stream is decoded while waiting, so there it is the conversion only).
+    image: RGB uint8 [H,W,3]. Films' are converted to RGB when they are first asked for: of frames between two samples
+    nobody may. shape: of `image`, at no cost.
+    index: in the source, from 0. time: media seconds since the first frame, always rising.
+    decode: seconds that reading and decoding took, and conversion, once it is done; for live sources without the wait
+    for the picture to come (a network stream is decoded while waiting, so there it is the conversion only).
     arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
     cut: it does not follow from the frame before, so tracks and windows begin anew.
     file: of an image its own name, else "".
@@ -38,13 +50,31 @@ class Frame:
     ((360, 640, 3), 1, 0.042)
     """
 
-    image: NDArray[np.uint8]
-    index: int
-    time: float
-    decode: float = 0.0
-    arrived: float = 0.0
-    cut: bool = False
-    file: str = ""
+    def __init__(
+        self,
+        image: NDArray[np.uint8] | Decoded,
+        index: int,
+        time: float,
+        decode: float = 0.0,
+        arrived: float = 0.0,
+        cut: bool = False,
+        file: str = "",
+    ) -> None:
+        self._image = image
+        self.index, self.time, self.decode, self.arrived, self.cut, self.file = index, time, decode, arrived, cut, file
+
+    @property
+    def image(self) -> NDArray[np.uint8]:
+        image = self._image  # once: another thread may put the converted one there
+        if not isinstance(image, np.ndarray):
+            start = perf_counter()
+            self._image = image = image.convert()
+            self.decode += perf_counter() - start
+        return image
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._image.shape
 
     @property
     def photo(self) -> bool:

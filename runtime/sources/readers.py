@@ -6,7 +6,6 @@ import atexit
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from time import monotonic
 from typing import Literal
 
@@ -105,7 +104,7 @@ class SourceReader:
             if self._begin is None:
                 self._begin = monotonic() - frame.time
             self._room.wait_for(lambda: self._closing, self._begin + frame.time - monotonic())
-            frame = replace(frame, arrived=monotonic())
+            frame.arrived = monotonic()
         if self.live:
             self.dropped += len(self._waiting)
             self._waiting.clear()
@@ -121,7 +120,9 @@ class SourceReader:
         frame = self._waiting.popleft()
         self.taken += 1
         self._room.notify()
-        return frame if self.live else replace(frame, arrived=monotonic())
+        if not self.live:
+            frame.arrived = monotonic()
+        return frame
 
 
 class SourceReaders:

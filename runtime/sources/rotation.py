@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +38,8 @@ class RotatedSource(Source):
         return (self._turned(frame) for frame in self._source.frames())
 
     def _turned(self, frame: Frame) -> Frame:
-        return replace(frame, image=self._turn(frame.image))
+        image = self._turn(frame.image)
+        return Frame(image, frame.index, frame.time, frame.decode, frame.arrived, frame.cut, frame.file)
 
     def close(self) -> None:
         self._source.close()

@@ -105,7 +105,7 @@ class VideoSection(Source):
             time = picture.stamp - clock
             before = is_before(time, lead)
             if not before:
-                yield Frame(picture.image, index, time, picture.spent, monotonic())
+                yield Frame(picture, index, time, picture.spent, monotonic())
             if not (before and arrives):
                 index += 1
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dfer.runtime.outputs.summary import Summary, stages_table
 from dfer.runtime.predictions import Prediction
+from dfer.runtime.sources import Frame
 from dfer.runtime.timing import StageTimes
 from helpers import step_of
 
@@ -118,5 +119,5 @@ def test_every_photograph_has_faces_of_its_own() -> None:
     for index, name in enumerate(("a.jpg", "b.jpg")):
         one = replace(said(index / 8, "happiness", source="album"), frame=index, file=name)
         step = step_of(one)
-        summary.write(replace(step, frame=replace(step.frame, cut=True, file=name)))
+        summary.write(replace(step, frame=Frame(step.frame.image, index, one.time, cut=True, file=name)))
     assert [face["source"] for face in summary.to_json()["faces"]] == ["album/a.jpg", "album/b.jpg"]

@@ -80,6 +80,34 @@ def read(recognizer: Recognizer, source: Source, at_once: int) -> list[Step]:
         return list(recognizer.follow(readers, at_once=at_once))
 
 
+class Unconverted:
+    """A picture as a film's decoder leaves it, which counts how many of its kind are converted."""
+
+    converted = 0
+
+    def __init__(self, image: NDArray[np.uint8]) -> None:
+        self._image = image
+        self.shape = (image.shape[0], image.shape[1], 3)
+
+    def convert(self) -> NDArray[np.uint8]:
+        type(self).converted += 1
+        return self._image
+
+
+def test_pictures_that_nobody_looks_at_are_not_converted(recognizer: Recognizer, face_frames: list[np.ndarray]) -> None:
+    ready = film(face_frames)
+    frames = [Frame(Unconverted(frame.image), frame.index, frame.time) for frame in ready]
+    steps = read(recognizer, Frames(frames), LARGEST_BATCH)
+    assert len(steps) == 60
+    assert sum(len(step.predictions) for step in steps) == 20  # samples: 2.5 s, 8 in each
+    assert 20 <= Unconverted.converted < 30
+    for step, other in zip(steps, read(recognizer, Frames(ready), LARGEST_BATCH), strict=True):
+        assert_same_rows(step.predictions, other.predictions)
+    shown = [step.frame.image for step in steps]  # as an output asks for them
+    assert all(image is frame.image for image, frame in zip(shown, ready, strict=True))
+    assert Unconverted.converted == 60
+
+
 @pytest.mark.parametrize(("people", "cut"), [(1, None), (2, 31), (3, 7)])
 def test_many_frames_at_once_give_what_each_gives_alone(
     recognizer: Recognizer, face_frames: list[np.ndarray], batches: list[int], people: int, cut: int | None
