@@ -46,7 +46,8 @@ class PretrainSettings:
 
     balance: 0 draws images as they come, 1 draws all classes equally often, between them in between.
     average: decay of the moving average of the weights, which is what remains.
-    early: share of the steps that see views of 3/4 of the size, which takes half the time; towers of convolutions only.
+    early: share of the steps that see views of 3/4 of the size, which takes half the time; of towers of convolutions
+        that begin at random.
     teacher: share of the targets that is a teacher's, where there is one.
     """
 
@@ -128,8 +129,8 @@ class Pretraining:
     def size(self, step: int) -> int:
         """Side of the views that a step sees, pixels."""
         side = self._clip.preprocessing.encoder_size
-        early = self._clip.resizable and step <= self._settings.early * self._settings.steps
-        return side * 3 // 4 if early else side
+        fresh = self._clip.resizable and not self._clip.taught
+        return side * 3 // 4 if fresh and step <= self._settings.early * self._settings.steps else side
 
     def _step(self, step: int) -> float:
         """One step of the optimiser; its random numbers depend on nothing that came before. Returns the loss."""

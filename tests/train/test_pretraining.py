@@ -144,6 +144,7 @@ def test_taught_weights_go_on_towards_the_same_vectors(images: Images, tmp_path:
         load_clip("dfer-nano", str(tmp_path / "first.pt")), [(images, 1.0)], PretrainSettings(steps=10, batch=8, seed=5)
     )
     assert ((again.vectors * run.vectors).sum(dim=1) > 0.95).all()
+    assert run.size(1) == 48 and again.size(1) == 64  # only what begins at random begins with small views
 
 
 def test_a_loss_that_is_no_number_ends_the_run(images: Images) -> None:
