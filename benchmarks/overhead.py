@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
+import numpy as np
 from pages import Check, publish, table
 from vit import vit_bundle
 
@@ -24,7 +25,7 @@ from dfer.runtime.outputs.writer import OutputPaths, Sinks, file_sinks
 from dfer.runtime.procedural.demo import film_demo
 from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
-from dfer.runtime.sources import SourceReaders, open_source
+from dfer.runtime.sources import RotatedSource, SourceReaders, open_source
 
 OUTSIDE, SHARE, RATE = 6.0, 0.10, 150.0  # ms per frame, of the encoder's time, frames per second
 
@@ -42,11 +43,14 @@ class Found:
 def read(recognizer: Recognizer, clip: Path, paths: OutputPaths, at_once: int, found: Found) -> None:
     """Once through the clip."""
     watch = recognizer.stopwatch = Recording()
+    source = open_source(clip)
+    if at_once == 1:  # its pictures are RGB when they are taken, as a camera's
+        source = RotatedSource(source, np.asarray)
     watch.settle()
     networks = [watch.steady.setdefault(stage, []) for stage in ("encode", "head")]
     frames, begun = 0, perf_counter()
     with (
-        open_source(clip) as source,
+        source,
         SourceReaders([source]) as readers,
         Sinks(file_sinks(paths, recognizer.classes, {source.name: source.rate}, watch)) as outputs,
     ):
