@@ -145,7 +145,9 @@ class Pretraining:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         if self._teacher is not None:
             with torch.no_grad(), mixed_precision():
-                seen = pixels if self._teacher_size is None else _resized(pixels, self._teacher_size)
+                seen, size = pixels, self._teacher_size
+                if size is not None:
+                    seen = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
                 both = self._teacher(torch.cat([seen, seen.flip(-1)])).softmax(dim=-1).chunk(2)
                 targets = targets.lerp((both[0] + both[1]) / 2, settings.teacher)
         with mixed_precision():
@@ -180,7 +182,8 @@ class Pretraining:
         ]
         shares = [share for _, share in self._sources]
         clip = str(self._clip.identity)
-        return {**asdict(self._settings), "clip": clip, "images": str(pools), "shares": str(shares)}
+        own = {"clip": clip, "pretrained": self._clip.taught, "images": str(pools), "shares": str(shares)}
+        return {**asdict(self._settings), **own}
 
     def _write_state(self, step: int) -> None:
         assert self._state is not None
@@ -293,10 +296,6 @@ def _normalised(views: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Views [N,C,S,S] in 0..1 as the image tower wants them, [N,3,S,S]."""
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     return (views.expand(-1, 3, -1, -1) - mean) / std
-
-
-def _resized(pixels: Tensor, size: int) -> Tensor:
-    return functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,11 @@ def test_a_state_of_another_run_is_refused(images: Images, tmp_path: Path) -> No
     other = Pretraining(nano(), [(images, 1.0)], PretrainSettings(steps=12, batch=4, seed=1), state=state)
     with pytest.raises(ParameterError, match=r"other settings \(seed\)"):
         other.run(True, nothing)
+    taught = Pretraining(
+        replace(nano(), taught=True), [(images, 1.0)], PretrainSettings(steps=12, batch=4), state=state
+    )
+    with pytest.raises(ParameterError, match=r"other settings \(pretrained\)"):
+        taught.run(True, nothing)
     state.write_bytes(b"nothing")
     with pytest.raises(ParameterError, match="cannot be read"):
         other.run(True, nothing)
