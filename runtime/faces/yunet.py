@@ -44,14 +44,14 @@ class YuNet:
         A row is x, y (top left corner), width, height, five landmarks (x, y), score.
         """
         height, width = image.shape[:2]
-        below, right = -height % _STRIDES[-1], -width % _STRIDES[-1]
-        padded = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_CONSTANT)
-        outputs = self._session.run(None, {"input": cv2.dnn.blobFromImage(padded, swapRB=True)})
-        sizes = [
-            _decode(outputs[place :: len(_STRIDES)], stride, padded.shape[1] // stride, min_score)
-            for place, stride in enumerate(_STRIDES)
-        ]
-        found = np.concatenate(sizes)
+        down, across = (side + -side % _STRIDES[-1] for side in (height, width))
+        pixels = np.zeros((1, 3, down, across), np.float32)
+        for channel, plane in enumerate(pixels[0, ::-1]):  # blue first. cv2.dnn.blobFromImage takes six times as long
+            plane[:height, :width] = cv2.extractChannel(image, channel)
+        outputs = self._session.run(None, {"input": pixels})
+        found = _decode(outputs, *_grid(down, across), min_score)
+        if len(found) < 2:
+            return found
         kept = cv2.dnn.NMSBoxes(found[:, :4].tolist(), found[:, 14].tolist(), min_score, _SAME)
         return found[np.asarray(kept, np.intp)]
 
@@ -67,20 +67,34 @@ def _open(weights: bytes) -> Any:
     return ort.InferenceSession(weights.replace(_FIXED, _FREE), options, providers=["CPUExecutionProvider"])
 
 
-def _decode(parts: list[NDArray[np.float32]], stride: int, columns: int, min_score: float) -> NDArray[np.float32]:
-    """The finds at one stride, as in `YuNet.find`.
+@functools.lru_cache(16)
+def _grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The places at which faces are looked for in a picture: columns and rows [P,2], in strides, and strides [P,1]."""
+    shapes = [(height // stride, width // stride) for stride in _STRIDES]
+    places = [np.indices(shape, np.float32)[::-1].reshape(2, -1).T for shape in shapes]
+    return np.concatenate(places), np.repeat(np.array(_STRIDES, np.float32), [len(one) for one in places])[:, None]
 
-    parts: of each place, row by row: class [1,P,1], object [1,P,1], box [1,P,4] and landmarks [1,P,10], from there.
+
+def _decode(
+    outputs: list[NDArray[np.float32]],
+    corners: NDArray[np.float32],
+    strides: NDArray[np.float32],
+    min_score: float,
+) -> NDArray[np.float32]:
+    """The finds, as in `YuNet.find`, in any order.
+
+    outputs: class [1,P,1], object [1,P,1], box [1,P,4] and landmarks [1,P,10], each at every stride in turn.
     """
-    classes, objects, boxes, landmarks = (part[0] for part in parts)
+    parts = (outputs[first : first + len(_STRIDES)] for first in range(0, len(outputs), len(_STRIDES)))
+    classes, objects, boxes, landmarks = (np.concatenate(part, axis=1)[0] for part in parts)
     scores = np.sqrt(classes.clip(0, 1) * objects.clip(0, 1))
     places = np.flatnonzero(scores >= min_score)
-    corners = np.stack([places % columns, places // columns], axis=1).astype(np.float32)
+    boxes, corners = boxes[places], corners[places]
     with np.errstate(over="ignore"):  # on pictures a pixel high
-        size = np.exp(boxes[places, 2:])
-    start = corners + boxes[places, :2] - size / 2
+        size = np.exp(boxes[:, 2:])
+    start = corners + boxes[:, :2] - size / 2
     geometry = np.concatenate([start, size, landmarks[places] + np.tile(corners, 5)], axis=1)
-    return np.concatenate([geometry * stride, scores[places]], axis=1)
+    return np.concatenate([geometry * strides[places], scores[places]], axis=1)
 
 
 def _weights() -> bytes:
