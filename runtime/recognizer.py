@@ -232,6 +232,7 @@ class Recognizer:
         size = self.bundle.manifest.preprocessing.size
         with watch.time("align"):
             crops = np.stack([align(one.frame.image, one.face.landmarks, size) for one in batch])
+            sharp = [sharpness(crop) for crop in crops]  # while they are in the processor's cache
         begun = perf_counter()
         features = self.encode(crops)
         spent = perf_counter() - begun
@@ -247,8 +248,8 @@ class Recognizer:
             rows = self.classify(np.stack(windows)) if windows else np.empty((0, 1), np.float32)
         distributed = np.abs(rows.sum(axis=1) - 1) < 0.01
         read = int(np.append(distributed & (rows >= -1e-3).all(axis=1), False).argmin())
-        for one, row, warmup, crop in zip(batch, rows[:read], warmups, crops, strict=False):
-            readings[one] = Reading(row, warmup, face_quality(one.face, sharpness(crop)))
+        for one, row, warmup, value in zip(batch, rows[:read], warmups, sharp, strict=False):
+            readings[one] = Reading(row, warmup, face_quality(one.face, value))
         if read < encoded:
             raise self._no_result(batch[read], rows[read], "head")
         if encoded < len(batch):

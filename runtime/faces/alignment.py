@@ -6,6 +6,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from .scaling import average_blocks, cover
+
 TEMPLATE_SIZE = 128
 TEMPLATE = np.array([[46.80, 57.54], [81.03, 57.34], [64.03, 77.00], [49.96, 97.05], [78.31, 96.88]], dtype=np.float32)
 """Where the landmarks go in a 128×128 crop: eyes, nose tip, mouth corners, left to right as seen in the picture."""
@@ -45,36 +47,31 @@ def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
     """Cut the face with `landmarks` [5,2] (pixels) out of an RGB image [H,W,3] as a crop [size,size,3].
 
-    Outside the image, the edge is repeated. Faces much larger than the crop are first averaged down by an
-    integer factor, so that no fine texture aliases into it.
+    Outside the image, the edge is repeated. Faces much larger than the crop are first averaged down by an integer
+    factor, so that no fine texture aliases into it.
     """
     matrix = similarity(landmarks, size)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    factor = int(1 / scale) if scale > 0 else 1
+    factor, halvings = int(1 / scale) if scale > 0 else 1, 0
+    while factor > 3:  # to one that is fast
+        factor, halvings = factor // 2, halvings + 1
+    factor <<= halvings
     if factor >= 2:
-        image, matrix = _shrink(image, matrix, landmarks, factor, size)
+        image, matrix = _shrink(image, matrix, factor, size)
     crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(crop, dtype=np.uint8)
 
 
 def _shrink(
-    image: NDArray[np.uint8],
-    matrix: NDArray[np.float64],
-    landmarks: NDArray[np.float32],
-    factor: int,
-    size: int,
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], factor: int, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Average `factor`×`factor` blocks of the part of the image that the crop covers; adapt the matrix."""
     corners = np.array([[0, 0, 1], [size, 0, 1], [0, size, 1], [size, size, 1]], dtype=np.float64)
-    inverse = cv2.invertAffineTransform(matrix)
-    covered = corners @ inverse.T
-    height, width = image.shape[:2]
-    x0, y0 = np.clip(np.floor(covered.min(axis=0)) - factor, 0, [width - 1, height - 1]).astype(int)
-    x1, y1 = np.clip(np.ceil(covered.max(axis=0)) + factor, [x0 + 1, y0 + 1], [width, height]).astype(int)
-    part = image[y0:y1, x0:x1]
-    target = (max(1, round(part.shape[1] / factor)), max(1, round(part.shape[0] / factor)))
-    small = np.asarray(cv2.resize(part, target, interpolation=cv2.INTER_AREA), dtype=np.uint8)
-    fx, fy = part.shape[1] / target[0], part.shape[0] / target[1]
-    # crop = matrix · image and image = (fx, fy) · (small + ½) − ½ + (x0, y0), pixel centres being at integers.
-    back = np.array([[fx, 0, x0 + (fx - 1) / 2], [0, fy, y0 + (fy - 1) / 2], [0, 0, 1]])
-    return small, matrix @ back
+    covered = corners @ cv2.invertAffineTransform(matrix).T
+    (low_x, low_y), (high_x, high_y) = (covered.min(axis=0) - factor).tolist(), (covered.max(axis=0) + factor).tolist()
+    x0, x1 = cover(low_x, high_x, image.shape[1], factor)
+    y0, y1 = cover(low_y, high_y, image.shape[0], factor)
+    # crop = matrix · image and image = factor · (small + ½) − ½ + (x0, y0), pixel centres being at integers.
+    middle = (factor - 1) / 2
+    back = np.array([[factor, 0, x0 + middle], [0, factor, y0 + middle], [0, 0, 1]])
+    return average_blocks(image[y0:y1, x0:x1], factor), matrix @ back

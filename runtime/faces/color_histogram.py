@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .detection import Box
+from .scaling import shrink
 
 ColorHistogram = NDArray[np.float32]
 
@@ -28,7 +29,7 @@ def color_histogram(image: NDArray[np.uint8], box: Box) -> ColorHistogram | None
     y0, y1 = max(0, int(y + _MARGIN * h)), min(height, int(y + h - _MARGIN * h))
     if x1 <= x0 or y1 <= y0:
         return None
-    thumbnail = cv2.resize(image[y0:y1, x0:x1], (_SIDE, _SIDE), interpolation=cv2.INTER_AREA)
+    thumbnail = shrink(image[y0:y1, x0:x1], _SIDE, _SIDE)
     colours = cv2.calcHist([thumbnail], [0, 1, 2], None, [_BINS] * 3, [0, 256] * 3)
     return np.asarray(colours.ravel() / (_SIDE * _SIDE), np.float32)
 

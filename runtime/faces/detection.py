@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from . import scaling
 from .yunet import YuNet
 
 _FINDABLE = 20  # width of a face, in the picture YuNet sees, that it finds reliably (at 16, half of them)
@@ -97,8 +98,7 @@ class FaceDetector:
         height, width = image.shape[:2]
         small = image
         if shrink < 1:
-            size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
-            small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+            small = scaling.shrink(image, max(1, round(width * shrink)), max(1, round(height * shrink)))
         faces = []
         for row in self._net.find(small, self._min_score):
             face = _face(row, width / small.shape[1], height / small.shape[0])
@@ -139,14 +139,13 @@ def _face(row: NDArray[np.float32], across: float, down: float) -> Face:
 def _cut_square(image: NDArray[np.uint8], left: float, top: float, side: float, size: int) -> NDArray[np.uint8]:
     """A square of an image as one of `size` pixels; what lies outside repeats the edge.
 
-    Averaged, not sampled, where it shrinks: the part is first cut out and shrunk by an area filter.
+    Averaged, not sampled, where it shrinks: the part is first cut out and shrunk.
     """
     x0, y0 = max(0, math.floor(left)), max(0, math.floor(top))
     x1, y1 = min(image.shape[1], math.ceil(left + side)), min(image.shape[0], math.ceil(top + side))
     part, zoom = image[y0:y1, x0:x1], size / side
     if zoom < 1:
-        target = max(1, round(part.shape[1] * zoom)), max(1, round(part.shape[0] * zoom))
-        part = np.asarray(cv2.resize(part, target, interpolation=cv2.INTER_AREA), np.uint8)
+        part = scaling.shrink(part, max(1, round(part.shape[1] * zoom)), max(1, round(part.shape[0] * zoom)))
     across, down = (x1 - x0) / part.shape[1], (y1 - y0) / part.shape[0]
     matrix = np.array([[zoom * across, 0, (x0 - left) * zoom], [0, zoom * down, (y0 - top) * zoom]])
     return np.asarray(cv2.warpAffine(part, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE), np.uint8)

@@ -133,6 +133,7 @@ class Tracker:
         self._carried, self.lost = time, None in motions
         for track, motion in zip(self._visible, motions, strict=True):
             track._carry(motion, time)
+        self._flow.keep(image, [track.face.box for track in self._visible])
         return list(self._visible)
 
     def update(self, faces: list[Face], time: float, image: NDArray[np.uint8] | None = None) -> list[Track]:
@@ -158,6 +159,8 @@ class Tracker:
             alone = not any(_overlap(faces[f].box, box) > _OVERLAP for box in others)
             track._detected(faces[f], time, histograms[f], alone)
         self._visible = [owner[f] for f in sorted(owner)]
+        if image is not None:
+            self._flow.keep(image, [track.face.box for track in self._visible])
         return list(self._visible)
 
     def _match(self, faces: list[Face], histograms: list[ColorHistogram | None], time: float) -> dict[int, Track]:

@@ -34,6 +34,7 @@ def test_a_face_is_followed_to_about_a_pixel(shift: tuple[int, int]) -> None:
     after, (now,) = picture((PERSON, 300 + shift[0], 180 + shift[1], 120))
     motion = MedianFlow()
     assert motion.follow(before, [face(was).box]) == [None]  # nothing to compare with
+    motion.keep(before, [face(was).box])
     (motion,) = motion.follow(after, [face(was).box])
     assert motion is not None
     moved = motion.face(face(was))
@@ -45,7 +46,7 @@ def test_a_face_that_comes_nearer_grows() -> None:
     before, (was,) = picture((PERSON, 300, 180, 100))
     after, (now,) = picture((PERSON, 306, 182, 108))
     motion = MedianFlow()
-    motion.follow(before, [])
+    motion.keep(before, [face(was).box])
     (motion,) = motion.follow(after, [face(was).box])
     assert motion is not None
     assert motion.scale == pytest.approx(1.08, abs=0.03)
@@ -56,7 +57,7 @@ def test_a_face_is_not_carried_off_by_a_person_who_passes_in_front() -> None:
     motion = MedianFlow()
     before, (back, front) = picture((OTHER, 300, 180, 100), (PERSON, 390, 180, 130))
     after, _ = picture((OTHER, 300, 180, 100), (PERSON, 375, 180, 130))
-    motion.follow(before, [])
+    motion.keep(before, [face(back).box, face(front).box])
     behind, passing = motion.follow(after, [face(back).box, face(front).box])
     assert passing is not None
     assert passing.shift[0] == pytest.approx(-15, abs=2)
@@ -67,14 +68,14 @@ def test_a_cut_to_another_scene_is_no_motion() -> None:
     rng = np.random.default_rng(0)
     motion = MedianFlow()
     before, (was,) = picture((PERSON, 300, 180, 120))
-    motion.follow(before, [])
+    motion.keep(before, [face(was).box])
     assert motion.follow(rng.integers(0, 256, before.shape, np.uint8), [face(was).box]) == [None]
     assert motion.follow(np.full_like(before, 90), [face(was).box]) == [None]
 
 
 def test_pictures_of_another_size_are_not_compared() -> None:
     motion = MedianFlow()
-    motion.follow(picture((PERSON, 300, 180, 120))[0], [])
+    motion.keep(picture((PERSON, 300, 180, 120))[0], [(10, 10, 30, 30)])
     assert motion.follow(np.zeros((90, 160, 3), np.uint8), [(10, 10, 30, 30)]) == [None]
     assert motion.follow(np.zeros((1, 1, 3), np.uint8), []) == []
 
@@ -82,8 +83,12 @@ def test_pictures_of_another_size_are_not_compared() -> None:
 def test_boxes_beyond_the_picture_and_empty_ones_do_no_harm() -> None:
     motion = MedianFlow()
     image, _ = picture((PERSON, 300, 180, 120))
-    motion.follow(image, [])
-    assert motion.follow(image, [(-500, 0, 40, 40), (700, 400, 40, 40), (50, 50, 0, 0)])[:2] == [None, None]
+    beyond, empty = [(-500.0, 0.0, 40.0, 40.0), (700.0, 400.0, 40.0, 40.0)], (50.0, 50.0, 0.0, 0.0)
+    for boxes in (beyond[:1], beyond[1:], beyond, [*beyond, empty]):
+        motion.keep(image, boxes)
+        motions = motion.follow(image, boxes)
+        assert len(motions) == len(boxes)
+        assert set(motions[:2]) == {None}
 
 
 def test_a_filmed_face_stays_where_the_detector_finds_it(shared_data) -> None:  # type: ignore[no-untyped-def]
@@ -103,5 +108,6 @@ def test_a_filmed_face_stays_where_the_detector_finds_it(shared_data) -> None:  
             carried = detector.detect(image)[0]
         elif carried and motion:
             carried = motion.face(carried)
+        flow.keep(image, [carried.box] if carried else [])
     assert len(errors) >= 15
     assert np.median(errors) < 0.06
