@@ -97,9 +97,9 @@ def main() -> None:
         figures = sum(found.outside) / frames, sum(found.encode) / frames
         share = sum(found.outside) / sum(found.encode)
         rows.append([name, *(f"{figure:.1f}" for figure in figures), f"{share:.0%}", f"{median(found.rates):.0f}"])
-    vit, demo = (rounds[name][-1] for name in (vit_name, "demo model, with CSV and annotated video"))
+    vit, of_files, _, demo = (found for *_, found in rounds.values())
     outside, rate = median(vit.outside), median(demo.rates)
-    share = sum(vit.outside) / sum(vit.encode)
+    share, share_of_files = (sum(found.outside) / sum(found.encode) for found in (vit, of_files))
     publish(
         "overhead.md",
         "What is not encoder and head",
@@ -108,13 +108,18 @@ def main() -> None:
             "Outside: decoding, detection, tracking, alignment, bookkeeping, per frame of 640×360. The ViT encodes one "
             "face of every frame, the demo model all faces of every third. Frames per second over the whole file, back "
             f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read: there "
-            "the next frames are followed while the encoder runs, and outside is the time in which it does not. ONNX "
-            "Runtime's CPU provider; models in turns; means.",
+            "the next frames are followed and their faces cut out while the encoder runs, and outside is the time in "
+            "which it does not. ONNX Runtime's CPU provider; models in turns; means.",
             table(("", "outside, ms per frame", "encoder, ms per frame", "outside / encoder", "frames/s"), rows),
         ],
         [
             Check(f"outside encoder and head: at most {OUTSIDE:g} ms", f"{outside:.1f} ms", outside <= OUTSIDE),
-            Check(f"on average: at most {SHARE:.0%} of the encoder's", f"{share:.1%}", share <= SHARE),
+            Check(
+                f"of files, on average: at most {SHARE:.0%} of the encoder's",
+                f"{share_of_files:.1%}",
+                share_of_files <= SHARE,
+            ),
+            Check(f"frame by frame, on average: at most {SHARE:.0%} of it", f"{share:.1%}", share <= SHARE),
             Check(f"demo model, all stages: at least {RATE:g} frames/s", f"{rate:.0f}", rate >= RATE),
         ],
         options.write,

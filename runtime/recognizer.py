@@ -16,14 +16,14 @@ from .bundle import DEMO, Bundle
 from .engines import LARGEST_BATCH, Engine, open_graph
 from .engines.choice import check_precision, choose, precision_for
 from .errors import DferError, ParameterError
-from .faces.alignment import align, resize_crop
+from .faces.alignment import resize_crop
 from .faces.boxes import align_box
 from .faces.detection import FaceDetector
-from .faces.quality import face_quality, sharpness
+from .faces.quality import face_quality
 from .machine import default_threads
 from .pipeline.class_map import ClassMap
 from .pipeline.feature_window import FeatureWindow, check_sampling
-from .pipeline.gathering import gather, prefetch
+from .pipeline.gathering import crops_of, gather, prefetch
 from .pipeline.scheduler import Scheduler
 from .pipeline.smoothing import Smoother
 from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, FollowedFrame, Reading, StreamState
@@ -137,7 +137,7 @@ class Recognizer:
 
         boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
         at_once: faces of files that are gathered and encoded together, from several frames of each, which is up to
-        three times faster than one by one; meanwhile the next are gathered. Frames wait for that, live ones never do.
+        three times faster than one by one; meanwhile the next are gathered, and cut out. Frames wait, live ones never do.
         """
 
         def open_stream(reader: SourceReader) -> StreamState:
@@ -146,7 +146,7 @@ class Recognizer:
 
         gathered = gather(readers, open_stream, at_once, self.stopwatch)
         if at_once > 1 and not any(reader.live for reader in readers.readers):
-            gathered = prefetch(gathered, readers)
+            gathered = prefetch(gathered, readers, crops_of)
         for frames in gathered:
             for step in self.read(frames, self.scheduler, self.stopwatch):
                 yield step
@@ -229,12 +229,11 @@ class Recognizer:
         watch: Stopwatch,
     ) -> None:
         """Add the readings of a batch of faces, of the first of them where a result of a later one is none."""
-        size = self.bundle.manifest.preprocessing.size
-        with watch.time("align"):
-            crops = np.stack([align(one.frame.image, one.face.landmarks, size) for one in batch])
-            sharp = [sharpness(crop) for crop in crops]  # while they are in the processor's cache
+        crops = [one.crop for one in batch]
+        watch.add("align", sum(crop.spent for crop in crops))
+        pixels = np.stack([crop.pixels for crop in crops])
         begun = perf_counter()
-        features = self.encode(crops)
+        features = self.encode(pixels)
         spent = perf_counter() - begun
         watch.add("encode", spent)
         scheduler.learn(spent, len(batch))
@@ -248,8 +247,8 @@ class Recognizer:
             rows = self.classify(np.stack(windows)) if windows else np.empty((0, 1), np.float32)
         distributed = np.abs(rows.sum(axis=1) - 1) < 0.01
         read = int(np.append(distributed & (rows >= -1e-3).all(axis=1), False).argmin())
-        for one, row, warmup, value in zip(batch, rows[:read], warmups, sharp, strict=False):
-            readings[one] = Reading(row, warmup, face_quality(one.face, value))
+        for one, row, warmup, crop in zip(batch, rows[:read], warmups, crops, strict=False):
+            readings[one] = Reading(row, warmup, face_quality(one.face, crop.sharpness))
         if read < encoded:
             raise self._no_result(batch[read], rows[read], "head")
         if encoded < len(batch):
@@ -309,6 +308,7 @@ class Recognizer:
             live,
             1 / fps,
             face_provider=provider,
+            crop_size=self.bundle.manifest.preprocessing.size,
             max_faces=self.max_faces,
             open_window=partial(self._open_window, 1 / fps),
             scheduler=scheduler,

@@ -11,7 +11,7 @@ from typing import TypeVar
 from ..errors import DferError
 from ..sources import SourceReader, SourceReaders
 from ..timing import Stopwatch
-from .stream import FollowedFrame, StreamState
+from .stream import Crop, FollowedFrame, StreamState
 
 T = TypeVar("T")
 
@@ -61,8 +61,17 @@ def gather(
     _finish(streams, readers)
 
 
-def prefetch(items: Iterator[T], readers: SourceReaders) -> Iterator[T]:
+def crops_of(frames: list[FollowedFrame]) -> Iterator[Crop]:
+    """Cut out the faces that are to be encoded, one by one."""
+    return (request.crop for followed in frames for request in followed.requests)
+
+
+def prefetch(
+    items: Iterator[T], readers: SourceReaders, prepare: Callable[[T], Iterator[object]] = lambda _: iter(())
+) -> Iterator[T]:
     """The items, made from frames of `readers`, each in a thread while the one before it is used.
+
+    prepare: what can be done to an item in steps, for as long as nobody takes it.
 
     The thread ends when no more are taken, or the readers are closed, which waits for it.
     """
@@ -70,7 +79,6 @@ def prefetch(items: Iterator[T], readers: SourceReaders) -> Iterator[T]:
     taking = True
 
     def make() -> None:
-        item: T | None = None
         error: BaseException | None = None
         while error is None:
             while not wanted.acquire(timeout=_PAUSE) and not readers.closing:
@@ -79,11 +87,15 @@ def prefetch(items: Iterator[T], readers: SourceReaders) -> Iterator[T]:
                 break
             try:
                 item = next(items, None)
-            except BaseException as caught:  # raised where the item is taken
+                made.put((item, None))
+                if item is None:
+                    break
+                for _ in prepare(item):
+                    if made.empty():  # it was taken, and who took it does the rest
+                        break
+            except BaseException as caught:  # raised where the next item is taken
                 error = caught
-            made.put((item, error))
-            if item is None:
-                break
+                made.put((None, error))
 
     readers.start(make)
     try:

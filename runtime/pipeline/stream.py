@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from time import perf_counter
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..faces.alignment import align
 from ..faces.detection import Box, Face, FaceDetector
 from ..faces.orientation import OrientationVote
+from ..faces.quality import sharpness
 from ..faces.tracking import Track, Tracker
 from ..predictions import Prediction, Step, VisibleFace
 from ..sources import Frame
@@ -121,6 +125,14 @@ class TrackState:
     prediction: Prediction | None = None
 
 
+class Crop(NamedTuple):
+    """A face as the encoder reads it: RGB uint8 [S,S,3], aligned; how sharp it is; seconds that cutting it out took."""
+
+    pixels: NDArray[np.uint8]
+    sharpness: float
+    spent: float
+
+
 @dataclass(frozen=True, eq=False)
 class EncodeRequest:
     """A face of a sampled frame that is to be encoded: of which track, and where it was in that frame."""
@@ -138,6 +150,13 @@ class EncodeRequest:
     @property
     def last_served(self) -> int:
         return self.state.last_served
+
+    @cached_property
+    def crop(self) -> Crop:
+        """Cut out when first asked for, by any thread."""
+        start = perf_counter()
+        pixels = align(self.frame.image, self.face.landmarks, self.stream.crop_size)
+        return Crop(pixels, sharpness(pixels), perf_counter() - start)
 
 
 @dataclass(frozen=True)
@@ -172,7 +191,8 @@ class StreamState:
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
     face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
-    motion. max_faces: how many are read, the largest, None for all. smoother: makes the final form of predictions.
+    motion. crop_size: side of the crops, pixels. max_faces: how many are read, the largest, None for all. smoother:
+    makes the final form of predictions.
     """
 
     def __init__(
@@ -182,13 +202,14 @@ class StreamState:
         step: float,
         *,
         face_provider: FaceProvider,
+        crop_size: int,
         max_faces: int | None,
         open_window: Callable[[], FeatureWindow],
         scheduler: Scheduler,
         smoother: Smoother,
         watch: Stopwatch,
     ) -> None:
-        self.source, self.live = source, live
+        self.source, self.live, self.crop_size = source, live, crop_size
         self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
         self._open_window, self._scheduler, self._smoother, self._watch = open_window, scheduler, smoother, watch
         self._patience = max(2.0, 2.25 * step)

@@ -219,6 +219,28 @@ def test_what_comes_next_is_made_while_one_is_used() -> None:
             next(coming)
 
 
+def test_an_item_is_prepared_until_it_is_taken() -> None:
+    steps, first, last = [], threading.Event(), threading.Event()
+
+    def prepare(item: int) -> Iterator[None]:
+        steps.append(item)
+        assert first.wait(10)
+        yield
+        steps.append(item)
+        last.set()
+        raise DferError("cannot be prepared")
+
+    with SourceReaders([Frames([])]) as readers:
+        coming = gathering.prefetch(iter([1, 2]), readers, prepare)
+        assert next(coming) == 1  # while it is prepared
+        first.set()
+        assert last.wait(10)  # the second is, all of it, for nobody takes it
+        assert steps == [1, 2, 2]
+        assert next(coming) == 2
+        with pytest.raises(DferError, match="cannot be prepared"):
+            next(coming)
+
+
 def test_closing_the_readers_ends_what_is_followed_ahead() -> None:
     """Whether its results are still taken or not; a provider of one's own is not asked after that."""
     for stops in (True, False):
