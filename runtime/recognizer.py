@@ -137,7 +137,7 @@ class Recognizer:
 
         boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
         at_once: faces of files that are gathered and encoded together, from several frames of each, which is up to
-        three times faster than one by one; meanwhile the next are gathered, and cut out. Frames wait, live ones never do.
+        three times faster than one by one; meanwhile the next are gathered and cut out. Frames wait, live ones never.
         """
 
         def open_stream(reader: SourceReader) -> StreamState:
