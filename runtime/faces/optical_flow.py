@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -65,6 +66,12 @@ class _Part:
     grey: NDArray[np.uint8]
 
     @staticmethod
+    def around(box: Box, image: NDArray[np.uint8]) -> _Part:
+        """Of an RGB image [H,W,3], with room for the box to move."""
+        zoom = _zoom(box)
+        return _Part.cut(image, _around(box, _AROUND, zoom, image.shape), zoom)
+
+    @staticmethod
     def cut(image: NDArray[np.uint8], place: Rectangle, zoom: int) -> _Part:
         left, top, right, bottom = place
         grey = cv2.cvtColor(image[top:bottom, left:right], cv2.COLOR_RGB2GRAY)  # first: one channel shrinks faster
@@ -106,21 +113,17 @@ class MedianFlow:
         grids = _UNIT_GRID * sizes + corners
         clear = ~_inside_another(grids, corners, corners + sizes) if len(boxes) > 1 else np.ones((1, 1), np.bool_)
         motions = []
-        for box, grid, free in zip(boxes, grids, clear, strict=True):
-            pairs = (pair for pair in zip(before, self._parts, strict=True) if pair[0].shows(box, image.shape))
-            pair = next(pairs, None)
-            motions.append(None if pair is None else _median_motion(box, grid, free, *pair))
+        for number, (box, grid, free) in enumerate(zip(boxes, grids, clear, strict=True)):
+            part = _find(before, box, image.shape, number)
+            motions.append(None if part is None else _median_motion(box, grid, free, before[part], self._parts[part]))
         return motions
 
     def keep(self, image: NDArray[np.uint8], boxes: Sequence[Box]) -> None:
         """What is needed to follow boxes from this picture, RGB [H,W,3], which was the last to `follow` in, if any."""
         parts, self._parts, self._shape = self._parts, [], image.shape
-        for box in boxes:
-            part = next((part for part in parts if part.shows(box, image.shape)), None)
-            if part is None:
-                zoom = _zoom(box)
-                part = _Part.cut(image, _around(box, _AROUND, zoom, image.shape), zoom)
-            self._parts.append(part)
+        for number, box in enumerate(boxes):
+            part = _find(parts, box, image.shape, number)
+            self._parts.append(_Part.around(box, image) if part is None else parts[part])
 
 
 def _flow(
@@ -186,6 +189,12 @@ def _inside_another(
     inside = np.all((points >= low[:, 0]) & (points <= high[:, 0]), axis=-1)
     inside[np.arange(len(grids)), :, np.arange(len(grids))] = False
     return np.asarray(inside.any(axis=-1))
+
+
+def _find(parts: Sequence[_Part], box: Box, shape: tuple[int, ...], likely: int) -> int | None:
+    """Index of a part, of a picture of the shape [H,W,3], that shows the box; the likely one is looked at first."""
+    order = chain(range(likely, min(likely + 1, len(parts))), range(len(parts)))
+    return next((index for index in order if parts[index].shows(box, shape)), None)
 
 
 def _zoom(box: Box) -> int:

@@ -28,10 +28,11 @@ def face(landmarks: np.ndarray) -> Face:
     return Face((float(x), float(y), float(width), float(height)), landmarks, 0.9)
 
 
+@pytest.mark.parametrize(("height", "size"), [(120, (360, 640)), (60, (1080, 1920)), (300, (360, 640))])
 @pytest.mark.parametrize("shift", [(0, 0), (3, -2), (18, 4), (-25, 10)])
-def test_a_face_is_followed_to_about_a_pixel(shift: tuple[int, int]) -> None:
-    before, (was,) = picture((PERSON, 300, 180, 120))
-    after, (now,) = picture((PERSON, 300 + shift[0], 180 + shift[1], 120))
+def test_a_face_is_followed_to_about_a_pixel(shift: tuple[int, int], height: int, size: tuple[int, int]) -> None:
+    before, (was,) = picture((PERSON, 300, 180, height), size=size)
+    after, (now,) = picture((PERSON, 300 + shift[0], 180 + shift[1], height), size=size)
     motion = MedianFlow()
     assert motion.follow(before, [face(was).box]) == [None]  # nothing to compare with
     motion.keep(before, [face(was).box])
