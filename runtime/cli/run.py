@@ -151,6 +151,11 @@ _PATH = click.Path(path_type=Path)
     help="Read images as photographs, each on its own, or as one film. Default: as photographs where their sizes "
     "differ or their names are not numbered.",
 )
+@click.option(
+    "--hwaccel",
+    metavar="DEVICE",
+    help="Decode video files on a device, by FFmpeg's name (cuda, qsv, videotoolbox, …); an error where it does not.",
+)
 @click.option("--realtime", is_flag=True, help="Play files as if they were live, dropping what comes too soon.")
 @click.option("--size", callback=_parse_size, metavar="WxH", help="Ask cameras for this size.")
 @click.option("--camera-fps", type=float, metavar="N", help="Ask cameras for so many frames per second.")

@@ -51,6 +51,7 @@ class RunOptions:
     which stays until Ctrl-C where files were read. metrics: port of this machine where Prometheus may ask how the run
     is, None for none.
     photos: whether images of a folder or pattern are photographs, None for as they look (see `open_source`).
+    hwaccel: what decodes video files, None for the CPU (see `open_source`).
     realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
     """
 
@@ -80,6 +81,7 @@ class RunOptions:
     detect_every: int | None = None
     boxes: Path | None = None
     photos: bool | None = None
+    hwaccel: str | None = None
     realtime: bool = False
     size: tuple[int, int] | None = None
     camera_fps: float | None = None
@@ -149,6 +151,7 @@ def run(
             fps=options.camera_fps,
             reconnect_tries=options.reconnect_tries,
             photos=options.photos,
+            hwaccel=options.hwaccel,
         )
         for source in opened:
             stack.callback(source.close)

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 
 _THREADS = 2  # of a decoder: a third gains little, and many files may be open
 _MOST_DAMAGED = 10_000
@@ -21,6 +21,21 @@ _ASPECTS = 0.25, 4.0  # widths of a pixel, in heights, that are believed
 _SQUARE = 0.01  # change of a side that is not worth resampling for
 _FILES = ("matroska", "mov", "avi", "asf", "ogg", "gif", "apng")
 """Containers that are files, however they come; the others are live where they tell no duration."""
+_NOT_ACCELERATED = "the device of --hwaccel does not decode its codec; without that option the CPU does"
+
+
+def accelerator(device: str) -> Any:
+    """A device of this machine that decodes video, by FFmpeg's name: "cuda", "qsv", "videotoolbox", "d3d11va", …
+
+    Pictures come back to memory. What it cannot decode is an error, and not left to the CPU. Untested on real devices.
+
+    Raises ParameterError for one that this FFmpeg was built without.
+    """
+    from av.codec.hwaccel import HWAccel, hwdevices_available
+
+    if device not in (known := hwdevices_available()):
+        raise ParameterError("hwaccel", f"this FFmpeg does not know {device!r}; it knows {', '.join(known) or 'none'}")
+    return HWAccel(device, allow_software_fallback=False)
 
 
 class _Converter:
@@ -66,14 +81,17 @@ class Film:
 
     place: an open binary file, which is closed with the film, or an address. name: for errors.
     timeout: seconds after which a silent network counts as lost; None waits.
+    hwaccel: what `accelerator` gives; None decodes on the CPU.
 
     rate: frames per second, or None. count: pictures announced, or None. length: seconds announced, or None.
     ends: whether it is a recording, not a stream that goes on. jumps: whether its clock may jump, as broadcasts' do.
     damaged: pictures that did not decode. fault: the system's words where reading broke off.
-    Raises DferError for what holds no video.
+    Raises DferError for what holds no video, and for one that the accelerator does not decode.
     """
 
-    def __init__(self, place: IO[bytes] | str, name: str, timeout: float | None = None) -> None:
+    def __init__(
+        self, place: IO[bytes] | str, name: str, timeout: float | None = None, hwaccel: Any | None = None
+    ) -> None:
         import av
 
         self._lock = threading.Lock()
@@ -84,9 +102,16 @@ class Film:
             self._container: Any = av.open(
                 place if isinstance(place, str) else _Nameless(place),
                 timeout=None if timeout is None else (timeout, timeout),
+                hwaccel=hwaccel,
             )
+        except RuntimeError as error:  # no stream is in a codec that it knows
+            self._close_file()
+            raise DferError(f"{name}: {_NOT_ACCELERATED}") from error
         except (av.FFmpegError, OSError, ValueError) as error:
             self._close_file()
+            if hwaccel is not None and not isinstance(error, av.InvalidDataError):
+                why = f"the device of --hwaccel does not start here ({error}); is its driver installed?"
+                raise DferError(f"{name}: {why}") from error
             if isinstance(place, str):
                 raise DferError(f"{name} does not open; check the address and that the stream is up") from error
             raise DferError(f"{name}: not a video that FFmpeg can read") from error
@@ -100,6 +125,10 @@ class Film:
             raise DferError(f"{name}: {what}")
         best = self._container.streams.best("video")
         self._stream = best if best in known else known[0]
+        if hwaccel is not None and not self._stream.codec_context.is_hwaccel:
+            self._container.close()
+            self._close_file()
+            raise DferError(f"{name}: {_NOT_ACCELERATED}")
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _THREADS
         self._converter = _Converter()

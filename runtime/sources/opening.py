@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import IO, TypeAlias, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
-from ..errors import DferError
+from ..errors import DferError, ParameterError
 from .addresses import why_closed, with_encoded_credentials, without_credentials
 from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_stream, within
 from .deferred import DeferredSource
 from .files import VideoFile
-from .films import Film
+from .films import Film, accelerator
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, Warn, natural_order, readable
 from .images import Animation, ImageFolder, are_photos, is_animated_png, is_animation
 from .live import LiveSource
@@ -40,6 +40,7 @@ def open_source(
     fps: float | None = None,
     reconnect_tries: int = 5,
     photos: bool | None = None,
+    hwaccel: str | None = None,
 ) -> Source:
     """Open one source: whatever `spec` names.
 
@@ -54,14 +55,33 @@ def open_source(
     source then simply ends.
     photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs, and
     warns, where their sizes differ or their names are not numbered (`are_photos`).
-    Raises DferError when there is nothing to read at `spec`.
+    hwaccel: the device, by FFmpeg's name, that decodes videos in files and recordings behind HTTP (see
+    `films.accelerator`); None for the CPU. For a live stream, name a decoder in a GStreamer pipeline.
+    Raises DferError when there is nothing to read at `spec`, or that device does not decode it.
 
     >>> from dfer.runtime import open_source
     >>> with open_source("clip.mp4") as source:
     ...     source.rate, sum(1 for frame in source)
     (24.0, 96)
     """
-    text = str(spec)
+    source = _open(spec, image_rate, warn, size, fps, reconnect_tries, photos, hwaccel)
+    if hwaccel is not None and not isinstance(source, VideoFile):
+        source.close()
+        raise ParameterError("hwaccel", f"{source.name} is neither a video file nor a recording; it decodes only these")
+    return source
+
+
+def _open(
+    spec: SourceSpec,
+    image_rate: float,
+    warn: Warn,
+    size: tuple[int, int] | None,
+    fps: float | None,
+    reconnect_tries: int,
+    photos: bool | None,
+    hwaccel: str | None,
+) -> Source:
+    text, device = str(spec), None if hwaccel is None else accelerator(hwaccel)
     if isinstance(spec, int) or text.startswith(("/dev/video", "/dev/v4l/")):
         name = f"camera {spec}" if isinstance(spec, int) else text
         connect = partial(open_camera, spec if isinstance(spec, int) else text, size, fps)
@@ -69,7 +89,7 @@ def open_source(
         _compare(name, capture, size, fps, warn)
         return LiveSource(capture, connect, name, warn, reconnect_tries)
     if text == "-":
-        return _open_pipe(text, warn)
+        return _open_pipe(text, warn, device)
     if not _exists(text):  # a file may be called "x ! y.mp4"
         if " ! " in text:
             name = f"gstreamer:{text.split()[0]}"  # elements further on, and any properties, may hold credentials
@@ -81,17 +101,17 @@ def open_source(
             capture = _in_time(connect, f"{text} does not open; is the camera connected, and nvargus-daemon running?")
             return LiveSource(capture, connect, text, warn, reconnect_tries)
         if "://" in text:
-            return _open_address(text, warn, reconnect_tries)
-    return _open_files(text, image_rate, warn, photos)
+            return _open_address(text, warn, reconnect_tries, device)
+    return _open_files(text, image_rate, warn, photos, device)
 
 
-def _open_address(url: str, warn: Warn, reconnect_tries: int) -> Source:
+def _open_address(url: str, warn: Warn, reconnect_tries: int, device: Any | None) -> Source:
     """A recording is read whole, as a file is; all else is live."""
     name, encoded = without_credentials(url), with_encoded_credentials(url)
     connect = partial(open_stream, encoded)
     try:
         if url.lower().startswith(("http://", "https://", "file://")):
-            film = _in_time(partial(Film, encoded, name, READ_TIMEOUT), name)
+            film = _in_time(partial(Film, encoded, name, READ_TIMEOUT, device), name)
             if film.ends:
                 return VideoFile(film, name, warn)
             film.release()
@@ -101,19 +121,20 @@ def _open_address(url: str, warn: Warn, reconnect_tries: int) -> Source:
     return LiveSource(capture, connect, name, warn, reconnect_tries)
 
 
-def _open_pipe(text: str, warn: Warn) -> Source:
+def _open_pipe(text: str, warn: Warn, device: Any | None) -> Source:
     """Standard input ("-"), or a named pipe."""
     name = "standard input" if text == "-" else readable(text)
     if text == "-" and os.isatty(0):
         raise DferError("standard input is a terminal; write a video into it: … | dfer-run -")
 
     def connect() -> Film:
-        return Film(os.fdopen(os.dup(0), "rb") if text == "-" else open_file(Path(text)), name)
+        file = os.fdopen(os.dup(0), "rb") if text == "-" else open_file(Path(text))
+        return Film(file, name, hwaccel=device)
 
     return VideoFile(_in_time(connect, f"{name}: nobody writes into this pipe"), name, warn)
 
 
-def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None) -> Source:
+def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, device: Any | None) -> Source:
     path, name = Path(text), readable(text)
     if path.is_dir():
         images = [file for file in path.iterdir() if _is_image(file) and not _is_litter(file.name) and file.is_file()]
@@ -129,14 +150,14 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None) -
             raise DferError(f"{name}: matches {len(files)} files, which are as many sources; use expand() first")
         path = files[0]
     if _exists(text) and not path.is_file():
-        return _open_pipe(text, warn)
+        return _open_pipe(text, warn, device)
     if not path.is_file():
         raise DferError(f"{name}: no such file or folder")
     if _is_image(path) and not is_animated_png(path):
         if is_animation(path):
             return Animation(path, name, image_rate, warn)
         return ImageFolder([path], name, image_rate, warn, photos is True)
-    film = _in_time(lambda: Film(open_file(path), readable(path)), f"{name}: does not open in time")
+    film = _in_time(lambda: Film(open_file(path), name, hwaccel=device), f"{name}: does not open in time")
     return VideoFile(film, readable(path), warn)
 
 
@@ -174,19 +195,30 @@ def open_sources(
     fps: float | None = None,
     reconnect_tries: int = 5,
     photos: bool | None = None,
+    hwaccel: str | None = None,
 ) -> list[Source]:
     """Open all of `expand(specs)`, or none; see `open_source`.
 
     Of several, files are opened when it is their turn to be read, and so is a live source that does not open now: what
     cannot be opened then ends neither this nor the others. A file that does not exist is an error now.
     """
+    if hwaccel is not None:
+        accelerator(hwaccel)  # an unknown one is wrong for all
     expanded = expand(specs)
     opened: list[Source] = []
     failed: list[DferError] = []
     try:
         for spec in expanded:
             opening = partial(
-                open_source, spec, image_rate, warn, size=size, fps=fps, reconnect_tries=reconnect_tries, photos=photos
+                open_source,
+                spec,
+                image_rate,
+                warn,
+                size=size,
+                fps=fps,
+                reconnect_tries=reconnect_tries,
+                photos=photos,
+                hwaccel=hwaccel,
             )
             if len(expanded) > 1 and (name := _stored(spec)):
                 opened.append(DeferredSource(name, opening, warn))
