@@ -51,7 +51,6 @@ from dfer.train.models.clip import load_clip
 CROPS = 640
 """Of them, 512 to measure ranges on and 128 to judge."""
 TARGETS = ("sm86", "sm89", "sm120")
-HEAD = "head.fp32.onnx"
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def naive_parity(method: Method, bundle: Bundle, faces: Path) -> Parity:
     encoder = bundle.read("encoder.fp32.onnx")
     some = measured.frames[:: max(1, len(measured.frames) // 64)]
     naive = quantize_static(encoder, largest(encoder, some), [layer.name for layer in Graph(encoder).layers()])
-    with open_engine(naive, "cpu") as encoding, open_engine(bundle.read(HEAD), "cpu") as classifying:
+    with open_engine(naive, "cpu") as encoding, open_engine(bundle.read("head.fp32.onnx"), "cpu") as classifying:
         return faces_reference(method, kept).compare(encoding, classifying)
 
 
@@ -124,17 +123,21 @@ def file_lines(bundle: Bundle) -> Iterator[str]:
         "features": np.zeros((1, bundle.manifest.window, bundle.manifest.width), np.float32),
     }
     for name in sorted(name for name in bundle.digests if name.endswith(".onnx")):
-        given = "features" if name == HEAD else "frames"
+        given = "features" if name.startswith("head.") else "frames"
+        only_cpu = name.endswith(".cpu.onnx")
         cells = [name, f"{(bundle.path / name).stat().st_size / 1e6:.1f}"]
         for provider in providers:
+            if only_cpu and provider != "cpu":
+                cells.append("not for it")
+                continue
             try:
                 with open_graph(bundle, name, provider) as engine:
                     engine.run({given: inputs[given]})
                 cells.append("runs")
             except DferError as error:
                 cells.append(str(error))
-        if name.endswith(".cpu.onnx"):
-            cells.append("for ONNX Runtime's CPU provider only")
+        if only_cpu:
+            cells.append("not for it")
         elif builds:
             rows = build_engines(bundle, [name], "auto", TARGETS)
             cells.append("; ".join(row.refused or f"{row.size / 1e6:.0f} MB in {row.seconds:.1f} s" for row in rows))
