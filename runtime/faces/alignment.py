@@ -52,7 +52,7 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int) -
     """
     matrix = similarity(landmarks, size)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    factor, halvings = int(1 / scale) if scale > 0 else 1, 0
+    factor, halvings = int(min(1 / scale, max(image.shape))) if scale > 0 else 1, 0
     while factor > 3:  # to one that is fast
         factor, halvings = factor // 2, halvings + 1
     factor <<= halvings

@@ -21,7 +21,7 @@ _REACH = 0.6  # share of the box that the grid spans: the face's inside, not wha
 _AROUND, _NEEDED = 0.4, 0.25  # of a box's longer side, at each of its sides: kept of a picture, and the least of it
 _FEWEST = 6  # points that must agree
 _RETURN = 1.0  # pixels of the small picture by which a point may miss its start when followed back
-_WINDOW, _LEVELS = (11, 11), 3  # of the pyramid: steps of up to 40 pixels of the small picture are found
+_WINDOW, _LEVELS = (11, 11), 3  # of the pyramid: steps of two fifths of a face are found
 _GRID = (0.5 + _REACH * np.linspace(-0.5, 0.5, _SIDE)).astype(np.float32)
 _UNIT_GRID = np.stack(np.meshgrid(_GRID, _GRID), axis=-1).reshape(-1, 2)
 """Points [N,2] of the grid in a box at the origin with sides of 1."""

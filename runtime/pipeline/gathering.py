@@ -91,7 +91,7 @@ def prefetch(
                 if item is None:
                     break
                 for _ in prepare(item):
-                    if made.empty():  # it was taken, and who took it does the rest
+                    if made.empty() or not taking or readers.closing:  # who took it does the rest
                         break
             except BaseException as caught:  # raised where the next item is taken
                 error = caught

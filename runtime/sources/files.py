@@ -33,7 +33,8 @@ class VideoFile(Source):
         self._first = film.read()
         if self._first is None:
             self.close()
-            raise DferError(f"{name}: no frame of this video can be decoded")
+            by = " by the device of --hwaccel; try without it" if film.accelerated else ""
+            raise DferError(f"{name}: no frame of this video can be decoded{by}")
 
     def __iter__(self) -> Iterator[Frame]:
         step = 1 / (self.rate or 25.0)

@@ -21,7 +21,7 @@ _ASPECTS = 0.25, 4.0  # widths of a pixel, in heights, that are believed
 _SQUARE = 0.01  # change of a side that is not worth resampling for
 _FILES = ("matroska", "mov", "avi", "asf", "ogg", "gif", "apng")
 """Containers that are files, however they come; the others are live where they tell no duration."""
-_NOT_ACCELERATED = "the device of --hwaccel does not decode its codec; without that option the CPU does"
+_KNOW = "decode its codec; the CPU does, where no device is named"
 
 
 def accelerator(device: str) -> Any:
@@ -84,9 +84,10 @@ class Film:
     hwaccel: what `accelerator` gives; None decodes on the CPU.
 
     rate: frames per second, or None. count: pictures announced, or None. length: seconds announced, or None.
+    accelerated: whether a device decodes.
     ends: whether it is a recording, not a stream that goes on. jumps: whether its clock may jump, as broadcasts' do.
     damaged: pictures that did not decode. fault: the system's words where reading broke off.
-    Raises DferError for what holds no video, and for one that the accelerator does not decode.
+    Raises DferError for what holds no video; ParameterError for one that the accelerator does not decode.
     """
 
     def __init__(
@@ -104,14 +105,11 @@ class Film:
                 timeout=None if timeout is None else (timeout, timeout),
                 hwaccel=hwaccel,
             )
-        except RuntimeError as error:  # no stream is in a codec that it knows
+        except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
             self._close_file()
-            raise DferError(f"{name}: {_NOT_ACCELERATED}") from error
-        except (av.FFmpegError, OSError, ValueError) as error:
-            self._close_file()
-            if hwaccel is not None and not isinstance(error, av.InvalidDataError):
-                why = f"the device of --hwaccel does not start here ({error}); is its driver installed?"
-                raise DferError(f"{name}: {why}") from error
+            if hwaccel is not None and getattr(error, "filename", None) is None:  # it is not about the place
+                does = f"start here ({error.strerror})" if isinstance(error, av.FFmpegError) else _KNOW
+                raise ParameterError("hwaccel", f"{name}: the device does not {does}") from error
             if isinstance(place, str):
                 raise DferError(f"{name} does not open; check the address and that the stream is up") from error
             raise DferError(f"{name}: not a video that FFmpeg can read") from error
@@ -128,10 +126,10 @@ class Film:
         if hwaccel is not None and not self._stream.codec_context.is_hwaccel:
             self._container.close()
             self._close_file()
-            raise DferError(f"{name}: {_NOT_ACCELERATED}")
+            raise ParameterError("hwaccel", f"{name}: the device does not {_KNOW}")
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _THREADS
-        self._converter = _Converter()
+        self._converter, self.accelerated = _Converter(), hwaccel is not None
         self.damaged, self.fault = 0, ""
         self._measure(whole_riff)
         self._pictures = self._decode()

@@ -116,6 +116,8 @@ def _open_address(url: str, warn: Warn, reconnect_tries: int, device: Any | None
                 return VideoFile(film, name, warn)
             film.release()
         capture = _in_time(connect, name)
+    except ParameterError:  # it opens, but not as was asked
+        raise
     except DferError as error:
         raise DferError(f"{name} does not open; {why_closed(url)}") from error
     return LiveSource(capture, connect, name, warn, reconnect_tries)

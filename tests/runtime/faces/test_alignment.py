@@ -32,7 +32,14 @@ def test_landmarks_in_one_point_do_not_break_it() -> None:
     assert (crop == 7).all()
 
 
-@pytest.mark.parametrize("scale", [0.4, 1.0, 2.7, 6.0])
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e25])
+def test_a_face_larger_than_any_picture_does_not_break_it(size: float) -> None:
+    crop = align(np.full((50, 60, 3), 7, np.uint8), (TEMPLATE * size).astype(np.float32), 112)
+    assert crop.shape == (112, 112, 3)
+    assert (crop == 7).all()
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 2.7, 5.0, 6.0, 9.0, 13.0])
 def test_a_photograph_comes_back_whatever_its_scale(scale: float) -> None:
     rng = np.random.default_rng(0)
     crop = cv2.GaussianBlur(rng.integers(0, 256, (128, 128, 3), dtype=np.uint8), (0, 0), 4)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -20,8 +23,8 @@ def test_pictures_of_a_device_are_the_cpus_or_it_says_what_it_lacks(device: str,
     try:
         with open_source(face_video, hwaccel=device) as source:
             found = [frame.image for frame in source]
-    except DferError as error:
-        assert str(error).startswith(f"{face_video}: the device of --hwaccel does not ")
+    except ParameterError as error:
+        assert str(error).startswith(f"hwaccel: {face_video}: the device does not ")
     else:
         assert len(found) == len(expected)
         assert np.abs(np.int16(found) - np.int16(expected)).mean() < 2
@@ -43,3 +46,22 @@ def test_what_is_no_video_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"no video at all")
     with pytest.raises(DferError, match="not a video that FFmpeg can read"):
         open_source(tmp_path / "a.mp4", hwaccel=device)
+
+
+@pytest.mark.parametrize("device", hwdevices_available())
+def test_a_recording_behind_http_tells_what_the_device_lacks_and_no_password(device: str, face_video: Path) -> None:
+    handler = partial(SimpleHTTPRequestHandler, directory=str(face_video.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            address = f"http://user:secret@127.0.0.1:{server.server_port}"
+            with pytest.raises(DferError, match="does not open; ") as told:
+                open_source(f"{address}/none.mp4", hwaccel=device)
+            assert "secret" not in str(told.value)
+            try:
+                open_source(f"{address}/{face_video.name}", hwaccel=device).close()
+            except ParameterError as error:
+                assert "face.mp4: the device does not " in str(error)
+                assert "secret" not in str(error)
+        finally:
+            server.shutdown()
