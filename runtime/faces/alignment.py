@@ -52,10 +52,9 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int) -
     """
     matrix = similarity(landmarks, size)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
-    factor, halvings = int(min(1 / scale, max(image.shape))) if scale > 0 else 1, 0
-    while factor > 3:  # to one that is fast
-        factor, halvings = factor // 2, halvings + 1
-    factor <<= halvings
+    factor = int(min(1 / scale, max(image.shape))) if scale > 0 else 1
+    halvings = max(0, factor.bit_length() - 2)
+    factor = factor >> halvings << halvings  # 2 or 3 times a power of two, for pictures are halved fast
     if factor >= 2:
         image, matrix = _shrink(image, matrix, factor, size)
     crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -111,7 +111,7 @@ class MedianFlow:
         sides = np.array(boxes, np.float32)[:, None]
         corners, sizes = sides[..., :2], sides[..., 2:]
         grids = _UNIT_GRID * sizes + corners
-        clear = ~_inside_another(grids, corners, corners + sizes) if len(boxes) > 1 else np.ones((1, 1), np.bool_)
+        clear = ~_inside_another(grids, corners, corners + sizes)
         motions = []
         for number, (box, grid, free) in enumerate(zip(boxes, grids, clear, strict=True)):
             part = _find(before, box, image.shape, number)

@@ -21,7 +21,7 @@ _ASPECTS = 0.25, 4.0  # widths of a pixel, in heights, that are believed
 _SQUARE = 0.01  # change of a side that is not worth resampling for
 _FILES = ("matroska", "mov", "avi", "asf", "ogg", "gif", "apng")
 """Containers that are files, however they come; the others are live where they tell no duration."""
-_KNOW = "decode its codec; the CPU does, where no device is named"
+_UNDECODED = "the device does not decode its codec; the CPU does, where no device is named"
 
 
 def accelerator(device: str) -> Any:
@@ -108,8 +108,10 @@ class Film:
         except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
             self._close_file()
             if hwaccel is not None and getattr(error, "filename", None) is None:  # it is not about the place
-                does = f"start here ({error.strerror})" if isinstance(error, av.FFmpegError) else _KNOW
-                raise ParameterError("hwaccel", f"{name}: the device does not {does}") from error
+                why = _UNDECODED
+                if isinstance(error, av.FFmpegError):
+                    why = f"the device does not start here ({error.strerror})"
+                raise ParameterError("hwaccel", f"{name}: {why}") from error
             if isinstance(place, str):
                 raise DferError(f"{name} does not open; check the address and that the stream is up") from error
             raise DferError(f"{name}: not a video that FFmpeg can read") from error
@@ -126,7 +128,7 @@ class Film:
         if hwaccel is not None and not self._stream.codec_context.is_hwaccel:
             self._container.close()
             self._close_file()
-            raise ParameterError("hwaccel", f"{name}: the device does not {_KNOW}")
+            raise ParameterError("hwaccel", f"{name}: {_UNDECODED}")
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _THREADS
         self._converter, self.accelerated = _Converter(), hwaccel is not None
