@@ -23,10 +23,10 @@ from .faces.quality import face_quality
 from .machine import default_threads
 from .pipeline.class_map import ClassMap
 from .pipeline.feature_window import FeatureWindow, check_sampling
-from .pipeline.gathering import crops_of, gather, prefetch
+from .pipeline.gathering import Gathered, Pace, choose_faces, crops_of, gather, prefetch
 from .pipeline.scheduler import Scheduler
 from .pipeline.smoothing import Smoother
-from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, FollowedFrame, Reading, StreamState
+from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, Reading, StreamState
 from .predictions import Prediction, Step
 from .sources import Frame, Source, SourceReader, SourceReaders, SourceSpec, check_image, open_sources
 from .timing import Stopwatch
@@ -136,22 +136,23 @@ class Recognizer:
         """Every frame that is taken of sources being read, with what was seen in it.
 
         boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
-        at_once: faces of files that are gathered and encoded together, from several frames of each, which is up to
-        three times faster than one by one; meanwhile the next are gathered and cut out. Frames wait, live ones never.
+        at_once: faces of files that are encoded together, from several frames of each, up to three times faster than
+        one by one. Frames wait for that, live ones never. The next are followed meanwhile, live ones just in time.
         """
 
         def open_stream(reader: SourceReader) -> StreamState:
             faces = boxes[reader.number] if boxes else self._detection(reader.name)
             return self._open_stream(reader.name, reader.live, reader.rate, faces, self.scheduler, self.stopwatch)
 
-        gathered = gather(readers, open_stream, at_once, self.stopwatch)
-        if at_once > 1 and not any(reader.live for reader in readers.readers):
-            gathered = prefetch(gathered, readers, crops_of)
-        for frames in gathered:
-            for step in self.read(frames, self.scheduler, self.stopwatch):
+        every = gather(readers, open_stream, at_once, self.scheduler, self.stopwatch)
+        pace = Pace(fresh=at_once == 1 or any(reader.live for reader in readers.readers))
+        for gathered in prefetch(every, readers, crops_of, pace.rest):
+            begun = monotonic()
+            for step in self.read(gathered, self.scheduler, self.stopwatch):
                 yield step
                 if step.predictions:
                     self.stopwatch.add("total", monotonic() - step.frame.arrived)
+            pace.learn(gathered, monotonic() - begun)
 
     def session(self, name: str = "session", *, live: bool = False, rate: float | None = None) -> Session:
         """A stream whose frames you push yourself. See `Session`."""
@@ -202,21 +203,20 @@ class Recognizer:
             made.append(smoother.refine(raw))
         return made
 
-    def read(self, frames: Sequence[FollowedFrame], scheduler: Scheduler, watch: Stopwatch) -> Iterator[Step]:
-        """Encode those faces of any streams whose turn it is, each once, and read all windows that end with them.
+    def read(self, gathered: Gathered, scheduler: Scheduler, watch: Stopwatch) -> Iterator[Step]:
+        """Encode the chosen faces of any streams, each once, and read all windows that end with them.
 
         Raises DferError for results that are none, after the frames before.
         """
-        chosen = scheduler.choose([request for followed in frames for request in followed.requests])
         readings: dict[EncodeRequest, Reading] = {}
         failure: DferError | None = None
         try:
-            for start in range(0, len(chosen), LARGEST_BATCH):
-                self._read_faces(chosen[start : start + LARGEST_BATCH], readings, scheduler, watch)
+            for start in range(0, len(gathered.chosen), LARGEST_BATCH):
+                self._read_faces(gathered.chosen[start : start + LARGEST_BATCH], readings, scheduler, watch)
         except DferError as error:
             failure = error
-        unread = set(chosen) - readings.keys()
-        for followed in frames:
+        unread = set(gathered.chosen) - readings.keys()
+        for followed in gathered.frames:
             if failure is not None and not unread.isdisjoint(followed.requests):
                 raise failure
             yield followed.stream.read(followed, readings)
@@ -395,5 +395,6 @@ class Session:
             raise ParameterError("seconds", f"{seconds} does not come after the frame before, at {self._time:g}")
         self._index, self._time = self._index + 1, float(seconds)
         frame = Frame(picture, self._index, self._time, 0.0, monotonic())
-        (step,) = self._recognizer.read([self._stream.process(frame)], self._scheduler, self.stopwatch)
+        gathered = choose_faces([self._stream.process(frame)], self._scheduler)
+        (step,) = self._recognizer.read(gathered, self._scheduler, self.stopwatch)
         return step

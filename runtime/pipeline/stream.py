@@ -35,7 +35,7 @@ _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 
 
 class FaceProvider(Protocol):
-    """Says where the faces are: the detector, now and then, or a file of boxes. For files, another thread asks."""
+    """Says where the faces are: the detector, now and then, or a file of boxes. A thread of its own asks."""
 
     def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
         """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded.
@@ -135,13 +135,17 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EncodeRequest:
-    """A face of a sampled frame that is to be encoded: of which track, and where it was in that frame."""
+    """A face of a sampled frame that is to be encoded: of which track, and where it was in that frame.
+
+    missed: samples of the track left out before it.
+    """
 
     stream: StreamState
     frame: Frame
     number: int
     face: Face
     state: TrackState
+    missed: int
 
     @property
     def live(self) -> bool:
@@ -186,8 +190,8 @@ class FollowedFrame:
 
 
 class StreamState:
-    """One source as the loop sees it. Every frame goes through `process`, its faces through `add`, and then it is
-    `read`; of a file, later frames may be processed before that, and by another thread.
+    """One source as the loop sees it. Every frame goes through `process`, those of its faces that are chosen through
+    `take`; later, while another thread may be at the next frames, through `add`, and then the frame is `read`.
 
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
     face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
@@ -241,9 +245,10 @@ class StreamState:
             self._sampled = {track.id for track in readable}
             self._pending = set(self._sampled)
         requests = tuple(
-            EncodeRequest(self, frame, track.id, track.face, self._states[track.id])
+            EncodeRequest(self, frame, track.id, track.face, state, state.missed)
             for track in readable
             if track.id in self._pending
+            for state in [self._states[track.id]]
         )
         if not self.live:
             self._pending.clear()  # none is left out
@@ -297,14 +302,15 @@ class StreamState:
         for ended in self._states.keys() - alive:
             del self._states[ended]
 
+    def take(self, request: EncodeRequest) -> None:
+        """A face of the last frame is going to be encoded: it waits no longer."""
+        request.state.last_served, request.state.missed = self._scheduler.serve(), 0
+        self._pending.discard(request.number)
+
     def add(self, request: EncodeRequest, feature: NDArray[np.float32]) -> FeatureWindow:
         """Add the feature [D] of a face that was encoded; returns its window, to be read."""
-        state = request.state
-        state.window.push(request.frame.time, feature, state.missed)
-        state.last_served, state.missed = self._scheduler.serve(), 0
-        if self.live:  # of files none is pending, and a later frame may be in `process` now
-            self._pending.discard(request.number)
-        return state.window
+        request.state.window.push(request.frame.time, feature, request.missed)
+        return request.state.window
 
     def read(self, followed: FollowedFrame, readings: Mapping[EncodeRequest, Reading]) -> Step:
         """What was seen in a frame, and read from those of its faces that have a reading, made final here."""

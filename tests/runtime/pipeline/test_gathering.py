@@ -219,6 +219,79 @@ def test_what_comes_next_is_made_while_one_is_used() -> None:
             next(coming)
 
 
+def test_the_next_rests_until_it_is_due_or_wanted() -> None:
+    made = threading.Event()
+
+    def items() -> Iterator[float]:
+        for seconds in (60.0, 0.2, 0.0):
+            made.set()
+            yield seconds
+
+    with SourceReaders([Frames([])]) as readers:
+        coming = gathering.prefetch(items(), readers, rest=float)
+        assert next(coming) == 60
+        made.clear()
+        assert not made.wait(0.5)  # not due
+        begun = time.monotonic()
+        assert next(coming) == 0.2  # wanted
+        made.clear()
+        assert not made.wait(0.05) and made.wait(10)  # due, before anybody asks
+        assert next(coming) == 0 and list(coming) == []
+        assert time.monotonic() - begun < 30
+
+
+def test_live_frames_are_followed_just_in_time() -> None:
+    with_faces = gathering.Gathered([], [object()], spent=0.01)  # type: ignore[list-item]
+    without = gathering.Gathered([], [], spent=0.01)
+    pace, hasty = gathering.Pace(fresh=True), gathering.Pace(fresh=False)
+    for _ in range(20):
+        for one in (pace, hasty):
+            one.learn(with_faces, 0.1)
+            one.learn(without, 0.001)
+    assert pace.rest(with_faces) == pytest.approx(0.1 - 2 * 0.01, abs=1e-4)
+    assert pace.rest(without) <= 0 and hasty.rest(with_faces) <= 0
+
+
+@pytest.mark.parametrize("people", [1, 2])
+def test_faces_of_a_camera_are_followed_while_the_encoder_runs_and_encoded_once(
+    recognizer: Recognizer, face_frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, people: int
+) -> None:
+    """An encoder that does not end before the next frame is followed, which comes no sooner."""
+    encode, process = recognizer.encode, StreamState.process
+    begun, followed = threading.Semaphore(0), threading.Semaphore(0)
+    frames = film(face_frames, people)
+    camera, done = Frames(frames, live=True), list[int]()
+
+    def come() -> Iterator[Frame]:
+        for frame in frames:
+            yield frame
+            if frame.index % 3 == 0:  # one that is sampled
+                assert begun.acquire(timeout=20), "nothing is encoded"
+            else:
+                while done[-1:] != [frame.index]:
+                    time.sleep(0.001)
+
+    def counted(stream: StreamState, frame: Frame) -> FollowedFrame:
+        found = process(stream, frame)
+        done.append(frame.index)
+        followed.release()
+        return found
+
+    def waiting(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        while followed.acquire(blocking=False):
+            pass
+        begun.release()
+        assert followed.acquire(timeout=20), "no frame was followed meanwhile"
+        return encode(crops)
+
+    camera.frames = come  # type: ignore[method-assign]
+    monkeypatch.setattr(StreamState, "process", counted)
+    monkeypatch.setattr(recognizer, "encode", waiting)
+    steps = read(recognizer, camera, LARGEST_BATCH)
+    assert [step.frame.index for step in steps] == list(range(60))
+    assert [len(step.predictions) for step in steps] == [people if index % 3 == 0 else 0 for index in range(60)]
+
+
 def test_an_item_is_prepared_until_it_is_taken() -> None:
     steps, first, last = [], threading.Event(), threading.Event()
 
