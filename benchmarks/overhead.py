@@ -74,8 +74,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--clip", default="ViT-B-32", help="a ViT of open_clip; others are no figures for the page")
+    parser.add_argument("--size", type=int, default=224, help="pixels of its images; likewise")
+    parser.add_argument("--patches", type=int, help="how many of its patches it reads; likewise")
     options = parser.parse_args()
-    bundle = vit_bundle(options.work, options.clip)
+    bundle = vit_bundle(options.work, options.clip, size=options.size, patches=options.patches)
     clip = options.work / "demo.mp4"
     if not clip.exists():
         film_demo(clip)
@@ -107,9 +109,9 @@ def main() -> None:
             "    python benchmarks/overhead.py WORK --write",
             "Outside: decoding, detection, tracking, alignment, bookkeeping, per frame of 640×360. The ViT encodes one "
             "face of every frame, the demo model all faces of every third. Frames per second over the whole file, back "
-            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read: there "
-            "the next frames are followed and their faces cut out while the encoder runs, and outside is the time in "
-            "which it does not. ONNX Runtime's CPU provider; models in turns; means.",
+            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read. The "
+            "next frames are followed and their faces cut out while the encoder runs; outside is the time in which it "
+            "does not. ONNX Runtime's CPU provider; models in turns; means.",
             table(("", "outside, ms per frame", "encoder, ms per frame", "outside / encoder", "frames/s"), rows),
         ],
         [
