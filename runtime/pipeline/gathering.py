@@ -97,17 +97,19 @@ class Pace:
 
     def __init__(self, fresh: bool) -> None:
         self._fresh = fresh
-        self._use = self._spent = 0.0  # seconds that frames with faces are used and followed, running means
+        self._use = {False: 0.0, True: 0.0}  # seconds for which frames are used, without and with faces, running means
+        self._spent = 0.0  # seconds that those with faces are followed, likewise
 
     def learn(self, gathered: Gathered, seconds: float) -> None:
         """Take note of how long frames were used, that is encoded, read and written."""
-        if gathered.chosen:
-            self._use = (self._use + seconds) / 2
+        read = bool(gathered.chosen)
+        self._use[read] = (self._use[read] + seconds) / 2
+        if read:
             self._spent = (self._spent + gathered.spent) / 2
 
     def rest(self, gathered: Gathered) -> float:
         """Seconds for which the next frames are not followed yet, from when these are used."""
-        return self._use - 2 * self._spent if self._fresh and gathered.chosen else 0.0
+        return self._use[bool(gathered.chosen)] - 2 * self._spent if self._fresh else 0.0
 
 
 def prefetch(

@@ -81,7 +81,7 @@ class SourceReader:
                 with ready:
                     if not self._offer(frame):
                         break
-                    ready.notify()
+                    ready.notify_all()
             state = "ended"
         except Exception as error:  # raised where the frames are taken
             if self._closing:
@@ -96,7 +96,7 @@ class SourceReader:
             with ready:
                 self._state = "failed" if self.error is not None else state
                 self._after()
-                ready.notify()
+                ready.notify_all()
 
     def _offer(self, frame: Frame) -> bool:
         """Put a frame where it can be taken, once it is time and there is room; False when closing."""
@@ -213,7 +213,7 @@ class SourceReaders:
         atexit.unregister(self.close)
         with self._ready:
             self._closing = True
-            self._ready.notify()
+            self._ready.notify_all()
             for reader in self.readers:
                 reader._closing = True
                 reader._room.notify()
