@@ -103,9 +103,9 @@ class Pace:
     def learn(self, gathered: Gathered, seconds: float) -> None:
         """Take note of how long frames were used, that is encoded, read and written."""
         read = bool(gathered.chosen)
-        self._use[read] = (self._use[read] + seconds) / 2
+        self._use[read] = (self._use[read] + seconds) / 2 if self._use[read] else seconds
         if read:
-            self._spent = (self._spent + gathered.spent) / 2
+            self._spent = (self._spent + gathered.spent) / 2 if self._spent else gathered.spent
 
     def rest(self, gathered: Gathered) -> float:
         """Seconds for which the next frames are not followed yet, from when these are used."""
