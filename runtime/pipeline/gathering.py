@@ -1,4 +1,4 @@
-"""Frames in which faces are known already, gathered so that the encoder reads many faces at once."""
+"""Frames in which faces are known already, gathered for the encoder while it reads the ones before."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def gather(
     scheduler: Scheduler,
     watch: Stopwatch,
 ) -> Iterator[Gathered]:
-    """Every frame that is taken of sources, in order, with its faces, in lists of those that are to be read together.
+    """Every frame that is taken of sources, in order, with its faces, those together that are to be read together.
 
-    Lists end with `at_once` faces or many pictures; with those that are ready, where that is 1 and while a live source
+    They end with `at_once` faces or many pictures; with those that are ready, where that is 1 and while a live source
     is read. The first ends with a face, so that results begin to come.
     Those of a single file are the same every time.
 

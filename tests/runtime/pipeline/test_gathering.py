@@ -293,6 +293,28 @@ def test_faces_of_a_camera_are_followed_while_the_encoder_runs_and_encoded_once(
     assert [len(step.predictions) for step in steps] == [people if index % 3 == 0 else 0 for index in range(60)]
 
 
+def test_a_run_that_was_left_does_not_keep_the_next_from_ending(
+    recognizer: Recognizer, face_frames: list[np.ndarray]
+) -> None:
+    camera, ending = Frames(film(face_frames)[:1], live=True), threading.Event()
+
+    def come() -> Iterator[Frame]:
+        yield camera._frames[0]
+        ending.wait(20)
+
+    camera.frames = come  # type: ignore[method-assign]
+    with SourceReaders([camera]) as readers:
+        left = recognizer.follow(readers)
+        next(left)
+        left.close()  # type: ignore[attr-defined]
+        following = threading.Thread(target=list, args=(recognizer.follow(readers),))
+        following.start()
+        time.sleep(0.5)  # both wait for the next frame now
+        ending.set()
+        following.join(10)
+        assert not following.is_alive()
+
+
 def test_an_item_is_prepared_until_it_is_taken() -> None:
     steps, first, last = [], threading.Event(), threading.Event()
 
