@@ -98,18 +98,18 @@ class Pace:
     def __init__(self, fresh: bool) -> None:
         self._fresh = fresh
         self._use = {False: 0.0, True: 0.0}  # seconds for which frames are used, without and with faces, running means
-        self._spent = 0.0  # seconds that those with faces are followed, likewise
+        self._spent = 0.0  # seconds for which those with faces are followed, of late at most: every few are searched
 
     def learn(self, gathered: Gathered, seconds: float) -> None:
         """Take note of how long frames were used, that is encoded, read and written."""
         read = bool(gathered.chosen)
         self._use[read] = (self._use[read] + seconds) / 2 if self._use[read] else seconds
         if read:
-            self._spent = (self._spent + gathered.spent) / 2 if self._spent else gathered.spent
+            self._spent = max(gathered.spent, 0.9 * self._spent)
 
     def rest(self, gathered: Gathered) -> float:
         """Seconds for which the next frames are not followed yet, from when these are used."""
-        return self._use[bool(gathered.chosen)] - 2 * self._spent if self._fresh else 0.0
+        return self._use[bool(gathered.chosen)] - 1.5 * self._spent if self._fresh else 0.0
 
 
 def prefetch(

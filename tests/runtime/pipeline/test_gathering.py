@@ -248,9 +248,14 @@ def test_live_frames_are_followed_just_in_time() -> None:
         for one in (pace, hasty):
             one.learn(with_faces, 0.1)
             one.learn(without, 0.05)  # somebody draws them
-    assert pace.rest(with_faces) == pytest.approx(0.1 - 2 * 0.01, abs=1e-4)
-    assert pace.rest(without) == pytest.approx(0.05 - 2 * 0.01, abs=1e-4)
+    assert pace.rest(with_faces) == pytest.approx(0.1 - 1.5 * 0.01, abs=1e-4)
+    assert pace.rest(without) == pytest.approx(0.05 - 1.5 * 0.01, abs=1e-4)
     assert hasty.rest(with_faces) <= 0
+    searched = gathering.Gathered([], [object()], spent=0.03)  # type: ignore[list-item]
+    pace.learn(searched, 0.1)
+    for _ in range(3):
+        pace.learn(with_faces, 0.1)
+    assert pace.rest(with_faces) < 0.1 - 0.03, "the next search would come late"
 
 
 @pytest.mark.parametrize("people", [1, 2])
