@@ -38,7 +38,7 @@ class Lines:
 
     path: of the file, or `STDOUT`.
     Raises DferError, naming the file, when a line cannot be written (a full disk); what was written before stays, and
-    a line of which only a part found room is taken back.
+    a line of which only a part found room is taken back, but not from standard output, where others may write, too.
     """
 
     def __init__(self, path: Path, head: str) -> None:
@@ -62,8 +62,9 @@ class Lines:
         except BrokenPipeError:
             raise  # who reads has had enough
         except OSError as error:
-            with suppress(OSError):  # a pipe or device has no length
-                self._file.truncate(self._size)
+            if self._path != STDOUT:
+                with suppress(OSError):  # a pipe or device has no length
+                    self._file.truncate(self._size)
             raise DferError(f"{self._path}: {error.strerror}; the rows before are in it") from error
         self._size = whole
 

@@ -99,7 +99,7 @@ try:
     for index in range(1000):
         sink.write(step_of(prediction(time=index / 8)))
 except DferError as error:
-    print(error)
+    print(error, file=sys.stderr)
 """
 
 
@@ -109,10 +109,26 @@ def test_a_row_that_found_room_for_a_part_of_it_is_taken_back(tmp_path: Path) ->
     ended = subprocess.run(
         [sys.executable, "-c", FILLER, path], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    assert ended.stdout.startswith(f"{path}: File too large"), ended.stderr
+    assert ended.stderr.startswith(f"{path}: File too large")
     text = path.read_text()
     assert 4800 < len(text) <= 5000
     assert text.endswith("ready,,\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file sizes cannot be limited")
+def test_what_a_shell_appends_to_keeps_its_older_lines_when_the_disk_is_full(tmp_path: Path) -> None:
+    path, older = tmp_path / "all.csv", "older\n" * 500
+    path.write_text(older)
+    with path.open("a") as file:
+        ended = subprocess.run(
+            [sys.executable, "-c", FILLER, "-"],
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent,
+        )
+    assert ended.stderr.startswith("-: File too large")
+    assert path.read_text().startswith(older + "source,frame,") and path.stat().st_size > 4800
 
 
 WRITER = """
