@@ -16,6 +16,7 @@ from .alignment import TEMPLATE, align
 from .detection import Box, Face, FaceDetector, GivenFace
 
 _TIME_SLACK = 1e-3  # seconds; times in files are rounded
+_CARRIED = 2.0  # seconds after its last box for which a face is there still
 _FARTHEST = 1e6  # pixels, either way; no picture is that large
 _LATEST = 1e9  # seconds or frames
 
@@ -31,6 +32,7 @@ class GivenBoxes:
     """The boxes of one source. Plays the detector's role for frames that come in order.
 
     A row belongs to the frame of its number or, in a file without numbers, to the first frame at or after its time.
+    Two seconds without a row mean that nobody is there.
     """
 
     def __init__(self, place: str, rows: Mapping[float, list[_Row]], by_frame: bool) -> None:
@@ -39,11 +41,12 @@ class GivenBoxes:
         self._rows = rows
         self._next = 0  # the first moment that is still to come
         self._due: list[_Row] = []
+        self._last = math.inf  # time of the last frame with boxes, until their faces are gone
         self._used = False
         self._detector = FaceDetector(min_score=0.5)
 
     def should_detect(self, index: int, time: float, wanted: bool = True, anew: bool = False) -> bool:
-        """Whether the file has boxes for this frame. Ask once per frame, in order, then `detect` where it has."""
+        """Whether the file says where faces are in this frame. Ask once per frame, in order, then `detect`."""
         now = index if self._by_frame else time + _TIME_SLACK
         self._due = []
         while self._next < len(self._moments) and self._moments[self._next] <= now:
@@ -51,8 +54,12 @@ class GivenBoxes:
             self._next += 1
             if not self._by_frame or moment == index:  # rows of frames that were dropped are late for ever
                 self._due = self._rows[moment]
-        self._used |= bool(self._due)
-        return bool(self._due)
+        gone = time - self._last > _CARRIED
+        if self._due:
+            self._used, self._last = True, time
+        elif gone:
+            self._last = math.inf
+        return bool(self._due) or gone
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
         """The faces in the boxes that are due in an RGB image [H,W,3], in the file's order.

@@ -101,8 +101,8 @@ class Tracker:
 
     A detection is matched to the track that awaits it: near where its motion led, of like size and like colours, the
     surest pair first (exact assignment switched ids no less often in 42 filmed encounters). While faces overlap,
-    neither look nor velocity is learnt. A track that is not seen glides on, ever slower, and ends after `patience`
-    seconds. Faces scored under `start_score` may continue a track that no better one does, but begin none (ByteTrack,
+    neither look nor velocity is learnt. A track that an update did not find glides on, ever slower, and ends
+    `patience` seconds after it was seen. Faces scored under `start_score` may continue a track that no better one does, but begin none (ByteTrack,
     Zhang et al., ECCV 2022).
 
     next_id: number of the next track that begins.
@@ -142,10 +142,13 @@ class Tracker:
         Returns the tracks of the faces, in their order, without those too weak to begin one. A given face that has an
         id is in the track with that id, whatever it looks like.
         """
-        self._tracks = [track for track in self._tracks if time - track.seen <= self._patience]
         if image is not None:
-            self._visible = [track for track in self._visible if track in self._tracks]
             self.carry(image, time)
+        self._tracks = [
+            track
+            for track in self._tracks
+            if time - track.seen <= self._patience or track.time == time  # carried here
+        ]
         histograms = [None if image is None else color_histogram(image, face.box) for face in faces]
         owner = self._match(faces, histograms, time)
         for f, face in enumerate(faces):

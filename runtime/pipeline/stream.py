@@ -343,7 +343,7 @@ class StreamState:
     def _visible(self, time: float) -> Iterator[tuple[int, Box, TrackState | None]]:
         """The tracks seen where faces were last looked for, carried along to `time`."""
         for track in self._tracker.tracks:
-            if track.time >= self._looked:
+            if track.seen >= self._looked:
                 yield track.id, track.box_at(time), self._states.get(track.id)
 
     def finish(self) -> None:

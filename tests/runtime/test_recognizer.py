@@ -289,6 +289,14 @@ def test_faces_that_stay_where_they_are_are_searched_three_to_five_times_a_secon
     assert searches(face_video, monkeypatch, fps=fps, window=4) == expected
 
 
+def test_a_face_that_a_search_does_not_find_is_not_in_view(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    nobody = np.full_like(face_frames[0], 90)
+    video = write_video(tmp_path / "left.mp4", [*face_frames[:16], *[nobody] * 16], 24)
+    with Recognizer(detect_every=8) as recognizer:
+        seen = [len(step.faces) for step in recognizer.steps(open_source(video))]
+    assert seen == [1] * 16 + [0] * 16
+
+
 def searches(video: Path, monkeypatch: pytest.MonkeyPatch, **settings: float) -> list[int]:
     """The frames of a video in which the detector was asked."""
     frames: list[int] = []

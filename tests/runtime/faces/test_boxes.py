@@ -86,6 +86,12 @@ def test_times_go_to_the_first_frame_at_or_after_them(tmp_path: Path) -> None:
     assert [index for index in range(12) if boxes.should_detect(index, index / 24)] == [1, 2, 8]
 
 
+def test_a_face_without_a_box_for_two_seconds_is_gone(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n3,100,80,90,100\n90,100,80,90,100\n"), ["clip.mp4"])
+    found = {index: len(boxes.detect(face_frames[0])) for index in range(150) if boxes.should_detect(index, index / 24)}
+    assert found == {3: 1, 52: 0, 90: 1, 139: 0}
+
+
 def test_sources_get_their_own_rows(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     path = write(tmp_path, "source,frame,x,y,w,h\na.mp4,0,1,1,9,9\nb.mp4,1,2,2,9,9\nother.mp4,0,3,3,9,9\n")
     first, second = read_boxes(path, ["films/a.mp4", "b.mp4"])

@@ -123,6 +123,17 @@ def test_between_detections_a_face_is_carried_with_its_landmarks() -> None:
     assert track.face.box[0] - start.box[0] == pytest.approx(90, abs=4)
 
 
+def test_a_face_that_was_in_view_all_the_time_keeps_its_id_however_seldom_it_is_searched() -> None:
+    detector, tracker = FaceDetector(), Tracker()
+    image = person(4, 200)
+    for index in range(121):
+        if index % 60 == 0:  # every two and a half seconds
+            tracks = tracker.update(detector.detect(image), index / 24, image)
+        else:
+            tracks = tracker.carry(image, index / 24)
+        assert [track.id for track in tracks] == [1]
+
+
 def test_only_faces_seen_at_the_last_detection_are_carried() -> None:
     detector, tracker = FaceDetector(), Tracker()
     image, empty = person(4, 200), np.full((360, 640, 3), 90, np.uint8)
