@@ -102,8 +102,8 @@ class Tracker:
     A detection is matched to the track that awaits it: near where its motion led, of like size and like colours, the
     surest pair first (exact assignment switched ids no less often in 42 filmed encounters). While faces overlap,
     neither look nor velocity is learnt. A track that an update did not find glides on, ever slower, and ends
-    `patience` seconds after it was seen. Faces scored under `start_score` may continue a track that no better one does, but begin none (ByteTrack,
-    Zhang et al., ECCV 2022).
+    `patience` seconds after it was seen. Faces scored under `start_score` may continue a track that no better one
+    does, but begin none (ByteTrack, Zhang et al., ECCV 2022).
 
     next_id: number of the next track that begins.
     """

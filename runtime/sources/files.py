@@ -15,6 +15,8 @@ _STEADY = 0.9
 """Share of even steps from which on a film has an even rate, so that a hole in it is damage."""
 _JUMP = 10.0
 """Seconds of a broadcast's clock that no picture is held for (FFmpeg's `dts_delta_threshold`)."""
+_SET_BACK, _LEAST = 1.0, 1e-3
+"""Seconds: further back a stamp is another clock's; by how much a time must rise."""
 
 
 class VideoFile(Source):
@@ -40,6 +42,7 @@ class VideoFile(Source):
         step = 1 / (self.rate or 25.0)
         current, self._first = self._first, None
         handed = steady = 0
+        rise = 0.0
         time, last, offset, jumped = 0.0, 0.0, 0.0, False
         while current is not None:
             stamp, cut = current.stamp, False
@@ -48,12 +51,16 @@ class VideoFile(Source):
             else:
                 if stamp is not None:
                     cut = self._film.jumps and not -_JUMP < stamp - last < _JUMP
-                    steady += abs(stamp - last - step) < step / 4
+                    rise = stamp - last
+                    steady += abs(rise - step) < step / 4
                     last = stamp
                     offset = stamp - time - step if cut else offset
-                # Missing or backward time stamps: carry on at the nominal rate, so that times always rise.
-                shown = -1.0 if stamp is None else stamp - offset
-                time = shown if shown > time else time + step
+                if stamp is not None and stamp - offset > time:
+                    time = stamp - offset
+                elif stamp is None or rise < -_SET_BACK:
+                    time += step  # at the nominal rate
+                else:  # by as little as will do, so that the stamps that follow are true again
+                    time += rise if rise > 0 else min(step, _LEAST)
             if cut and not jumped:
                 self.warn(f"{self.name}: its clock jumps at {time:.2f} s (discontinuity); times go on by one frame")
                 jumped = True

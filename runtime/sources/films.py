@@ -222,7 +222,8 @@ class Film:
             except EOFError:
                 break
             except (av.FFmpegError, OSError) as error:
-                if self._file is not None or self.length is not None:  # else that is how a stream without length ends
+                # A stream that tells neither seconds nor bytes ends so.
+                if self._file is not None or self.length is not None or self._container.size > 0:
                     self.fault = getattr(error, "strerror", None) or str(error)
                 break
         end: Any = av.Packet()

@@ -116,7 +116,7 @@ def test_a_camera_that_does_not_open_says_so() -> None:
 
 def test_time_rises_where_stamps_do_not(tmp_path: Path) -> None:
     film = Film(write_video(tmp_path / "v.mp4", counting_frames(6), 10).open("rb"), "v")
-    stamps = iter([0.0, 0.0, 0.0, 0.1, 0.05, 0.9])
+    stamps = iter([0.0, 0.0, 0.0, 0.1, 0.05, 0.12])
     read = film.read
 
     def wrongly_stamped() -> Picture | None:
@@ -126,7 +126,7 @@ def test_time_rises_where_stamps_do_not(tmp_path: Path) -> None:
     times = [frame.time for frame in VideoFile(film, "v", lambda _: None)]
     assert len(times) == 6
     assert (np.diff(times) > 0).all()
-    assert times[-1] == pytest.approx(0.9)
+    assert times[3:] == pytest.approx([0.1, 0.1, 0.12], abs=0.002)  # which are true again at once
 
 
 def test_a_frame_tells_how_long_it_took_and_since_when_it_waits(tmp_path: Path) -> None:
