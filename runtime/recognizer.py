@@ -88,13 +88,12 @@ class Recognizer:
         self._new_smoother = partial(
             Smoother,
             manifest.classes,
-            gap=max(1.0, 2.25 / fps),
             neutral_prior=neutral_prior,
             names=ClassMap.of(names, manifest.classes) if isinstance(names, Mapping) else names,
             unsure=manifest.unsure_below if unsure is None else unsure,
         )
-        self.classes = self.new_smoother(live=False).classes
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
+        self.classes = self.new_smoother(live=False).classes
         self.min_face, self.detect_every = min_face, detect_every
         self.threads = default_threads(0) if threads is None else threads
         self.stopwatch = Stopwatch()
@@ -111,9 +110,9 @@ class Recognizer:
             return self._smooth
         return LIVE_SMOOTHING if live else 0.0
 
-    def new_smoother(self, live: bool) -> Smoother:
-        """What makes predictions of one source final."""
-        return self._new_smoother(seconds=self.smoothing(live))
+    def new_smoother(self, live: bool, fps: float | None = None) -> Smoother:
+        """What makes predictions of one source final, of which `fps` frames per second are sampled."""
+        return self._new_smoother(seconds=self.smoothing(live), gap=max(1.0, 2.25 / (fps or self.fps)))
 
     @property
     def provider(self) -> str:
@@ -312,7 +311,8 @@ class Recognizer:
             max_faces=self.max_faces,
             open_window=partial(self._open_window, 1 / fps),
             scheduler=scheduler,
-            smoother=self.new_smoother(live),
+            smoother=self.new_smoother(live, fps),
+            warn=self.warn,
             watch=watch,
         )
 

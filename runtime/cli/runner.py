@@ -196,7 +196,8 @@ def run(
             from ..outputs.window import Window
 
             window = stack.enter_context(Window(names, drawing))
-        summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / recognizer.fps))
+        slowest = min([recognizer.fps, *(reader.rate for reader in readers.readers if reader.rate)])
+        summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / slowest))
         named = {reader.name: reader for reader in readers.readers}
         rates = {name: reader.rate for name, reader in named.items()}
         header = partial(run_header, recognizer)

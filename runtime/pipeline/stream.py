@@ -31,6 +31,7 @@ stay stable. The others are for faces that were where they were at the search be
 _CALM = 0.2  # share of its size by which a face may have moved since
 _THOROUGH = 0.4
 """Seconds from one search for faces of all sizes to the next, where those that are known are large."""
+_SLOW = 10  # samples in a row that come too late, from which on it is the source's way
 _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 
 
@@ -196,7 +197,7 @@ class StreamState:
     live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
     face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
     motion. crop_size: side of the crops, pixels. max_faces: how many are read, the largest, None for all. smoother:
-    makes the final form of predictions.
+    makes the final form of predictions. warn: told once where pictures come too seldom for windows to fill.
     """
 
     def __init__(
@@ -212,16 +213,18 @@ class StreamState:
         scheduler: Scheduler,
         smoother: Smoother,
         watch: Stopwatch,
+        warn: Callable[[str], object],
     ) -> None:
         self.source, self.live, self.crop_size = source, live, crop_size
         self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
         self._open_window, self._scheduler, self._smoother, self._watch = open_window, scheduler, smoother, watch
+        self._warn, self._slow = warn, 0  # samples in a row that came too late to follow those before
         self._patience = max(2.0, 2.25 * step)
         self._tracker = Tracker(self._patience)
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
         self._pending: set[int] = set()  # those of them that are not encoded yet
-        self._period = -1  # number of the sampling period
+        self._period, self._time = -1, 0.0  # number of the sampling period, and time of its sample
         self._index = -1  # of the last frame
         self._looked = -1.0  # time of the frame in which the provider said where faces are
         self._shape: tuple[int, ...] = ()  # of the last frame's picture
@@ -271,7 +274,20 @@ class StreamState:
             lost = slept + (number in self._pending)
             self._states[number].missed += lost
             self._scheduler.skip(lost)
-        self._period = period
+        if self._period >= 0:
+            self._tell_slow(frame, frame.time - self._time)
+        self._period, self._time = period, frame.time
+
+    def _tell_slow(self, frame: Frame, elapsed: float) -> None:
+        """Tell of a source whose pictures come so seldom, whatever it announced, that no window gets a second one."""
+        late = elapsed > 2.25 * self._step and frame.index == self._index + 1 and not frame.photo
+        self._slow = self._slow + 1 if late else 0
+        if self._slow == _SLOW:
+            self._warn(
+                f"{self.source}: has about {1 / elapsed:.2g} pictures per second, too few for the {1 / self._step:g} "
+                f"to sample, so each is read alone; ask for fewer (--fps {1 / elapsed:.2g})"
+            )
+            self._warn = lambda _: None
 
     def _follow(self, frame: Frame, wanted: bool, anew: bool) -> list[Track]:
         if wanted:

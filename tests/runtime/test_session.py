@@ -61,6 +61,30 @@ def test_a_step_of_a_session_has_the_faces_between_samples(recognizer: Recognize
     assert all(len(step.faces) == 1 and step.faces[0].prediction is not None for step in steps)
 
 
+def test_pictures_that_come_too_seldom_to_be_read_together_are_told_of_once(frames: list[Frame]) -> None:
+    told: list[str] = []
+    with Recognizer(provider="cpu", warn=told.append) as recognizer:
+        session = recognizer.session("dark room", live=True)
+        rows = [session.push(frames[0].image, index / 3)[0] for index in range(30)]
+        assert {row.state for row in rows} == {"warmup"}
+        (line,) = told
+        assert line.startswith("dark room: has about 3 pictures per second") and "--fps 3" in line
+    with Recognizer(provider="cpu", fps=3, warn=told.append) as recognizer:
+        session = recognizer.session("dark room", live=True)
+        assert [session.push(frames[0].image, index / 3)[0].state for index in range(9)][-1] == "ready"
+    assert len(told) == 1
+
+
+def test_a_source_of_less_than_a_picture_per_second_is_smoothed_too(frames: list[Frame]) -> None:
+    courses = []
+    for smooth in (0, 8):
+        with Recognizer(provider="cpu", window=10, smooth=smooth) as recognizer:
+            session = recognizer.session(rate=0.8)
+            rows = [session.push(frames[index * 12].image, index / 0.8)[0] for index in range(6)]
+            courses.append(np.array([row.probabilities for row in rows]))
+    assert np.abs(np.diff(courses[1], axis=0)).sum() < 0.7 * np.abs(np.diff(courses[0], axis=0)).sum()
+
+
 def test_a_single_picture_and_a_clip_give_a_prediction_per_face(recognizer: Recognizer, frames: list[Frame]) -> None:
     pair = np.hstack([frames[40].image, frames[40].image[:, ::-1]])
     faces = recognizer.predict(pair)
