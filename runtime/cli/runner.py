@@ -17,7 +17,7 @@ from ..outputs.folder import OutputFolder
 from ..outputs.summary import Summary
 from ..outputs.tables import run_header
 from ..outputs.timeline import Script
-from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
+from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks, file_states
 from ..pipeline.class_map import ClassMap
 from ..pipeline.feature_window import check_sampling
 from ..pipeline.smoothing import check_smoothing
@@ -189,6 +189,8 @@ def run(
         jobs = options.jobs or (max(2, physical_cores()) if folder is None else max(1, physical_cores() // 2))
         readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime, jobs=jobs))
         names = [reader.name for reader in readers.readers]
+        of_each = [] if folder is None else [path for one in folder.paths(names) for path in one.wanted()]
+        before = file_states([*paths.wanted(len(specs)), *of_each])
         watch = recognizer.stopwatch
         drawing = Drawing(watch)
         window = None
@@ -243,7 +245,7 @@ def run(
                 page.wait()
     return RunResult(
         summary=summary,
-        files=[*paths.describe(len(specs)), *([] if folder is None else folder.describe(names))],
+        files=[*paths.describe(len(specs), before), *([] if folder is None else folder.describe(names, before))],
         timing=watch.report(),
         failures={one.name: one.error for one in readers.readers if one.state == "failed" and one.error},
         dropped={one.name: one.dropped for one in readers.readers if one.dropped},

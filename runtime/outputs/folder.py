@@ -13,7 +13,7 @@ from ..predictions import Step
 from ..sources import SourceReader, readable
 from ..storage import sole_writer
 from ..timing import Stopwatch
-from .writer import Drawing, OutputPaths, Sink, Sinks, file_sinks
+from .writer import Drawing, OutputPaths, Sink, Sinks, file_sinks, was_written
 
 
 class OutputFolder:
@@ -61,9 +61,12 @@ class OutputFolder:
         with sole_writer(self.path):
             yield
 
-    def describe(self, names: Sequence[str]) -> list[str]:
-        """The folder in a line, with how many sources have results there."""
-        count = sum(paths.csv is not None and paths.csv.exists() for paths in self.paths(names))
+    def describe(self, names: Sequence[str], before: Mapping[Path, object]) -> list[str]:
+        """The folder in a line, with how many sources have results of this run there.
+
+        before: what `file_states` told of them before it.
+        """
+        count = sum(paths.csv is not None and was_written(paths.csv, before) for paths in self.paths(names))
         return [f"{readable(self.path)}/: NAME.csv, NAME.mp4 and NAME.png of {count} source{'s' * (count != 1)}"]
 
     def sink(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,13 @@ class TrackSummary:
         }
 
 
+def predictions_apart(step: Step) -> Iterator[Prediction]:
+    """Predictions of a frame; a photograph's have it as their source, for face 1 of the next is somebody else."""
+    for prediction in step.predictions:
+        photo = f"{prediction.source.rstrip('/')}/{prediction.file}"
+        yield replace(prediction, source=photo) if step.frame.photo else prediction
+
+
 class Summary:
     """Adds up predictions per source and track; every photograph is a source of its own.
 
@@ -76,9 +83,8 @@ class Summary:
 
     def write(self, step: Step) -> None:
         """As a sink."""
-        for prediction in step.predictions:
-            photo = f"{prediction.source.rstrip('/')}/{prediction.file}"
-            self.add(replace(prediction, source=photo) if step.frame.photo else prediction)
+        for prediction in predictions_apart(step):
+            self.add(prediction)
         self.profile_samples += len(step.profiles)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from ..predictions import Step
 from ..storage import atomic_write
 from .history import History, ProbabilitySeries
 from .palette import hex_of
-from .summary import Summary
+from .summary import Summary, predictions_apart
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".html")
 
@@ -40,7 +40,7 @@ class Timeline:
 
     def write(self, step: Step) -> None:
         self._summary.write(step)
-        for prediction in step.predictions:
+        for prediction in predictions_apart(step):
             self._history.add(prediction)
 
     def close(self) -> None:

@@ -51,15 +51,18 @@ class OutputPaths:
         tables = [path for path in (self.csv, self.jsonl) if path is not None]
         return [*tables, *self.videos(sources), *([] if self.plot is None else [self.plot])]
 
-    def describe(self, sources: int = 1) -> list[str]:
-        """Those of the files that there are, with what a person should know of a video: its codec."""
+    def describe(self, sources: int, before: Mapping[Path, object]) -> list[str]:
+        """Those of the files that were written, with what a person should know of a video: its codec.
+
+        before: what `file_states` told of them before the run.
+        """
         videos, codec = self.videos(sources), codec_here() if self.video else ""
         if codec == "MPEG-4":
             codec += ", which browsers do not play; for H.264 install ffmpeg, or run: pip install 'dfer-edge[video]'"
         return [
             f"{readable(path)} ({codec})" if path in videos else readable(path)
             for path in self.wanted(sources)
-            if path != STDOUT and path.exists()
+            if path != STDOUT and was_written(path, before)
         ]
 
     @contextmanager
@@ -100,6 +103,16 @@ class OutputPaths:
             raise ParameterError("plot", f"{self.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
         if self.video is not None and self.video.suffix.lower() != ".mp4":
             raise ParameterError("video", f"{self.video}: the name must end in .mp4")
+
+
+def file_states(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
+    """Of plain files that there are: what changes when they are written anew."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths if path.is_file()}
+
+
+def was_written(path: Path, before: Mapping[Path, object]) -> bool:
+    """Whether there is such a file, and not as it was `before`, when a run began that may have failed."""
+    return path.exists() and (path not in before or file_states([path])[path] != before[path])
 
 
 class Sink(Protocol):

@@ -65,6 +65,19 @@ def test_what_could_not_be_read_is_told(batch: tuple[Path, str], clips: Path) ->
     assert f"wrote {out}/: NAME.csv, NAME.mp4 and NAME.png of 3 sources" in told
 
 
+def test_results_of_an_earlier_run_are_not_told_as_this_ones(face_video: Path, tmp_path: Path) -> None:
+    names = [tmp_path / "1.mp4", tmp_path / "2.mp4"]
+    for name in names:
+        shutil.copy(face_video, name)
+    options = RunOptions(names, video=tmp_path / "v.mp4", out_dir=tmp_path / "out", provider="cpu")
+    first = run(options).files
+    assert [line.split(" ")[0] for line in first] == [f"{tmp_path}/v-1.mp4", f"{tmp_path}/v-2.mp4", f"{tmp_path}/out/:"]
+    names[1].write_bytes(b"no longer a video")
+    second = run(options).files
+    assert second[0] == first[0] and len(second) == 2
+    assert second[1].endswith("of 1 source")
+
+
 def test_few_are_open_at_once_and_their_results_are_closed_on_the_way(clips: Path, tmp_path: Path) -> None:
     whole: list[int] = []  # results that are finished when a source begins
     begun: list[str] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.history import MOST_FACES, MOST_POINTS, History, ProbabilitySeries
 from dfer.runtime.outputs.timeline import PLOT_SUFFIXES, Timeline
 from dfer.runtime.predictions import Prediction
+from dfer.runtime.sources import Frame
 from helpers import step_of
 
 CLASSES = ("happiness", "neutral", "anger")
@@ -30,6 +32,18 @@ def said(time: float, row: tuple[float, ...], track: int = 1, source: str = "a.m
 def shares(time: float) -> tuple[float, float, float]:
     happy = 0.5 + 0.4 * float(np.sin(time / 300))
     return happy, 0.9 - happy, 0.1
+
+
+def test_faces_of_different_photographs_are_not_one_course(tmp_path: Path) -> None:
+    timeline = Timeline(tmp_path / "o.html", CLASSES)
+    for index, name in enumerate(("a.jpg", "b.jpg")):
+        one = replace(said(index / 8, (0.8, 0.1, 0.1), source="album"), frame=index, file=name)
+        step = step_of(one)
+        timeline.write(replace(step, frame=Frame(step.frame.image, index, one.time, cut=True, file=name)))
+    timeline.close()
+    page = (tmp_path / "o.html").read_text()
+    assert re.findall(r"album/\w\.jpg · face 1", page) == ["album/a.jpg · face 1", "album/b.jpg · face 1"]
+    assert '"summary":""' not in page.replace(": ", ":")
 
 
 def test_a_short_recording_is_kept_point_by_point() -> None:

@@ -71,7 +71,7 @@ def test_several_sources_share_the_tables_and_have_a_video_each(tmp_path: Path) 
     assert [row["source"] for row in rows] == [entry["source"] for entry in objects[1:]] == ["camera 0", "a.mp4"] * 20
     assert frames_of(tmp_path / "o-1.mp4") == [(120, 160)] * 20
     assert frames_of(tmp_path / "o-2.mp4") == [(90, 60)] * 20
-    notes = outputs_in(tmp_path).describe(2)
+    notes = outputs_in(tmp_path).describe(2, {})
     assert [note.split(" ")[0] for note in notes] == [
         str(tmp_path / name) for name in ("o.csv", "o.jsonl", "o-1.mp4", "o-2.mp4", "o.svg")
     ]
