@@ -91,7 +91,11 @@ def _ask(connection: socket.socket, scheme: str, url: str) -> int | None:
         if scheme in _ENCRYPTED:
             connection = ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname)
         connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        answer = re.match(rb"(?:RTSP|HTTP)/1\.\d (\d{3})", connection.recv(1024))
+        answer = connection.recv(4096)
     except OSError:
         return None
-    return int(answer[1]) if answer else None
+    found = re.match(rb"(?:RTSP|HTTP)/1\.\d (\d{3})", answer)
+    ways = re.findall(rb"(?im)^WWW-Authenticate: *(\w+)", answer)
+    if parts.username is not None and ways and b"basic" not in map(bytes.lower, ways):
+        return None  # it refuses the way of asking, whatever the password
+    return int(found[1]) if found else None

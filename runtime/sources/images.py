@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from time import monotonic, perf_counter
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -58,7 +59,10 @@ class ImageFolder(Source):
 
 
 class Animation(Source):
-    """The pictures of an animated WebP with their delays, or the pages of a TIFF, `rate` to a second."""
+    """The pictures of an animated WebP with their delays, or the pages of a TIFF, `rate` to a second.
+
+    Raises DferError when not even the first can be decoded.
+    """
 
     def __init__(self, path: Path, name: str, rate: float, warn: Warn) -> None:
         self.name, self.rate, self.count = name, rate, None
@@ -66,17 +70,31 @@ class Animation(Source):
         self._data = path.read_bytes()
         self._pause = 1 / rate
         self._closed = False
-        if _is_animated_webp(self._data):
+        self._webp = _is_animated_webp(self._data)
+        if self._webp:
             self.rate = None
+        if next(self._pictures(), None) is None:
+            cut = ", for it is cut short" if self._is_cut() else ""
+            raise DferError(f"{name}: no picture of this file can be decoded{cut}")
 
     def __iter__(self) -> Iterator[Frame]:
-        time, start = 0.0, perf_counter()
-        pictures = _pages(self._data) if self.rate else _animation(self._data)
-        for index, (image, pause) in enumerate(pictures):
+        index, time, start = -1, 0.0, perf_counter()
+        for index, (image, pause) in enumerate(self._pictures()):
             if self._closed:
                 return
             yield Frame(image, index, time, perf_counter() - start, monotonic())
             time, start = time + (pause or self._pause), perf_counter()
+        if self._is_cut():
+            self.warn(f"{self.name}: is cut short; {index + 1} pictures are good")
+
+    def _pictures(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
+        return _animation(self._data) if self._webp else _pages(self._data)
+
+    def _is_cut(self) -> bool:
+        """Whether more bytes were announced than there are."""
+        if self._webp:
+            return 8 + int.from_bytes(self._data[4:8], "little") > len(self._data)
+        return _tiff_goes_on(self._data)
 
     def close(self) -> None:
         self._closed = True
@@ -164,3 +182,17 @@ def _pages(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
         if not good or not images:
             return
         yield np.asarray(images[0], np.uint8), 0.0
+
+
+def _tiff_goes_on(data: bytes) -> bool:
+    """Whether the chain of a TIFF's pages leads beyond its end (TIFF 6.0, section 2)."""
+    order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
+    plain = int.from_bytes(data[2:4], order) == 42  # offsets of a BigTIFF are longer
+    place, seen = int.from_bytes(data[4:8], order) if plain else 0, set[int]()
+    while place and place not in seen:
+        seen.add(place)
+        place += 2 + 12 * int.from_bytes(data[place : place + 2], order)  # behind the fields is where the next lies
+        if place + 4 > len(data):
+            return True
+        place = int.from_bytes(data[place : place + 4], order)
+    return False

@@ -264,6 +264,18 @@ def test_a_tiff_of_several_pages_gives_them_all(tmp_path: Path) -> None:
     assert source.rate == 2
 
 
+def test_animations_that_are_cut_short_say_so(tmp_path: Path) -> None:
+    webp, tiff = tmp_path / "a.webp", tmp_path / "p.tiff"
+    assert cv2.imwriteanimation(str(webp), animation()) and cv2.imwritemulti(str(tiff), numbered(6))
+    for path in (webp, tiff):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(DferError, match=r"a.webp: no picture of this file can be decoded, for it is cut short"):
+        open_source(webp)
+    _, frames, warnings = read(tiff)
+    assert 1 < len(frames) < 6
+    assert warnings == [f"{tiff}: is cut short; {len(frames)} pictures are good"]
+
+
 def test_a_film_closed_by_another_thread_ends(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mp4", numbered(50))
     with open_source(path, warn=lambda line: pytest.fail(line)) as source:
