@@ -19,6 +19,7 @@ MOST_ROWS = 50_000
 """Rows that can be downloaded, the newest; of one face 1.7 hours at 8 a second, in about 10 MB."""
 
 _MOST_POINTS = 6000  # per source, however many faces and samples there are in SPAN
+_MOST_ENDED = 16  # sources whose picture stays after their end, the last to begin
 
 
 class SourceState(Protocol):
@@ -70,6 +71,8 @@ class Board:
     def put(self, step: Step, states: Sequence[SourceState]) -> None:
         with self._lock:
             self._states = states
+            if step.source not in self._shown:
+                self._forget_ended()
             shown = self._shown.setdefault(step.source, _Shown())
             if shown.step is not None and step.frame.time < shown.step.frame.time:
                 shown.points.clear()  # the source began again
@@ -81,6 +84,15 @@ class Board:
                 self._rows.append(csv_row(prediction))
             while shown.points and shown.points[0][1].time < step.frame.time - SPAN:
                 shown.points.popleft()
+
+    def _forget_ended(self) -> None:
+        """Let go of frames, which are large, and of predictions as old as rows that are gone: files may be many."""
+        ended = {state.name for state in self._states if state.state in ("ended", "failed")}
+        held = [shown for name, shown in self._shown.items() if name in ended and (shown.step or shown.points)]
+        for shown in held[:-_MOST_ENDED]:
+            shown.step = None
+            if shown.points and shown.points[-1][0] <= self._count - MOST_ROWS:
+                shown.points.clear()
 
     def snapshots(self) -> list[SourceSnapshot]:
         """All sources as they are now, in the order of the run."""

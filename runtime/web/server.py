@@ -110,10 +110,10 @@ class PageServer(Service):
         """The newest picture of every source; those that did not change are not encoded again."""
         pictures = {}
         for snapshot in snapshots:
-            picture = self._round.pictures.get(snapshot.name)
-            if snapshot.step is not None and (picture is None or picture.number != snapshot.frames):
-                picture = picture_of(snapshot.step, snapshot.frames)
-            if picture is not None:
+            if snapshot.step is not None:
+                picture = self._round.pictures.get(snapshot.name)
+                if picture is None or picture.number != snapshot.frames:
+                    picture = picture_of(snapshot.step, snapshot.frames)
                 pictures[snapshot.name] = picture
         return pictures
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
@@ -180,6 +181,22 @@ def test_a_source_that_begins_again_forgets_what_was(page: WebPage) -> None:
         page.show(make_step(moment), stages, [])
     with Viewer(page) as viewer:
         assert [point["time"] for point in viewer.round()["sources"][0]["points"]] == [0, 1]
+
+
+def test_of_many_files_the_last_are_seen_and_the_memory_for_the_others_is_free(page: WebPage) -> None:
+    states = [State(f"{number}.mp4", "opening") for number in range(40)]
+    frames = []
+    for state in states:
+        step = make_step(0, source=state.name)
+        frames.append(weakref.ref(step.frame))
+        page.show(step, stages, states)
+        del step
+        state.state = "ended"
+    assert sum(frame() is not None for frame in frames) < 20
+    with Viewer(page) as viewer:
+        told = viewer.round()["sources"]
+    assert [source["name"] for source in told if source["picture"]] == [f"{number}.mp4" for number in range(23, 40)]
+    assert [len(source["points"]) for source in told] == [1] * 40  # who watches is told every prediction
 
 
 def test_the_rows_can_be_kept_as_a_table(page: WebPage, tmp_path: Path) -> None:
