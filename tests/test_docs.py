@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import configparser
 import doctest
 import importlib
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import time
 from pathlib import Path
 
 import click
@@ -85,6 +89,23 @@ def beside_the_clip(demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("beside_the_clip")
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell")
+def test_the_service_of_the_jetson_s_page_can_be_enabled_and_keeps_the_rows_of_every_start() -> None:
+    (text,) = re.findall(r"^\[Service\].*?(?=^```)", (ROOT / "docs/jetson.md").read_text("utf-8"), re.M | re.S)
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.read_string(text)
+    assert unit["Install"]["WantedBy"] == "multi-user.target"
+    assert f"/var/lib/{unit['Service']['StateDirectory']}/rows" in unit["Service"]["ExecStart"]
+    started = unit["Service"]["ExecStart"].replace("$$", "$").replace("%%", "%")  # as systemd does
+    started = re.sub(r"exec \S+/dfer-run", "exec echo", started)
+    tables = set()
+    for _ in range(2):
+        said = subprocess.run(shlex.split(started), check=True, capture_output=True, text=True).stdout
+        tables.add(re.search(r"--csv (/var/lib/dfer/rows-\d+T\d+\.csv) ", said + " ").group(1))  # type: ignore[union-attr]
+        time.sleep(1.0)
+    assert len(tables) == 2
+
+
 @pytest.mark.parametrize("file", WITH_EXAMPLES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_examples_in_docstrings_hold(file: Path) -> None:
     module = ".".join(["dfer", *file.relative_to(ROOT).with_suffix("").parts])
