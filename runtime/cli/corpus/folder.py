@@ -18,9 +18,11 @@ import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from pathlib import Path
+from time import time
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DferError, require
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _SCHEMA = 1
+_LONG = 3600.0  # seconds after which nobody writes a table any more
 _NOTE = b"dfer"
 """Key of a table's metadata, JSON: what is known of a unit's segments."""
 
@@ -70,9 +73,11 @@ class CorpusFolder:
         require("pyarrow", "label")
         run = json.loads(json.dumps({"schema": _SCHEMA, **run}))
         known = self._read_run()
-        if known is None:
-            if self.path.exists() and not self._is_begun():
+        if known is None and self.path.exists() and not self._is_begun():
+            known = self._read_run()  # another shard may have written it meanwhile
+            if known is None:
                 raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
+        if known is None:
             units = make_plan()
             for part in ("predictions", "failures", "attempts"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
@@ -195,7 +200,9 @@ class CorpusFolder:
             writer.writeheader()
             writer.writerows(lines)
         for left in [*self.path.rglob(".*.part*"), *(self.path / "attempts").iterdir()]:
-            left.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # other shards may be finishing now, and writing beside these tables
+                if left.parent != self.path or time() - left.stat().st_mtime > _LONG:
+                    left.unlink()
 
 
 def _table(classes: tuple[str, ...], rows: Iterable[tuple[Prediction, int]]) -> pyarrow.Table:

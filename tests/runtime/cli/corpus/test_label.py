@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,26 @@ def test_shards_make_one_result_and_the_last_ends_it(film: Path, tmp_path: Path)
     assert [result.left for result in results] == [2, 0]
     assert (out / "summary.csv").is_file()
     assert Counter(row["segment"] for row in rows_in(out)).keys() == {0, 1, 2, 3}
+
+
+def test_shards_that_end_together_all_finish(labelled: tuple[Path, Result], tmp_path: Path) -> None:
+    out = shutil.copytree(labelled[0], tmp_path / "out")
+    (out / "predictions" / ".0.abcd.part.parquet").touch()  # by who was killed
+    with ThreadPoolExecutor(8) as shards:
+        for finishing in [shards.submit(CorpusFolder(out).finish) for _ in range(80)]:
+            finishing.result()
+    assert (out / "summary.csv").read_bytes() == (labelled[0] / "summary.csv").read_bytes()
+    assert leftovers(out) == []
+
+
+def test_a_shard_that_looks_while_another_begins_joins_it(tmp_path: Path) -> None:
+    class Late(CorpusFolder):
+        def _is_begun(self) -> bool:
+            CorpusFolder(self.path).begin({"bundle": "a"}, lambda: [])
+            return super()._is_begun()
+
+    (tmp_path / "out").mkdir()
+    assert Late(tmp_path / "out").begin({"bundle": "a"}, lambda: []) == []
 
 
 @pytest.mark.long
