@@ -6,6 +6,7 @@
 | plan.jsonl | the units, one a line |
 | predictions/UNIT.parquet | rows of a unit: the CSV's columns and `segment`; a unit is done when it exists |
 | failures/UNIT.json | the videos of a unit that could not be read, and why |
+| attempts/UNIT.json | at which video of a unit a worker is |
 | tracks.parquet | source, segment, track → person: the same face over all parts of a video |
 | summary.csv | a line per video |
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
 _SCHEMA = 1
 _LONG = 3600.0  # seconds after which nobody writes a table any more
+OPENING = -1
+"""In an attempt, in place of a video's number: while the model is opened."""
+
 _NOTE = b"dfer"
 """Key of a table's metadata, JSON: what is known of a unit's segments."""
 
@@ -67,6 +71,8 @@ class CorpusFolder:
     def begin(self, run: Mapping[str, Any], make_plan: Callable[[], list[Unit]]) -> list[Unit]:
         """Take the folder for a run, or go on with one of the same `run`; returns its units.
 
+        One of another run is taken as well where that has read nothing, since its model did not open.
+
         make_plan: makes them, where the folder has none yet.
         Raises DferError for a folder of another run, naming what differs, and for one that holds something else.
         """
@@ -77,7 +83,7 @@ class CorpusFolder:
             known = self._read_run()  # another shard may have written it meanwhile
             if known is None:
                 raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
-        if known is None:
+        if known is None or (known != run and not self._is_read()):
             units = make_plan()
             for part in ("predictions", "failures", "attempts"):
                 (self.path / part).mkdir(parents=True, exist_ok=True)
@@ -97,6 +103,14 @@ class CorpusFolder:
         """Whether there is nothing here but what `begin` makes first, as another shard may be doing now."""
         known = {"predictions", "failures", "attempts", "plan.jsonl"}
         return self.path.is_dir() and all(one.name in known or ".part" in one.name for one in self.path.iterdir())
+
+    def _is_read(self) -> bool:
+        """Whether a video was read here, or may be just now."""
+        try:
+            begun = (json.loads(file.read_text(encoding="utf-8")) for file in self._files("attempts"))
+            return any(one["at"] != OPENING for one in begun) or bool(self.done())
+        except (OSError, ValueError, LookupError, TypeError):  # a file that is gone was of a unit that is done
+            return True
 
     def units(self) -> list[Unit]:
         """The plan."""

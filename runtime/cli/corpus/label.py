@@ -70,9 +70,10 @@ def label(
     if shard is not None and options.cluster is not None:
         raise ParameterError("shard", "a Ray cluster divides the work itself; leave one of the two out")
     bundle = Bundle.open(settings.bundle)
-    check_sampling(settings.window or bundle.manifest.seconds, settings.fps or bundle.manifest.fps)
+    window = bundle.manifest.seconds if settings.window is None else settings.window
+    check_sampling(window, bundle.manifest.fps if settings.fps is None else settings.fps)
     videos = find_videos(options.videos)
-    lead = max(_SHORTEST_LEAD, settings.window or bundle.manifest.seconds)
+    lead = max(_SHORTEST_LEAD, window)
 
     def plan() -> list[Unit]:
         looked = 0

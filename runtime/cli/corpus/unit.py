@@ -12,7 +12,7 @@ from ...predictions import Prediction
 from ...recognizer import Recognizer
 from ...sources import Source, open_source
 from ...storage import atomic_write
-from .folder import CorpusFolder, SegmentNote
+from .folder import OPENING, CorpusFolder, SegmentNote
 from .persons import Seen
 from .plan import Segment, Unit
 from .sections import START, VideoSection, is_before
@@ -20,7 +20,6 @@ from .settings import Job, LabelSettings
 
 _TRIES = 3
 """Crashes of the worker at one video after which that video has failed."""
-_OPENING = -1  # in place of a video's number: while the model is opened
 
 
 def label_unit(unit: Unit, job: Job) -> int:
@@ -32,9 +31,9 @@ def label_unit(unit: Unit, job: Job) -> int:
     """
     folder = CorpusFolder(job.folder)
     attempts = _Attempts(folder, unit, job.run)
-    if attempts.crashes(_OPENING) >= _TRIES:
+    if attempts.crashes(OPENING) >= _TRIES:
         raise DferError(f"worker processes crash while they open bundle {job.settings.bundle}; try dfer-run with it")
-    attempts.begin(_OPENING)
+    attempts.begin(OPENING)
     recognizer = _open_recognizer(job.settings)
     rows: list[tuple[Prediction, int]] = []
     notes = []

@@ -98,6 +98,15 @@ def test_the_same_command_goes_on_and_another_is_refused(clips: Path, labelled: 
     assert "other settings (videos)" in other.output
 
 
+def test_after_a_model_that_does_not_open_other_settings_are_taken(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    refused = command(clips / "day0", out, "--precision", "bf16", "--workers", 2)
+    assert (refused.exit_code, "bf16" in refused.output) == (1, True)
+    done = command(clips / "day0", out, "--workers", 1)
+    assert done.exit_code == 0, done.output
+    assert len(lines_of(out)) == 2
+
+
 @pytest.mark.long
 def test_failed_videos_are_done_again_when_asked(clips: Path, labelled: tuple[Path, Result], tmp_path: Path) -> None:
     videos, out = tmp_path / "videos", tmp_path / "out"
@@ -204,6 +213,7 @@ def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path:
         (["clip.mp4", "out", "--shard", "5/4"], "'5/4' is not K/N"),
         (["clip.mp4", "out", "--shard", "1/2", "--cluster", "h:1"], "--shard: a Ray cluster divides the work itself"),
         (["clip.mp4", "out", "--window", "0.01"], "--window"),
+        (["clip.mp4", "out", "--window", "0"], "--window"),
         (["clip.mp4", "out", "--bundle", "empty"], "manifest"),
     ],
 )
