@@ -211,6 +211,15 @@ def test_the_rows_can_be_kept_as_a_table(page: WebPage, tmp_path: Path) -> None:
         assert answer.read() == (tmp_path / "o.csv").read_bytes()
 
 
+def test_keeping_many_rows_takes_next_to_nothing_from_the_run(page: WebPage) -> None:
+    for count in range(100):
+        page.show(make_step(count, tracks=tuple(range(100))), stages, [])
+    begun = time.process_time()
+    with urlopen(page.url + "rows.csv", timeout=30) as answer:
+        assert answer.read().count(b"\n") == 10_001
+    assert time.process_time() - begun < 0.4
+
+
 def test_a_number_that_is_no_port_is_refused() -> None:
     for port in (65536, 70000, -1):
         with pytest.raises(DferError, match=f"port: {port} is none"):
