@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from .errors import DferError
 def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """A path beside `path`, with its suffix, to write to; renamed to `path` when the body is done, removed if it fails.
 
+    A link stays one, and what it leads to is written; pipes and devices such as /dev/stdout are written themselves.
     durable: the bytes are on the disk before the name is, at the price of a wait: for what cost hours to compute.
     Raises DferError, naming `path`, when it cannot be written.
 
@@ -29,20 +31,33 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     >>> target.read_text()
     'done'
     """
-    aside = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    direct = is_special(path)
+    target = Path(os.path.realpath(path))
+    aside = path if direct else target.with_name(f".{target.stem}.{secrets.token_hex(4)}.part{path.suffix}")
     try:
         yield aside
-        if durable:
-            flush(aside)
-        aside.replace(path)
-        if durable:
-            flush(path.parent)
+        if not direct:
+            if durable:
+                flush(aside)
+            aside.replace(target)
+            if durable:
+                flush(target.parent)
     except OSError as error:
-        if error.filename not in (None, aside, str(aside), path, str(path)):
+        if error.filename is not None and str(error.filename) not in map(str, (aside, target, path)):
             raise
         raise DferError(f"{path}: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        if not direct:
+            aside.unlink(missing_ok=True)
+
+
+def is_special(path: Path) -> bool:
+    """Whether it is there and neither file nor folder: a pipe or a device, which nothing can be put in place of."""
+    try:
+        kind = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
 
 
 @contextmanager

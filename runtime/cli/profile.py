@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import DferError, reports_errors
-from ..storage import atomic_write
+from ..storage import atomic_write, is_special
 from .options import bundle_option, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def _check(path: Path | None) -> None:
             raise DferError(f"{path}: folder {path.parent} does not exist")
         if path.is_dir():
             raise DferError(f"{path} is a folder; name a file")
-        if not os.access(path.parent, os.W_OK):
+        if not os.access(path if is_special(path) else Path(os.path.realpath(path)).parent, os.W_OK):
             raise DferError(f"{path}: no permission to write there")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,30 @@ def test_two_writers_do_not_share_a_file_aside(tmp_path: Path) -> None:
         first.write_text("first")
         second.write_text("second")
     assert target.read_text() in ("first", "second")
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    target, link = tmp_path / "old" / "report.json", tmp_path / "newest.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    with atomic_write(link, durable=True) as aside:
+        aside.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert list((tmp_path / "old").iterdir()) == [target]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs named pipes")
+def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with atomic_write(pipe, durable=True) as aside:
+        aside.write_text("told")
+    assert pipe.is_fifo()
+    assert os.read(reader, 100) == b"told"
+    os.close(reader)
 
 
 def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
