@@ -327,7 +327,7 @@ class Recognizer:
     def _open_engines(self, stack: ExitStack, provider: str, precision: str) -> tuple[str, Engine, Engine]:
         """The precision that runs, and both engines, which `stack` closes."""
         if provider == "auto":
-            provider, recommended = choose(self.bundle, self.threads, self.warn)
+            provider, recommended = choose(self.bundle, self.threads, self.warn, precision)
         else:
             recommended = precision_for(self.bundle, provider, self.warn)
         precision = recommended if precision == "auto" else check_precision(self.bundle, precision, provider, self.warn)

@@ -25,31 +25,40 @@ _WARM_UP, _ROUNDS = 3, 5  # runs of each: before the trial, and at least in it
 _KEPT = 64  # choices; the oldest go
 
 
-def choose(bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: None) -> tuple[str, str]:
+def choose(
+    bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: None, precision: str = "auto"
+) -> tuple[str, str]:
     """The provider that runs the bundle's encoder fastest on this machine at batch 1, and the precision it does it in.
 
-    Where several providers are present each runs what the bundle recommends for it, in turns for two seconds, and
-    the choice is kept in `cache_folder()`/choices.json until the bundle, the machine, a version or `threads` changes.
+    precision: that was asked for by name, so that only those compete that run it; "auto" for what is recommended.
+    Where several providers are present they run it in turns for two seconds, and the choice is kept in
+    `cache_folder()`/choices.json until the bundle, the machine, a version or an argument changes.
     Building TensorRT engines, where that is present, comes on top once; `warn` is told, and of providers that fail.
 
     Raises DferError when none works.
     """
+
+    def run_by(provider: str) -> tuple[str, str]:
+        return provider, precision_for(bundle, provider) if precision == "auto" else precision
+
     candidates = present_providers()
+    if precision != "auto":  # where none can, the CPU says why
+        candidates = [name for name in candidates if _can_run(bundle, precision, name)] or ["cpu"]
     if len(candidates) == 1:
-        return candidates[0], precision_for(bundle, candidates[0])
-    key = _key(bundle, candidates, threads)
+        return run_by(candidates[0])
+    key = _key(bundle, candidates, threads, precision)
     known = _read_choices()
     remembered = known.pop(key, {}).get("provider")
     if remembered in candidates:
-        return remembered, precision_for(bundle, remembered)
-    timings = compare_providers(bundle, candidates, threads, warn)
+        return run_by(remembered)
+    timings = compare_providers(bundle, candidates, threads, warn, precision)
     provider = min(timings, key=lambda name: timings[name])
     entry = {"provider": provider, "milliseconds": {name: round(time, 3) for name, time in timings.items()}}
     try:
         _write_choices(dict([*known.items(), (key, entry)][-_KEPT:]))
     except (OSError, DferError) as error:
         warn(f"the choice of {provider} cannot be kept, so each start will try all providers again: {error}")
-    return provider, precision_for(bundle, provider)
+    return run_by(provider)
 
 
 def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) -> str:
@@ -90,19 +99,27 @@ def check_precision(bundle: Bundle, precision: str, provider: str, warn: Warn) -
 
 def _passes(bundle: Bundle, precision: str, provider: str) -> bool:
     """Whether a bundle holds a precision for a provider, which passed its gate at export, and the provider runs it."""
-    entry = bundle.manifest.precisions.get(precision, {})
-    graphs = entry.get("files", {}).get("encoder", {"default": ""})
-    gated = entry.get("gate", "off") != "off" and not {provider, "default"}.isdisjoint(graphs)
-    return gated and find_backend(provider).runs(precision)
+    gate = bundle.manifest.precisions.get(precision, {}).get("gate", "off")
+    return gate != "off" and _can_run(bundle, precision, provider)
+
+
+def _can_run(bundle: Bundle, precision: str, provider: str) -> bool:
+    """Whether a bundle holds a precision for a provider, which runs it on this machine."""
+    graphs = bundle.manifest.precisions.get(precision, {}).get("files", {}).get("encoder", {}) or {"default": ""}
+    return not {provider, "default"}.isdisjoint(graphs) and find_backend(provider).runs(precision)
 
 
 def compare_providers(
-    bundle: Bundle, candidates: list[str], threads: int | None = None, warn: Warn = lambda _: None
+    bundle: Bundle,
+    candidates: list[str],
+    threads: int | None = None,
+    warn: Warn = lambda _: None,
+    precision: str = "auto",
 ) -> dict[str, float]:
     """Median milliseconds of one encoder run at batch 1, by provider; those that do not work are told and left out.
 
-    Runs take turns, so that whatever else the machine does hits all alike. Raises DferError when none works, and
-    BundleError for damaged graphs.
+    precision: "auto" for what the bundle recommends for each. Runs take turns, so that whatever else the machine does
+    hits all alike. Raises DferError when none works, and BundleError for damaged graphs.
     """
     size = bundle.manifest.preprocessing.size
     crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
@@ -112,7 +129,7 @@ def compare_providers(
         engines: dict[str, Engine] = {}
         for provider in candidates:
             try:
-                engine = stack.enter_context(_open(bundle, provider, threads, warn))
+                engine = stack.enter_context(_open(bundle, provider, threads, warn, precision))
                 for _ in range(_WARM_UP):
                     engine.run({"frames": crop})
             except BundleError:
@@ -134,19 +151,20 @@ def compare_providers(
     return {provider: median(spent) for provider, spent in times.items()}
 
 
-def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn) -> Engine:
+def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn, precision: str) -> Engine:
     """The encoder, after the head has run once: a provider has to take both."""
     manifest = bundle.manifest
-    precision = precision_for(bundle, provider, warn)
+    if precision == "auto":
+        precision = precision_for(bundle, provider, warn)
     encoder, head = manifest.graphs(precision, provider)
     with open_graph(bundle, head, provider, threads, warn) as engine:
         engine.run({"features": np.zeros((1, manifest.window, manifest.width), np.float32)})
     return open_graph(bundle, encoder, provider, threads, warn, precision)
 
 
-def _key(bundle: Bundle, candidates: list[str], threads: int | None) -> str:
+def _key(bundle: Bundle, candidates: list[str], threads: int | None, precision: str) -> str:
     """Digest of everything that the choice depends on; the manifest seals what the bundle holds."""
-    parts = [bundle.digest, candidates, threads, cpu_model(), gpus(), versions()]
+    parts = [bundle.digest, candidates, threads, precision, cpu_model(), gpus(), versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

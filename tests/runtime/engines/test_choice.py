@@ -52,8 +52,8 @@ class Here:
             raise DferError(f"{provider} does not start")
         return Sleeper(provider, delay)
 
-    def choose(self, bundle: Path = DEMO, threads: int | None = 2) -> tuple[str, str]:
-        return choice.choose(Bundle.open(bundle), threads, self.said.append)
+    def choose(self, bundle: Path = DEMO, threads: int | None = 2, precision: str = "auto") -> tuple[str, str]:
+        return choice.choose(Bundle.open(bundle), threads, self.said.append, precision)
 
     def trials(self) -> int:
         found = sum(graph.startswith("encoder") for _, graph in self.opened)
@@ -187,6 +187,23 @@ def test_what_is_present_here_really_competes(monkeypatch: pytest.MonkeyPatch, t
     timings = choice.compare_providers(Bundle.open(DEMO), ["cpu"])
     assert timings["cpu"] > 0
     assert choice.choose(Bundle.open(DEMO))[0] in candidates
+
+
+def test_a_precision_asked_for_by_name_is_run_by_the_fastest_that_can(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(DEMO, tmp_path / "copy.dfer"))
+    entry = {"files": {"encoder": {"default": "encoder.fp32.onnx"}, "head": "head.fp32.onnx"}}
+    edit_manifest(bundle, precisions={"fp32": entry, "bf16": entry, "int8": CPU_ONLY}, recommended={"cpu": "int8"})
+    here = Here(monkeypatch, tmp_path, cpu=0.02, openvino=0.0)
+    assert here.choose(bundle) == ("openvino", "fp32")
+    with Recognizer(bundle, precision="int8") as recognizer:
+        assert (recognizer.provider, recognizer.precision) == ("cpu", "int8")
+    here.delays["openvino"] = 0.04  # what won in one precision says nothing of another
+    assert here.choose(bundle, precision="fp32") == ("cpu", "fp32")
+    monkeypatch.setattr(choice, "present_providers", lambda: ["cpu"])
+    with pytest.raises(DferError, match="precision: cpu does not run bf16 here"):
+        Recognizer(bundle, precision="bf16")
 
 
 def test_a_damaged_bundle_is_an_error_and_no_reason_for_another_provider(bundle: Path, own_cache: Path) -> None:
