@@ -43,6 +43,8 @@ class Bundle:
         ('happiness', 'sadness', 'neutral')
         """
         folder = Path(path)
+        if folder.name in ("", ".."):  # "." has none, and people are told it
+            folder = folder.resolve()
         if beside(folder, "writing").is_dir() and not folder.is_dir():
             with suppress(OSError), locked(beside(folder, "lock")):
                 bring_back(folder)
@@ -110,7 +112,8 @@ class Bundle:
 
 def beside(folder: Path, kind: str) -> Path:
     """Where whoever writes a bundle keeps the lock ("lock") and what is not in its place yet ("writing")."""
-    return folder.with_name(f".{folder.name}.{kind}")
+    folder = folder if folder.name else folder.resolve()
+    return folder.parent / f".{folder.name}.{kind}"
 
 
 def bring_back(folder: Path) -> None:

@@ -35,6 +35,12 @@ def test_a_good_bundle_opens_and_holds_unit_class_vectors(bundle: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(matrix, axis=1), 1, atol=1e-5)
 
 
+def test_the_folder_that_one_is_in_is_a_bundle_with_a_name(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle)
+    assert Bundle.open(".").path.name == bundle.name
+    refused(Path("/"), "no manifest")
+
+
 @pytest.mark.parametrize("name", ["encoder.fp32.onnx", "head.fp32.onnx", "class_matrix.npy"])
 def test_one_changed_byte_is_found(bundle: Path, name: str) -> None:
     data = bytearray((bundle / name).read_bytes())
