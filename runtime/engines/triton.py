@@ -46,13 +46,14 @@ def backend_at(address: str) -> TritonBackend:
 
     Raises ParameterError for anything else.
     """
-    place = urlsplit(address)
     try:
+        place = urlsplit(address)
         port = place.port or _PORT
     except ValueError:
-        port = 0
-    model = place.path.strip("/")
-    if place.scheme not in SCHEMES or not (place.hostname and port and model) or "/" in model or place.query:
+        place, port = urlsplit(""), 0
+    model, host = place.path.strip("/"), place.hostname
+    plain = model.isascii() and "/" not in model and not place.query
+    if place.scheme not in SCHEMES or not (host and port and model and plain):
         raise ParameterError("provider", f"{address} is no address of a model; write triton://HOST:{_PORT}/MODEL")
     if place.username is not None or place.password is not None:
         raise ParameterError("provider", f"an address of Triton has no password in it; put it into ${AUTHORIZATION}")
@@ -60,7 +61,7 @@ def backend_at(address: str) -> TritonBackend:
         name=address,
         precisions=("int8", "fp16", "fp32"),
         install="",
-        place=place._replace(netloc=f"{place.hostname}:{port}"),
+        place=place._replace(netloc=f"[{host}]:{port}" if ":" in host else f"{host}:{port}"),
     )
 
 
@@ -137,7 +138,11 @@ class ServedModel:
         self.address = place.geturl()
         self._path = f"/v2/models/{place.path.strip('/')}"
         self._connection = SCHEMES[place.scheme](str(place.hostname), place.port, timeout=_TIMEOUT)
-        authorization = os.environ.get(AUTHORIZATION)
+        authorization = os.environ.get(AUTHORIZATION, "")
+        if not (authorization.isascii() and authorization.isprintable()):
+            raise DferError(
+                f"${AUTHORIZATION} holds a line break, or another character that is not of a header; set it anew"
+            )
         self._headers = {"Authorization": authorization} if authorization else {}
 
     @functools.cached_property

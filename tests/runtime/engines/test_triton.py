@@ -189,6 +189,16 @@ def test_the_header_for_authorization_comes_from_the_environment(
     assert {headers.get("Authorization") for _, _, headers in stub.requests} == {"Bearer abc"}
 
 
+@pytest.mark.parametrize("value", ["Bearer abc\n", "Bearer ключ"])
+def test_an_authorization_that_is_no_header_is_an_error(
+    stub: StubTriton, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("DFER_TRITON_AUTHORIZATION", value)
+    with pytest.raises(DferError, match="DFER_TRITON_AUTHORIZATION holds a line break") as told:
+        Recognizer(DEMO, provider=stub.address)
+    assert "\n" not in str(told.value) and "abc" not in str(told.value)
+
+
 def test_a_model_that_is_not_there_and_a_port_where_nothing_is(stub: StubTriton) -> None:
     with pytest.raises(DferError, match="answers 404: Request for unknown model"):
         Recognizer(DEMO, provider=f"triton://127.0.0.1:{stub.port}/other")
@@ -196,6 +206,8 @@ def test_a_model_that_is_not_there_and_a_port_where_nothing_is(stub: StubTriton)
         silent.bind(("127.0.0.1", 0))
         with pytest.raises(DferError, match="does not answer: Connection refused"):
             Recognizer(DEMO, provider=f"triton://127.0.0.1:{silent.getsockname()[1]}/demo-encoder")
+    with pytest.raises(DferError, match=r"triton://\[::1\]:1/demo-encoder does not answer"):
+        Recognizer(DEMO, provider="triton://[::1]:1/demo-encoder")
 
 
 def test_https_is_spoken_where_it_is_asked_for(stub: StubTriton) -> None:
@@ -271,7 +283,16 @@ class TestTls:
 
 @pytest.mark.parametrize(
     "address",
-    ["triton://", "triton://host", "triton:///model", "triton://host:x/m", "triton://h:99999/m", "triton://h/a/b"],
+    [
+        "triton://",
+        "triton://host",
+        "triton:///model",
+        "triton://host:x/m",
+        "triton://h:99999/m",
+        "triton://h/a/b",
+        "triton://h/modèle",
+        "triton://[::1/m",
+    ],
 )
 def test_an_address_that_is_none_says_how_one_is_written(address: str) -> None:
     with pytest.raises(ParameterError, match="write triton://HOST:8000/MODEL"):
