@@ -143,7 +143,7 @@ def _listed(files: dict[str, Any]) -> dict[str, tuple[int, str]]:
             raise DferError(f"the manifest names {name[:80]!r}, which is not a file in the folder")
         try:
             listed[name] = whole(entry["size"], 0, 1 << 40), str(entry["sha256"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DferError(f"manifest lists {name} without size and sha256") from error
     return listed
 

@@ -286,6 +286,7 @@ def test_many_writers_of_one_bundle_wait_for_each_other(tmp_path: Path) -> None:
         ("precisions", {"fp32": {"providers": 3}}),
         ("recommended", {"[red]": "fp32"}),
         ("files", {"\x1b[2J": {"size": 0, "sha256": ""}}),
+        ("files", {"encoder.fp32.onnx": {"size": 10**400, "sha256": ""}}),
     ],
 )
 def test_a_manifest_that_is_not_to_be_believed_is_refused(tmp_path: Path, field: str, value: object) -> None:
