@@ -51,7 +51,10 @@ precision_option = click.option(
     help="Which of the bundle's graphs to run; auto: what it recommends for the provider.",
 )
 threads_option = click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="CPU threads of the model; default: physical cores."
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="CPU threads of the model, at most; graphs below 4 MB run on one. Default: physical cores.",
 )
 window_option = click.option(
     "--window", type=float, help="Seconds of video behind each prediction; default: as the model was trained."

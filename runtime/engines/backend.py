@@ -32,9 +32,11 @@ class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
 
     provider: what really runs, in the words of a bundle's figures: a backend's name, without "native-".
+    threads: of the CPU that a run takes, where it is known here.
     """
 
     provider: str
+    threads: int | None = None
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:

@@ -175,6 +175,8 @@ class OrtBackend(Backend):
         return engine
 
     def _load(self, graph: OnnxGraph, precision: str, threads: int | None) -> OrtEngine:
+        if threads is not None and graph.size < self.one_thread_below:
+            threads = 1
         patience = PATIENCE if self.device == "cpu" else None  # GPUs build engines, which takes what it takes
 
         def open_session(batch: int | None) -> Any:
@@ -194,6 +196,7 @@ class OrtBackend(Backend):
             return session
 
         engine = OrtEngine(open_session, self.name, self.largest, patience, graph.size < self.alone_below)
+        engine.threads = threads
         if self.on_cpu and (more := sorted(set(engine.on_cpu()) - set(self.on_cpu))):
             raise ParameterError("provider", f"{self.name} would leave {', '.join(more)} to the CPU; ask for cpu")
         return engine
@@ -250,7 +253,7 @@ class OrtBackend(Backend):
         if not {"VNNI", "AMX"} & set(instructions()):
             session.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
-            session.intra_op_num_threads = 1 if graph.size < self.one_thread_below else threads
+            session.intra_op_num_threads = threads
         if batch is not None:
             session.add_free_dimension_override_by_name("batch", batch)
         if self.plugin is not None:

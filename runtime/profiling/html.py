@@ -76,8 +76,8 @@ def _subtitle(report: Report) -> str:
     setup = report.setup
     width, height = setup["frame"]
     return (
-        f"dfer-profile, {report.created}; {setup['source']} ({width}×{height}), {setup['threads']} threads, "
-        f"bundle {setup['bundle_sha256'][:12]}"
+        f"dfer-profile, {report.created}; {setup['source']} ({width}×{height}), "
+        f"{setup['threads']} thread{'s' * (setup['threads'] != 1)}, bundle {setup['bundle_sha256'][:12]}"
     )
 
 

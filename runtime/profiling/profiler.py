@@ -133,7 +133,7 @@ class Profiler:
                 "bundle_sha256": recognizer.bundle.digest,
                 "provider": recognizer.provider,
                 "precision": recognizer.precision,
-                "threads": recognizer.threads,
+                "threads": recognizer.encoder.threads or recognizer.threads,
                 "source": PurePath(name).name,
                 "frame": list(self.frame),
                 "rate": rate,

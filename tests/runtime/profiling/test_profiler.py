@@ -28,7 +28,7 @@ def outcome(face_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     """A profile of four seconds on the CPU: what was printed, and the folder with profile.json and .html."""
     folder = tmp_path_factory.mktemp("profile")
     result = run(
-        *(face_video, "--seconds", 4, "--provider", "cpu", "--threads", 1),
+        *(face_video, "--seconds", 4, "--provider", "cpu", "--threads", 2),
         *("--json", folder / "profile.json", "--html", folder / "profile.html"),
     )
     assert result.exit_code == 0, result.output
@@ -77,7 +77,8 @@ def test_warm_up_is_apart_and_nothing_is_lost(report: Report, outcome: tuple[Res
 
 def test_the_report_says_what_was_measured_on_what(report: Report) -> None:
     recommended = Bundle.open(DEMO).manifest.recommended["cpu"]
-    assert (report.setup["provider"], report.setup["precision"], report.setup["threads"]) == ("cpu", recommended, 1)
+    assert (report.setup["provider"], report.setup["precision"]) == ("cpu", recommended)
+    assert report.setup["threads"] == 1  # of the two that it may take: the graph is small
     assert report.setup["frame"] == [320, 240]
     assert report.setup["source"] == "face.mp4"  # no path of this machine
     assert report.machine["cores"] >= 1
