@@ -293,6 +293,8 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
 
 def _print(console: Console, result: ExportResult, gate: str) -> None:
     """Tables of parity, sensitivity to INT8 and latency, the warnings, and what to do next."""
+    from rich.markup import escape
+
     bundle = result.bundle
     console.print(_parity_table(result, gate))
     if result.int8 is not None:
@@ -301,14 +303,16 @@ def _print(console: Console, result: ExportResult, gate: str) -> None:
             f"int8: {int8.total - len(int8.floating)} of {int8.total} layers, {int8.kind} ranges; "
             f"the sensitivity to each layer is plotted in {bundle.path.with_suffix('.int8.png')}",
             soft_wrap=True,
+            markup=False,
         )
         console.print(_sensitivity_table(int8))
     if result.measurements:
         console.print(_latency_table(result, gate))
     for line in (*result.warnings, *_slower(result)):
-        console.print(f"[yellow]warning:[/] {line}", soft_wrap=True)
+        console.print(f"[yellow]warning:[/] {escape(line)}", soft_wrap=True)
     size = sum((bundle.path / name).stat().st_size for name in bundle.digests)
-    console.print(f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {bundle.path}")
+    told = f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {bundle.path}"
+    console.print(told, markup=False)
 
 
 def _parity_table(result: ExportResult, gate: str) -> Table:

@@ -154,6 +154,8 @@ def _film_demo(folder: Path, progress: Progress) -> str:
 
 
 def _show(console: Console, report: Report, changes: Sequence[Change], other: Sequence[str]) -> None:
+    from rich.markup import escape
+
     from ..profiling.html import headlines
 
     for measured in report.measurements:
@@ -163,7 +165,7 @@ def _show(console: Console, report: Report, changes: Sequence[Change], other: Se
         console.print(line, soft_wrap=True, markup=False)
     if changes:
         for line in other:
-            console.print(f"[yellow]not the same:[/] {line}", soft_wrap=True)
+            console.print(f"[yellow]not the same:[/] {escape(line)}", soft_wrap=True)
         console.print(_change_table(changes))
 
 

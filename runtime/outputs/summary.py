@@ -132,6 +132,7 @@ class Summary:
         """A row per face, for the 20 that were read most: when, in how many predictions of what mean confidence, and
         which expressions, how long."""
         from rich import box
+        from rich.markup import escape
         from rich.table import Table
 
         many = len({source for source, _ in self.tracks}) > 1
@@ -148,7 +149,7 @@ class Summary:
         for (source, number), track in self._sorted(most):
             shares = ", ".join(f"{label} {share:.0%}" for label, share in track.shares())
             figures = (f"{track.first:.1f}–{track.last:.1f}", str(track.predictions), f"{track.confidence:.0%}")
-            place = (_short(source), str(number)) if many else (str(number),)
+            place = (escape(_short(source)), str(number)) if many else (str(number),)
             table.add_row(*place, *figures, shares, _changes(track))
         return table
 

@@ -231,10 +231,11 @@ def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str,
 
 
 def _show(console: Console, tested: Tested) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     scores, learned = tested.scores, tested.learned
-    table = Table(title=f"{tested.name}: rows true, columns predicted")
+    table = Table(title=f"{escape(tested.name)}: rows true, columns predicted")
     table.add_column("")
     for name in scores.classes:
         table.add_column(name[:5], justify="right")

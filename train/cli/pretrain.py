@@ -188,6 +188,7 @@ def main(
             f"{name}: {len(probabilities)} images, WAR {scores.war:.3f} "
             f"({images.accuracy(probabilities):.3f} where classes that tie are all right), "
             f"UAR over classes with 10 or more images {scores.uar(10):.3f}, "
-            f"calibration error {scores.calibration_error:.3f}"
+            f"calibration error {scores.calibration_error:.3f}",
+            markup=False,
         )
-    console.print(f"wrote {out}")
+    console.print(f"wrote {out}", markup=False)

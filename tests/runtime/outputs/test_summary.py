@@ -48,6 +48,13 @@ def test_no_figure_is_cut_in_eighty_columns() -> None:
         assert max(map(len, text.splitlines())) <= 80
 
 
+def test_brackets_in_a_name_stay() -> None:
+    summary = Summary()
+    for source in ("Talk [dQw4].mp4", "other.mp4"):
+        summary.add(said(0.0, "neutral", source=source))
+    assert "Talk [dQw4].mp4" in printed(summary.table())
+
+
 def test_shares_are_of_time_and_not_of_predictions() -> None:
     summary = Summary(step=0.1)
     for index in range(11):  # a second of fast sampling, then three of slow

@@ -121,7 +121,7 @@ def test_a_comparison_tells_what_became_slower_and_exits_with_3(
         measured["steady_ms"] = {
             stage: [value / 50 for value in taken] for stage, taken in measured["steady_ms"].items()
         }
-    content["setup"]["provider"] = "cuda"
+    content["setup"]["provider"], content["setup"]["source"] = "cuda", "Talk [dQw4].mp4"
     (tmp_path / "old.json").write_text(json.dumps(content))
     result = run(
         *(face_video, "--seconds", 2.5, "--provider", "cpu", "--threads", 1),
@@ -130,6 +130,7 @@ def test_a_comparison_tells_what_became_slower_and_exits_with_3(
     assert result.exit_code == 3, result.output
     assert "slower" in result.output
     assert "provider: cuda, now cpu" in result.output
+    assert "source: Talk [dQw4].mp4, now face.mp4" in result.output
     assert "slower" in (tmp_path / "new.html").read_text()
 
 
