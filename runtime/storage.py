@@ -87,7 +87,8 @@ def sole_writer(path: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    key = hashlib.sha256(os.fsencode(Path.home()) + b"\0" + os.fsencode(path.resolve())).hexdigest()[:32]
+    user = os.getuid() if hasattr(os, "getuid") else ""  # another's lock could not be opened
+    key = hashlib.sha256(f"{user}\0".encode() + os.fsencode(path.resolve())).hexdigest()[:32]
     try:
         with FileLock(Path(tempfile.gettempdir()) / f"dfer-output-{key}.lock", blocking=False):
             yield

@@ -26,8 +26,8 @@ def folder_for(provider: str, graph: str = "") -> Path | None:
 
     graph: a folder of its own for each; those of the `KEPT` that were used last are kept.
     """
-    folder = cache_folder() / provider / graph
     try:
+        folder = cache_folder() / provider / graph
         folder.mkdir(parents=True, exist_ok=True)
         os.utime(folder)
         others = sorted(folder.parent.iterdir(), key=lambda path: path.stat().st_mtime) if graph else []

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.storage import atomic_write
+from dfer.runtime.storage import atomic_write, sole_writer
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -63,6 +63,17 @@ def test_a_pipe_is_written_and_not_replaced(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     assert os.read(reader, 100) == b"told"
     os.close(reader)
+
+
+def test_an_output_has_one_writer_also_without_a_home(tmp_path: Path, homeless: None) -> None:
+    rows = tmp_path / "rows.csv"
+    with (
+        sole_writer(rows),
+        sole_writer(tmp_path / "other.csv"),
+        pytest.raises(DferError, match=r"rows\.csv: another run is writing it"),
+        sole_writer(rows),
+    ):
+        pass
 
 
 def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:

@@ -128,6 +128,10 @@ def test_where_nothing_can_be_kept_openvino_runs(
     assert not list((own_cache / "openvino").rglob("*.onnx"))
 
 
+def test_without_a_home_nothing_is_kept_and_graphs_are_compiled_anew(homeless: None) -> None:
+    assert compiled.folder_for("openvino", "graph") is None
+
+
 def test_of_what_was_compiled_only_the_last_used_is_kept(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "KEPT", 2)
     first, second = (compiled.folder_for("openvino", name) for name in ("first", "second"))
