@@ -81,14 +81,6 @@ def test_the_readme_is_one_screen() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900
 
 
-@pytest.fixture
-def beside_the_clip(demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder in which examples run: it holds clip.mp4."""
-    (tmp_path / "clip.mp4").symlink_to(demo_clip)
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.usefixtures("beside_the_clip")
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell")
 def test_the_service_of_the_jetson_s_page_can_be_enabled_and_keeps_the_rows_of_every_start() -> None:
     (text,) = re.findall(r"^\[Service\].*?(?=^```)", (ROOT / "docs/jetson.md").read_text("utf-8"), re.M | re.S)
@@ -106,6 +98,14 @@ def test_the_service_of_the_jetson_s_page_can_be_enabled_and_keeps_the_rows_of_e
     assert len(tables) == 2
 
 
+@pytest.fixture
+def beside_the_clip(demo_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder in which examples run: it holds clip.mp4."""
+    (tmp_path / "clip.mp4").symlink_to(demo_clip)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("beside_the_clip")
 @pytest.mark.parametrize("file", WITH_EXAMPLES, ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_examples_in_docstrings_hold(file: Path) -> None:
     module = ".".join(["dfer", *file.relative_to(ROOT).with_suffix("").parts])
