@@ -254,7 +254,8 @@ def _report(console: Console, result: RunResult, kept: list[Prediction], verbose
     console.print(summary.table() if summary.predictions else result.absence, soft_wrap=True)
     if summary.poor:
         console.print(
-            f"{summary.poor} of {summary.predictions} predictions are from faces too small or blurred to trust"
+            f"{summary.poor} of {summary.predictions} predictions are from faces too small, blurred, turned or badly "
+            "found to trust"
         )
     if summary.profile_samples:
         console.print(

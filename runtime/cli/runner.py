@@ -198,10 +198,9 @@ def run(
             from ..outputs.window import Window
 
             window = stack.enter_context(Window(names, drawing))
-        slowest = min([recognizer.fps, *(reader.rate for reader in readers.readers if reader.rate)])
-        summary = Summary(step=1 / recognizer.fps, gap=max(1.0, 2.25 / slowest))
         named = {reader.name: reader for reader in readers.readers}
         rates = {name: reader.rate for name, reader in named.items()}
+        summary = Summary(1 / recognizer.fps, rates)
         header = partial(run_header, recognizer)
         files = file_sinks(paths, recognizer.classes, rates, watch, partial(header, names), drawing, options.script)
         if folder is not None:

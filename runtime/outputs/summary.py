@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -70,11 +71,13 @@ class Summary:
 
     profile_samples: samples of faces that turned their side to the camera, so that nothing could be read from them.
     poor: predictions from faces of poor quality.
-    step: seconds between samples. gap: seconds without a prediction that do not count for the face.
+    step: seconds between samples. After more than a second, or two steps where that is longer, without a prediction,
+    time does not count for the face. rates: frames per second of sources that may have fewer than are sampled, or None;
+    looked at as their predictions come, for of some it is not known before.
     """
 
-    def __init__(self, step: float = 0.125, gap: float = 1.0) -> None:
-        self._step, self._gap = step, gap
+    def __init__(self, step: float = 0.125, rates: Mapping[str, float | None] | None = None) -> None:
+        self._step, self._rates = step, {} if rates is None else rates
         self.tracks: dict[tuple[str, int], TrackSummary] = {}
         self.predictions = 0
         self.profile_samples = self.poor = 0
@@ -102,10 +105,11 @@ class Summary:
             track = self.tracks[key] = TrackSummary(prediction.time, prediction.time)
         self._latest[prediction.source] = prediction.time
         elapsed = prediction.time - track.last
-        follows = track.predictions > 0 and 0 < elapsed <= self._gap
-        stood = elapsed if follows else self._step
+        step = max(self._step, 1 / (self._rates.get(prediction.source) or math.inf))
+        stood = elapsed if track.predictions > 0 and 0 < elapsed <= max(1.0, 2.25 * step) else step
         track.seconds[prediction.label] = track.seconds.get(prediction.label, 0.0) + stood
-        if follows and prediction.label != track.label:
+        # An overloaded machine reads a face that is there seldom.
+        if track.predictions > 0 and prediction.label != track.label and elapsed <= _SETTLED:
             track.transitions[track.label, prediction.label] += 1
         track.label, track.last = prediction.label, prediction.time
         track.predictions += 1

@@ -26,17 +26,22 @@ class Timeline:
     """Collects predictions and draws them, at most the 20 faces seen longest, each with at most 600 points.
 
     script: what faces really show, drawn below what was read (not in .html). header: what `tables.run_header` says of
-    the run, for .html. As a sink: `write` each step, `close` to draw `path`: .png, .svg, .pdf, or .html, a page that
-    stands alone, says what was read with which model, sums it up, and tells what is under the pointer.
+    the run, for .html. rates: of sources, as for `Summary`. As a sink: `write` each step, `close` to draw `path`: .png,
+    .svg, .pdf, or .html, a page that stands alone, says what was read with which model, sums it up, and tells what is
+    under the pointer.
     """
 
     def __init__(
-        self, path: Path, classes: tuple[str, ...], script: Script = (), header: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        classes: tuple[str, ...],
+        script: Script = (),
+        header: Mapping[str, Any] | None = None,
+        rates: Mapping[str, float | None] | None = None,
     ) -> None:
         self._path, self._history, self._script = path, History(classes), script
         self._header = dict(header or {})
-        step = 1 / self._header.get("fps", 8.0)
-        self._summary = Summary(step, gap=max(1.0, 2.25 * step))
+        self._summary = Summary(1 / self._header.get("fps", 8.0), rates)
 
     def write(self, step: Step) -> None:
         self._summary.write(step)

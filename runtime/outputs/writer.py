@@ -190,7 +190,7 @@ def file_sinks(
     if jsonl is not None:
         sinks.append(_Late(lambda: JsonlSink(jsonl, header()), watch))
     if plot is not None:
-        sinks.append(_Late(lambda: Timeline(plot, classes, script, header()), watch))
+        sinks.append(_Late(lambda: Timeline(plot, classes, script, header(), rates), watch))
     return sinks
 
 

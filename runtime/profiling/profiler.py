@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
+from math import isnan, nan
 from pathlib import Path, PurePath
 from statistics import median
 from time import monotonic, perf_counter
@@ -122,6 +123,8 @@ class Profiler:
         pipeline = self.pipeline(live)
         queries = self.queries(scenario, best)
         told = [] if self.sensors else ["energy: not told by this machine"]
+        for lost in _drop_lost([*pipeline, *queries]):
+            told.append(f"energy: {lost} stopped answering; what it told before is left out")
         if load > machine.cores / 2:
             told.append(f"load: {load:.1f} when it began; other work on this machine is in these figures")
         return Report(
@@ -205,14 +208,17 @@ class Profiler:
                 Sinks(file_sinks(paths, self.recognizer.classes, {repeated.name: repeated.rate}, watch)) as outputs,
                 _measured(measured, watch, seconds, self.sensors) as settled,
             ):
+                early = 0
                 for step in self.recognizer.follow(readers, at_once=1):
                     outputs.write(step)
                     if settled():
                         measured.runs += 1
                         measured.predictions += len(step.predictions)
+                    else:
+                        early = readers.readers[0].dropped
                     height, width = step.frame.shape[:2]
                     self.frame = width, height
-            measured.dropped += readers.readers[0].dropped
+            measured.dropped += readers.readers[0].dropped - early
 
     def _ask(self, measured: Measurement, size: int, seconds: float) -> None:
         """One turn of queries, added to `measured`."""
@@ -274,11 +280,20 @@ def _measured(
             measured.seconds += monotonic() - started[0]
             measured.busy += time.process_time() - started[1]
             metering.close()
-            for name, joules in meter.joules.items():
-                measured.joules[name] = measured.joules.get(name, 0.0) + joules
+            for sensor in sensors:  # of one that was lost in any turn the sum is none
+                told = meter.joules.get(sensor.name, nan)
+                measured.joules[sensor.name] = measured.joules.get(sensor.name, 0.0) + told
         for stage in STAGES:
             measured.steady.setdefault(stage, []).extend(watch.steady.get(stage, []))
             measured.warm_up.setdefault(stage, []).extend(watch.warm_up.get(stage, []))
+
+
+def _drop_lost(measurements: Sequence[Measurement]) -> list[str]:
+    """Leave sensors that were lost out of the measurements; returns their names."""
+    lost = {name: None for measured in measurements for name, joules in measured.joules.items() if isnan(joules)}
+    for measured in measurements:
+        measured.joules = {name: joules for name, joules in measured.joules.items() if not isnan(joules)}
+    return list(lost)
 
 
 def memory() -> dict[str, float]:

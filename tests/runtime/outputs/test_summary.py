@@ -80,6 +80,19 @@ def test_time_away_counts_for_no_expression_and_is_no_change() -> None:
     assert face["transitions"] == []
 
 
+def test_a_slow_source_and_faces_that_are_read_seldom_have_their_changes_and_their_time() -> None:
+    rates: dict[str, float | None] = {"a.mp4": None}
+    summary = Summary(0.125, rates)
+    rates["a.mp4"] = 0.5  # as of a file that was opened meanwhile
+    for index in range(6):
+        summary.add(said(2 * index, ("neutral", "happiness")[index % 2]))
+        summary.add(said(2 * index, ("neutral", "happiness")[index % 2], source="camera 0"))
+    slow, seldom = summary.to_json()["faces"]
+    assert [entry["count"] for entry in slow["transitions"]] == [entry["count"] for entry in seldom["transitions"]]
+    assert sum(entry["count"] for entry in slow["transitions"]) == 5
+    assert sum(summary.tracks["a.mp4", 1].seconds.values()) == pytest.approx(12)
+
+
 def test_changes_are_counted_by_what_followed_what() -> None:
     summary = Summary()
     for index, label in enumerate(["neutral", "happiness", "neutral", "happiness", "happiness"]):

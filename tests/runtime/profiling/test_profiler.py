@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.profile import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural.demo import RATE
-from dfer.runtime.profiling.profiler import RepeatedSource
-from dfer.runtime.profiling.report import Report, read_report, stage_times
+from dfer.runtime.profiling.energy import Sensor
+from dfer.runtime.profiling.profiler import ARRIVALS, Profiler, RepeatedSource
+from dfer.runtime.profiling.report import Measurement, Report, read_report, stage_times
+from dfer.runtime.recognizer import Recognizer
 
 
 def run(*arguments: object) -> Result:
@@ -85,6 +88,40 @@ def test_the_report_says_what_was_measured_on_what(report: Report) -> None:
     assert report.versions["onnxruntime"]
     assert [batch.size for batch in report.batches] == [1, 2, 4, 8, 16]
     assert report.memory["peak"] >= 0.9 * report.memory["now"] > 50
+
+
+def test_frames_dropped_in_the_warm_up_are_not_counted(face_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Measurement("pipeline", ARRIVALS[1])
+    with Recognizer(provider="cpu") as recognizer:
+        encode, begun = recognizer.encode, monotonic()
+
+        def slow_at_first(crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+            if monotonic() - begun < 0.3:
+                sleep(0.2)
+            return encode(crops)
+
+        monkeypatch.setattr(recognizer, "encode", slow_at_first)
+        Profiler(recognizer, str(face_video))._play(measured, 3.0)
+    assert measured.runs + measured.dropped <= 24 * measured.seconds + 3
+
+
+def test_energy_that_a_sensor_told_before_it_was_lost_is_left_out_and_that_is_told(face_video: Path) -> None:
+    begun = monotonic()  # again when the model is open
+
+    def read() -> float:
+        if monotonic() - begun > 2:
+            raise OSError("gone")
+        return 10.0
+
+    sensors = [Sensor("lost", False, read), Sensor("kept", False, lambda: 10.0)]
+    with Recognizer(provider="cpu") as recognizer:
+        begun = monotonic()
+        report = Profiler(recognizer, str(face_video), 4.0, sensors).measure("single")
+    assert "energy: lost stopped answering; what it told before is left out" in report.notes
+    for measured in report.measurements:
+        assert list(measured.joules) in (["kept"], ["lost", "kept"])  # it answered all through the first
+        assert measured.joules["kept"] == pytest.approx(10 * measured.seconds, rel=0.3)
+    assert list(report.measurements[-1].joules) == ["kept"]
 
 
 def test_the_table_shows_warm_up_and_the_scenario_s_figure(outcome: tuple[Result, Path]) -> None:
