@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import _thread
+import math
 import os
 import signal
 import sys
 import threading
 from contextlib import suppress
+from time import monotonic
 from types import FrameType
 
 
 def dfer_run() -> None:
     """`dfer-run` as installed. A signal ends it cleanly from the first moment on, while its modules still load."""
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _interrupt_again
     try:
         from .run import main
@@ -35,14 +39,24 @@ def dfer_run() -> None:
         _leave(0)
 
 
+_ECHO = 1.0
+"""Seconds after a signal in which the same is meant by another: shells and services tell a group and each of it."""
+_interrupted = -math.inf  # when
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
     """End as Ctrl-C does. Not by raising SIGINT: a job started in the background by a shell ignores that one."""
-    raise KeyboardInterrupt
+    global _interrupted
+    if monotonic() - _interrupted > _ECHO:
+        _interrupted = monotonic()
+        raise KeyboardInterrupt
 
 
 def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
     """Where Ctrl-C comes while an object is being destroyed, Python prints it and goes on: repeat it in a moment."""
+    global _interrupted
     if unraisable.exc_type is KeyboardInterrupt:
+        _interrupted = -math.inf
         threading.Timer(0.02, _signal_main_thread).start()
     else:
         sys.__unraisablehook__(unraisable)

@@ -192,7 +192,7 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     try:
         failed = _run((*sources, *cameras), demo, talk, options)
     except KeyboardInterrupt:
-        raise SystemExit(0) from None  # nothing was read, so there is nothing to tell
+        raise SystemExit(0) from None  # before anything was read, or after everything was told
     sys.exit(3 if failed else 0)
 
 

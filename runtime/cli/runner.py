@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..engines import LARGEST_BATCH
-from ..errors import ParameterError
+from ..errors import DferError, ParameterError
 from ..machine import default_threads, give_back_large_blocks, physical_cores
 from ..outputs.absence import Absence
 from ..outputs.folder import OutputFolder
@@ -155,9 +155,9 @@ def run(
         )
         for source in opened:
             stack.callback(source.close)
+        tell_apart(opened)
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
-        tell_apart(opened)
         if folder is not None:
             folder.prepare([source.name for source in opened], filter(None, inputs))
             stack.enter_context(folder.reserved())
@@ -228,16 +228,19 @@ def run(
             give_back_large_blocks()
         at_once = LARGEST_BATCH if window is None and page is None else 1  # what is watched moves evenly
         stopped = False
-        with Sinks(every) as together:
-            try:
-                for step in recognizer.follow(readers, boxes, at_once):
-                    rates[step.source] = named[step.source].rate  # of files, not known before they are opened
-                    together.write(step)
-                    if window is not None and window.closed:
-                        stopped = True
-                        break
-            except KeyboardInterrupt:
-                stopped = True
+        try:
+            with Sinks(every) as together:
+                try:
+                    for step in recognizer.follow(readers, boxes, at_once):
+                        rates[step.source] = named[step.source].rate  # of files, not known before they are opened
+                        together.write(step)
+                        if window is not None and window.closed:
+                            stopped = True
+                            break
+                except KeyboardInterrupt:
+                    stopped = True
+        except KeyboardInterrupt as again:
+            raise DferError("stopped once more while the outputs were finished: some are missing or cut off") from again
         if page is not None and not stopped and not all(source.live for source in opened):
             with suppress(KeyboardInterrupt):
                 tell(f"all is read; {page.url} stays until Ctrl-C")
@@ -258,6 +261,8 @@ def _check(options: RunOptions) -> None:
     """Raise DferError for settings that cannot work, as far as that can be known before a source or model is open."""
     check_sampling(options.window, options.fps)
     check_smoothing(options.smooth, options.unsure, options.neutral_prior)
+    if options.realtime and options.jobs:
+        raise ParameterError("jobs", "files that play as if live are all read at once; leave out --jobs or --realtime")
     if isinstance(options.classes, Path):
         ClassMap.read_names(options.classes)
     if options.show:

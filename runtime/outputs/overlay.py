@@ -42,6 +42,20 @@ class _Rect:
         return max(0, width) * max(0, height)
 
 
+def fit(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The whole picture [H,W,3] as large as it may be, in the middle of a black one of `width` × `height`."""
+    scale = min(width / image.shape[1], height / image.shape[0])
+    w, h = (max(1, round(side * scale)) for side in image.shape[1::-1])
+    w, h = width if width - w <= 1 else w, height if height - h <= 1 else h  # no border for a rounded side
+    scaled = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    if (w, h) == (width, height):
+        return np.asarray(scaled, np.uint8)
+    left, top = (width - w) // 2, (height - h) // 2
+    whole = np.zeros((height, width, 3), np.uint8)
+    whole[top : top + h, left : left + w] = scaled
+    return whole
+
+
 def annotate(step: Step) -> NDArray[np.uint8]:
     """A copy of the step's frame, RGB uint8 [H,W,3], with every visible face marked.
 

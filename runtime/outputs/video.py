@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ..errors import DferError
 from ..machine import physical_cores
+from .overlay import fit
 
 _LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
 _PATIENCE = 60.0  # seconds for ffmpeg to take a frame, and to finish a file
@@ -64,11 +65,10 @@ class VideoSink:
         self.codec = self._encoder.codec
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Show a frame [H,W,3] from `time` (seconds, rising) on; frames of another size are scaled to the first's."""
-        import cv2
-
+        """Show a frame [H,W,3] from `time` (seconds, rising) on; one of another size than the first's as large as it
+        fits."""
         if image.shape[1::-1] != self._size:
-            image = np.asarray(cv2.resize(image, self._size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+            image = fit(image, *self._size)
         held = time - self._late - self._written / self._rate
         self._late += max(0.0, held - _LONGEST_HOLD)
         place = round((time - self._late) * self._rate)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ParameterError
 from ..predictions import Step
+from .overlay import fit
 from .writer import Drawing
 
 _SIZE = (1280, 720)
@@ -61,12 +62,7 @@ class Window:
         row, column = self._places[source]
         width, height = self._tile
         tile = self._canvas[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        scale = min(width / picture.shape[1], height / picture.shape[0])
-        w, h = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-        left, top = (width - w) // 2, (height - h) // 2
-        tile[:] = 0
-        small = cv2.resize(picture, (w, h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-        tile[top : top + h, left : left + w] = small[..., ::-1]
+        tile[:] = fit(picture, width, height)[..., ::-1]
         if monotonic() - self._shown >= _PERIOD:
             self._shown = monotonic()
             cv2.imshow(_NAME, self._canvas)

@@ -268,8 +268,8 @@ class StreamState:
     def _begin(self, period: int, frame: Frame) -> None:
         """Samples that were never encoded are lost now; so are those of whole periods that the loop slept through."""
         slept = 0
-        if self.live and self._index >= 0 and frame.index > self._index + 1:
-            slept = period - self._period - 1
+        if self.live and self._index >= 0:  # a source that gave no frames meanwhile was silent itself
+            slept = max(0, min(period - self._period - 1, frame.index - self._index - 1))
         for number in self._sampled & self._states.keys():
             lost = slept + (number in self._pending)
             self._states[number].missed += lost

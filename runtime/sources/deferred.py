@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from threading import Event
 
+from ..errors import DferError
 from .frames import Frame, Source, Warn
+from .live import pauses
 
 
 class DeferredSource(Source):
     """What `opening` opens, once its first frame is asked for; rate and count are None until then.
 
     name: what it is called, whatever the opened source calls itself. live: whether that is live.
+    tries: how often it is tried again, the pauses between growing, where it does not open.
     Its frames raise what `opening` raises.
     """
 
-    def __init__(self, name: str, opening: Callable[[], Source], warn: Warn, live: bool = False) -> None:
+    def __init__(
+        self, name: str, opening: Callable[[], Source], warn: Warn, live: bool = False, tries: int = 0
+    ) -> None:
         self.name, self.rate, self.count = name, None, None
         self.warn, self.live = warn, live
-        self._opening = opening
+        self._opening, self._tries = opening, tries
         self._opened: Source | None = None
-        self._closed = False
+        self._closing = Event()
 
     @property
     def reconnecting(self) -> bool:  # type: ignore[override]
@@ -29,10 +35,10 @@ class DeferredSource(Source):
         return self.frames()
 
     def frames(self) -> Iterator[Frame]:
-        self._opened = opened = self._opening()
+        self._opened = opened = self._open()
         opened.name = self.name  # another source may have had it first
         self.rate, self.count = opened.rate, opened.count
-        if self._closed:
+        if self._closing.is_set():
             opened.close()
         try:
             yield from opened.frames()
@@ -40,8 +46,18 @@ class DeferredSource(Source):
             self.close()
             self._opened = None  # its decoder's threads end when nothing refers to it
 
+    def _open(self) -> Source:
+        for pause in pauses(self._tries):
+            try:
+                return self._opening()
+            except DferError as error:
+                self.warn(f"{error}; trying again")
+                if self._closing.wait(pause):
+                    raise
+        return self._opening()
+
     def close(self) -> None:
-        self._closed = True
+        self._closing.set()
         opened = self._opened
         if opened is not None:
             opened.close()

@@ -36,6 +36,8 @@ class VideoFile(Source):
         if self._first is None:
             self.close()
             by = " by the device of --hwaccel; try without it" if film.accelerated else ""
+            if film.piped_mp4:
+                by = " from a pipe, as of most MP4s; name the file, or pipe Matroska (ffmpeg -i … -f matroska -)"
             raise DferError(f"{name}: no frame of this video can be decoded{by}")
 
     def __iter__(self) -> Iterator[Frame]:

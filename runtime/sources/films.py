@@ -160,6 +160,7 @@ class Film:
             self.count = min(stream.frames, max(by_time, 1))
         else:
             self.count = stream.frames or by_time
+        self.piped_mp4 = kind == "mov" and self._file is not None and not self._file.seekable()
         self.ends = self.length is not None or kind in _FILES
         self.jumps = bool(container.format.flags & av.format.Flags.ts_discont.value)
 

@@ -19,6 +19,11 @@ _STUMBLES = 10
 """Failed reads in a row that may be damaged pictures; so many mean that the connection is lost."""
 
 
+def pauses(tries: int) -> Iterator[float]:
+    """Seconds to wait before each of so many tries to connect."""
+    return (min(FIRST_PAUSE * 2.0 ** min(number, 60), LONGEST_PAUSE) for number in range(tries))
+
+
 class LiveSource(Source):
     """A camera or stream. Iterating gives the newest picture each time, so nothing ever lags.
 
@@ -84,11 +89,10 @@ class LiveSource(Source):
             return None
         self.reconnecting = True
         self.warn(f"{self.name}: lost; reconnecting")
-        lost, pause = monotonic(), FIRST_PAUSE
-        for _ in range(self._tries):
+        lost = monotonic()
+        for pause in pauses(self._tries):
             if self._closing.wait(pause):
                 return None
-            pause = min(2 * pause, LONGEST_PAUSE)
             capture = self._connect()
             if capture is None:
                 continue

@@ -232,7 +232,8 @@ def open_sources(
                 failed.append(error)
                 if name is None or len(failed) == len(expanded):
                     raise
-                opened.append(DeferredSource(name, opening, warn, live=True))
+                tries = reconnect_tries if "://" in str(spec) else 0  # a camera that is not plugged in is a mistake
+                opened.append(DeferredSource(name, opening, warn, live=True, tries=tries))
     except BaseException:
         for source in opened:
             source.close()

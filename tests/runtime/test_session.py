@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dfer.runtime import DferError, Prediction, Recognizer, to_dataframe
+from dfer.runtime.pipeline.gathering import choose_faces
 from dfer.runtime.sources import Frame, open_source
+from dfer.runtime.timing import Stopwatch
 from helpers import assert_same_rows
 
 
@@ -73,6 +75,17 @@ def test_pictures_that_come_too_seldom_to_be_read_together_are_told_of_once(fram
         session = recognizer.session("dark room", live=True)
         assert [session.push(frames[0].image, index / 3)[0].state for index in range(9)][-1] == "ready"
     assert len(told) == 1
+
+
+def test_a_stream_that_was_silent_does_not_make_the_machine_too_slow(frames: list[Frame]) -> None:
+    with Recognizer(provider="cpu") as recognizer:
+        scheduler, faces = recognizer.scheduler, recognizer._detection("s")
+        live = recognizer._open_stream("s", True, None, faces, scheduler, Stopwatch())
+        for index, time in ((0, 0.0), (3, 0.125), (5, 3600.0)):  # of the first back one was replaced by a newer
+            choose_faces([live.process(Frame(frames[0].image, index, time, 0.0, 0.0))], scheduler)
+        assert (scheduler.encoded, scheduler.skipped) == (3, 1)
+        choose_faces([live.process(Frame(frames[0].image, 29, 3601.0, 0.0, 0.0))], scheduler)
+        assert scheduler.skipped == 1 + 7  # there were 24 frames in that second
 
 
 def test_a_source_of_less_than_a_picture_per_second_is_smoothed_too(frames: list[Frame]) -> None:

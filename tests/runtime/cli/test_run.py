@@ -14,7 +14,10 @@ import numpy as np
 import pytest
 
 from dfer.runtime.bundle import DEMO
+from dfer.runtime.cli.runner import RunOptions
+from dfer.runtime.cli.runner import run as run_sources
 from dfer.runtime.engines.trt_library import is_installed
+from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
 from dfer.runtime.recognizer import Recognizer
@@ -203,6 +206,35 @@ def test_a_truncated_video_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "truncated" in result.output
     assert (tmp_path / "o.csv").exists()
+
+
+def test_two_turned_sources_of_one_name_are_told_apart_in_warnings(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 120, 160, 3), dtype=np.uint8)
+    whole = write_video(tmp_path / "whole.avi", list(noise), 25).read_bytes()
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(whole[: len(whole) // 2])
+    told = flat(run(cut, cut, "--rotate", 180, "--bundle", DEMO).output)
+    assert "cut.avi: ends after" in told and "cut.avi #2: ends after" in told
+
+
+def test_files_played_as_if_live_have_no_jobs(face_video: Path) -> None:
+    result = run(face_video, "--realtime", "--jobs", 2)
+    assert result.exit_code == 1
+    assert "--jobs: files that play as if live are all read at once" in flat(result.output)
+
+
+def test_ctrl_c_while_the_outputs_are_finished_is_told(face_video: Path, tmp_path: Path) -> None:
+    class Impatient:
+        def write(self, step: Step) -> None: ...
+
+        def close(self) -> None:
+            raise KeyboardInterrupt
+
+        discard = close
+
+    with pytest.raises(DferError, match="stopped once more while the outputs were finished"):
+        run_sources(RunOptions([face_video], csv=tmp_path / "o.csv", provider="cpu"), sinks=[Impatient()])
+    assert len(rows_of(tmp_path / "o.csv")) == 24
 
 
 def test_the_demo_says_what_is_in_its_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

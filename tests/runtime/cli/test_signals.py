@@ -13,6 +13,22 @@ import pytest
 PROGRAM = "from dfer.runtime.cli import dfer_run; dfer_run()"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_a_signal_that_comes_twice_is_one(demo_clip: Path, tmp_path: Path) -> None:
+    """As from a service that ends the whole group, and a wrapper in it that passes on what it gets."""
+    table, plot = tmp_path / "o.csv", tmp_path / "o.png"
+    command = [sys.executable, "-c", PROGRAM, demo_clip, "--realtime", "--csv", table, "--plot", plot]
+    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not table.exists() or table.stat().st_size < 1000:
+        time.sleep(0.05)
+    for pause in (0.05, 0.2, 0.0):
+        run.send_signal(signal.SIGTERM)
+        time.sleep(pause)
+    told = run.communicate(timeout=60)[1]
+    assert run.returncode == 0, told
+    assert plot.exists() and "stopped" in told
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_libraries_and_model_load_is_no_fault(face_video: Path, number: signal.Signals) -> None:

@@ -46,6 +46,17 @@ def test_odd_rates_and_sizes_are_written(encoder: str, tmp_path: Path, rate: flo
     assert len(values) == 10
 
 
+def test_pictures_that_turn_keep_their_shape(encoder: str, tmp_path: Path) -> None:
+    path = tmp_path / "o.mp4"
+    with VideoSink(path, 25, (96, 64)) as sink:
+        for index in range(10):
+            sink.write(np.full((64, 96, 3) if index < 5 else (96, 64, 3), 200, np.uint8), index / 25)
+    capture = cv2.VideoCapture(str(path))
+    bright = [capture.read()[1].mean(axis=(0, 2)) > 100 for _ in range(10)]
+    assert bright[2].all()
+    assert bright[8].sum() == pytest.approx(64 * 64 / 96, abs=3) and bright[8][48]  # 43 columns, in the middle
+
+
 def test_the_codec_is_told_and_is_the_files(encoder: str, tmp_path: Path) -> None:
     with VideoSink(tmp_path / "o.mp4", 25, (64, 48)) as sink:
         sink.write(np.zeros((48, 64, 3), np.uint8), 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
@@ -208,6 +209,21 @@ def test_named_pipes_and_standard_input_are_read(tmp_path: Path) -> None:
     assert ended.stdout == b"standard input 24\n", ended.stderr
     with pytest.raises(DferError, match=r"standard input(: not a video| is a terminal)"):
         open_source("-")
+
+
+@NEEDS_UNIX
+def test_an_mp4_that_cannot_be_read_through_a_pipe_is_not_called_broken(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 240, 320, 3), dtype=np.uint8)
+    film, pipe = encode(tmp_path / "v.mp4", noise), tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def feed() -> None:
+        with suppress(BrokenPipeError):
+            pipe.write_bytes(film.read_bytes())
+
+    threading.Thread(target=feed, daemon=True).start()
+    with pytest.raises(DferError, match=r"pipe: no frame .* from a pipe, as of most MP4s; name the file, or pipe Matr"):
+        open_source(pipe)
 
 
 @NEEDS_UNIX

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.sources import Frame, LiveSource, SourceReaders, open_source
+from dfer.runtime.sources import Frame, LiveSource, Source, SourceReaders, open_source
 from dfer.runtime.sources.captures import Capture, within
+from dfer.runtime.sources.deferred import DeferredSource
 from streams import MjpegServer, RtspServer, StreamServer
 
 
@@ -133,6 +134,7 @@ def test_a_camera_that_stays_away_is_an_error_after_the_tries() -> None:
 
 def test_the_state_tells_of_reconnecting_and_closing_cuts_the_pause_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfer.runtime.sources.live.FIRST_PAUSE", 60.0)
+    monkeypatch.setattr("dfer.runtime.sources.live.LONGEST_PAUSE", 60.0)
     with SourceReaders([camera(Device(3), tries=1), camera(Device(100))]) as readers:
         assert readers.readers[1].name == "camera 0 #2"
         for batch in readers.batches():
@@ -159,6 +161,23 @@ def test_closing_a_live_source_ends_its_reader_and_frees_the_device() -> None:
     list(frames)
     assert device.released.wait(5)
     assert warnings == []
+
+
+def test_a_stream_that_is_not_up_when_a_run_begins_is_tried_again() -> None:
+    warnings: list[str] = []
+    answers = iter([DferError("camera 0 does not open"), DferError("camera 0 does not open"), None])
+
+    def opening() -> Source:
+        if error := next(answers):
+            raise error
+        return camera(Device(5))
+
+    frames = list(DeferredSource("camera 0", opening, warnings.append, live=True, tries=2).frames())
+    assert len(frames) == 5
+    assert warnings == ["camera 0 does not open; trying again"] * 2
+    answers = iter([DferError("camera 0 does not open")] * 3)
+    with pytest.raises(DferError, match=r"does not open$"):
+        list(DeferredSource("camera 0", opening, warnings.append, live=True, tries=2).frames())
 
 
 def test_closing_during_a_read_that_hangs_returns_and_frees_the_device_later(monkeypatch: pytest.MonkeyPatch) -> None:
