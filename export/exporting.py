@@ -121,7 +121,7 @@ def describe_bundle(
         raise DferError(f"export refused: the head differs from the PyTorch model by {delta:.2g}; nothing was written")
     matrix = io.BytesIO()
     np.save(matrix, class_matrix.numpy(), allow_pickle=False)
-    encoders = {name for entry in manifest.precisions.values() for name in entry["files"]["encoder"].values()}
+    encoders = {name for precision in manifest.precisions for name in manifest.encoders(precision).values()}
     files = {name: bundle.read(name) for name in encoders} | {HEAD: head, CLASS_MATRIX: matrix.getvalue()}
     return write_bundle(
         out,

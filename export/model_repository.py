@@ -19,7 +19,7 @@ _DELAY = 2000  # µs that a request waits for others to share its batch
 _VERSION = "1"
 
 _CONFIG = Template("""\
-# Written by dfer-export from $bundle. `dfer-run --provider triton://HOST:8000/$name` uses it.
+$origin `dfer-run --provider triton://HOST:8000/$name` uses it.
 name: "$name"
 backend: "onnxruntime"
 default_model_filename: "model.onnx"
@@ -54,7 +54,8 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
     The model is called like the bundle: align.dfer becomes align-encoder. One of that name is replaced, in one step
     where the system can. precision: fp32, fp16 or int8, "auto" for what the bundle recommends for a GPU.
     tensorrt: let the server build TensorRT engines of it, in that precision, when it loads the model.
-    Raises ParameterError for a precision that the bundle has not, DferError when the folder cannot be written.
+    Raises ParameterError for a precision that the bundle has not, DferError when the folder cannot be written, where
+    what has the model's name is not of a bundle of this name, and for a bundle whose name has no Latin letter.
     """
     if precision == "auto":
         precision = precision_for(bundle, "cuda")
@@ -62,8 +63,13 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
         held = ", ".join(bundle.manifest.precisions)
         raise ParameterError("precision", f"{bundle.path} has no encoder in {precision}; it has {held}")
     graph, _ = bundle.manifest.graphs(precision, "triton")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", bundle.path.resolve().stem).strip("-") + "-encoder"
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", bundle.path.resolve().stem).strip("-")
+    name = f"{stem}-encoder"
     target = folder / name
+    if not stem:
+        raise DferError(f"{bundle.path}: models of Triton are called by Latin letters and digits; rename the bundle")
+    if target.exists() and _origin(target) != _origin_of(bundle):
+        raise DferError(f"{target}: is there, and of another bundle; rename {bundle.path}, or move that away")
     try:
         folder.mkdir(exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
@@ -85,12 +91,27 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
     return target
 
 
+def _origin_of(bundle: Bundle) -> str:
+    """How a configuration tells which bundle it is of."""
+    return f"# Written by dfer-export from {json.dumps(bundle.path.resolve().name)[1:-1]}."
+
+
+def _origin(model: Path) -> str | None:
+    """Of which bundle a model is; None for one that we did not write."""
+    try:
+        first, *_ = (model / "config.pbtxt").read_text(encoding="utf-8").splitlines() or [""]
+    except (OSError, ValueError):
+        return None
+    written = re.match(r"# Written by dfer-export from .*\.(?= `dfer-run)", first)
+    return written and written[0]
+
+
 def _config(bundle: Bundle, name: str, precision: str, tensorrt: bool) -> str:
     manifest = bundle.manifest
     size = manifest.preprocessing.size
     return _CONFIG.substitute(
         name=name,
-        bundle=json.dumps(bundle.path.name, ensure_ascii=True)[1:-1],
+        origin=_origin_of(bundle),
         largest=LARGEST_BATCH,
         size=size,
         width=manifest.width,

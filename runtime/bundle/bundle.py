@@ -49,7 +49,10 @@ class Bundle:
             with suppress(OSError), locked(beside(folder, "lock")):
                 bring_back(folder)
         if not folder.is_dir():
-            raise DferError(f"bundle {folder}: no such folder")
+            told = "no such folder"
+            if folder.exists():
+                told = "is a file, and a bundle is a folder; dfer-export --ckpt makes one of a checkpoint"
+            raise DferError(f"bundle {folder}: {told}")
         manifest, listed = read_manifest(_inside(folder, MANIFEST))
         for name, (size, _) in listed.items():
             if (found := _inside(folder, name).stat().st_size) != size:
@@ -130,8 +133,7 @@ def _graphs(manifest: Manifest) -> dict[str, tuple[TensorType, TensorType]]:
     window = TensorType("features", FLOAT, (manifest.window, manifest.width))
     graphs: dict[str, tuple[TensorType, TensorType]] = {}
     for precision, entry in manifest.precisions.items():
-        files = entry.get("files", {})
-        for provider in (*(files.get("encoder", {}) or ("default",)), *files.get("heads", {})):
+        for provider in (*manifest.encoders(precision), *entry.get("files", {}).get("heads", {})):
             name, head = manifest.graphs(precision, provider)
             graphs[name] = encoder
             graphs[head] = window, TensorType(None, FLOAT, (len(manifest.classes),))

@@ -52,10 +52,15 @@ class Manifest:
     temperature: float = 1.0
     unsure_below: float = 0.0
 
+    def encoders(self, precision: str) -> Mapping[str, str]:
+        """By provider, or "default" for the others, the name of the encoder's file; of older bundles it is not told."""
+        files = self.precisions[precision].get("files", {})
+        return files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
+
     def graphs(self, precision: str, provider: str) -> tuple[str, str]:
         """Names of the encoder's and the head's file for a precision on a provider; DferError if not for it."""
         files = self.precisions[precision].get("files", {})
-        encoders = files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
+        encoders = self.encoders(precision)
         encoder = encoders.get(provider) or encoders.get("default")
         if encoder is None:
             where = " or ".join(encoders)

@@ -105,7 +105,7 @@ def _passes(bundle: Bundle, precision: str, provider: str) -> bool:
 
 def _can_run(bundle: Bundle, precision: str, provider: str) -> bool:
     """Whether a bundle holds a precision for a provider, which runs it on this machine."""
-    graphs = bundle.manifest.precisions.get(precision, {}).get("files", {}).get("encoder", {}) or {"default": ""}
+    graphs = bundle.manifest.encoders(precision) if precision in bundle.manifest.precisions else {}
     return not {provider, "default"}.isdisjoint(graphs) and find_backend(provider).runs(precision)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,23 @@ def test_a_model_is_replaced_and_its_neighbours_stay(tmp_path: Path) -> None:
     assert 'name: "tensorrt" parameters { key: "precision_mode" value: "FP32" }' in (first / "config.pbtxt").read_text()
     assert sorted(path.name for path in first.iterdir()) == ["1", "config.pbtxt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo-encoder", "other"]
+
+
+def test_a_model_of_another_bundle_is_never_replaced(tmp_path: Path) -> None:
+    for name in ("a b.dfer", "a-b.dfer", "模型.dfer"):
+        shutil.copytree(DEMO, tmp_path / name)
+    models = tmp_path / "models"
+    written = write_repository(Bundle.open(tmp_path / "a b.dfer"), models)
+    before = (written / "config.pbtxt").read_bytes()
+    assert write_repository(Bundle.open(tmp_path / "a b.dfer"), models) == written
+    with pytest.raises(DferError, match=r"a-b-encoder: is there, and of another bundle; rename .*a-b\.dfer"):
+        write_repository(Bundle.open(tmp_path / "a-b.dfer"), models)
+    (models / "demo-encoder" / "1").mkdir(parents=True)  # somebody's own
+    with pytest.raises(DferError, match="demo-encoder: is there, and of another bundle"):
+        write_repository(Bundle.open(DEMO), models)
+    with pytest.raises(DferError, match=r"模型\.dfer: .*rename the bundle"):
+        write_repository(Bundle.open(tmp_path / "模型.dfer"), models)
+    assert (written / "config.pbtxt").read_bytes() == before
 
 
 def test_a_precision_that_the_bundle_has_not_or_has_for_one_provider_only(tmp_path: Path) -> None:

@@ -121,6 +121,8 @@ def test_a_precision_without_its_files_is_refused(bundle: Path) -> None:
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     refused(tmp_path / "absent.dfer", "no such folder")
+    (tmp_path / "mine.pt").touch()
+    refused(tmp_path / "mine.pt", "is a file, and a bundle is a folder; dfer-export --ckpt makes one of a checkpoint")
     refused(tmp_path, "no manifest.json")
     (tmp_path / "manifest.json").write_text("{")
     refused(tmp_path, "cannot be read")

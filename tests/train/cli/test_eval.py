@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dfer.export.exporting import export_checkpoint
+from dfer.export.exporting import describe_bundle, export_checkpoint
+from dfer.runtime.bundle import Bundle
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.cli.train import main as train
+from helpers import edit_manifest
 
 CLASSES = ("joy", "rage", "pain")
 
@@ -88,6 +91,18 @@ def test_described_classes_are_tested_of_checkpoint_and_bundle(root: Path, model
     assert (values["described"], values["counterparts"]) == ("texts.json", {"joy": "Joy"})
     other = root / "zero.pt" if model == "zero.dfer" else root / "zero.dfer"
     assert test(other, "--describe", texts, *DATA, root / "b")[1]["confusion"] == values["confusion"]
+
+
+def test_a_bundle_whose_manifest_does_not_name_its_encoders_yet_can_be_described(root: Path, tmp_path: Path) -> None:
+    old, texts = tmp_path / "old.dfer", tmp_path / "texts.json"
+    shutil.copytree(root / "zero.dfer", old)
+    precisions = json.loads((old / "manifest.json").read_text())["precisions"]
+    del precisions["fp32"]["files"]
+    edit_manifest(old, precisions=precisions)
+    texts.write_text(json.dumps({"pain": "a face in pain", "Joy": "a smile"}))
+    described = describe_bundle(Bundle.open(old), root / "zero.pt", texts, tmp_path / "new.dfer", lambda step: None)
+    assert described.manifest.classes == ("pain", "Joy")
+    assert described.read("encoder.fp32.onnx") == Bundle.open(old).read("encoder.fp32.onnx")
 
 
 def test_labels_make_it_supervised_or_cross_data(root: Path) -> None:
