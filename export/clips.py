@@ -25,7 +25,7 @@ def read_faces(faces: Path | DataChoice, size: int, minimum: int, report: Report
     if isinstance(faces, Path):
         return load_faces(faces, size, minimum, report)
     report(f"reading faces of {faces.name}")
-    splits = faces.open("train"), faces.open("test")
+    splits = faces.open("train", size=size), faces.open("test", size=size)
     check_enough(f"{faces.name} in {faces.root}", FRAMES * sum(map(len, splits)), minimum)
     calibration, held_out = (_some_clips(clips, size) for clips in splits)
     return calibration, held_out

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
@@ -23,15 +22,15 @@ from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_train
 from .checkpoints.protocol import KEY, learned_from
 from .confidence import Calibration
 from .data import ClipSet
-from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling
+from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source
 from .data.features import Extraction, FeatureSet, stored_features
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
-from .data.subsets import Subset, split_validation
+from .data.subsets import Subset
 from .data.videos import VideoClips
 from .epoch_log import EpochLog
 from .fabric import start_fabric
-from .landmarks.reading import LandmarkedClips, Landmarks, find_landmarks, read_landmarks
+from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
 from .methods import Method, method_class
 from .methods.method import build_method, check_options
 from .methods.phases import Phase, Plan, adapt_plan
@@ -86,41 +85,6 @@ def progress_bars(console: Console) -> Progress:
     return Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
 
 
-@dataclass(frozen=True)
-class Source:
-    """Clips with the share of each batch they fill.
-
-    training, validation: which of the clips serve for what, int64. held_back: a set of its own to validate on, or None.
-    landmarks: of the clips to train on, or None.
-    """
-
-    clips: ClipSet
-    share: float
-    training: NDArray[np.int64]
-    validation: NDArray[np.int64]
-    held_back: ClipSet | None = None
-    landmarks: Landmarks | None = None
-
-    @classmethod
-    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> Source:
-        """The clips divided by `options.validation`, or all for training where others are held back."""
-        if held_back is not None:
-            return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
-        return cls(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
-
-    @property
-    def trained(self) -> ClipSet:
-        """What is trained on."""
-        if self.landmarks is None:
-            return Subset(self.clips, self.training)
-        return LandmarkedClips(self.clips, self.training, self.landmarks)  # type: ignore[arg-type]  # films have some
-
-    @property
-    def tested(self) -> ClipSet:
-        """What epochs are chosen on."""
-        return self.held_back or Subset(self.clips, self.validation)
-
-
 class Run:
     """What the parts of one run share."""
 
@@ -154,7 +118,7 @@ class Run:
         captions: Captions | None = None
         sources: list[Source] = []
         if chosen.labelled:
-            sources = self.open_data()
+            sources = self.open_data(clip.preprocessing.size)
             clips = sources[0].clips
             classes = clips.classes
             if options.captions is not None:
@@ -163,7 +127,7 @@ class Run:
             texts = options.method_options.get("descriptions")
             classes = EXPRESSIONS if texts is None else tuple(load_descriptions(texts))
             if options.captions is not None:
-                source, captions = self._open_captioned(classes)
+                source, captions = self._open_captioned(classes, clip.preprocessing.size)
                 sources.append(source)
         if captions is not None:
             own["captions"] = CaptionTokens(clip, captions.texts)
@@ -263,13 +227,16 @@ class Run:
             log.close()
             self._state.unlink(missing_ok=True)
 
-    def open_data(self) -> list[Source]:
-        """The training clips and what epochs are chosen on; photographs last. Prints how many there are."""
-        sources = self._open_data()
+    def open_data(self, size: int) -> list[Source]:
+        """The training clips and what epochs are chosen on; photographs last. Prints how many there are.
+
+        size: of `DataChoice.open`.
+        """
+        sources = self._open_data(size)
         self._show_counts(sources)
         return sources
 
-    def _open_data(self) -> list[Source]:
+    def _open_data(self, size: int) -> list[Source]:
         options, data, progress = self._options, self._options.data, self._progress
         split = "test" if options.select_on_test else options.validation_split
         stills = None
@@ -280,9 +247,9 @@ class Run:
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        clips = data.open("train", False, show, self._warn)
+        clips = data.open("train", False, show, self._warn, size)
         show(len(clips), len(clips))
-        held_back = data.open(split, True, show, self._warn) if split and options.divides_by_split else None
+        held_back = data.open(split, True, show, self._warn, size) if split and options.divides_by_split else None
         if stills is None:
             return [Source.divided(clips, 1.0, held_back, options)]
         split = options.validation_split
@@ -308,7 +275,7 @@ class Run:
                 if n < 2:
                     self._warn(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
 
-    def _open_captioned(self, classes: tuple[str, ...]) -> tuple[Source, Captions]:
+    def _open_captioned(self, classes: tuple[str, ...], size: int) -> tuple[Source, Captions]:
         """The clips to learn from by captions alone, which are those that have some."""
         options = self._options
         assert options.captions is not None
@@ -317,7 +284,7 @@ class Run:
         def show(done: int, total: int) -> None:
             self._progress.update(task, completed=done, total=total)
 
-        clips, splits = open_unlabelled(options.data, options.out, show, self._warn)
+        clips, splits = open_unlabelled(options.data, options.out, show, self._warn, size)
         show(len(clips), len(clips))
         captions = captions_of(clips, options.captions, classes, splits)
         self._progress.console.print(escape(captions.report(clips.names)), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -46,6 +47,15 @@ def test_training_clips_are_measured_and_test_clips_judge(dfew: Path) -> None:
     assert kept.lengths == (FRAMES,) * TEST
     assert kept.labels[:2] == ("disgust", "fear")  # numbers 6 and 7 of DFEW's own order
     assert kept.windows(16).shape == (TEST, 16)
+
+
+def test_large_crops_are_measured_as_they_are(dfew: Path, tmp_path: Path) -> None:
+    shutil.copytree(dfew, tmp_path / "DFEW")
+    large = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    for number in range(10):
+        cv2.imwrite(str(tmp_path / "DFEW/Clip/clip_224x224/00000" / f"{number}.png"), large[:, :, ::-1])
+    measured, _ = read_faces(chosen(tmp_path / "DFEW"), 224, 40, lambda _: None)
+    np.testing.assert_array_equal(measured.frames[0], large)
 
 
 def test_few_clips_and_a_wrong_place_are_refused(dfew: Path, tmp_path: Path) -> None:

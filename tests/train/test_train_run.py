@@ -10,14 +10,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dfer.export.exporting import export_checkpoint
 from dfer.runtime import Recognizer
 from dfer.runtime.errors import ParameterError
+from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.cli.train import main as train
 from dfer.train.data.choice import DataChoice
+from dfer.train.evaluation import open_model
 from dfer.train.options import TrainOptions
 from dfer.train.run import run_training
 
@@ -64,6 +67,32 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
 
     again = run_training(replace(options, resume=True))
     assert again == result  # it is finished; what it came to is read from the checkpoint
+
+
+def test_frames_reach_a_model_of_large_crops_as_they_are(options: TrainOptions, tmp_path: Path) -> None:
+    """Not by way of 128 px, which would only blur them: in training and in the test."""
+    rng, films = np.random.default_rng(1), []
+    for label in ("fear", "sadness"):
+        for number in range(2):
+            (clip := tmp_path / "faces" / label / str(number)).mkdir(parents=True)
+            films.append(rng.integers(0, 256, (160, 160, 3), dtype=np.uint8))
+            cv2.imwrite(str(clip / "0.png"), cv2.cvtColor(films[-1], cv2.COLOR_RGB2BGR))
+    data, out = DataChoice("folder", tmp_path / "faces", workers=1), tmp_path / "m.pt"
+    run_training(replace(options, out=out, data=data, crop=160, validation=0.5))
+    frames = np.repeat(np.stack(films)[:, None], 16, axis=1)
+    (stored,) = tmp_path.glob("features/*/features.npy")
+    method = load_checkpoint(out)[0]
+    with torch.inference_mode():
+        seen = method.encode_frames(torch.from_numpy(frames[:, 0])).numpy()
+    np.testing.assert_allclose(np.load(stored)[0, :, 0], seen, atol=2e-3)
+
+    told = ["--data", "folder", "--root", str(tmp_path / "faces"), "--json", str(tmp_path / "m.json")]
+    CliRunner().invoke(evaluate, [str(out), *told], catch_exceptions=False)
+    with open_model(out) as model:
+        highest = [model.classify(frames[index]).max() for index in range(4)]
+    scored = json.loads((tmp_path / "m.json").read_text())
+    right, wrong = (scored["confidence"][name] or 0 for name in ("right", "wrong"))
+    assert scored["war"] * right + (1 - scored["war"]) * wrong == pytest.approx(np.mean(highest), rel=1e-5)
 
 
 def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import ParameterError
 from ..data import ClipSet
-from ..data.choice import DRAWN, DataChoice
+from ..data.choice import DRAWN, SIDE, DataChoice
 from ..data.lists import SPLITS, Entry
 from ..data.procedural import ProceduralClips
 from ..data.subsets import Subset
@@ -66,16 +66,17 @@ def open_unlabelled(
     out: Path,
     progress: Callable[[int, int], object] = lambda done, total: None,
     warn: Callable[[str], object] = lambda _: None,
+    size: int = SIDE,
 ) -> tuple[ClipSet, dict[str, str]]:
     """The training clips of a data set, and the split of every clip that it names.
 
     A folder's clips may lie however deep, without classes; all are for training where there are no train/, val/ and
     test/. A table needs no labels: its columns are clip and split. Benchmarks come with theirs.
-    out: a place that holds none of the clips. progress, warn: as of `DataChoice.open`.
+    out: a place that holds none of the clips. progress, warn, size: as of `DataChoice.open`.
     Raises DferError for data that are not where `choice` says.
     """
     if choice.data not in ("folder", "csv") or choice.root is None:
-        clips = choice.open(TRAINING, False, progress, warn)
+        clips = choice.open(TRAINING, False, progress, warn, size)
         return clips, choice.listed()
     root = choice.root
     if choice.data == "csv":
@@ -87,7 +88,7 @@ def open_unlabelled(
         names = [film.name for film in find_films(root, out)]
         splits, folder = {name: name.split("/")[0] if divided else TRAINING for name in names}, root
     entries = [Entry(name, TRAINING) for name, split in splits.items() if split == TRAINING]
-    return VideoClips(entries, folder, (TRAINING,), 128, choice.max_missing, warn, progress), splits
+    return VideoClips(entries, folder, (TRAINING,), max(SIDE, size), choice.max_missing, warn, progress), splits
 
 
 def captions_of(clips: ClipSet, source: str | Path, classes: tuple[str, ...], splits: Mapping[str, str]) -> Captions:

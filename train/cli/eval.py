@@ -183,7 +183,7 @@ def _test(
         def show(done: int, total: int) -> None:
             progress.update(opening, completed=done, total=total)
 
-        clips = data.open(split, True, show, warn)
+        clips = data.open(split, True, show, warn, model.size)
         show(len(clips), len(clips))
         name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
         if data.undivided:

@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..landmarks.pictures import draw_pictures, move_points
-from ..landmarks.reading import LandmarkedClips
+from ..landmarks.reading import LandmarkedClips, Landmarks
+from ..options import TrainOptions
 from . import Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
+from .subsets import Subset, split_validation
 
 _Seen = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
 """A view of a clip, and the pictures of its landmarks."""
@@ -46,6 +48,41 @@ class Sampling:
     history: float = 0.0
     rank: int = 0
     world: int = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """Clips with the share of each batch they fill.
+
+    training, validation: which of the clips serve for what, int64. held_back: a set of its own to validate on, or None.
+    landmarks: of the clips to train on, or None.
+    """
+
+    clips: ClipSet
+    share: float
+    training: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    held_back: ClipSet | None = None
+    landmarks: Landmarks | None = None
+
+    @classmethod
+    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> Source:
+        """The clips divided by `options.validation`, or all for training where others are held back."""
+        if held_back is not None:
+            return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
+        return cls(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
+
+    @property
+    def trained(self) -> ClipSet:
+        """What is trained on."""
+        if self.landmarks is None:
+            return Subset(self.clips, self.training)
+        return LandmarkedClips(self.clips, self.training, self.landmarks)  # type: ignore[arg-type]  # films have some
+
+    @property
+    def tested(self) -> ClipSet:
+        """What epochs are chosen on."""
+        return self.held_back or Subset(self.clips, self.validation)
 
 
 class Batches(Protocol):

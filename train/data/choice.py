@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from . import ClipSet
 
 DATA = ("procedural", "dfew", "ferv39k", "mafw", "folder", "csv")
-
+SIDE = 128
+"""Pixels that frames on disk are given out with at least: what dfer-prepare writes, so that views can be cut from them.
+"""
 
 DRAWN = "drawn"
 """In place of a file of captions: those of procedural people, from what moves their faces."""
@@ -70,9 +72,11 @@ class DataChoice:
         held_out: bool = False,
         progress: Callable[[int, int], object] = lambda done, total: None,
         warn: Callable[[str], object] = lambda _: None,
+        size: int = SIDE,
     ) -> ClipSet:
         """The clips of a split; of procedural people, training ones or `held_out` ones.
 
+        size: side of the crops that the model is given; frames on disk come as large, and not below `SIDE`.
         `progress` hears how many people are drawn, or folders of pictures checked, and of how many. `warn` is told of
         clips that are missing and of damaged pictures. Raises DferError for data that are not where this says.
         """
@@ -86,9 +90,8 @@ class DataChoice:
             raise ParameterError("root", f"data {self.data} need the folder of their clips")
         from .benchmarks import load_clips
 
-        return load_clips(
-            self.data, self.root, split, self.fold, self.lists, self.max_missing, warn=warn, progress=progress
-        )
+        size = max(SIDE, size)
+        return load_clips(self.data, self.root, split, self.fold, self.lists, self.max_missing, size, warn, progress)
 
     def listed(self) -> dict[str, str]:
         """The split of every clip that the lists or folders name, whether its file is there or not, by name.

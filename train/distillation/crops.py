@@ -15,14 +15,13 @@ from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
 from ...runtime.sources.tables import image_places, read_rows
 from ..data import WINDOW
 from ..data.augmentation import plain_view
+from ..data.choice import SIDE
 from ..data.lists import few_missing
 from ..data.procedural import ProceduralClips
 from ..digests import content_digests, damaged_pictures
 
 DRAWN = "drawn"
 """The name of faces that are procedural people."""
-SIDE = 128
-"""Pixels that crops are given out with at least: what dfer-prepare writes, so that views can be cut from them."""
 
 _OBLONG = 1.25  # a picture whose sides differ by more is no crop of a face
 _MISSING = 0.01  # share of the pictures that may be missing or damaged

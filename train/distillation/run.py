@@ -21,6 +21,7 @@ from ..checkpoints.protocol import KEY, LearnedFrom, learned_from
 from ..confidence import Calibration, Confidence
 from ..data import ClipSet
 from ..data.batches import Sampling
+from ..data.choice import SIDE
 from ..data.features import Extraction, FeatureSet, stored_features
 from ..data.procedural import ProceduralClips
 from ..data.subsets import split_validation
@@ -37,7 +38,7 @@ from ..options import TrainOptions
 from ..run import Run, progress_bars
 from ..training import Epoch, Trainer, TrainSettings
 from .batches import TaughtBatches
-from .crops import DRAWN, SIDE, Crops, DrawnCrops, find_crops
+from .crops import DRAWN, Crops, DrawnCrops, find_crops
 from .options import DistillOptions
 
 if TYPE_CHECKING:
@@ -294,7 +295,7 @@ def _use_labels(
     )
     state = _tuning_state(options.out)
     run = Run(choice, fabric, progress, state)
-    sources = run.open_data()
+    sources = run.open_data(max(teacher.preprocessing.size, student.preprocessing.size))
     tested = [source.tested for source in sources]
     told = dict(training["distillation"])
     for name, model in (("teacher", teacher), ("untuned", student)):
