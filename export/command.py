@@ -246,7 +246,12 @@ def _faces(faces: str | None, root: Path | None, fold: int, lists: Path | None) 
             raise DferError(f"--calib {faces} needs --root, the folder of its clips")
         from ..train.data.choice import DataChoice
 
-        return DataChoice(faces, root, fold, lists, max_missing=0.01, identities=0, workers=1)
+        chosen = DataChoice(faces, root, fold, lists, max_missing=0.01, identities=0, workers=1)
+        if chosen.one_list:  # held-out faces would be the calibration faces
+            raise ParameterError(
+                "lists", f"{lists} is one list; name the folder of the lists of training and test clips"
+            )
+        return chosen
     if root is not None or lists is not None or fold != 1:
         raise DferError(f"--root, --fold and --lists are for --calib {', '.join(DATA_SETS)}")
     return Path(faces) if faces else None

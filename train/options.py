@@ -95,6 +95,12 @@ class TrainOptions:
             raise ParameterError(
                 "validation_split", f"{self.data.data} clips have no such split; only folders and a CSV do"
             )
+        if self.divides_by_split:  # or validation clips would be the training clips, without a word
+            option = "select_on_test" if self.select_on_test else "validation_split"
+            if self.data.undivided:
+                raise ParameterError(option, f"{self.data.root} has no folders train, val or test; make some")
+            if self.data.one_list:
+                raise ParameterError(option, f"{self.data.lists} is one list, of no split; name the folder of lists")
 
     @property
     def divides_by_split(self) -> bool:

@@ -71,6 +71,7 @@ def test_few_clips_and_a_wrong_place_are_refused(dfew: Path, tmp_path: Path) -> 
         (["--calib", "mafw"], "--calib mafw needs --root"),
         (["--calib", "faces/", "--root", "MAFW"], "--root, --fold and --lists are for --calib dfew, ferv39k, mafw"),
         (["--fold", "2"], "--root, --fold and --lists are for --calib"),
+        (["--calib", "dfew", "--root", "DFEW", "--lists", __file__], "py is one list; name the folder of the lists"),
         (["--int8"], "--calib: INT8 needs videos or face crops"),
     ],
 )

@@ -96,9 +96,14 @@ def test_frames_reach_a_model_of_large_crops_as_they_are(options: TrainOptions, 
 
 
 def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("a 1 0\n")
+    one_list = DataChoice("dfew", tmp_path, lists=tmp_path / "one.txt")
     for changes, words in (
         ({"out": tmp_path / "no" / "x.pt"}, "out: folder .* does not exist"),
         ({"stills": tmp_path / "x.csv", "select_on_test": True}, "select_on_test: photographs have no test split"),
+        ({"select_on_test": True}, "select_on_test: .*faces has no folders train, val or test; make some"),
+        ({"validation_split": "val"}, "validation_split: .*faces has no folders train, val or test; make some"),
+        ({"data": one_list, "select_on_test": True}, "select_on_test: .*one.txt is one list, of no split"),
         ({"data": DataChoice("mafw")}, "root: data mafw need the folder"),
         ({"epochs": (1, 2)}, "epochs: this method takes 3 numbers"),
         ({"method": "x"}, "method: 'x' is not one of align-dfer"),

@@ -60,11 +60,16 @@ class DataChoice:
     @property
     def undivided(self) -> bool:
         """Whether these are folders of clips that are not divided into splits, so that every split is all of them."""
-        if self.data != "folder" or self.root is None:
+        if self.data != "folder" or self.root is None or not self.root.is_dir():
             return False
         from .lists import SPLITS  # which loads the readers of videos
 
         return not any((self.root / name).is_dir() for name in SPLITS)
+
+    @property
+    def one_list(self) -> bool:
+        """Whether a single list stands in place of a benchmark's own, so that every split is all that it names."""
+        return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
     def open(
         self,
