@@ -28,6 +28,7 @@ from ..runtime.storage import atomic_write
 from .data.augmentation import plain_view
 from .data.batches import sampling_probabilities
 from .data.images import Images, random_views
+from .digests import weights_digest
 from .methods import lay_out, normalise_pixels
 from .models.averaging import moving_average
 from .models.clip import Clip
@@ -84,6 +85,7 @@ class Pretraining:
     ) -> None:
         torch.manual_seed(settings.seed)
         self._clip, self._sources, self._settings, self._state = clip, sources, settings, state
+        self._identity = {} if state is None else self._identify(teacher)  # before anything is learned
         # Those that weights of an earlier run were drawn to, its descriptions tell.
         self.vectors = (
             class_features(clip).detach() if clip.taught else _orthonormal(len(EXPRESSIONS), clip.width, settings.seed)
@@ -176,20 +178,23 @@ class Pretraining:
         pixels = lay_out(torch.from_numpy(np.concatenate(frames)).float(), laid_out)[:, : 1 if own.grey else 3] / 255
         return pixels, torch.from_numpy(np.concatenate(targets))
 
-    def _identity(self) -> dict[str, Any]:
-        pools = [
-            (len(images.labels), hashlib.sha256(images.targets.tobytes()).hexdigest()) for images, _ in self._sources
-        ]
-        shares = [share for _, share in self._sources]
-        clip = str(self._clip.identity)
-        own = {"clip": clip, "pretrained": self._clip.taught, "images": str(pools), "shares": str(shares)}
-        return {**asdict(self._settings), **own}
+    def _identify(self, teacher: Clip | None) -> dict[str, Any]:
+        """What an interrupted run must agree with to be gone on from."""
+        pools = [[_digest(images.frames), _digest(images.targets), share] for images, share in self._sources]
+        return {
+            **asdict(self._settings),
+            "clip": str(self._clip.identity),
+            "preprocessing": str(self._clip.preprocessing),
+            "pretrained": [self._clip.taught, weights_digest(self._clip.model.state_dict())],
+            "teacher": None if teacher is None else weights_digest(teacher.model.state_dict()),
+            "images": pools,
+        }
 
     def _write_state(self, step: int) -> None:
         assert self._state is not None
         content = {
             "format": STATE_FORMAT,
-            "identity": self._identity(),
+            "identity": self._identity,
             "step": step,
             "weights": self._learner.state_dict(),
             "average": self._average.state_dict(),
@@ -207,7 +212,7 @@ class Pretraining:
             raise self._refuse("cannot be read") from error
         if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
             raise self._refuse("is not a pre-training state of this version")
-        changed = [name for name, value in self._identity().items() if state["identity"].get(name) != value]
+        changed = [name for name, value in self._identity.items() if state["identity"].get(name) != value]
         if changed:
             raise self._refuse(f"was begun with other settings ({', '.join(changed)}); give the same ones")
         self._learner.load_state_dict(state["weights"])
@@ -283,6 +288,10 @@ def _sentence_features(clip: Clip, tokens: Tensor) -> Tensor:
     end = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
     embedded = clip.text.embed(tokens[:, : int(end.max()) + 1])
     return functional.normalize(clip.text.encode(embedded, end), dim=-1)
+
+
+def _digest(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()
 
 
 def _orthonormal(count: int, width: int, seed: int) -> Tensor:

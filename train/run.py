@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from .data.procedural import ProceduralClips
 from .data.stills import StillClips
 from .data.subsets import Subset
 from .data.videos import VideoClips
+from .digests import weights_digest
 from .epoch_log import EpochLog
 from .fabric import start_fabric
 from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
@@ -115,6 +117,7 @@ class Run:
         plan = adapt_plan(chosen.default_plan, options.epochs, options.learning_rate, options.depth)
         size: dict[str, Any] = {"image_size": options.image_size, "patches": options.patches}
         clip = load_clip(options.clip, options.pretrained, crop_size=options.crop, **size)
+        start = weights_digest(clip.model.state_dict())
         captions: Captions | None = None
         sources: list[Source] = []
         if chosen.labelled:
@@ -135,6 +138,7 @@ class Run:
         method = build_method(chosen, clip, classes, plan, own)
         identity: dict[str, Any] = {
             "options": {name: _plain(value) for name, value in options.method_options.items()},
+            "pretrained": start,
         }
         if captions is not None:
             identity["captions"] = {"sha256": captions.digest, "weight": options.caption_weight}
@@ -173,6 +177,8 @@ class Run:
             "views": options.views,
             "augmentation": self._augmentation,
             "data": self._fingerprints(sources),
+            "shares": [source.share for source in sources],
+            "validation": options.validation,
             **identity,
         }
         if not phases:
@@ -363,5 +369,7 @@ class Run:
 
 
 def _plain(value: Any) -> Any:
-    """As checkpoints and state files can hold it."""
-    return str(value) if isinstance(value, Path) else value
+    """As checkpoints and state files can hold it; of a file what it says, not where it lies."""
+    if not isinstance(value, Path):
+        return value
+    return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else str(value)

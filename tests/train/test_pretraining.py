@@ -23,9 +23,9 @@ def images() -> Images:
     return Images(rng.integers(0, 256, (12, 128, 128, 3), dtype=np.uint8), np.eye(7, dtype=np.float32)[labels])
 
 
-def nano() -> Clip:
+def nano(grey: bool = False) -> Clip:
     torch.manual_seed(0)
-    return load_clip("dfer-nano")
+    return load_clip("dfer-nano", grey=grey)
 
 
 def nothing(step: int, loss: float) -> None:
@@ -109,6 +109,18 @@ def test_a_state_of_another_run_is_refused(images: Images, tmp_path: Path) -> No
     )
     with pytest.raises(ParameterError, match=r"other settings \(pretrained\)"):
         taught.run(True, nothing)
+    other_start, turned = nano(), Images(images.frames[:, ::-1], images.targets)
+    with torch.no_grad():
+        next(other_start.model.parameters()).add_(1)
+    for clip, pool, teacher, word in (
+        (nano(grey=True), images, None, "preprocessing"),
+        (other_start, images, None, "pretrained"),
+        (nano(), turned, None, "images"),
+        (nano(), images, nano(), "teacher"),
+    ):
+        differing = Pretraining(clip, [(pool, 1.0)], PretrainSettings(steps=12, batch=4), teacher, state)
+        with pytest.raises(ParameterError, match=rf"other settings \({word}\)"):
+            differing.run(True, nothing)
     state.write_bytes(b"nothing")
     with pytest.raises(ParameterError, match="cannot be read"):
         other.run(True, nothing)

@@ -16,13 +16,17 @@ from click.testing import CliRunner
 from dfer.export.exporting import export_checkpoint
 from dfer.runtime import Recognizer
 from dfer.runtime.errors import ParameterError
+from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.cli.train import main as train
 from dfer.train.data.choice import DataChoice
+from dfer.train.epoch_log import EpochLog
 from dfer.train.evaluation import open_model
+from dfer.train.models.clip import load_clip, save_weights
 from dfer.train.options import TrainOptions
 from dfer.train.run import run_training
+from dfer.train.training import Epoch
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,37 @@ def test_frames_reach_a_model_of_large_crops_as_they_are(options: TrainOptions, 
     scored = json.loads((tmp_path / "m.json").read_text())
     right, wrong = (scored["confidence"][name] or 0 for name in ("right", "wrong"))
     assert scored["war"] * right + (1 - scored["war"]) * wrong == pytest.approx(np.mean(highest), rel=1e-5)
+
+
+def test_an_interrupted_run_is_not_gone_on_from_with_other_options(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate(("one.pt", "other.pt")):
+        torch.manual_seed(seed)
+        save_weights(load_clip("dfer-nano"), tmp_path / name)
+    words = tmp_path / "words.json"
+    words.write_text(json.dumps(dict.fromkeys(EXPRESSIONS, "a face")))
+    method_options = {"no_mat": True, "single_step": True, "descriptions": words}
+    begun = replace(
+        options, out=tmp_path / "m.pt", pretrained=str(tmp_path / "one.pt"), method_options=method_options, resume=True
+    )
+
+    def stop(log: EpochLog, epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EpochLog, "write", stop)
+        run_training(begun)
+    for name, value in (("pretrained", str(tmp_path / "other.pt")), ("validation", 0.4)):
+        with pytest.raises(ParameterError, match=rf"other settings \({name}\)"):
+            run_training(replace(begun, **{name: value}))  # type: ignore[arg-type]
+    told = words.read_text()
+    words.write_text(told.replace("a face", "a person"))
+    with pytest.raises(ParameterError, match=r"other settings \(options\)"):
+        run_training(begun)
+    words.write_text(told)
+    assert run_training(begun).steps[0].epochs == 3
 
 
 def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
