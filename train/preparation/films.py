@@ -14,7 +14,7 @@ import shutil
 import signal
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ def prepare(
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(out / _ASIDE, ignore_errors=True)
         outcomes = _finished(films, out)
-        _check_size(films, out, size)
+        check_size((out / film.folder / "00000.jpg" for film in films), out, size)
         done = {outcome.clip for outcome in outcomes}
         _write_report(out, outcomes)
         progress(len(outcomes), len(films))
@@ -246,14 +246,12 @@ def _finished(films: Sequence[Film], out: Path) -> list[Outcome]:
     ]
 
 
-def _check_size(films: Sequence[Film], out: Path, size: int) -> None:
-    for film in films:
-        image = out / film.folder / "00000.jpg"
-        if image.is_file():
-            found = read_image(image)
-            if found is not None and len(found) != size:
-                raise ParameterError("size", f"{out} holds faces of {len(found)} pixels; give that or another folder")
-            return
+def check_size(crops: Iterable[Path], out: Path, size: int) -> None:
+    """Raise ParameterError when the first of the crops that an earlier run left in `out` has another size."""
+    first = next((crop for crop in crops if crop.is_file()), None)
+    found = None if first is None else read_image(first)
+    if found is not None and len(found) != size:
+        raise ParameterError("size", f"{out} holds faces of {len(found)} pixels; give that or another folder")
 
 
 def _write_report(out: Path, outcomes: Sequence[Outcome]) -> None:

@@ -27,7 +27,7 @@ from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
 from ..data.lists import SPLITS
 from .copies import find_copies
-from .films import start_worker
+from .films import check_size, start_worker
 
 TABLE, REPORT, COPIES = "labels.csv", "report.csv", "copies.csv"
 State = Literal["ok", "no-face", "unreadable", "copy"]
@@ -60,27 +60,36 @@ class Prepared:
         return sum(other == state for other in self.states.values())
 
 
-def find_photographs(place: Path) -> list[Photograph]:
+def find_photographs(place: Path, out: Path) -> list[Photograph]:
     """The photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, as FER2013 and RAF-DB come.
 
     A table is a CSV with a column `image` and `label`, or a column of votes or shares for each class; others (`person`,
-    `split`) are kept. Raises DferError for a place without photographs and for bad tables.
+    `split`) are kept. What lies in `out`, where crops are written, is none of them.
+    Raises DferError for a place without photographs, for bad tables, for two photographs whose crops would have one
+    name, and when `out` would replace what it is made from.
     """
+    if place.resolve() in (out.resolve(), (out / TABLE).resolve()):
+        raise DferError(f"{out}: faces must not go where {place} lies; name another folder")
     if place.is_file():
         found = [
             Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), row)
             for line, row in read_rows(place, ("image",))
         ]
     else:
+        source, target = place.resolve(), out.resolve()
+        written = target.relative_to(source).parts if target.is_relative_to(source) else None
         found = [
             Photograph(path, _crop_name(name.as_posix()), {"image": name.as_posix(), **_cells_of(name)})
             for path in sorted(place.rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(name := PurePosixPath(path.relative_to(place)))
+            if path.suffix.lower() in IMAGE_SUFFIXES
+            and not _hidden(name := PurePosixPath(path.relative_to(place)))
+            and (written is None or name.parts[: len(written)] != written)
         ]
     if not found:
         raise DferError(
             f"{place}: no photographs; expected [train|val|test/]CLASS/picture, or a table with a column image"
         )
+    _check_apart(found, place)
     return found
 
 
@@ -96,11 +105,13 @@ def prepare_photographs(
     Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
     different splits that of the training split goes. Photographs without a split get one: 10 % are "val", people
     together where the table names them.
-    progress: called with the photographs done and all. Raises DferError when there are none or OUT cannot be written.
+    progress: called with the photographs done and all. Raises DferError as `find_photographs` does, and when OUT cannot
+    be written or holds crops of another size.
     """
-    photographs = find_photographs(place)
+    photographs = find_photographs(place, out)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
+        check_size((out / "images" / one.name for one in photographs), out, size)
         states: dict[str, State] = {}
         for name, state in _cut_all(photographs, out / "images", size, workers):
             states[name] = state
@@ -215,6 +226,16 @@ def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "imag
     for one in bare:
         one.cells["split"] = "val" if split[one.cells.get("person") or one.name] else "train"
     return "given" if not bare else "person" if people else "image"
+
+
+def _check_apart(photographs: Sequence[Photograph], place: Path) -> None:
+    owners: dict[str, Photograph] = {}
+    for one in photographs:
+        first = owners.setdefault(one.name, one)
+        if first is not one:
+            image, other = one.cells["image"], first.cells["image"]
+            told = f"{image} is in two rows; join them" if other == image else f"{other} and {image} differ; rename one"
+            raise DferError(f"{place}: only one photograph can become {one.name}, but {told}")
 
 
 def _crop_name(name: str) -> str:

@@ -66,6 +66,33 @@ def test_a_second_run_cuts_nothing_anew_and_writes_the_same(
     assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.jpg")} == written
 
 
+def test_crops_among_the_photographs_are_none_of_them(photos: Path) -> None:
+    out = photos / "faces"
+    first = prepare_photographs(photos, out)
+    table = (out / "labels.csv").read_bytes()
+    assert prepare_photographs(photos, out) == first
+    assert (out / "labels.csv").read_bytes() == table
+    for place in (photos, out / "labels.csv"):
+        with pytest.raises(DferError, match="faces must not go where"):
+            prepare_photographs(place, place if place == photos else out)
+    assert (out / "labels.csv").read_bytes() == table
+
+
+def test_crops_of_another_size_are_not_taken_for_finished(photos: Path, tmp_path: Path) -> None:
+    prepare_photographs(photos, tmp_path / "out", size=64)
+    with pytest.raises(DferError, match=r"size: .*out holds faces of 64 pixels; give that or another folder"):
+        prepare_photographs(photos, tmp_path / "out", size=96)
+
+
+def test_two_photographs_for_one_crop_are_refused_and_not_lost(photos: Path, tmp_path: Path) -> None:
+    save(photos / "happy" / "0.jpg", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(DferError, match=r"happy/0\.jpg, but happy/0\.jpg and happy/0\.png differ; rename one"):
+        prepare_photographs(photos, tmp_path / "out")
+    (photos / "votes.csv").write_text("image,label\nhappy/0.png,happy\nsad/1.png,sad\nhappy/0.png,sad\n")
+    with pytest.raises(DferError, match=r"happy/0\.jpg, but happy/0\.png is in two rows; join them"):
+        prepare_photographs(photos / "votes.csv", tmp_path / "out")
+
+
 def test_a_copy_never_stands_in_two_splits(face_photos: list[np.ndarray], tmp_path: Path) -> None:
     for split, images in (("train", face_photos[:3]), ("val", face_photos[2:4])):
         for index, image in enumerate(images):
@@ -106,10 +133,10 @@ def test_small_tightly_cropped_pictures_are_found_too(face_photos: list[np.ndarr
 
 def test_places_without_photographs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DferError, match="no photographs"):
-        find_photographs(tmp_path)
+        find_photographs(tmp_path, tmp_path / "out")
     save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(DferError, match=r"a\.png: lies in no folder that names its class"):
-        find_photographs(tmp_path)
+        find_photographs(tmp_path, tmp_path / "out")
 
 
 def test_the_command_says_what_it_found(photos: Path, tmp_path: Path) -> None:
