@@ -166,6 +166,13 @@ def test_batches_take_their_share_of_each_source_and_order_covers_all() -> None:
     assert sorted(names) == sorted(first.names)
 
 
+def test_a_process_with_one_clip_a_step_takes_one_of_each_source() -> None:
+    few, many = drawn_features(9, 0), drawn_features(21, 1)
+    sampling = Sampling(batch=2, world=2)
+    (first, *_) = FeatureBatches([(few, 0.5), (many, 0.5)], sampling).random(np.random.default_rng(0))
+    assert len(first.labels) == 2
+
+
 def test_shifted_windows_repeat_their_edges() -> None:
     times = np.arange(16, dtype=np.float16)[None, None, :, None].repeat(4, axis=1)
     features = FeatureSet(times, np.arange(4), np.zeros(4, np.int64), list("abcd"))

@@ -234,13 +234,14 @@ def _stacked(pictures: Sequence[NDArray[np.uint8] | None]) -> Tensor | None:
 
 
 class Sampler:
-    """Which clips come into a batch: a share from each source, classes balanced as asked for."""
+    """Which clips come into a batch: a share from each source, of each at least one, classes balanced as asked for."""
 
     def __init__(self, labels: list[NDArray[np.int64]], shares: list[float], sampling: Sampling) -> None:
         self.labels = np.concatenate(labels)
         self.steps = max(1, len(self.labels) // sampling.batch)
         share = np.array(shares) / sum(shares)
         counts = np.round(max(1, sampling.batch // sampling.world) * share).astype(int)
+        counts = np.maximum(counts, share > 0)
         self._sources = [
             (number, int(count), sampling_probabilities(part, sampling.balance))
             for number, (part, count) in enumerate(zip(labels, counts, strict=True))

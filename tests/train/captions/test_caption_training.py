@@ -13,7 +13,9 @@ import torch
 from click.testing import CliRunner, Result
 from clip_sets import NoiseClips
 from networks import SIZE, random_crops
+from torch import distributed, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from dfer.runtime.errors import ParameterError
 from dfer.runtime.labels import EXPRESSIONS
@@ -101,6 +103,25 @@ def test_the_loss_is_the_classes_plus_the_captions_of_those_that_have_some(optio
         torch.testing.assert_close(found, wanted)
         without = Batch(given.inputs, given.labels, ["x"] * 5)
         torch.testing.assert_close(method.loss(without, None, None), plain.loss(without, None, None))
+
+
+def test_several_processes_need_not_all_have_captions_in_a_batch(tmp_path: Path) -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.method = make()
+
+        def forward(self, names: list[str]) -> torch.Tensor:
+            given = batch()
+            return self.method.loss(Batch(given.inputs, given.labels, names), None, None)
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        loss = DistributedDataParallel(Loss())
+        for names in (["x"] * 5, ["0"] * 5, ["x"] * 5):
+            loss(names).backward()  # of what went without a gradient the next step would complain
+    finally:
+        distributed.destroy_process_group()
 
 
 def test_adapters_learn_from_captions() -> None:
