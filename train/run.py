@@ -68,17 +68,18 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
     state = options.out.with_suffix(".state")
     fabric = start_fabric(options.precision)
     console.quiet |= fabric.global_rank != 0
+    made: dict[str, Any] | None = None
     if options.resume and options.out.is_file() and not state.is_file():
-        console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
-        training = load_checkpoint(options.out)[1]
-        fitted = training.get("calibration")
-        epochs = tuple(Epoch(**one) for one in training.get("scores", []))
-        return TrainResult(options.out, epochs, None if fitted is None else Calibration.from_json(fitted))
+        method, made = load_checkpoint(options.out)
+        if method.name != options.method:
+            raise ParameterError(
+                "resume", f"{options.out} is a model of {method.name}; name another file, or go without"
+            )
     if state.is_file() and not options.resume:
         console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
     torch.manual_seed(options.seed)
     with progress_bars(console) as progress:
-        run = Run(options, fabric, progress, state)
+        run = Run(options, fabric, progress, state, made)
         return TrainResult(options.out, tuple(run.train()), run.calibration)
 
 
@@ -88,10 +89,20 @@ def progress_bars(console: Console) -> Progress:
 
 
 class Run:
-    """What the parts of one run share."""
+    """What the parts of one run share.
 
-    def __init__(self, options: TrainOptions, fabric: Fabric, progress: Progress, state: Path) -> None:
-        self._options, self._fabric, self._progress, self._state = options, fabric, progress, state
+    made: what `options.out` says of its training, where it is there already and only remains to be compared.
+    """
+
+    def __init__(
+        self,
+        options: TrainOptions,
+        fabric: Fabric,
+        progress: Progress,
+        state: Path,
+        made: dict[str, Any] | None = None,
+    ) -> None:
+        self._options, self._fabric, self._progress, self._state, self._made = options, fabric, progress, state, made
         self._augmentation = options.augmentation or ("strong" if options.data.data == "procedural" else "paper")
         self._sampling = Sampling(
             options.batch,
@@ -181,6 +192,8 @@ class Run:
             "validation": options.validation,
             **identity,
         }
+        if self._made is not None:
+            return self._finished(self._made, record)
         if not phases:
             if fabric.global_rank == 0:
                 save_checkpoint(method, options.out, record | (notes or {}))
@@ -194,6 +207,18 @@ class Run:
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)
         self._run_and_write(trainer, method, phases, record | (notes or {}))
         return trainer.results
+
+    def _finished(self, made: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:
+        """What an earlier run came to. Raises ParameterError where that was another one."""
+        out = self._options.out
+        changed = [name for name, value in record.items() if made.get(name, value) != value]  # some told less
+        if changed:
+            told = f"{out} was made with other settings ({', '.join(changed)}); give the same ones, or go without"
+            raise ParameterError("resume", told)
+        self._progress.console.print(f"{escape(str(out))} is finished; there is nothing to resume")
+        fitted = made.get("calibration")
+        self.calibration = None if fitted is None else Calibration.from_json(fitted)
+        return [Epoch(**one) for one in made.get("scores", [])]
 
     def _run_and_write(self, trainer: Trainer, method: Method, phases: list[Phase], record: dict[str, Any]) -> None:
         """Run the trainer, and write log and checkpoints as it goes."""

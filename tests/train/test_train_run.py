@@ -71,6 +71,12 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
 
     again = run_training(replace(options, resume=True))
     assert again == result  # it is finished; what it came to is read from the checkpoint
+    for changes, words in (
+        ({"method": "dfer-clip", "method_options": {}}, "model.pt is a model of align-dfer; name another file"),
+        ({"epochs": (2, 1, 1), "batch": 2}, r"model.pt was made with other settings \(plan, batch\)"),
+    ):
+        with pytest.raises(ParameterError, match=f"resume: .*{words}"):
+            run_training(replace(options, resume=True, **changes))  # type: ignore[arg-type]
 
 
 def test_frames_reach_a_model_of_large_crops_as_they_are(options: TrainOptions, tmp_path: Path) -> None:
