@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.faces.alignment import align
 from ..runtime.faces.detection import FaceDetector
-from ..runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_source, read_image
+from ..runtime.sources import VIDEO_SUFFIXES, open_source, pictures_below, read_image
 from ..runtime.sources.tables import find_image, read_rows
 
 MINIMUM = 500
@@ -51,12 +51,14 @@ class FaceClips:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A photograph still to be read (crops: None), or a clip cut out of a video. origin: the file it is from."""
+    """A photograph still to be read (crops: None), or a clip cut out of a video. origin: the file it is from; film: the
+    folder whose frames are one clip, of which it is one."""
 
     origin: Path
     label: str | None = None
     held_out: bool | None = None
     crops: NDArray[np.uint8] | None = None
+    film: Path | None = None
 
     @property
     def length(self) -> int:
@@ -76,7 +78,8 @@ def load_faces(
 
     faces: a folder of videos (of which the largest face is taken), a folder of face crops, or a CSV of crops with
         columns image[,label[,split]], images beside it or in its folder `images/`. Rows of another split than "train"
-        are held out; without a split, and in folders, every fifth video is, or every fifth clip of fewer than five.
+        are held out; without a split, and in folders, every fifth video, folder of a film's frames (called by numbers)
+        or photograph is, or every fifth clip of fewer than five films.
     Raises ParameterError for `faces` that are not there or hold something else, and for `minimum` when there are fewer
     frames; DferError for an image that is no face crop.
     """
@@ -85,7 +88,7 @@ def load_faces(
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
         clips = _video_clips(videos, size, report) if videos else []
         if not videos:
-            clips = [_Clip(file) for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+            clips = [_Clip(file, film=film) for film, pictures in pictures_below(faces) for file in pictures]
     elif faces.is_file() and faces.suffix.lower() == ".csv":
         clips = _listed_clips(faces)
     else:
@@ -135,17 +138,26 @@ def _video_clips(videos: Iterable[Path], size: int, report: Report) -> list[_Cli
 
 
 def _split(clips: list[_Clip]) -> tuple[list[_Clip], list[_Clip]]:
-    """Clips for calibration and held-out ones: as listed, else every fifth video, or clip of fewer videos."""
+    """Clips for calibration and held-out ones: as listed, else every fifth video, folder of a film's frames or
+    photograph, or of fewer every fifth part of `CLIP_LENGTH` frames. Neighbours in a film are much alike."""
     if any(clip.held_out for clip in clips) and any(clip.held_out is False for clip in clips):
         return [clip for clip in clips if not clip.held_out], [clip for clip in clips if clip.held_out]
-    groups = [list(group) for _, group in groupby(clips, key=lambda clip: clip.origin)]
+    groups = [list(group) for _, group in groupby(clips, key=lambda clip: clip.film or clip.origin)]
     if len(groups) < 5:
+        groups = [part for group in groups for part in _parts(group, CLIP_LENGTH)]
+    if len(groups) < 2:
         groups = [[clip] for clip in clips]
     if len(groups) < 2:
         groups = [[_slice(clips[0], slice(0, -1))], [_slice(clips[0], slice(-1, None))]]
     every = min(5, len(groups))
     calibration = [clip for index, group in enumerate(groups) if index % every != every - 1 for clip in group]
     return calibration, [clip for index, group in enumerate(groups) if index % every == every - 1 for clip in group]
+
+
+def _parts(group: list[_Clip], frames: int) -> Iterator[list[_Clip]]:
+    """Consecutive clips of about so many frames together."""
+    most = max(1, frames // group[0].length)
+    return (group[start : start + most] for start in range(0, len(group), most))
 
 
 def _slice(clip: _Clip, frames: slice) -> _Clip:

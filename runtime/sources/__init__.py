@@ -13,7 +13,7 @@ times: a file's presentation time stamps, counted from its first frame; for live
 from .addresses import without_credentials
 from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order, readable
-from .images import Animation, ImageFolder, read_image
+from .images import Animation, ImageFolder, pictures_below, read_image
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources
 from .readers import SourceReader, SourceReaders, State, tell_apart
@@ -41,6 +41,7 @@ __all__ = [
     "natural_order",
     "open_source",
     "open_sources",
+    "pictures_below",
     "read_image",
     "readable",
     "tell_apart",

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from .frames import Frame, Source, Warn, readable
+from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, readable
 
 _COMPARED = 8
 """Pictures of a folder whose sizes are compared, from the first to the last."""
@@ -129,6 +129,19 @@ def are_photos(paths: Sequence[Path]) -> str:
     step = max(1, (len(paths) - 1) // (_COMPARED - 1))
     small = (_decode(path, cv2.IMREAD_REDUCED_GRAYSCALE_8) for path in [*paths[::step], paths[-1]])
     return "different sizes" if len({image.shape for image in small if image is not None}) > 1 else ""
+
+
+def pictures_below(root: Path) -> Iterator[tuple[Path | None, list[Path]]]:
+    """The pictures below a folder, hidden ones left out: those of each folder in order, with that folder where they are
+    the frames of one clip, which are called by their numbers, as `dfer-prepare` writes them; None for photographs."""
+    folders: dict[Path, list[Path]] = {}
+    for path in sorted(root.rglob("*")):
+        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+            folders.setdefault(path.parent, []).append(path)
+    for folder, files in folders.items():
+        clip = folder != root and all(file.stem.isdecimal() for file in files)
+        yield folder if clip else None, files
 
 
 def is_animation(path: Path) -> bool:

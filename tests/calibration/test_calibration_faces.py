@@ -22,6 +22,20 @@ def test_every_fifth_crop_is_kept_apart_and_none_is_in_both(tmp_path: Path) -> N
     assert kept.windows(3).tolist() == [[0, 0, 0], [1, 1, 1], [2, 2, 2], [3, 3, 3]]
 
 
+@pytest.mark.parametrize(("films", "part"), [(10, 64), (3, 16), (1, 16)])
+def test_frames_of_one_film_are_not_on_both_sides(tmp_path: Path, films: int, part: int) -> None:
+    """Frames as dfer-prepare writes them: neighbours, much alike. Of few films, parts of a film are kept apart."""
+    (tmp_path / "anger").mkdir()
+    for film in range(films):
+        frames = np.zeros((64, 32, 32, 3), np.uint8)
+        frames[..., 0], frames[..., 1] = film, np.arange(64)[:, None, None]
+        write_crops(tmp_path / "anger" / str(film), frames)
+    sides = load_faces(tmp_path, 32, minimum=20)
+    measured, kept = ({(int(film), int(frame) // part) for film, frame in one.frames[:, 0, 0, :2]} for one in sides)
+    assert len(kept) == max(1, films * 64 // part // 5)
+    assert measured == {(film, place) for film in range(films) for place in range(64 // part)} - kept
+
+
 def test_few_faces_are_refused_unless_asked_for(tmp_path: Path) -> None:
     folder = write_crops(tmp_path / "crops", random_crops(20))
     with pytest.raises(DferError, match=r"^minimum: 20 frames with a face in .*, 500 are needed"):

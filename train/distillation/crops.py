@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError, ParameterError
-from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, read_image
+from ...runtime.sources import VIDEO_SUFFIXES, pictures_below, read_image
 from ...runtime.sources.tables import image_places, read_rows
 from ..data import WINDOW
 from ..data.augmentation import plain_view
@@ -131,17 +131,11 @@ def _listed(table: Path) -> tuple[list[Path], list[str | None]]:
 
 
 def _walk(root: Path) -> tuple[list[Path], list[str | None]]:
-    folders: dict[Path, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden:
-            folders.setdefault(path.parent, []).append(path)
     paths: list[Path] = []
     groups: list[str | None] = []
-    for folder, files in folders.items():
-        clip = folder != root and all(file.stem.isdecimal() for file in files)
-        if clip and len(files) > WINDOW:
+    for clip, files in pictures_below(root):
+        if clip is not None and len(files) > WINDOW:
             files = [files[index] for index in np.linspace(0, len(files) - 1, WINDOW).round().astype(int)]
         paths += files
-        groups += [str(folder.relative_to(root)) if clip else None] * len(files)
+        groups += [None if clip is None else str(clip.relative_to(root))] * len(files)
     return paths, groups
