@@ -181,9 +181,12 @@ def main(
 
     Nothing is written unless the graphs of every precision agree with the model they came from.
     """
+    from .options import ExportOptions, check_beside_bundle
+
     if exported is not None:
         from ..runtime.bundle import Bundle
 
+        check_beside_bundle(described is not None)
         bundle = Bundle.open(exported)
         if described is not None:
             bundle = _describe(bundle, checkpoint, described, out)
@@ -194,8 +197,6 @@ def main(
         return
     if checkpoint is None:
         raise DferError("name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE with --triton FOLDER")
-    from .options import ExportOptions
-
     if not checkpoint.name:
         raise ParameterError("checkpoint", "is empty; name a checkpoint of dfer-train")
     out = out or checkpoint.with_suffix(".dfer")

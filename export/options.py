@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from ..calibration.faces import MINIMUM
-from ..runtime.errors import ParameterError
+from ..runtime.errors import DferError, ParameterError
 from ..runtime.pipeline.feature_window import check_sampling
 
 if TYPE_CHECKING:
@@ -49,3 +51,18 @@ class ExportOptions:
         check_sampling(self.window, self.fps)
         if self.gate not in STRICTNESS:
             raise ParameterError("gate", f"{self.gate!r} is none of {', '.join(STRICTNESS)}")
+
+
+def check_beside_bundle(describes: bool) -> None:
+    """Raise DferError for options of the command that only an export from a checkpoint heeds."""
+    heeded = {"exported", "checkpoint", "described", "repository", "triton_precision", "triton_tensorrt"}
+    heeded |= {"out"} if describes else set()
+    context = click.get_current_context()
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if option.name not in heeded
+        and context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise DferError(f"{', '.join(given)}: --bundle is exported already; export its checkpoint anew, or go without")

@@ -91,3 +91,7 @@ def test_the_command_writes_one_of_a_bundle_and_says_how_to_use_it(tmp_path: Pat
     for arguments in ((), ("--ckpt", "a.pt", "--triton", "b")):
         status, output = run("--bundle", str(DEMO), *arguments)
         assert (status, "--bundle is for --triton FOLDER, or for --describe JSON" in output) == (1, True)
+    for option in (["--fp16"], ["--window", "1"], ["--gate", "off"], ["--targets", "sm86"], ["--out", "c.dfer"]):
+        status, output = run("--bundle", str(DEMO), "--triton", str(tmp_path / "other"), *option)
+        assert (status, f"{option[0]}: --bundle is exported already" in output) == (1, True)
+    assert not (tmp_path / "other").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,8 @@ from .phases import Phase, Plan
 
 SMOOTHING = 0.1
 """Of labels in cross-entropy (our choice)."""
+_KINDS = {bool: "true or false", Integral: "a whole number", Real: "a number", str: "a text"}
+"""Of options; a boolean is an Integral, and that a Real, for Python."""
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
 
 
@@ -230,9 +233,13 @@ def give_classes(method: Method, path: Path) -> None:
 
 
 def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
-    """Raise ParameterError for an option that is not the method's own; costs nothing, so ask before data are opened."""
+    """Raise ParameterError for an option that is not the method's own, and for a value of another kind than its default
+    has; costs nothing, so ask before data are opened."""
     parameters = inspect.signature(method.from_options).parameters.values()
-    own = [parameter.name for parameter in parameters if parameter.kind is inspect.Parameter.KEYWORD_ONLY]
-    for option in options:
+    own = {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+    for option, value in options.items():
         if option not in own:
             raise ParameterError(option, f"not an option of {method.name}, which has {', '.join(own) or 'none'}")
+        wanted = next((kind for kind in _KINDS if isinstance(own[option], kind)), None)
+        if wanted is not None and (not isinstance(value, wanted) or isinstance(value, bool) != (wanted is bool)):
+            raise ParameterError(option, f"{value!r} is not {_KINDS[wanted]}")

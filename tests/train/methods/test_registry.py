@@ -157,3 +157,20 @@ def test_a_method_refuses_options_that_are_not_its_own(clip: Clip) -> None:
 def test_methods_without_published_checkpoints_say_so() -> None:
     with pytest.raises(DferError, match="no published checkpoints of align-dfer can be read"):
         AlignDfer.load_published(Path("x.pt"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("no_temporal=False", "'False' is not true or false"),
+        ("no_negatives=off", "'off' is not true or false"),
+        ("checkpointing=1", "1 is not true or false"),
+        ("ratio=1/4", "'1/4' is not a number"),
+        ("adapter_scale=true", "True is not a number"),
+        ("adapter=2", "2 is not a text"),
+    ],
+)
+def test_an_option_of_another_kind_is_refused_and_not_taken_for_yes(tmp_path: Path, setting: str, words: str) -> None:
+    call = [str(tmp_path / "x.pt"), "--method", "finecliper", "--option", setting]
+    result = CliRunner().invoke(train_command, call, catch_exceptions=False)
+    assert (result.exit_code, f"{setting.partition('=')[0]}: {words}" in result.output) == (1, True), result.output
