@@ -21,7 +21,7 @@ from .captions.contrast import CaptionTokens
 from .captions.reading import Captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from .checkpoints.protocol import KEY, learned_from
-from .confidence import Calibration
+from .confidence import Calibration, Confidence
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source
 from .data.features import Extraction, FeatureSet, stored_features
@@ -72,9 +72,7 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
     if options.resume and options.out.is_file() and not state.is_file():
         method, made = load_checkpoint(options.out)
         if method.name != options.method:
-            raise ParameterError(
-                "resume", f"{options.out} is a model of {method.name}; name another file, or go without"
-            )
+            raise ParameterError("resume", f"{options.out} is of {method.name}; name another file, or go without")
     if state.is_file() and not options.resume:
         console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
     torch.manual_seed(options.seed)
@@ -234,24 +232,25 @@ class Run:
             note = f"{epoch.step}, loss {epoch.loss:.3f}, {epoch.told(3)}"
             self._progress.update(task, completed=before + epoch.number, note=note)
 
-        def save(name: str, training: dict[str, Any]) -> None:
-            save_trained(method, method.trained_state(phases), out.with_suffix(f".{name}.pt"), training, out)
+        def save(name: str, training: dict[str, Any], confidence: Confidence) -> None:
+            trained, path = method.trained_state(phases), out.with_suffix(f".{name}.pt")
+            save_trained(method, trained, path, training, out, confidence)
 
         def on_step(epoch: Epoch) -> None:
             if writes:
                 scores = [one.to_json() for one in trainer.results]
                 training = {**record, "name": self._options.data.name, "scores": scores}
+                confidence = Confidence()
                 if method.labelled:
                     self.calibration = trainer.calibrate()
                     training["calibration"] = self.calibration.to_json()
-                    save_checkpoint(method, out, training, self.calibration.confidence)
-                else:
-                    save_checkpoint(method, out, training)
-                save(f"step-{epoch.step}", training)
+                    confidence = self.calibration.confidence
+                save_checkpoint(method, out, training, confidence)
+                save(f"step-{epoch.step}", training, confidence)
 
         def on_end() -> None:
             if writes:
-                save("last", record)
+                save("last", record, Confidence())
 
         trainer.run(self._options.resume, on_epoch, on_step, on_end)
         if log is not None:

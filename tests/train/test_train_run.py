@@ -20,6 +20,7 @@ from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.cli.train import main as train
+from dfer.train.confidence import Confidence
 from dfer.train.data.choice import DataChoice
 from dfer.train.epoch_log import EpochLog
 from dfer.train.evaluation import open_model
@@ -57,6 +58,9 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     (best,) = result.steps
     assert (best.step, best.epochs) == ("single", 3)
     assert not capsys.readouterr().out
+    confidence = load_checkpoint(options.out)[0].confidence
+    assert result.calibration is not None and confidence == result.calibration.confidence != Confidence()
+    assert load_checkpoint(options.out.with_suffix(".step-single.pt"))[0].confidence == confidence
     log = options.out.with_suffix(".jsonl")
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert best.to_json() in lines
@@ -72,7 +76,7 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     again = run_training(replace(options, resume=True))
     assert again == result  # it is finished; what it came to is read from the checkpoint
     for changes, words in (
-        ({"method": "dfer-clip", "method_options": {}}, "model.pt is a model of align-dfer; name another file"),
+        ({"method": "dfer-clip", "method_options": {}}, "model.pt is of align-dfer; name another file"),
         ({"epochs": (2, 1, 1), "batch": 2}, r"model.pt was made with other settings \(plan, batch\)"),
     ):
         with pytest.raises(ParameterError, match=f"resume: .*{words}"):

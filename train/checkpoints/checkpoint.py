@@ -34,18 +34,23 @@ def save_checkpoint(method: Method, path: Path, training: dict[str, Any], confid
 
 
 def save_trained(
-    method: Method, trained: Mapping[str, Tensor], path: Path, training: dict[str, Any], whole: Path
+    method: Method,
+    trained: Mapping[str, Tensor],
+    path: Path,
+    training: dict[str, Any],
+    whole: Path,
+    confidence: Confidence = _UNFITTED,
 ) -> None:
     """Write only the `trained` part of the method's state to `path`.
 
     The rest, which is frozen, is in the checkpoint `whole` in the same folder, perhaps only later. It is found there by
-    that name, and must be the same: its digest is kept.
+    that name, and must be the same: its digest is kept. confidence: as of `save_checkpoint`.
     """
     state = method.finished_state()
     frozen = {name: value for name, value in state.items() if name not in trained}
     kept = {name: value for name, value in state.items() if name in trained}
     rest = {"file": whole.name, "sha256": weights_digest(frozen)}
-    _write(method, path, {"state": kept, "frozen": rest, "training": training})
+    _write(method, path, {"state": kept, "frozen": rest, "confidence": confidence.to_json(), "training": training})
 
 
 def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
