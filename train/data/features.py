@@ -82,9 +82,9 @@ def stored_features(
 ) -> FeatureSet:
     """The features of `clips`, from the store in `folder` or computed into it.
 
-    The store's name is a digest of the data, the image encoder's weights, the preprocessing and the views, so that it
-    is used only for what it was made from. An interrupted extraction goes on where it was; one that is whole is checked
-    against a digest of its bytes.
+    The store's name is a digest of the data, the image encoder and its weights, the preprocessing and the views, so
+    that it is used only for what it was made from. An interrupted extraction goes on where it was; one that is whole is
+    checked against a digest of its bytes.
 
     progress: hears of clips done, per batch. wait: returns when every process has come to it.
     Raises ParameterError when the folder cannot be written or has no room, or the store is damaged.
@@ -217,10 +217,12 @@ def _indices(rows: slice) -> range:
 
 
 def _key(method: Method, clips: ClipSet, settings: Extraction) -> dict[str, Any]:
+    config = method.config()
     return {
         "data": clips.fingerprint,
         "clips": len(clips),
         "encoder": weights_digest(method.image_encoder.state_dict()),
+        "architecture": [config.get(name) for name in ("clip", "tower")],  # GELU or QuickGELU, weights do not tell
         "preprocessing": method.preprocessing.to_json(),
         "method": method.name,
         "views": settings.views,

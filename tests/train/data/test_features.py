@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from clip_sets import NoiseClips
+from torch import nn
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
@@ -18,7 +20,7 @@ from dfer.train.data import labels_of
 from dfer.train.data.augmentation import paper_view
 from dfer.train.data.features import Extraction, stored_features
 from dfer.train.methods.align_dfer import AlignDfer
-from dfer.train.models.clip import load_clip
+from dfer.train.models.clip import ClipSizes, build_clip, load_clip
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,21 @@ def test_other_data_weights_or_views_have_another_store(method: AlignDfer, tmp_p
     torch.manual_seed(5)
     stored_features(tmp_path, AlignDfer(load_clip("dfer-nano"), tokens=2).eval(), NoiseClips(2), SETTINGS)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_towers_of_equal_weights_that_compute_otherwise_share_no_store(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    plain = build_clip(ClipSizes(64, 32, 8, 64, 1, 77, 49408, 64, 1))
+    other = replace(plain, model=copy.deepcopy(plain.model), name="of-gelu", sizes=None)
+    for part in other.model.modules():
+        for name, child in part.named_children():
+            if type(child).__name__ == "QuickGELU":
+                setattr(part, name, nn.GELU())
+    stored = []
+    for clip in (plain, other):
+        method = AlignDfer(clip, tokens=2).eval()
+        stored.append(np.array(stored_features(tmp_path, method, NoiseClips(2), SETTINGS).features))
+    assert (stored[0] != stored[1]).mean() > 0.5
 
 
 @pytest.mark.parametrize("damage", ["junk", "cut", "longer", "bit", "other shape"])
