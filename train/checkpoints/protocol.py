@@ -85,13 +85,15 @@ class LearnedFrom:
         name = test.lower()
         told_of = name in map(str.lower, self.captions)
         leak = f"not zero-shot: captions and test come from {test}"
+        taught = f"labels taught its encoder expressions ({self.encoder})"
         if name not in map(str.lower, self.labels):
             if self.labels:
-                return "cross-data" + (f"; {leak}" if told_of else "")
+                notes = [leak] * told_of + [taught] * (self.encoder is not None)  # of which sets, nobody noted
+                return "; ".join(["cross-data", *notes])
             if told_of:
                 return leak
             if self.encoder is not None:
-                return f"not zero-shot: labels taught its encoder expressions ({self.encoder})"
+                return f"not zero-shot: {taught}"
             return "zero-shot"
         others = [str(number) for one, number in self.folds if one.lower() == name and number != fold]
         supervised = f"not held out: trained on fold {', '.join(others)} of {test}" if others else "supervised"

@@ -24,6 +24,10 @@ LEAK = "not zero-shot: captions and test come from dfew"
         (LearnedFrom(captions=("mafw",), encoder="faces.pt"), "not zero-shot: labels taught its encoder expressions"),
         (LearnedFrom(labels=("mafw",), captions=("mafw",)), "cross-data"),
         (LearnedFrom(labels=("mafw", "faces/labels.csv")), "cross-data"),
+        (
+            LearnedFrom(labels=("procedural",), encoder="faces.pt"),
+            "cross-data; labels taught its encoder expressions (faces.pt)",
+        ),
         (LearnedFrom(labels=("dfew",), folds=(("dfew", 1),)), "supervised"),
         (LearnedFrom(labels=("dfew",), captions=("dfew",)), f"supervised; {LEAK}"),
         (LearnedFrom(labels=("dfew",), folds=(("dfew", 3),)), "not held out: trained on fold 3 of dfew"),
