@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.cli.pretrain import main
 from dfer.train.data.images import Images
 from dfer.train.models.clip import Clip, load_clip, save_weights
 from dfer.train.pretraining import Pretraining, PretrainSettings, class_features, classify, fit_text
@@ -182,3 +185,17 @@ def test_images_are_classified_by_probabilities(images: Images) -> None:
     with torch.no_grad():
         clip.model.logit_scale.fill_(np.log(100))  # type: ignore[operator, union-attr]
     assert classify(clip, images).max() > found.max()  # the learned scale says how sure it is
+
+
+def test_a_table_with_train_and_test_alone_is_tested_on_test(images: Images, tmp_path: Path) -> None:
+    """As dfer-prepare --photos leaves FER2013, before it names this command as the next."""
+    rows = ["image,label,person,split"]
+    for index, frame in enumerate(images.frames):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), frame)
+        rows.append(f"{index}.png,{EXPRESSIONS[index % 7]},,{'test' if index > 9 else 'train'}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    call = [tmp_path / "faces.pt", "--clip", "dfer-nano", "--stills", tmp_path / "labels.csv", "--stills-share", 1]
+    call += ["--identities", 2, "--steps", 10, "--batch", 4, "--workers", 1]
+    printed = CliRunner().invoke(main, [str(argument) for argument in call])
+    assert printed.exit_code == 0, printed.output
+    assert "labels.csv, split test: 2 images" in printed.output

@@ -43,7 +43,8 @@ STILLS_SHARE = 0.7
     metavar="CSV",
     multiple=True,
     help="Teach it photographs as well: a table with the columns image, split, and label or votes per class, as "
-    "dfer-prepare --photos writes it. It learns from split train and is tested on split val. Repeatable.",
+    "dfer-prepare --photos writes it. It learns from split train and is tested on split val, or on test where there is "
+    "no val. Repeatable.",
 )
 @click.option(
     "--stills-share",
@@ -128,6 +129,7 @@ def main(
     from rich.markup import escape
     from rich.progress import Progress, TextColumn
 
+    from ...runtime.sources.tables import read_rows
     from ..data.images import Images
     from ..data.procedural import HELD_OUT, ProceduralClips
     from ..data.stills import StillClips
@@ -153,7 +155,9 @@ def main(
         reading = progress.add_task("reading photographs", total=len(stills), note="", visible=bool(stills))
         for table, share in zip(stills, shares, strict=True):
             sources.append((Images.of_stills(StillClips(table, "train", warn=warn)), share))
-            tests[f"{table.name}, split val"] = Images.of_stills(StillClips(table, "val", warn=warn))
+            splits = {row["split"] for _, row in read_rows(table, ("image", "split"))}
+            split = "test" if "test" in splits and "val" not in splits else "val"  # only told, nothing is chosen by it
+            tests[f"{table.name}, split {split}"] = Images.of_stills(StillClips(table, split, warn=warn))
             progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
         if sum(shares) < 1:

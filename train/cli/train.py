@@ -31,7 +31,7 @@ EPILOG = """\b
 Examples:
   dfer-pretrain faces.pt && dfer-train align.pt --pretrained faces.pt
   dfer-train align.pt --pretrained faces.pt --stills labels.csv
-  dfer-train dfew-1.pt --clip ViT-B-32 --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
+  dfer-train dfew-1.pt --clip ViT-B-32-quickgelu --pretrained openai --tokens 64 --data dfew --root DFEW --fold 1
   dfer-train clip.pt --method dfer-clip --clip ViT-B-32-quickgelu --pretrained openai --crop 224 --data mafw --root MAFW
   dfer-train fine.pt --method finecliper --clip ViT-B-16-quickgelu --pretrained openai --data dfew --root DFEW --batch 8
   dfer-train fine.pt --method finecliper …the same… --captions captions.jsonl

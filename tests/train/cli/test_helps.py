@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ import pytest
 
 from dfer.train.cli import distill, prepare, pretrain, train
 from dfer.train.cli import eval as evaluate
+from dfer.train.models.clip import _open_clip
+from dfer.train.models.tags import check_activation
 
 COMMANDS = [prepare.main, pretrain.main, train.main, distill.main, evaluate.main]
 
@@ -29,3 +32,11 @@ def test_help_loads_nothing_heavy(name: str) -> None:
     printed = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     assert "Usage" in printed
     assert not {"torch", "cv2", "numpy", "onnxruntime", "rich", "matplotlib"} & set(printed.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_models_of_examples_go_with_the_weights_beside_them(command: click.Command) -> None:
+    open_clip = _open_clip()
+    for name, tag in re.findall(r"--clip (\S+) --pretrained (\w+)(?= )", command.epilog or ""):
+        assert open_clip.get_pretrained_cfg(name, tag), tag
+        check_activation(open_clip, name, tag)
