@@ -120,14 +120,21 @@ class Recognizer:
         return self.encoder.provider
 
     def stream(self, *specs: SourceSpec) -> Iterator[Prediction]:
-        """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side."""
+        """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side.
+
+        Raises DferError for a source that fails; of several, the others go on, and it is raised when they have ended.
+        """
         for step in self.steps(*open_sources(specs, self.fps, self.warn)):
             yield from step.predictions
 
     def steps(self, *sources: Source) -> Iterator[Step]:
-        """Every frame of open sources with what was seen in it; memory does not grow with their length."""
+        """Every frame of open sources with what was seen in it; memory does not grow with their length.
+
+        Raises DferError as `stream` does, naming every source that failed; `warn` is told of each at once.
+        """
         with SourceReaders(sources) as readers:
             yield from self.follow(readers)
+            readers.raise_failures()
 
     def follow(
         self, readers: SourceReaders, boxes: Sequence[FaceProvider] | None = None, at_once: int = LARGEST_BATCH
@@ -333,24 +340,16 @@ class Recognizer:
         precision = recommended if precision == "auto" else check_precision(self.bundle, precision, provider, self.warn)
         encoder, head = self.bundle.manifest.graphs(precision, provider)
         opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
-        return (
-            precision,
-            stack.enter_context(open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision)),
-            opened,
-        )
+        own = open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision)
+        return precision, stack.enter_context(own), opened
 
     def _try_engines(self) -> float:
         """Run both graphs, which warms them up; returns the seconds that a face takes. Raises DferError when they are
         not what the manifest says."""
         manifest = self.bundle.manifest
-        size, window, width, classes = (
-            manifest.preprocessing.size,
-            manifest.window,
-            manifest.width,
-            len(manifest.classes),
-        )
+        size, width, classes = manifest.preprocessing.size, manifest.width, len(manifest.classes)
         features = self.encode(np.zeros((2, size, size, 3), np.uint8))  # two: no second face is to wait, live, for
-        probabilities = self.classify(np.zeros((2, window, width), np.float32))  # what several rows need
+        probabilities = self.classify(np.zeros((2, manifest.window, width), np.float32))  # what several rows need
         if features.shape != (2, width) or probabilities.shape != (2, classes):
             raise DferError(
                 f"bundle {self.bundle.path}: the graphs give {features.shape[1:]} and {probabilities.shape[1:]} per "

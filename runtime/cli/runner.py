@@ -249,7 +249,7 @@ def run(
         summary=summary,
         files=[*paths.describe(len(specs), before), *([] if folder is None else folder.describe(names, before))],
         timing=watch.report(),
-        failures={one.name: one.error for one in readers.readers if one.state == "failed" and one.error},
+        failures=readers.failures,
         dropped={one.name: one.dropped for one in readers.readers if one.dropped},
         skipped_share=recognizer.scheduler.skipped_share,
         stopped=stopped,

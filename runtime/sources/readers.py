@@ -201,6 +201,17 @@ class SourceReaders:
         reader.source.close()
         reader.source.warn(reader.error)
 
+    @property
+    def failures(self) -> dict[str, str]:
+        """The names of the sources that have failed, and why."""
+        return {one.name: one.error for one in self.readers if one.state == "failed" and one.error}
+
+    def raise_failures(self) -> None:
+        """Raise DferError that names every source that has failed, if any has."""
+        if failures := self.failures:
+            told = "; ".join(why if name in why else f"{name}: {why}" for name, why in failures.items())
+            raise DferError(f"{len(failures)} of {len(self.readers)} sources failed: {told}")
+
     def _has_news(self) -> bool:
         return (
             self._closing

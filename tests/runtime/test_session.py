@@ -56,6 +56,18 @@ def test_sessions_of_one_recogniser_run_in_several_threads(
             assert_same_rows(rows, streamed)
 
 
+def test_of_several_sources_those_that_failed_are_raised_when_the_others_have_ended(
+    recognizer: Recognizer, streamed: list[Prediction], face_video: Path, tmp_path: Path
+) -> None:
+    empty, damaged = tmp_path / "empty.mp4", tmp_path / "damaged.mp4"
+    empty.touch()
+    damaged.write_bytes(b"no video")
+    stream = recognizer.stream(empty, face_video, damaged)
+    assert_same_rows([next(stream) for _ in streamed], streamed)
+    with pytest.raises(DferError, match=r"^2 of 3 sources failed: .*empty\.mp4: .*; .*damaged\.mp4: "):
+        next(stream)
+
+
 def test_a_step_of_a_session_has_the_faces_between_samples(recognizer: Recognizer, frames: list[Frame]) -> None:
     session = recognizer.session()
     steps = [session.step(frame.image, frame.time) for frame in frames[:8]]
