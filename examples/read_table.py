@@ -24,6 +24,8 @@ def main(table: str = "demo-output/predictions.csv", picture: str = "means.png")
     classes = columns[columns.index("entropy") + 1 : columns.index("state")]
     # A window that still fills, or a face too small, blurred or turned, says little.
     trusted = rows[(rows["state"] == "ready") & ~(rows["quality"] < 0.25)]
+    if trusted.empty:
+        sys.exit(f"{table}: no row is ready and clear: the video is shorter than the window, or its faces are poor")
     means = trusted.groupby(["source", "track"])[classes].mean()
     print(means.round(3).to_string())
 

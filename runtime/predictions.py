@@ -24,7 +24,7 @@ class Prediction:
     source: name of the source, without credentials. frame: index in the source, from 0. time: media time, seconds.
     track_id: which face, per source; of photographs, per picture. box: x, y, width, height in pixels of the source.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
-    state: "warmup" while the window is not filled and its beginning is padded, then "ready".
+    state: "warmup" while the window is not filled and its beginning is padded, then "ready"; of photographs "ready".
     label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while), or
     `UNSURE` where even that is too improbable to be believed.
     quality: how well the face can be read, 0..1 (`faces.quality`); None where that was not measured.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import monotonic, perf_counter
@@ -179,7 +180,7 @@ class Recognizer:
         for index, image in enumerate(clip):
             for prediction in session.push(image, index / (rate or self.fps)):
                 latest[prediction.track_id] = prediction
-        return list(latest.values())
+        return [replace(one, state="ready") if single else one for one in latest.values()]
 
     def predict_crops(
         self, crops: Sequence[NDArray[np.uint8]], times: Sequence[float] | None = None, *, aligned: bool = True

@@ -88,6 +88,17 @@ def test_the_table_gives_mean_probabilities_per_person(demo: Path) -> None:
     assert picture.std() > 20  # something is drawn
 
 
+def test_a_table_without_rows_to_trust_is_told_so_in_a_line(demo: Path, tmp_path: Path) -> None:
+    head, *lines = (demo / "demo-output" / "predictions.csv").read_text().splitlines()
+    (tmp_path / "short.csv").write_text("\n".join([head, *(line for line in lines if ",warmup," in line)]))
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "read_table.py"), "short.csv"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("short.csv: no row is ready") and "shorter than the window" in line
+
+
 def test_an_example_without_its_clip_says_what_makes_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "capture_loop.py")], cwd=tmp_path, capture_output=True, text=True

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from ..predictions import Prediction, Step
@@ -60,8 +61,10 @@ class TrackSummary:
 def predictions_apart(step: Step) -> Iterator[Prediction]:
     """Predictions of a frame; a photograph's have it as their source, for face 1 of the next is somebody else."""
     for prediction in step.predictions:
-        photo = f"{prediction.source.rstrip('/')}/{prediction.file}"
-        yield replace(prediction, source=photo) if step.frame.photo else prediction
+        if step.frame.photo and PurePath(prediction.source).name != prediction.file:  # as of a single picture
+            yield replace(prediction, source=f"{prediction.source.rstrip('/')}/{prediction.file}")
+        else:
+            yield prediction
 
 
 class Summary:

@@ -157,7 +157,7 @@ class JsonlSink:
     | confidence | the label's probability; where unsure, the highest there is |
     | entropy | of the probabilities, nats |
     | probabilities | {class: probability}, in the header's order; they sum to 1 |
-    | state | "warmup" while the first window fills, then "ready" |
+    | state | "warmup" while the first window fills, then "ready"; of photographs "ready" |
     | quality | how well the face can be read, 0 to 1: worst of score, size, sharpness, pose; poor below 0.25 |
     | file | the picture's own name, where the source is a folder or sequence of images; else null |
     """

@@ -344,7 +344,7 @@ class StreamState:
                         box=_inside(request.face.box, request.frame.shape),
                         probabilities=reading.probabilities,
                         classes=self._smoother.model_classes,
-                        state="warmup" if reading.warmup else "ready",
+                        state="warmup" if reading.warmup and not request.frame.photo else "ready",
                         quality=reading.quality,
                         file=request.frame.file,
                     )

@@ -54,7 +54,7 @@ def open_source(
     reconnect_tries: how often in a row to try again after a camera or stream was lost, before that is an error; 0: the
     source then simply ends.
     photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs, and
-    warns, where their sizes differ or their names are not numbered (`are_photos`).
+    warns, where their sizes differ or their names are not numbered (`are_photos`). A single one stands alone.
     hwaccel: the device, by FFmpeg's name, that decodes videos in files and recordings behind HTTP (see
     `films.accelerator`); None for the CPU. For a live stream, name a decoder in a GStreamer pipeline.
     Raises DferError when there is nothing to read at `spec`, or that device does not decode it.
@@ -158,13 +158,15 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, d
     if _is_image(path) and not is_animated_png(path):
         if is_animation(path):
             return Animation(path, name, image_rate, warn)
-        return ImageFolder([path], name, image_rate, warn, photos is True)
+        return _open_images([path], name, image_rate, warn, photos)
     film = _in_time(lambda: Film(open_file(path), name, hwaccel=device), f"{name}: does not open in time")
     return VideoFile(film, readable(path), warn)
 
 
 def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: bool | None) -> Source:
-    if photos is None and (reason := are_photos(paths)):
+    if photos is None and len(paths) == 1:
+        photos = True
+    elif photos is None and (reason := are_photos(paths)):
         warn(f"{name}: {len(paths)} pictures with {reason} are read as photographs, each on its own, not as film")
         photos = True
     return ImageFolder(paths, name, rate, warn, photos is True)

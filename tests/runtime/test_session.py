@@ -114,7 +114,7 @@ def test_a_single_picture_and_a_clip_give_a_prediction_per_face(recognizer: Reco
     pair = np.hstack([frames[40].image, frames[40].image[:, ::-1]])
     faces = recognizer.predict(pair)
     assert len(faces) == 2
-    assert {face.state for face in faces} == {"warmup"}
+    assert {face.state for face in faces} == {"ready"}
     (last,) = recognizer.predict([frame.image for frame in frames], rate=24)
     assert (last.state, last.frame) == ("ready", 69)
     assert recognizer.predict(np.zeros((80, 80, 3), np.uint8)) == []

@@ -110,10 +110,21 @@ def test_photographs_can_be_asked_for_and_are_named(face_frames: list[np.ndarray
     assert result.exit_code == 0, result.output
     rows = rows_of(tmp_path / "o.csv")
     assert [(row["file"], row["track"], row["state"]) for row in rows] == [
-        ("0.png", "1", "warmup"),
-        ("40.png", "1", "warmup"),
+        ("0.png", "1", "ready"),
+        ("40.png", "1", "ready"),
     ]
     assert [face["source"] for face in json.loads(result.stdout)["faces"]] == [f"{album}/0.png", f"{album}/40.png"]
+
+
+def test_a_single_picture_is_a_photograph_under_its_own_name(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    picture = tmp_path / "me.png"
+    cv2.imwrite(str(picture), cv2.cvtColor(face_frames[40], cv2.COLOR_RGB2BGR))
+    result = run(picture, "--csv", tmp_path / "o.csv", "--json", "--quiet")
+    assert result.exit_code == 0, result.output
+    assert [(row["source"], row["file"], row["state"]) for row in rows_of(tmp_path / "o.csv")] == [
+        (str(picture), "me.png", "ready")
+    ]
+    assert [face["source"] for face in json.loads(result.stdout)["faces"]] == [str(picture)]
 
 
 def test_a_folder_of_images_is_sampled_image_by_image(face_frames: list[np.ndarray], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_photographs_are_read_one_by_one_whatever_their_order(
     found = rows(recognizer, open_source(album(tmp_path / "a", face_frames, names)))
     assert [one.file for one in found] == ["anna.png", "bert.png", "carl.png", "emil.png"]
     assert {one.track_id for one in found} == {1}
-    assert {one.state for one in found} == {"warmup"}
+    assert {one.state for one in found} == {"ready"}
     for one in found:
         size = cv2.imread(str(tmp_path / "a" / one.file)).shape
         x, y, width, height = one.box
