@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 DEMO_FOLDER = Path("demo-output")
 DEMO_CLIP = "clip.mp4"
 WEB_PORT = 8000
+_NAMED = 5  # sources without a face; of more, the others are counted
 
 EPILOG = """\b
 Examples:
@@ -252,6 +253,9 @@ def _report(console: Console, result: RunResult, kept: list[Prediction], verbose
     if kept:
         console.print(predictions_table(kept, every=1.0))
     console.print(summary.table() if summary.predictions else result.absence, soft_wrap=True)
+    if summary.predictions and (faceless := summary.faceless):
+        more = f" and {len(faceless) - _NAMED} more" if len(faceless) > _NAMED else ""
+        console.print(f"no face read in: {', '.join(faceless[:_NAMED])}{more}", soft_wrap=True, markup=False)
     if summary.poor:
         console.print(
             f"{summary.poor} of {summary.predictions} predictions are from faces too small, blurred, turned or badly "

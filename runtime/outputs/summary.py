@@ -85,10 +85,12 @@ class Summary:
         self.predictions = 0
         self.profile_samples = self.poor = 0
         self.forgotten = 0  # faces that are only counted
+        self._read: dict[str, bool] = {}  # per source of the run, whether a face was read in it
         self._latest: dict[str, float] = {}  # per source
 
     def write(self, step: Step) -> None:
         """As a sink."""
+        self._read[step.source] = self._read.get(step.source, False) or bool(step.predictions)
         for prediction in predictions_apart(step):
             self.add(prediction)
         self.profile_samples += len(step.profiles)
@@ -120,8 +122,14 @@ class Summary:
         self.predictions += 1
         self.poor += prediction.poor
 
+    @property
+    def faceless(self) -> list[str]:
+        """Names of the sources in whose pictures no face was read."""
+        return [source for source, read in self._read.items() if not read]
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values: {"predictions", "poor", "profile_samples": n, "faces": [{"source", …}], "faces_left_out": n}.
+        """Plain values: {"predictions", "poor", "profile_samples": n, "faces": [{"source", …}], "faces_left_out": n,
+        "faceless": [source, …]}.
 
         Per face: first_s, last_s (media time), predictions, dominant (the label shown longest), confidence (mean),
         shares ({label: share of the time}), transitions ([{from, to, count}], most frequent first).
@@ -133,6 +141,7 @@ class Summary:
             "profile_samples": self.profile_samples,
             "faces": faces,
             "faces_left_out": self.forgotten,
+            "faceless": self.faceless,
         }
 
     def table(self) -> Table:
@@ -142,7 +151,7 @@ class Summary:
         from rich.markup import escape
         from rich.table import Table
 
-        many = len({source for source, _ in self.tracks}) > 1
+        many = len(self._read.keys() | {source for source, _ in self.tracks}) > 1
         most = sorted(self.tracks, key=lambda key: self.tracks[key].predictions, reverse=True)[:_MOST_ROWS]
         left_out = len(self.tracks) - len(most) + self.forgotten
         caption = f"and {left_out} faces seen more briefly" if left_out else None

@@ -95,6 +95,18 @@ def test_no_face_in_black_pictures_or_of_that_size_is_told_so(face_video: Path, 
     assert "they are smaller than --min-face 200" in flat(run(face_video, "--min-face", 200).output)
 
 
+def test_videos_without_a_face_are_named_where_others_have_some(face_video: Path, tmp_path: Path) -> None:
+    wall = write_video(tmp_path / "wall.mp4", [np.full((120, 160, 3), 128, np.uint8)] * 20, 10)
+    result = run(wall, face_video, "--json")
+    assert result.exit_code == 0, result.output
+    told = flat(result.stderr)
+    table, _, named = told.partition("no face read in: ")
+    assert ("source" in table, "face.mp4" in table, named) == (True, True, str(wall))
+    assert json.loads(result.stdout)["faceless"] == [str(wall)]
+    _, _, named = flat(run(*[wall] * 8, face_video).output).partition("no face read in: ")
+    assert (named.count("wall.mp4"), named.endswith(" and 3 more")) == (5, True)
+
+
 def test_the_bundle_of_the_environment_is_used_and_named(face_video: Path) -> None:
     result = run(face_video, DFER_BUNDLE=str(DEMO))
     assert result.exit_code == 0, result.output

@@ -131,7 +131,8 @@ def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept(
 
 
 def test_a_run_without_faces_has_a_summary() -> None:
-    assert Summary().to_json() == {"predictions": 0, "poor": 0, "profile_samples": 0, "faces": [], "faces_left_out": 0}
+    empty = {"predictions": 0, "poor": 0, "profile_samples": 0, "faces": [], "faces_left_out": 0, "faceless": []}
+    assert Summary().to_json() == empty
 
 
 def test_every_photograph_has_faces_of_its_own() -> None:
