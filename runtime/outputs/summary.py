@@ -26,10 +26,12 @@ class TrackSummary:
     """first, last: media time in seconds. predictions: how many. confidence: their labels' mean, 0..1.
 
     seconds: per label, how long it was shown. transitions: how often one label followed another.
+    photo: of a photograph, to which time means nothing.
     """
 
     first: float
     last: float
+    photo: bool = False
     predictions: int = 0
     confidence: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class Summary:
         """As a sink."""
         self._read[step.source] = self._read.get(step.source, False) or bool(step.predictions)
         for prediction in predictions_apart(step):
-            self.add(prediction)
+            self.add(prediction, step.frame.photo)
         self.profile_samples += len(step.profiles)
 
     def close(self) -> None:
@@ -100,14 +102,14 @@ class Summary:
 
     discard = close
 
-    def add(self, prediction: Prediction) -> None:
-        """Add the next prediction of its track."""
+    def add(self, prediction: Prediction, photo: bool = False) -> None:
+        """Add the next prediction of its track. photo: it is of a photograph."""
         key = prediction.source, prediction.track_id
         track = self.tracks.get(key)
         if track is None:
             if len(self.tracks) >= 2 * _MOST_TRACKS:
                 self._thin()
-            track = self.tracks[key] = TrackSummary(prediction.time, prediction.time)
+            track = self.tracks[key] = TrackSummary(prediction.time, prediction.time, photo)
         self._latest[prediction.source] = prediction.time
         elapsed = prediction.time - track.last
         step = max(self._step, 1 / (self._rates.get(prediction.source) or math.inf))
@@ -146,27 +148,41 @@ class Summary:
 
     def table(self) -> Table:
         """A row per face, for the 20 that were read most: when, in how many predictions of what mean confidence, and
-        which expressions, how long."""
+        which expressions, how long. Of photographs it is the file, the label and its confidence."""
         from rich import box
         from rich.markup import escape
         from rich.table import Table
 
-        many = len(self._read.keys() | {source for source, _ in self.tracks}) > 1
         most = sorted(self.tracks, key=lambda key: self.tracks[key].predictions, reverse=True)[:_MOST_ROWS]
         left_out = len(self.tracks) - len(most) + self.forgotten
-        caption = f"and {left_out} faces seen more briefly" if left_out else None
-        table = Table(title="faces", caption=caption, box=box.SIMPLE_HEAD, pad_edge=False)
-        if many:
+        photos = {track.photo for track in self.tracks.values()}
+        only_photos = photos == {True}
+        caption = f"and {left_out} more" if True in photos else f"and {left_out} faces seen more briefly"
+        table = Table(title="faces", caption=caption if left_out else None, box=box.SIMPLE_HEAD, pad_edge=False)
+        many = only_photos or len(self._read.keys() | {source for source, _ in self.tracks}) > 1
+        if only_photos:
+            table.add_column("file", overflow="fold", max_width=32)
+        elif many:
             table.add_column("source", overflow="fold", max_width=18)
-        for heading in ("face", "seen (s)", "n", "mean"):
+        for heading in ("face",) if only_photos else ("face", "seen (s)", "n", "mean"):
             table.add_column(heading, justify="right", no_wrap=True, overflow="fold")
-        table.add_column("expressions, share of time", ratio=3)
-        table.add_column("changes", ratio=2)
+        if only_photos:
+            table.add_column("label")
+            table.add_column("confidence", justify="right")
+        else:
+            table.add_column("expressions, share of time", ratio=3)
+            table.add_column("changes", ratio=2)
         for (source, number), track in self._sorted(most):
-            shares = ", ".join(f"{label} {share:.0%}" for label, share in track.shares())
-            figures = (f"{track.first:.1f}–{track.last:.1f}", str(track.predictions), f"{track.confidence:.0%}")
             place = (escape(_short(source)), str(number)) if many else (str(number),)
-            table.add_row(*place, *figures, shares, _changes(track))
+            confidence = f"{track.confidence:.0%}"
+            if only_photos:
+                table.add_row(*place, track.label, confidence)
+            elif track.photo:
+                table.add_row(*place, "", "", confidence, track.label, "")
+            else:
+                shares = ", ".join(f"{label} {share:.0%}" for label, share in track.shares())
+                seen = f"{track.first:.1f}–{track.last:.1f}"
+                table.add_row(*place, seen, str(track.predictions), confidence, shares, _changes(track))
         return table
 
     def _sorted(self, keys: Iterable[tuple[str, int]] | None = None) -> list[tuple[tuple[str, int], TrackSummary]]:

@@ -135,10 +135,32 @@ def test_a_run_without_faces_has_a_summary() -> None:
     assert Summary().to_json() == empty
 
 
-def test_every_photograph_has_faces_of_its_own() -> None:
+def album(*names: str) -> Summary:
+    """Of photographs with these names, of one face each."""
     summary = Summary()
-    for index, name in enumerate(("a.jpg", "b.jpg")):
+    for index, name in enumerate(names):
         one = replace(said(index / 8, "happiness", source="album"), frame=index, file=name)
         step = step_of(one)
         summary.write(replace(step, frame=Frame(step.frame.image, index, one.time, cut=True, file=name)))
-    assert [face["source"] for face in summary.to_json()["faces"]] == ["album/a.jpg", "album/b.jpg"]
+    return summary
+
+
+def test_every_photograph_has_faces_of_its_own() -> None:
+    faces = album("a.jpg", "b.jpg").to_json()["faces"]
+    assert [face["source"] for face in faces] == ["album/a.jpg", "album/b.jpg"]
+
+
+def test_the_table_of_photographs_speaks_of_no_time() -> None:
+    text = printed(album(*(f"{number}.jpg" for number in range(23))).table())
+    heading, _, first, *_ = (line for line in text.splitlines()[1:] if line.strip())
+    assert heading.split() == ["file", "face", "label", "confidence"]
+    assert first.split() == ["0.jpg", "1", "happiness", "80%"]
+    assert "and 3 more" in text and "briefly" not in text
+
+
+def test_among_films_photographs_have_no_time() -> None:
+    summary = album("a.jpg")
+    summary.add(said(0.0, "neutral", source="film.mp4"))
+    photo, film = (line for line in printed(summary.table()).splitlines() if ".jpg" in line or ".mp4" in line)
+    assert photo.split() == ["a.jpg", "1", "80%", "happiness"]
+    assert film.split() == ["film.mp4", "1", "0.0–0.0", "1", "60%", "neutral", "100%", "0"]
