@@ -203,12 +203,16 @@ class Summary:
 
 
 def _changes(track: TrackSummary) -> str:
-    """How often the label changed, and the most frequent change."""
+    """How often the label changed, and the change that was more frequent than any other."""
     total = track.transitions.total()
     if not total:
         return "0"
-    (before, after), count = track.transitions.most_common(1)[0]
-    return f"{total}, mostly {before} → {after} ({count})" if total > 1 else f"1: {before} → {after}"
+    ((before, after), count), *others = track.transitions.most_common(2)
+    if total == 1:
+        return f"1: {before} → {after}"
+    if count == 1 or (others and others[0][1] == count):
+        return str(total)
+    return f"{total}, mostly {before} → {after} ({count})"
 
 
 def _short(source: str) -> str:

@@ -105,6 +105,16 @@ def test_changes_are_counted_by_what_followed_what() -> None:
     assert "3, mostly neutral → happiness (2)" in printed(summary.table())
 
 
+@pytest.mark.parametrize("labels", ["neutral happiness neutral", "neutral happiness neutral happiness neutral"])
+def test_no_change_is_the_main_one_that_is_as_frequent_as_another(labels: str) -> None:
+    summary = Summary()
+    for index, label in enumerate(labels.split()):
+        summary.add(said(index / 8, label))
+    text = printed(summary.table())
+    assert "mostly" not in text
+    assert next(line for line in text.splitlines() if "%" in line).split()[-1] == str(len(labels.split()) - 1)
+
+
 def test_faces_of_several_sources_are_told_apart() -> None:
     summary = Summary()
     for source in ("b.mp4", "a.mp4"):
