@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -71,7 +71,7 @@ class Recognizer:
         precision: str = "auto",
         threads: int | None = None,
         smooth: float | None = None,
-        classes: Mapping[str, str | None] | Path | None = None,
+        classes: Mapping[str, str | None] | str | Path | None = None,
         neutral_prior: float | None = None,
         unsure: float | None = None,
         warn: Callable[[str], object] = lambda _: None,
@@ -84,7 +84,7 @@ class Recognizer:
         if precision not in ("auto", *manifest.precisions):
             held = ", ".join(manifest.precisions)
             raise ParameterError("precision", f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
-        names = ClassMap.read(classes, manifest.classes) if isinstance(classes, Path) else classes
+        names = ClassMap.read(Path(classes), manifest.classes) if isinstance(classes, str | Path) else classes
         self._smooth = smooth
         self._new_smoother = partial(
             Smoother,
@@ -173,7 +173,7 @@ class Recognizer:
         rate: pictures of the clip per second; None for as many as are sampled (`fps`).
         Raises DferError for anything that is no such picture.
         """
-        single = isinstance(image_or_clip, np.ndarray) and image_or_clip.ndim < 4
+        single = not isinstance(image_or_clip, Iterable) or getattr(image_or_clip, "ndim", 4) < 4
         clip: Sequence[NDArray[np.uint8]] = [image_or_clip] if single else image_or_clip  # type: ignore[list-item, assignment]
         session = self.session("clip", rate=rate)
         latest: dict[int, Prediction] = {}

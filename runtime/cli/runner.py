@@ -56,12 +56,12 @@ class RunOptions:
     """
 
     sources: Sequence[SourceSpec]
-    bundle: Path | None = None
-    csv: Path | None = None
-    jsonl: Path | None = None
-    video: Path | None = None
-    plot: Path | None = None
-    out_dir: Path | None = None
+    bundle: str | Path | None = None
+    csv: str | Path | None = None
+    jsonl: str | Path | None = None
+    video: str | Path | None = None
+    plot: str | Path | None = None
+    out_dir: str | Path | None = None
     jobs: int | None = None
     script: Script = ()
     show: bool = False
@@ -72,14 +72,14 @@ class RunOptions:
     window: float | None = None
     fps: float | None = None
     smooth: float | None = None
-    classes: Path | Mapping[str, str | None] | None = None
+    classes: str | Path | Mapping[str, str | None] | None = None
     neutral_prior: float | None = None
     unsure: float | None = None
     rotate: int | Literal["auto"] | None = None
     max_faces: int | None = None
     min_face: int = 40
     detect_every: int | None = None
-    boxes: Path | None = None
+    boxes: str | Path | None = None
     photos: bool | None = None
     hwaccel: str | None = None
     realtime: bool = False
@@ -129,17 +129,17 @@ def run(
 
     >>> from pathlib import Path
     >>> from dfer.runtime import RunOptions, run
-    >>> result = run(RunOptions(["clip.mp4"], csv=Path("clip.csv"), smooth=0.4))
+    >>> result = run(RunOptions(["clip.mp4"], csv="clip.csv", smooth=0.4))
     >>> len(result.summary.tracks), Path("clip.csv").exists()
     (2, True)
     """
     specs = expand(options.sources)
     if not specs:
         raise ParameterError("sources", "name at least one")
-    paths = OutputPaths(options.csv, options.jsonl, options.video, options.plot)
+    paths = OutputPaths(*map(_path, (options.csv, options.jsonl, options.video, options.plot)))
     inputs = [None if isinstance(spec, int) else Path(spec) for spec in specs]
     paths.check(inputs)
-    folder = None if options.out_dir is None else OutputFolder(options.out_dir)
+    folder = None if options.out_dir is None else OutputFolder(Path(options.out_dir))
     _check(options)
     with ExitStack() as stack:
         stack.enter_context(paths.reserved(len(specs)))
@@ -165,7 +165,7 @@ def run(
         if options.boxes is not None:
             from ..faces.boxes import read_boxes
 
-            boxes = read_boxes(options.boxes, [source.name for source in opened])
+            boxes = read_boxes(Path(options.boxes), [source.name for source in opened])
         live = sum(source.live or options.realtime for source in opened)
         recognizer = stack.enter_context(_open_recognizer(options, live, warn))
         tell(f"{_origin(options.bundle)}; provider: {recognizer.provider}; precision: {recognizer.precision}")
@@ -263,8 +263,8 @@ def _check(options: RunOptions) -> None:
     check_smoothing(options.smooth, options.unsure, options.neutral_prior)
     if options.realtime and options.jobs:
         raise ParameterError("jobs", "files that play as if live are all read at once; leave out --jobs or --realtime")
-    if isinstance(options.classes, Path):
-        ClassMap.read_names(options.classes)
+    if isinstance(options.classes, str | Path):
+        ClassMap.read_names(Path(options.classes))
     if options.show:
         from ..outputs.window import Window
 
@@ -311,7 +311,11 @@ def _turn(rotate: int | Literal["auto"], name: str, warn: Report) -> Turn:
     return partial(turn, degrees=rotate)
 
 
-def _origin(bundle: Path | None) -> str:
+def _path(name: str | Path | None) -> Path | None:
+    return None if name is None else Path(name)
+
+
+def _origin(bundle: str | Path | None) -> str:
     if bundle is not None:
         return f"model: bundle {bundle}"
     return "model: the bundled demo bundle (a demonstration; name your own with --bundle or $DFER_BUNDLE)"

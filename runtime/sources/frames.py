@@ -119,6 +119,10 @@ def check_image(image: object, parameter: str) -> NDArray[np.uint8]:
     """A picture of the user's own, contiguous in memory. Raises ParameterError unless it is RGB uint8 [H,W,3]."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return np.ascontiguousarray(image)
+    if image is None:
+        raise ParameterError(
+            parameter, "is None, which cv2.imread gives for what it cannot read; check the file's name"
+        )
     given = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     raise ParameterError(
         parameter,

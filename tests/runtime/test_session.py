@@ -6,7 +6,9 @@ import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -154,6 +156,14 @@ def test_what_is_no_picture_is_refused_with_the_order_of_its_channels(
         with pytest.raises(DferError, match=words) as error:
             call(image, 0.0)  # type: ignore[arg-type]
         assert "red, green, blue" in str(error.value)
+
+
+def test_a_picture_that_could_not_be_read_is_told_so(recognizer: Recognizer) -> None:
+    nothing: Any = cv2.imread("nowhere.png")
+    for call in (recognizer.predict, lambda image: recognizer.session().push(image, 0.0)):
+        with pytest.raises(DferError, match=r"^image: is None, which cv2\.imread gives") as error:
+            call(nothing)
+        assert "\n" not in str(error.value)
 
 
 def test_times_must_rise(recognizer: Recognizer, frames: list[Frame]) -> None:

@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import pytest
 from click.testing import CliRunner
 
+from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.runner import RunOptions
 from dfer.runtime.cli.runner import run as call
 from dfer.runtime.errors import DferError
@@ -200,6 +201,20 @@ def test_everything_can_be_called_from_python_and_gives_what_the_command_gives(
     assert streamed == [row for step in seen for row in step.predictions]
     with pytest.raises(DferError, match=r"^window: "):
         call(RunOptions([face_video], window=-1))
+
+
+def test_from_python_paths_may_be_text(face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("classes.json").write_text('{"neutral": "calm"}')
+    Path("bundle").symlink_to(DEMO)
+    files = {"csv": "o.csv", "jsonl": "o.jsonl", "video": "o.mp4", "plot": "o.png", "out_dir": "out"}
+    call(RunOptions([str(face_video)], bundle="bundle", classes="classes.json", **files))  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.glob("o*")) == ["o.csv", "o.jsonl", "o.mp4", "o.png", "out"]
+    assert "calm" in rows_of(Path("o.csv"))[0]
+    result = call(RunOptions([str(face_video)], boxes="o.csv"))
+    assert result.summary.predictions == len(rows_of(Path("o.csv")))
+    with Recognizer(classes="classes.json") as recognizer:
+        assert "calm" in recognizer.classes
 
 
 def test_whether_a_source_is_live_is_asked_of_the_source(face_video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
