@@ -35,6 +35,7 @@ class ParameterError(DferError):
 
     Its text is "parameter: problem". A command decorated with `reports_errors` names its own option instead.
 
+    >>> from dfer.runtime import ParameterError
     >>> print(ParameterError("window", "must hold at least two sampled frames"))
     window: must hold at least two sampled frames
     """

@@ -32,6 +32,7 @@ class ClassMap:
         Raises ParameterError for a name that the model does not have, one that cannot be shown, and when no class
         would be left.
 
+        >>> from dfer.runtime import ClassMap
         >>> ClassMap.of({"joy": "good", "calm": "good", "fear": None}, ("joy", "fear", "calm", "anger")).classes
         ('good', 'anger')
         """
