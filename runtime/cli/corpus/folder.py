@@ -49,8 +49,8 @@ _NOTE = b"dfer"
 class SegmentNote:
     """What is kept of a segment beside its rows.
 
-    frames: that were read. warnings: what was told on the way. failure: why it could not be read to its end, or "".
-    lead: faces in the lead-in, whose rows are dropped.
+    seconds, frames: that were read. warnings: what was told on the way. failure: why it could not be read to its end,
+    or "". lead: faces in the lead-in, whose rows are dropped.
     """
 
     source: str

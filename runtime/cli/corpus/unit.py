@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -57,7 +58,7 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
     made: list[Prediction] = []
     lead: list[Seen] = []
     warnings: list[str] = []
-    failure, frames, time = "", 0, 0.0
+    failure, frames, end = "", 0, start.time
     recognizer.warn = warnings.append
     try:
         with _open(segment, warnings) as source:
@@ -68,12 +69,12 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
                     lead += [Seen(one.frame, one.track_id, *one.box) for one in step.predictions]
                     continue
                 made += step.predictions
-                frames, time = frames + 1, step.frame.time
+                frames, end = frames + 1, step.frame.time + 1 / (source.rate or math.inf)
     except DferError as error:
         failure = str(error)
     if not failure and not frames:
         failure = "no frame of it can be read"
-    seconds = segment.seconds or max(0.0, time - start.time)
+    seconds = end - start.time  # that were read, whatever was announced
     return made, SegmentNote(
         segment.source, segment.number, round(seconds, 3), frames, tuple(dict.fromkeys(warnings)), failure, tuple(lead)
     )

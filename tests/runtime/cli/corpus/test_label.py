@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -26,6 +27,7 @@ from dfer.runtime.cli.label import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.tables import to_dataframe
 from dfer.runtime.recognizer import Recognizer
+from helpers import write_video
 
 parquet = pytest.importorskip("pyarrow.parquet")
 SETTINGS = LabelSettings(str(DEMO), provider="cpu")
@@ -84,6 +86,18 @@ def test_rows_are_those_of_dfer_run_and_failures_are_told(clips: Path, labelled:
     assert lines[str(videos[0])]["state"] == "read"
     assert float(lines[str(videos[0])]["seconds"]) == pytest.approx(2.0)
     assert leftovers(out) == []
+
+
+def test_the_seconds_of_a_video_that_is_cut_short_are_those_that_were_read(
+    face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    whole = write_video(tmp_path / "whole.avi", face_frames, 24).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    assert command(tmp_path / "*.avi", tmp_path / "out", "--workers", 1).exit_code == 0
+    cut, read = lines_of(tmp_path / "out")
+    assert float(read["seconds"]) == pytest.approx(3.0)
+    assert (cut["state"], "truncated" in cut["remarks"], int(cut["frames"]) < 60) == ("read", True, True)
+    assert float(cut["seconds"]) == pytest.approx(int(cut["frames"]) / 24, abs=0.05)
 
 
 def test_the_same_command_goes_on_and_another_is_refused(clips: Path, labelled: tuple[Path, Result]) -> None:
