@@ -10,7 +10,7 @@ import click
 from ..runtime.cli.options import version_option
 from ..runtime.errors import DferError, ParameterError, reports_errors, require
 from ..train.cli.options import MethodName
-from .engine import CHOICES
+from .engine import CHOICES, build_engines, check_engines
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -181,14 +181,17 @@ def main(
 
     Nothing is written unless the graphs of every precision agree with the model they came from.
     """
-    from .options import ExportOptions, check_beside_bundle
+    from .model_repository import place_of
+    from .options import ExportOptions, check_given, check_precision
 
+    check_given(exported is not None, described is not None, repository is not None)
     if exported is not None:
         from ..runtime.bundle import Bundle
 
-        check_beside_bundle(described is not None)
         bundle = Bundle.open(exported)
         if described is not None:
+            if repository is not None and out is not None:
+                place_of(out, repository)
             bundle = _describe(bundle, checkpoint, described, out)
         elif repository is None or checkpoint is not None:
             raise DferError("--bundle is for --triton FOLDER, or for --describe JSON with --out")
@@ -203,6 +206,11 @@ def main(
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")
     options = ExportOptions(fp16, bf16, int8, int8_for, _faces(faces, root, fold, lists), minimum, gate, window, fps)
+    built_for = [target for target in targets.split(",") if target]
+    check_engines(engine, built_for)  # now, not after minutes of exporting
+    if repository is not None:
+        check_precision(options, triton_precision)
+        place_of(out, repository)
     for module in ("torch", "open_clip", "onnx", "onnxscript"):
         require(module, "export")
     from rich.console import Console
@@ -213,7 +221,7 @@ def main(
     with console.status("exporting") as status:
         result = export_checkpoint(checkpoint, out, options, status.update, method, described)
     _print(console, result, gate)
-    _build_engines(console, result.bundle, engine, [target for target in targets.split(",") if target])
+    _build_engines(console, result.bundle, engine, built_for)
     if repository is not None:
         _write_repository(result.bundle, repository, triton_precision, triton_tensorrt)
 
@@ -263,7 +271,6 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
     from rich.table import Table
 
     from ..runtime.engines.store import EngineStore
-    from .engine import build_engines
 
     graphs = sorted(
         {
@@ -301,6 +308,8 @@ def _print(console: Console, result: ExportResult, gate: str) -> None:
     """Tables of parity, sensitivity to INT8 and latency, the warnings, and what to do next."""
     from rich.markup import escape
 
+    from .latency import slower
+
     bundle = result.bundle
     console.print(_parity_table(result, gate))
     if result.int8 is not None:
@@ -314,7 +323,7 @@ def _print(console: Console, result: ExportResult, gate: str) -> None:
         console.print(_sensitivity_table(int8))
     if result.measurements:
         console.print(_latency_table(result, gate))
-    for line in (*result.warnings, *_slower(result)):
+    for line in (*result.warnings, *slower(result.measurements)):
         console.print(f"[yellow]warning:[/] {escape(line)}", soft_wrap=True)
     size = sum((bundle.path / name).stat().st_size for name in bundle.digests)
     told = f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {bundle.path}"
@@ -381,15 +390,3 @@ def _latency_table(result: ExportResult, gate: str) -> Table:
             milliseconds = [f"{found.latency[batch]:.1f}" for batch in sorted(found.latency)]
             table.add_row(provider, precision, *milliseconds, passes, "recommended" if best else "")
     return table
-
-
-def _slower(result: ExportResult) -> list[str]:
-    """Providers on which INT8 is not the fastest, a line each."""
-    lines = []
-    for provider, by_precision in result.measurements.items():
-        if "int8" in by_precision:
-            others = {name: found.latency[1] for name, found in by_precision.items() if name != "int8"}
-            faster = [name for name, value in others.items() if value <= by_precision["int8"].latency[1]]
-            if faster:
-                lines.append(f"on {provider}, int8 is slower than {' and '.join(faster)}")
-    return lines

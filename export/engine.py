@@ -35,6 +35,20 @@ class EngineBuild:
     refused: str = ""
 
 
+def check_engines(engine: str, targets: Sequence[str]) -> list[str]:
+    """`targets` in lower case; raises what `build_engines` raises for a choice that no bundle could make work here."""
+    if engine not in CHOICES:
+        raise ParameterError("engine", f"{engine!r} is none of {', '.join(CHOICES)}")
+    wanted = [check_target(target) for target in targets]
+    if wanted and engine in ("none", "tensorrt"):
+        raise ParameterError("targets", f"only TensorRT-RTX builds for other GPUs, not the engine {engine!r}")
+    if wanted:
+        load_trt("tensorrt-rtx")
+    elif engine in PRODUCTS:
+        target_here(load_trt(engine))
+    return wanted
+
+
 def build_engines(
     bundle: Bundle,
     graphs: Sequence[str],
@@ -51,14 +65,9 @@ def build_engines(
     Raises ParameterError for an unknown engine, or targets with one that builds for none of them; DferError for an
     unknown target, and a named product that is absent or does not build.
     """
-    if engine not in CHOICES:
-        raise ParameterError("engine", f"{engine!r} is none of {', '.join(CHOICES)}")
-    wanted = [check_target(target) for target in targets]
-    if engine == "none" or engine == "tensorrt":
-        if wanted:
-            raise ParameterError("targets", f"only TensorRT-RTX builds for other GPUs, not the engine {engine!r}")
-        if engine == "none":
-            return []
+    wanted = check_engines(engine, targets)
+    if engine == "none":
+        return []
     products = list(filter(is_installed, PRODUCTS)) if engine == "auto" else [engine]
     if wanted:  # only TensorRT-RTX builds for what is not here
         products = ["tensorrt-rtx"]

@@ -102,3 +102,15 @@ def recommend(measurements: Mapping[str, Mapping[str, Measurement]], strictness:
         if passing:
             chosen[provider] = min(passing, key=lambda name: by_precision[name].latency[1])
     return chosen
+
+
+def slower(measurements: Mapping[str, Mapping[str, Measurement]]) -> list[str]:
+    """Providers on which INT8 is not the fastest, a line each."""
+    lines = []
+    for provider, by_precision in measurements.items():
+        if "int8" in by_precision:
+            others = {name: found.latency[1] for name, found in by_precision.items() if name != "int8"}
+            faster = [name for name, value in others.items() if value <= by_precision["int8"].latency[1]]
+            if faster:
+                lines.append(f"on {provider}, int8 is slower than {' and '.join(faster)}")
+    return lines

@@ -63,13 +63,8 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
         held = ", ".join(bundle.manifest.precisions)
         raise ParameterError("precision", f"{bundle.path} has no encoder in {precision}; it has {held}")
     graph, _ = bundle.manifest.graphs(precision, "triton")
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", bundle.path.resolve().stem).strip("-")
-    name = f"{stem}-encoder"
-    target = folder / name
-    if not stem:
-        raise DferError(f"{bundle.path}: models of Triton are called by Latin letters and digits; rename the bundle")
-    if target.exists() and _origin(target) != _origin_of(bundle):
-        raise DferError(f"{target}: is there, and of another bundle; rename {bundle.path}, or move that away")
+    target = place_of(bundle.path, folder)
+    name = target.name
     try:
         folder.mkdir(exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
@@ -91,9 +86,26 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
     return target
 
 
-def _origin_of(bundle: Bundle) -> str:
+def place_of(bundle: Path, folder: Path) -> Path:
+    """Where `write_repository` writes the model of a bundle, which need not be there yet.
+
+    Raises DferError for a place or a name at which that would fail.
+    """
+    above = folder if folder.exists() else folder.parent
+    if not above.is_dir():
+        raise DferError(f"{folder}: the model repository cannot be written: {above} is not a folder")
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", bundle.resolve().stem).strip("-")
+    if not stem:
+        raise DferError(f"{bundle}: models of Triton are called by Latin letters and digits; rename the bundle")
+    target = folder / f"{stem}-encoder"
+    if target.exists() and _origin(target) != _origin_of(bundle):
+        raise DferError(f"{target}: is there, and of another bundle; rename {bundle}, or move that away")
+    return target
+
+
+def _origin_of(bundle: Path) -> str:
     """How a configuration tells which bundle it is of."""
-    return f"# Written by dfer-export from {json.dumps(bundle.path.resolve().name)[1:-1]}."
+    return f"# Written by dfer-export from {json.dumps(bundle.resolve().name)[1:-1]}."
 
 
 def _origin(model: Path) -> str | None:
@@ -111,7 +123,7 @@ def _config(bundle: Bundle, name: str, precision: str, tensorrt: bool) -> str:
     size = manifest.preprocessing.size
     return _CONFIG.substitute(
         name=name,
-        origin=_origin_of(bundle),
+        origin=_origin_of(bundle.path),
         largest=LARGEST_BATCH,
         size=size,
         width=manifest.width,

@@ -53,16 +53,32 @@ class ExportOptions:
             raise ParameterError("gate", f"{self.gate!r} is none of {', '.join(STRICTNESS)}")
 
 
-def check_beside_bundle(describes: bool) -> None:
-    """Raise DferError for options of the command that only an export from a checkpoint heeds."""
-    heeded = {"exported", "checkpoint", "described", "repository", "triton_precision", "triton_tensorrt"}
-    heeded |= {"out"} if describes else set()
+_OF_TRITON = {"triton_precision", "triton_tensorrt"}
+
+
+def check_given(exported: bool, describes: bool, triton: bool) -> None:
+    """Raise DferError for options of the running command that would have no effect.
+
+    exported: whether there is a bundle already. describes, triton: whether that is asked for.
+    """
     context = click.get_current_context()
-    given = [
-        option.opts[0]
+    given = {
+        str(option.name): option.opts[0]
         for option in context.command.params
-        if option.name not in heeded
-        and context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
-    ]
-    if given:
-        raise DferError(f"{', '.join(given)}: --bundle is exported already; export its checkpoint anew, or go without")
+        if context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+    }
+    idle = [] if triton else [spelled for name, spelled in given.items() if name in _OF_TRITON]
+    if idle:
+        raise DferError(f"{', '.join(idle)}: is for --triton FOLDER; name that, or go without")
+    heeded = {"exported", "checkpoint", "described", "repository", *_OF_TRITON, *(["out"] if describes else [])}
+    idle = [spelled for name, spelled in given.items() if exported and name not in heeded]
+    if idle:
+        raise DferError(f"{', '.join(idle)}: --bundle is exported already; export its checkpoint anew, or go without")
+
+
+def check_precision(options: ExportOptions, precision: str) -> None:
+    """Raise ParameterError where the export will have no encoder in `precision` that a Triton server runs."""
+    if precision == "fp16" and not options.fp16:
+        raise ParameterError("triton_precision", "fp16 is not exported; add --fp16")
+    if precision == "int8" and not (options.int8 and options.int8_for == "all"):
+        raise ParameterError("triton_precision", "int8 is not exported for a server; add --int8 --int8-for all")

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from dfer.export import command
 from dfer.export.model_repository import write_repository
 from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines.trt_library import PRODUCTS, is_installed
 from dfer.runtime.errors import DferError
 
 
@@ -68,9 +69,9 @@ def test_a_precision_that_the_bundle_has_not_or_has_for_one_provider_only(tmp_pa
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(DferError, match="file: the model repository cannot be written: File exists"):
+    with pytest.raises(DferError, match=r"file: the model .* cannot be written: .*file is not a folder"):
         write_repository(Bundle.open(DEMO), tmp_path / "file")
-    with pytest.raises(DferError, match="absent/models: the model repository cannot be written: No such file"):
+    with pytest.raises(DferError, match=r"absent/models: the model .* cannot be written: .*absent is not a folder"):
         write_repository(Bundle.open(DEMO), tmp_path / "absent" / "models")
 
 
@@ -95,3 +96,28 @@ def test_the_command_writes_one_of_a_bundle_and_says_how_to_use_it(tmp_path: Pat
         status, output = run("--bundle", str(DEMO), "--triton", str(tmp_path / "other"), *option)
         assert (status, f"{option[0]}: --bundle is exported already" in output) == (1, True)
     assert not (tmp_path / "other").exists()
+    for option in (["--triton-precision", "fp32"], ["--triton-tensorrt"]):
+        status, output = run("--bundle", str(DEMO), "--describe", "a.json", "--out", str(tmp_path / "b.dfer"), *option)
+        assert (status, f"{option[0]}: is for --triton FOLDER" in output) == (1, True)
+
+
+def test_what_an_export_could_not_end_with_is_told_before_it_begins(tmp_path: Path) -> None:
+    shutil.copytree(DEMO, tmp_path / "a b.dfer")
+    models = tmp_path / "models"
+    write_repository(Bundle.open(tmp_path / "a b.dfer"), models)
+    triton = ["--triton", str(models)]
+    calls = [
+        (["--triton-precision", "fp32"], "--triton-precision: is for --triton FOLDER"),
+        (["--triton-tensorrt"], "--triton-tensorrt: is for --triton FOLDER"),
+        ([*triton, "--triton-precision", "fp16"], "--triton-precision: fp16 is not exported; add --fp16"),
+        ([*triton, "--triton-precision", "int8"], "--triton-precision: int8 is not exported for a server"),
+        (["--triton", str(tmp_path / "absent" / "models")], "absent is not a folder"),
+        ([*triton, "--out", str(tmp_path / "模型.dfer")], "rename the bundle"),
+        ([*triton, "--out", str(tmp_path / "a-b.dfer")], "is there, and of another bundle"),
+        (["--targets", "sm1"], "TensorRT-RTX does not build for sm1"),
+        (["--targets", "sm86", "--engine", "none"], "--targets: only TensorRT-RTX builds for other GPUs"),
+    ]
+    calls += [(["--engine", name], "is not installed") for name in PRODUCTS if not is_installed(name)]
+    for arguments, words in calls:  # the checkpoint has not even been looked for
+        result = CliRunner().invoke(command.main, ["--ckpt", str(tmp_path / "absent.pt"), *arguments])
+        assert (result.exit_code, words in result.output) == (1, True), result.output
