@@ -386,7 +386,7 @@ def _latency_table(result: ExportResult, gate: str) -> Table:
     for provider, by_precision in result.measurements.items():
         for precision, found in by_precision.items():
             best = result.bundle.manifest.recommended.get(provider) == precision
-            passes = "yes" if found.parity.passes(precision, gate) else "no"
+            passes = "–" if gate == "off" else "yes" if found.parity.passes(precision, gate) else "no"
             milliseconds = [f"{found.latency[batch]:.1f}" for batch in sorted(found.latency)]
             table.add_row(provider, precision, *milliseconds, passes, "recommended" if best else "")
     return table

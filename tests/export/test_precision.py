@@ -18,6 +18,7 @@ from onnx import TensorProto
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest
 from dfer.export import exporting
+from dfer.export.command import _latency_table
 from dfer.export.command import main as export
 from dfer.export.deviations import find_deviations
 from dfer.export.exporting import export_method, export_traced
@@ -255,8 +256,10 @@ def test_a_bad_half_is_refused_and_an_open_gate_is_written_down(
     monkeypatch.setattr(exporting, "to_half", lambda graph, frames: scaled(to_half(graph, frames), layer))
     with pytest.raises(DferError, match=r"fp16 export refused.*resblocks\.1\.mlp\.c_proj"):
         write(vit, traced, tmp_path / "x.dfer", ExportOptions(fp16=True))
-    bundle = write(vit, traced, tmp_path / "x.dfer", ExportOptions(fp16=True, gate="off"))
-    assert bundle.manifest.precisions["fp16"]["gate"] == "off"
+    result = export_traced(vit, traced, None, tmp_path / "x.dfer", {}, ExportOptions(fp16=True, gate="off"))
+    assert result.bundle.manifest.precisions["fp16"]["gate"] == "off"
+    (passes,) = [column for column in _latency_table(result, "off").columns if column.header == "passes its gate"]
+    assert set(passes.cells) == {"–"}
 
 
 def test_a_graph_that_does_not_run_is_an_error_in_one_line(
