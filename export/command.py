@@ -42,7 +42,7 @@ Examples:
 @click.option(
     "--ckpt",
     "checkpoint",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     help="Checkpoint of dfer-train, or of --method's authors.",
 )
 @click.option(
@@ -202,6 +202,10 @@ def main(
         raise DferError("name what to export: --ckpt CHECKPOINT, or --bundle BUNDLE with --triton FOLDER")
     if not checkpoint.name:
         raise ParameterError("checkpoint", "is empty; name a checkpoint of dfer-train")
+    if checkpoint.is_dir():
+        ready = f"bundle already; run it: dfer-run clip.mp4 --bundle {checkpoint}"
+        is_bundle = (checkpoint / "manifest.json").is_file()
+        raise ParameterError("checkpoint", f"{checkpoint} is a {ready if is_bundle else 'folder; name a file'}")
     out = out or checkpoint.with_suffix(".dfer")
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")

@@ -14,6 +14,7 @@ from dfer.export import ExportOptions
 from dfer.export.command import main as export
 from dfer.export.parity import Parity
 from dfer.runtime import Bundle, DferError, Recognizer
+from dfer.runtime.bundle import DEMO
 from dfer.train.checkpoints.checkpoint import load_checkpoint
 from helpers import Pipeline
 
@@ -69,6 +70,8 @@ def test_bad_checkpoints_and_places_give_one_line_and_nothing_else(pipeline: Pip
         (["--ckpt", tmp_path / "text.pt"], "text.pt"),
         (["--ckpt", pipeline.checkpoint, "--out", tmp_path / "no" / "x.dfer"], "--out: folder"),
         (["--ckpt", ""], "--ckpt: is empty"),
+        (["--ckpt", DEMO], f"--ckpt: {DEMO} is a bundle already; run it: dfer-run"),
+        (["--ckpt", tmp_path], f"--ckpt: {tmp_path} is a folder; name a file"),
     ]
     for arguments, words in calls:
         result = CliRunner().invoke(export, [str(argument) for argument in arguments])

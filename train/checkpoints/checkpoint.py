@@ -134,7 +134,8 @@ def _read(path: Path) -> Any:
                 f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
                 f"them would run code from the file; {_HINT}"
             ) from error
-        raise DferError(f"checkpoint {path}: not a PyTorch file ({_first_line(error)})") from error
+        why = f" ({_first_line(error)})" if isinstance(error, RuntimeError) else ""  # others tell of pickle's insides
+        raise DferError(f"checkpoint {path}: not a PyTorch file{why}") from error
 
 
 def _first_line(error: Exception) -> str:

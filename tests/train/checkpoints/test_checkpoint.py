@@ -55,8 +55,9 @@ def test_pickled_code_is_refused_and_does_not_run(pipeline: Pipeline, tmp_path: 
 
 def test_foreign_broken_and_missing_files_are_refused(pipeline: Pipeline, tmp_path: Path) -> None:
     refused(tmp_path / "absent.pt", "no such file")
-    (tmp_path / "text.pt").write_text("hello")
-    refused(tmp_path / "text.pt", "text.pt")
+    for text in ("hello", "Dear all", ""):
+        (tmp_path / "text.pt").write_text(text)
+        refused(tmp_path / "text.pt", r"text\.pt: not a PyTorch file$")
     torch.save({"state_dict": {}}, tmp_path / "foreign.pt")
     refused(tmp_path / "foreign.pt", "not written by dfer-train")
     data = pipeline.checkpoint.read_bytes()
