@@ -109,9 +109,8 @@ Examples:
 @click.option(
     "--window",
     type=float,
-    default=2.0,
-    show_default=True,
-    help="Seconds of video behind each prediction that dfer-run shall take, unless told otherwise.",
+    help="Seconds of video behind each prediction that dfer-run shall take, unless told otherwise. Default: as much as "
+    "in training, where the checkpoint tells how long its clips were, else 2.",
 )
 @click.option(
     "--fps", type=float, default=8.0, show_default=True, help="Frames per second that it shall sample, likewise."
@@ -168,7 +167,7 @@ def main(
     fold: int,
     lists: Path | None,
     minimum: int,
-    window: float,
+    window: float | None,
     fps: float,
     gate: str,
     engine: str,
@@ -182,7 +181,7 @@ def main(
     Nothing is written unless the graphs of every precision agree with the model they came from.
     """
     from .model_repository import place_of
-    from .options import ExportOptions, check_given, check_precision
+    from .options import ExportOptions, check_given, check_precision, trained_window
 
     check_given(exported is not None, described is not None, repository is not None)
     if exported is not None:
@@ -225,6 +224,9 @@ def main(
     with console.status("exporting") as status:
         result = export_checkpoint(checkpoint, out, options, status.update, method, described)
     _print(console, result, gate)
+    if window is None and trained_window(result.bundle.manifest.provenance["training"]) is None:
+        told = "windows of 2 s are assumed: how long its training clips were is not known; else give --window"
+        console.print(told, soft_wrap=True)
     _build_engines(console, result.bundle, engine, built_for)
     if repository is not None:
         _write_repository(result.bundle, repository, triton_precision, triton_tensorrt)

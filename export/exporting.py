@@ -28,7 +28,7 @@ from .clips import read_faces
 from .fp16 import to_half
 from .graphs import TracedMethod, trace_head, trace_method
 from .latency import Measurement, measure_provider, recommend
-from .options import ExportOptions
+from .options import ASSUMED_WINDOW, ExportOptions, trained_window
 from .parity import BF16_PROVIDER, GATES, Parity, ParityChecker, faces_reference, standard_reference
 
 ENCODERS = {
@@ -162,6 +162,8 @@ def export_method(
     provenance: plain values for the manifest, which say where the model comes from.
     """
     options = options or ExportOptions()
+    if options.window is None:
+        options = replace(options, window=trained_window(provenance.get("training")) or ASSUMED_WINDOW)
     if options.bf16 and not find_backend(BF16_PROVIDER).runs("bf16"):
         raise ParameterError(
             "bf16",
@@ -227,7 +229,7 @@ def export_traced(
         scale=method.final_scale,
         temperature=method.confidence.temperature,
         unsure_below=method.confidence.unsure_below,
-        seconds=options.window,
+        seconds=options.window or ASSUMED_WINDOW,
         fps=options.fps,
         preprocessing=method.preprocessing,
         precisions={

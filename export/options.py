@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +13,16 @@ import click
 from ..calibration.faces import MINIMUM
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.pipeline.feature_window import check_sampling
+from ..train.data import CLIP_SECONDS
 
 if TYPE_CHECKING:
     from ..train.data.choice import DataChoice
 
 STRICTNESS = ("default", "strict", "off")
 INT8_FOR = ("all", "cpu")
+
+
+ASSUMED_WINDOW = 2.0  # seconds, where nothing is known
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class ExportOptions:
     int8_for: "all" providers, or only ONNX Runtime's "cpu", which has an INT8 graph of its own: a smaller bundle.
     faces: a folder or CSV of faces, or a data set, as `read_faces` reads them. Held-out ones test every precision.
     window, fps: seconds of video behind a prediction and frames sampled per second, which the runtime takes from the
-        bundle.
+        bundle. A window of None is `trained_window`, and 2 s where that is not known.
     minimum: the fewest frames that `faces` must have. gate: one of `STRICTNESS`; "off" lets every graph pass.
     Raises ParameterError for INT8 without faces and an unknown gate.
     """
@@ -40,7 +46,7 @@ class ExportOptions:
     faces: Path | DataChoice | None = None
     minimum: int = MINIMUM
     gate: str = "default"
-    window: float = 2.0
+    window: float | None = None
     fps: float = 8.0
 
     def __post_init__(self) -> None:
@@ -51,6 +57,19 @@ class ExportOptions:
         check_sampling(self.window, self.fps)
         if self.gate not in STRICTNESS:
             raise ParameterError("gate", f"{self.gate!r} is none of {', '.join(STRICTNESS)}")
+
+
+def trained_window(training: object) -> float | None:
+    """Seconds of video that a model read at once in training, by what its checkpoint tells; None where it does not.
+
+    Its windows covered `span` to all of a clip, so it is the middle of these, of a clip of median length; to 0.05 s,
+    from 0.5 to 4.
+    """
+    told = training if isinstance(training, Mapping) else {}
+    length, span = told.get(CLIP_SECONDS), told.get("span", 1.0)
+    if not isinstance(length, float) or not isinstance(span, (int, float)) or not math.isfinite(length * span):
+        return None
+    return min(max(round(20 * length * (1 + span) / 2) / 20, 0.5), 4.0)
 
 
 _OF_TRITON = {"triton_precision", "triton_tensorrt"}

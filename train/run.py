@@ -23,7 +23,7 @@ from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_train
 from .checkpoints.protocol import KEY, learned_from
 from .confidence import Calibration, Confidence
 from .data import ClipSet
-from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source
+from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source, clip_seconds
 from .data.features import Extraction, FeatureSet, stored_features
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
@@ -190,11 +190,12 @@ class Run:
             "validation": options.validation,
             **identity,
         }
+        notes = clip_seconds(sources) | (notes or {})
         if self._made is not None:
             return self._finished(self._made, record)
         if not phases:
             if fabric.global_rank == 0:
-                save_checkpoint(method, options.out, record | (notes or {}))
+                save_checkpoint(method, options.out, record | notes)
             return []
         on_pixels = method.trains_encoder(phases)
         for name, given in (("span", options.span != 1), ("history", options.history != 0)):
@@ -203,7 +204,7 @@ class Run:
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)
-        self._run_and_write(trainer, method, phases, record | (notes or {}))
+        self._run_and_write(trainer, method, phases, record | notes)
         return trainer.results
 
     def _finished(self, made: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:

@@ -57,7 +57,7 @@ threads_option = click.option(
     help="CPU threads of the model, at most; graphs below 4 MB run on one. Default: physical cores.",
 )
 window_option = click.option(
-    "--window", type=float, help="Seconds of video behind each prediction; default: as the model was trained."
+    "--window", type=float, help="Seconds of video behind each prediction; default: as the bundle says."
 )
 max_faces_option = click.option(
     "--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only."

@@ -12,10 +12,12 @@ from click.testing import CliRunner
 
 from dfer.export import ExportOptions
 from dfer.export.command import main as export
+from dfer.export.options import trained_window
 from dfer.export.parity import Parity
 from dfer.runtime import Bundle, DferError, Recognizer
 from dfer.runtime.bundle import DEMO
 from dfer.train.checkpoints.checkpoint import load_checkpoint
+from dfer.train.data import CLIP_SECONDS
 from helpers import Pipeline
 
 
@@ -78,6 +80,22 @@ def test_bad_checkpoints_and_places_give_one_line_and_nothing_else(pipeline: Pip
         assert result.exit_code == 1, result.output
         assert words in result.output
     assert [path.name for path in tmp_path.iterdir()] == ["text.pt"]
+
+
+@pytest.mark.parametrize(
+    ("training", "window"),
+    [
+        ({CLIP_SECONDS: 0.9, "span": 1.0}, 0.9),
+        ({CLIP_SECONDS: 2.0, "span": 0.6}, 1.6),
+        ({CLIP_SECONDS: 0.1}, 0.5),
+        ({CLIP_SECONDS: 3600.0}, 4.0),
+        ({CLIP_SECONDS: "2"}, None),
+        ({"span": 1.0}, None),
+        (None, None),
+    ],
+)
+def test_the_window_is_what_training_read_within_bounds(training: object, window: float | None) -> None:
+    assert trained_window(training) == window
 
 
 def test_options_that_cannot_be_are_refused_by_their_names() -> None:

@@ -159,6 +159,11 @@ def test_the_command_warns_of_a_block_of_another_name(other: Other) -> None:
     assert "attention" not in warning and "convolution" not in warning
 
 
+def test_the_command_says_that_it_assumed_a_window(other: Other) -> None:
+    assert "windows of 2 s are assumed" in other.printed and "--window" in other.printed
+    assert other.bundle.manifest.seconds == 2
+
+
 class OtherAttention(nn.Module):
     """The same as `nn.MultiheadAttention`, written anew: what a later open_clip may have in its place."""
 

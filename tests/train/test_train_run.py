@@ -13,8 +13,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from dfer.export.command import main as export
 from dfer.export.exporting import export_checkpoint
-from dfer.runtime import Recognizer
+from dfer.runtime import Bundle, Recognizer
 from dfer.runtime.errors import ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint
@@ -28,6 +29,7 @@ from dfer.train.models.clip import load_clip, save_weights
 from dfer.train.options import TrainOptions
 from dfer.train.run import run_training
 from dfer.train.training import Epoch
+from helpers import write_video
 
 
 @pytest.fixture(scope="module")
@@ -190,3 +192,19 @@ def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_pa
     refused = CliRunner().invoke(train, [str(argument) for argument in call])
     assert refused.exit_code == 1
     assert "--descriptions: there are none of bored, engaged, pain, yawn; name a file" in refused.output
+
+
+def test_a_bundle_reads_as_much_video_as_the_training_clips_had(options: TrainOptions, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("happiness", "sadness", "fear"):
+        (tmp_path / "films" / label).mkdir(parents=True)
+        for number, frames in enumerate((27, 27, 27, 90)):  # at 30 frames a second, so most have 0.9 s
+            film = [rng.integers(0, 256, (48, 48, 3), dtype=np.uint8) for _ in range(frames)]
+            write_video(tmp_path / "films" / label / f"{number}.mp4", film, 30)
+
+    out = tmp_path / "films.pt"
+    run_training(replace(options, out=out, data=DataChoice("folder", tmp_path / "films", workers=1), span=0.5))
+    done = CliRunner().invoke(export, ["--ckpt", str(out)], catch_exceptions=False)
+    assert "are assumed" not in done.output
+    # Training windows covered half of a clip of 0.9 s, up to all of it; the longer clips are the fewer.
+    assert Bundle.open(out.with_suffix(".dfer")).manifest.seconds == 0.7

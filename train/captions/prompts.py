@@ -11,7 +11,7 @@ from ...runtime.errors import DferError
 from ...runtime.sources.tables import read_rows
 from ...runtime.storage import atomic_write
 from ..data.lists import SPLITS
-from ..data.videos import choose_frames, count_frames, image_files, locate
+from ..data.videos import choose_frames, film_length, image_files, locate
 from ..preparation.films import find_films
 from .reading import TRAINING
 
@@ -69,7 +69,7 @@ def _frames(path: Path) -> dict[str, Any] | None:
     if path.is_dir():
         files = image_files(path)
         return {"frames": [str(files[i]) for i in _once(len(files))]} if files else None
-    count = count_frames(path)
+    count, _ = film_length(path)
     return {"video": str(path), "frames": _once(count)} if count else None
 
 

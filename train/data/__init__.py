@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 WINDOW = 16
 """T, the number of frames sampled from a clip."""
 
+CLIP_SECONDS = "clip_seconds"
+"""Where checkpoints tell the median length of the clips that were trained on."""
+
 
 class ClipSet(Protocol):
     """Labelled clips of aligned faces.
@@ -51,7 +54,12 @@ class ClipSet(Protocol):
 
 
 class FilmClips(ClipSet, Protocol):
-    """Clips whose frames are known one by one, so that what is told of a frame elsewhere can be found."""
+    """Clips whose frames are known one by one, so that what is told of a frame elsewhere can be found.
+
+    seconds: how long each clip is, None where that is not known.
+    """
+
+    seconds: list[float | None]
 
     def numbered(
         self, index: int, rng: np.random.Generator | None = None

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..landmarks.pictures import draw_pictures, move_points
 from ..landmarks.reading import LandmarkedClips, Landmarks
 from ..options import TrainOptions
-from . import Batch, ClipSet, labels_of, shares_of
+from . import CLIP_SECONDS, Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
 from .subsets import Subset, split_validation
@@ -83,6 +83,18 @@ class Source:
     def tested(self) -> ClipSet:
         """What epochs are chosen on."""
         return self.held_back or Subset(self.clips, self.validation)
+
+
+def clip_seconds(sources: Sequence[Source]) -> dict[str, float]:
+    """The median length of the clips to train on, of those that tell theirs, as checkpoints keep it; else nothing."""
+    told = [
+        seconds
+        for source in sources
+        if (lengths := getattr(source.clips, "seconds", None)) is not None  # photographs have none
+        for seconds in (lengths[index] for index in source.training)
+        if seconds is not None
+    ]
+    return {CLIP_SECONDS: float(np.median(told))} if told else {}
 
 
 class Batches(Protocol):

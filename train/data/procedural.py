@@ -73,6 +73,7 @@ class ProceduralClips:
         self.captions = dict(zip(self.names, captions, strict=True))
         self.landmarks = dict(zip(self.names, landmarks, strict=True))
         self.groups: list[str | None] = [str(number) for number in identities for _ in EXPRESSIONS]
+        self.seconds: list[float | None] = [_SECONDS] * len(self.names)
         self.labels: NDArray[np.int64] = np.tile(np.arange(len(EXPRESSIONS)), len(identities))
 
     def __len__(self) -> int:

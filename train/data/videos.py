@@ -30,8 +30,8 @@ class VideoClips:
     that may be damaged. Those are left out, and `warn` is told. All pictures are read for that once, the first time;
     `progress` hears how many folders are done, of how many.
 
-    paths, names (as listed), groups (person or film, or None) and labels go together; `missing` and `damaged` are the
-    clips and the pictures left out.
+    paths, names (as listed), groups (person or film, or None), seconds and labels go together; `missing` and `damaged`
+    are the clips and the pictures left out.
     Raises DferError when too many are missing or damaged, naming the first; and from `frames` for a clip that no longer
     reads.
     """
@@ -53,6 +53,7 @@ class VideoClips:
         self.paths: list[Path] = []
         self.names: list[str] = []
         self.groups: list[str | None] = []
+        self.seconds: list[float | None] = []  # folders of frames have no rate
         self.missing: list[Path] = []
         self._counts: list[int] = []
         self._size = size
@@ -62,13 +63,14 @@ class VideoClips:
         self.damaged = _find_damaged([files for files in pictures.values() if files], max_missing, warn, progress)
         for entry, path in zip(entries, located, strict=True):
             kept = [file for file in pictures.get(path, ()) if file not in self.damaged]
-            count = len(kept) if path in pictures else count_frames(path)
+            count, seconds = (len(kept), None) if path in pictures else film_length(path)
             if not count:
                 self.missing.append(path)
                 continue
             self.paths.append(path)
             self.names.append(entry.clip)
             self.groups.append(entry.group)
+            self.seconds.append(seconds)
             self._counts.append(count)
             labels.append(classes.index(entry.label))
         if self.missing or not labels:
@@ -133,13 +135,14 @@ def locate(folder: Path, clip: str) -> Path:
     return frames if path.suffix.lower() in VIDEO_SUFFIXES and not path.exists() and frames.is_dir() else path
 
 
-def count_frames(path: Path) -> int:
-    """Frames that a video announces (counted where it does not); 0 if there is none to read."""
+def film_length(path: Path) -> tuple[int, float | None]:
+    """Frames that a video announces (counted where it does not), 0 if there is none to read; its seconds, if told."""
     try:
         with open_source(path) as source:
-            return source.count or sum(1 for _ in source)
+            count = source.count or sum(1 for _ in source)
+            return count, count / source.rate if source.rate else None
     except DferError:
-        return 0
+        return 0, None
 
 
 def _image_names(folder: Path) -> list[str]:
