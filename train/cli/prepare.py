@@ -29,8 +29,8 @@ Examples:
   dfer-prepare films/ faces/                        # films/a/1.mp4 becomes faces/a/1/00000.jpg, 00001.jpg, …
   dfer-prepare MAFW/data/clips mafw-faces/ --workers 8
   dfer-prepare frames/ faces/ --size 224            # folders of frames work as well
-  dfer-prepare RAF-DB/ faces/ --photos              # photographs, a folder for each class
-  dfer-prepare votes.csv faces/ --photos            # photographs in a table, with labels or votes
+  dfer-prepare RAF-DB/ stills/ --photos             # photographs, a folder for each class
+  dfer-prepare votes.csv stills/ --photos           # photographs in a table, with labels or votes
   dfer-prepare faces/ prompts.jsonl --caption-prompts   # what to ask a model about each training clip
 
 \b

@@ -153,10 +153,16 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
 
     Without folders named train, val or test, all clips belong to whatever split is asked for. Classes are as
     `classes_of` has them, from the folders of all splits. Files that are not videos, and hidden ones, are left out.
+    Raises DferError where dfer-prepare wrote photographs, whose folder would be taken for a class.
     """
     splits = [name for name in SPLITS if (root / name).is_dir()]
     if splits and split not in splits:
         raise DferError(f"{root}: no folder {split}; there are {', '.join(splits)}")
+    if not splits and (root / "images").is_dir() and (root / "labels.csv").is_file():
+        raise DferError(
+            f"{root}: images/ beside labels.csv holds photographs, not clips; prepare them into a folder of their own, "
+            "whose labels.csv is for --stills"
+        )
     entries: list[Entry] = []
     labels: dict[str, int | None] = {}
     for part in [root / name for name in splits] or [root]:

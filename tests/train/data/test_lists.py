@@ -178,6 +178,16 @@ def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:
         read_folder(tmp_path / "train" / "joyful", "train")
 
 
+def test_photographs_beside_the_clips_are_no_class(tmp_path: Path) -> None:
+    """As `dfer-prepare --photos` leaves them in the folder of clips that was prepared before."""
+    for folder in ("pain/1", "bored/2", "images/pain"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert read_folder(tmp_path, "train")[1] == ("bored", "images", "pain")  # a class may have this name
+    (tmp_path / "labels.csv").write_text("image,label,split\npain/1.jpg,pain,train\n")
+    with pytest.raises(DferError, match=r"images/ beside labels\.csv holds photographs, not clips; .* for --stills$"):
+        read_folder(tmp_path, "train")
+
+
 def test_labels_that_are_not_ours_are_classes_of_their_own(tmp_path: Path) -> None:
     table = written(tmp_path / "labels.csv", "clip,label,split\na,Pain,train\nb,bored,test\nc,neutral,train\n")
     entries, classes = read_table(table, "train", 1)
