@@ -17,7 +17,8 @@ from .landmarks import WEIGHT as MIDDLE_WEIGHT
 class TrainOptions:
     """How to train `out`, a checkpoint; `dfer-train --help` says more about each.
 
-    data: the clips. stills: a CSV of photographs that fill `stills_share` of each batch, `stills_most` of a class.
+    data: the clips. stills: a CSV of photographs, of the clips' classes, that fill `stills_share` of each batch,
+    `stills_most` of a class.
     method, method_options: a method's name, and what its `from_options` takes (all else is refused).
     captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
     some. caption_weight: what their loss counts by, beside that of labels.

@@ -270,9 +270,8 @@ class Run:
     def _open_data(self, size: int) -> list[Source]:
         options, data, progress = self._options, self._options.data, self._progress
         split = "test" if options.select_on_test else options.validation_split
-        stills = None
-        if options.stills is not None:
-            stills = StillClips(options.stills, "train", options.stills_most, warn=self._warn)
+        if options.stills is not None and not options.stills.is_file():  # or it would be told when all clips are drawn
+            raise ParameterError("stills", f"{options.stills}: no such file")
         task = progress.add_task("opening clips", total=None, note="")
 
         def show(done: int, total: int) -> None:
@@ -281,15 +280,13 @@ class Run:
         clips = data.open("train", False, show, self._warn, size)
         show(len(clips), len(clips))
         held_back = data.open(split, True, show, self._warn, size) if split and options.divides_by_split else None
-        if stills is None:
+        if options.stills is None:
             return [Source.divided(clips, 1.0, held_back, options)]
-        split = options.validation_split
-        chosen_on = None
-        if split is not None and options.stills is not None:
-            chosen_on = StillClips(options.stills, split, warn=self._warn)
+        stills = partial(StillClips, options.stills, warn=self._warn, classes=clips.classes)
+        chosen_on = None if options.validation_split is None else stills(options.validation_split)
         return [
             Source.divided(clips, 1 - options.stills_share, held_back, options),
-            Source.divided(stills, options.stills_share, chosen_on, options),
+            Source.divided(stills("train", options.stills_most), options.stills_share, chosen_on, options),
         ]
 
     def _show_counts(self, sources: list[Source]) -> None:

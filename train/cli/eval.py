@@ -166,7 +166,7 @@ def _test(
     from ..checkpoints.protocol import stills_name
     from ..data import ClipSet
     from ..data.matching import match_classes
-    from ..data.stills import StillClips
+    from ..data.stills import StillClips, classes_of_stills
     from ..evaluation import evaluate
 
     def warn(message: str) -> None:
@@ -175,7 +175,8 @@ def _test(
     clips: ClipSet
     if stills is not None:
         split = split or "val"
-        clips, name = StillClips(stills, split, warn=warn), f"{stills.name}, split {split}"
+        classes = classes_of_stills(stills, model.classes)
+        clips, name = StillClips(stills, split, warn=warn, classes=classes), f"{stills.name}, split {split}"
     else:
         split = split or "test"
         opening = progress.add_task("opening clips", total=None)

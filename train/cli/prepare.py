@@ -132,7 +132,11 @@ def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
     console.print(f"{total} photographs: {ok} ok, {left_out}; see {REPORT} and {COPIES}", markup=False)
     if prepared.split_by != "given":
         console.print(f"splits are by {prepared.split_by}: 10 % are val, the others train")
-    console.print(f"wrote {out / TABLE}; next: dfer-pretrain faces.pt --stills {out / TABLE}", markup=False)
+    stills = f"--stills {out / TABLE}"
+    told = (
+        f"next: dfer-train … {stills} with clips of these classes, or, of the seven expressions, dfer-pretrain faces.pt"
+    )
+    console.print(f"wrote {out / TABLE}; {told} {stills}", markup=False)
 
 
 def _summarise(console: Console, outcomes: list[Outcome]) -> None:

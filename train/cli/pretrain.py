@@ -42,9 +42,9 @@ STILLS_SHARE = 0.7
     type=click.Path(path_type=Path),
     metavar="CSV",
     multiple=True,
-    help="Teach it photographs as well: a table with the columns image, split, and label or votes per class, as "
-    "dfer-prepare --photos writes it. It learns from split train and is tested on split val, or on test where there is "
-    "no val. Repeatable.",
+    help="Teach it photographs as well: a table with the columns image, split, and label or votes per class, of the "
+    "seven expressions, as dfer-prepare --photos writes it. It learns from split train and is tested on split val, or "
+    "on test where there is no val. Repeatable.",
 )
 @click.option(
     "--stills-share",

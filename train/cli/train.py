@@ -124,7 +124,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     help="Side of the face crops that the model is given, in pixels; CLIP's own size is reached by upsampling.",
 )
 @data_options(identities=DataChoice.identities)
-@stills_option("Train on photographs as well: CSV with the columns image,label,person,split.")
+@stills_option("Train on photographs of --data's classes as well: CSV with the columns image,label,person,split.")
 @stills_share_option(TrainOptions.stills_share)
 @click.option(
     "--stills-most",

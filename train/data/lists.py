@@ -129,7 +129,7 @@ def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[st
     labels: dict[str, int] = {}
     splits, folds = set(), set()
     for number, row in read_rows(path, ("clip", "label", "split")):
-        label = _own_name(row["label"], path, number)
+        label = own_name(row["label"], path, number)
         listed = row.get("fold", "")
         if listed and not listed.isdecimal():
             raise bad_line(path, number, f"fold {listed!r} is not a number")
@@ -169,7 +169,7 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
         for folder in _visible(part):
             if not folder.is_dir():
                 continue
-            label = _own_name(folder.name, folder)
+            label = own_name(folder.name, folder)
             labels[label] = None
             if not splits or part.name == split:
                 clips = [path for path in _visible(folder) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
@@ -211,9 +211,18 @@ def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None
     if name not in allowed:
         meant = _suggestion(name)
         hint = f"; did you mean {meant}?" if meant in allowed else ""
-        raise bad_line(
-            path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)} (or happy, sad, angry, …){hint}"
-        )
+        short = " (or happy, sad, angry, …)" if set(EXPRESSIONS) <= set(allowed) else ""
+        raise bad_line(path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)}{short}{hint}")
+    return name
+
+
+def own_name(text: str, path: Path, line: int | None = None) -> str:
+    """A label as a class of ours or of one's own. Raises DferError for what cannot be a name."""
+    name = text.strip().lower()
+    name = ALIASES.get(name, name)
+    fault = name_fault(name)
+    if fault is not None:
+        raise bad_line(path, line, f"label {text!r} {fault}")
     return name
 
 
@@ -263,16 +272,6 @@ def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) 
     if len(missing) > allowed * total or len(missing) == total:
         raise DferError(f"{told}, more than the {allowed:.1%} allowed: {named}")
     return f"{told} and are left out: {named}"
-
-
-def _own_name(text: str, path: Path, line: int | None = None) -> str:
-    """A label as a class of ours or of one's own. Raises DferError for what cannot be a name."""
-    name = text.strip().lower()
-    name = ALIASES.get(name, name)
-    fault = name_fault(name)
-    if fault is not None:
-        raise bad_line(path, line, f"label {text!r} {fault}")
-    return name
 
 
 def _suggestion(name: str) -> str | None:

@@ -17,7 +17,7 @@ from ...runtime.sources import read_image
 from ...runtime.sources.tables import bad_line, image_places, read_rows
 from ..digests import content_digests, damaged_pictures
 from . import WINDOW
-from .lists import class_name, few_missing
+from .lists import class_name, classes_of, few_missing, own_name
 
 
 class StillClips:
@@ -28,17 +28,16 @@ class StillClips:
 
     table: CSV with columns image, split, and label, or a column of votes or shares for each of several classes, or
     both; person may be there, and be empty. Images lie beside it or in its folder `images/`. Votes in other columns
-    (contempt, unknown) do not count; a row without any is left out; without a label its class is what most votes say.
+    (unknown, say) do not count; a row without any is left out; without a label its class is what most votes say.
     split: which rows to take ("train", "val"). most: at most this many of any class, the first ones; None for all.
     max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is told. All
-    are read for that once.
+    are read for that once. classes: what labels and columns of votes may be (see `classes_of_stills`).
 
     shares: float32 [N,C], the votes as shares that sum to 1; None where the table has labels only.
     Raises DferError for a missing table or column or an unknown label, with the line, and when too many photographs
     are missing or damaged.
     """
 
-    classes = EXPRESSIONS
     jitter = 1.0
 
     def __init__(
@@ -48,23 +47,25 @@ class StillClips:
         most: int | None = None,
         max_missing: float = 0.01,
         warn: Callable[[str], object] = lambda _: None,
+        classes: tuple[str, ...] = EXPRESSIONS,
     ) -> None:
+        self.classes = classes
         paths: list[Path] = []
         names: list[str] = []
         groups: list[str | None] = []
         labels: list[int] = []
         shares: list[NDArray[np.float32]] = []
-        counts = [0] * len(EXPRESSIONS)
+        counts = [0] * len(classes)
         for line, row in read_rows(table, ("image", "split")):
             if row["split"] != split:
                 continue
-            votes = _votes(row, table, line)
+            votes = _votes(row, classes, table, line)
             if votes is None and "label" not in row:
-                raise bad_line(table, None, f"needs a column label, or votes for {', '.join(EXPRESSIONS)}")
+                raise bad_line(table, None, f"needs a column label, or votes for {', '.join(classes)}")
             if votes is not None and not votes.any():
                 continue
             if row.get("label") or votes is None:
-                label = EXPRESSIONS.index(class_name(row["label"], EXPRESSIONS, table, line))
+                label = classes.index(class_name(row["label"], classes, table, line))
             else:
                 label = int(votes.argmax())
             counts[label] += 1
@@ -125,14 +126,26 @@ class StillClips:
         person = self.groups[index]
         if rng is None or person is None or rng.random() < 0.5:
             return None
-        fitting = (self.labels[index], EXPRESSIONS.index("neutral"))
-        others = [other for other in self._people[person] if other != index and self.labels[other] in fitting]
+        fitting = (self.classes[self.labels[index]], "neutral")
+        others = [
+            other for other in self._people[person] if other != index and self.classes[self.labels[other]] in fitting
+        ]
         return int(rng.choice(others)) if others else None
 
 
-def _votes(row: dict[str, str], table: Path, line: int) -> NDArray[np.float32] | None:
-    """What a row says for each of `EXPRESSIONS`, float32 [C]; None where the table has no such columns."""
-    cells = [row.get(name) for name in EXPRESSIONS]
+def classes_of_stills(table: Path, model: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes of a table to test a model on, whose own are `model`: those of its labels, as `classes_of` has them;
+    without labels, the model's where each has a column of votes, else the seven expressions."""
+    rows = list(read_rows(table, ("image", "split")))
+    labels = {own_name(row["label"], table, line): line for line, row in rows if row.get("label")}
+    if labels:
+        return classes_of(labels, table)
+    return model if rows and set(model) <= rows[0][1].keys() else EXPRESSIONS
+
+
+def _votes(row: dict[str, str], classes: tuple[str, ...], table: Path, line: int) -> NDArray[np.float32] | None:
+    """What a row says for each of `classes`, float32 [C]; None where the table has no such columns."""
+    cells = [row.get(name) for name in classes]
     if all(cell is None for cell in cells):
         return None
     try:

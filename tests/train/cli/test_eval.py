@@ -112,3 +112,27 @@ def test_labels_make_it_supervised_or_cross_data(root: Path) -> None:
     assert test(out, *DATA, root / "a")[1]["protocol"] == "supervised; not zero-shot: captions and test come from a"
     assert test(out, *DATA, root / "b")[1]["protocol"] == "cross-data"
     assert test(out, *DATA, root / "b")[1]["training_sets"] == ["a"]
+
+
+@pytest.mark.parametrize("votes", [False, True])
+def test_photographs_may_have_classes_of_ones_own(root: Path, tmp_path: Path, votes: bool) -> None:
+    """As labels or as votes: in training those of the clips, in a test those of checkpoint and bundle."""
+    rows = ["image,split,joy,rage,pain,unknown" if votes else "image,split,label"]
+    for number, label in enumerate(CLASSES * 4):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((48, 48, 3), 20 * number, np.uint8))
+        told = ",".join(str(2 * (name == label)) for name in CLASSES) + ",1" if votes else label.title()
+        rows.append(f"{number}.png,{'val' if number < 3 else 'train'},{told}")
+    (table := tmp_path / "labels.csv").write_text("\n".join(rows))
+    out = tmp_path / "own.pt"
+    call = [*MODEL, "--method", "finecliper", "--option", "adapter=none", *DATA, root / "a", "--stills", table]
+    printed = run(train, out, *call)
+    assert "photographs to train on + to validate on: joy " in printed
+    export_checkpoint(out, out.with_suffix(".dfer"))
+    for model in (out, out.with_suffix(".dfer")):
+        _, values = test(model, "--stills", table)
+        assert (set(values["classes"]), values["clips"]) == (set(CLASSES), 3)
+        assert values["no_counterpart"] == {"data": {}, "model": []}
+    if not votes:
+        table.write_text(table.read_text().replace("Rage", "Rapture"))
+        refused = CliRunner().invoke(train, [str(argument) for argument in (out, *call)])
+        assert "line 6: unknown label 'Rapture'; allowed are joy, pain, rage\n" in refused.output

@@ -16,7 +16,7 @@ from dfer.runtime.procedural.expressions import REVERSED
 from dfer.train.data.augmentation import augmented_view, plain_view
 from dfer.train.data.images import Images
 from dfer.train.data.procedural import ProceduralClips
-from dfer.train.data.stills import StillClips
+from dfer.train.data.stills import StillClips, classes_of_stills
 
 
 @pytest.fixture
@@ -156,6 +156,21 @@ def test_votes_become_soft_targets_and_rows_without_one_are_left_out(tmp_path: P
     before = stills.fingerprint
     (tmp_path / "votes.csv").write_text(changed)
     assert StillClips(tmp_path / "votes.csv", "train").fingerprint != before
+
+
+def test_the_classes_of_a_tested_table_are_its_labels_or_the_votes_that_a_model_has(tmp_path: Path) -> None:
+    table, own = tmp_path / "x.csv", ("calm", "pain")
+    for text, classes in (
+        ("image,split,label\n0.png,val,pain\n1.png,train,Joy\n", ("joy", "pain")),
+        ("image,split,label\n0.png,val,fear\n", EXPRESSIONS),
+        ("image,split,pain,calm,fear\n0.png,val,1,0,0\n", own),
+        ("image,split,pain,neutral,fear\n0.png,val,1,0,0\n", EXPRESSIONS),
+    ):
+        table.write_text(text)
+        assert classes_of_stills(table, own) == classes
+    table.write_text("image,split,label\n0.png,val,fear\n1.png,val,joy\n")
+    with pytest.raises(DferError, match=r"line 3: unknown label 'joy'; .*; did you mean happiness"):
+        classes_of_stills(table, own)
 
 
 @pytest.mark.parametrize("cell", ["-1", "many", "nan"])
