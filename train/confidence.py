@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from .metrics import calibration_error
 
+LEAST = 30
+"""Clips below which a fit to them is chance: it may be further from the truth than no calibration."""
+
 _COLDEST, _HOTTEST = 0.05, 20.0  # temperatures that are tried
 
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -21,9 +20,9 @@ from .captions.contrast import CaptionTokens
 from .captions.reading import Captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from .checkpoints.protocol import KEY, learned_from
-from .confidence import Calibration, Confidence
+from .confidence import LEAST, Calibration, Confidence
 from .data import ClipSet
-from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source, clip_seconds
+from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source, clip_seconds, count_classes
 from .data.features import Extraction, FeatureSet, stored_features
 from .data.procedural import ProceduralClips
 from .data.stills import StillClips
@@ -49,7 +48,8 @@ if TYPE_CHECKING:
 class TrainResult:
     """A finished run: its checkpoint, the best epoch of every step of the method, in order, and how sure it may be.
 
-    steps: none where nothing was trained. calibration: None without labels, and for a run of an earlier version.
+    steps: none where nothing was trained. calibration: None without labels, with too few clips held back to fit it on,
+    and for a run of an earlier version.
     """
 
     checkpoint: Path
@@ -244,6 +244,7 @@ class Run:
                 confidence = Confidence()
                 if method.labelled:
                     self.calibration = trainer.calibrate()
+                if self.calibration is not None:
                     training["calibration"] = self.calibration.to_json()
                     confidence = self.calibration.confidence
                 save_checkpoint(method, out, training, confidence)
@@ -254,6 +255,11 @@ class Run:
                 save("last", record, Confidence())
 
         trainer.run(self._options.resume, on_epoch, on_step, on_end)
+        if method.labelled and self.calibration is None:
+            told = (
+                f"not calibrated, since fewer than {LEAST} clips were held back: temperature 1, and no label is unsure"
+            )
+            self._progress.console.print(told, soft_wrap=True)
         if log is not None:
             log.close()
             self._state.unlink(missing_ok=True)
@@ -261,10 +267,14 @@ class Run:
     def open_data(self, size: int) -> list[Source]:
         """The training clips and what epochs are chosen on; photographs last. Prints how many there are.
 
-        size: of `DataChoice.open`.
+        size: of `DataChoice.open`. Raises DferError for data that are not there, or show one class alone.
         """
         sources = self._open_data(size)
-        self._show_counts(sources)
+        counts, warnings = count_classes(sources)
+        for line in counts:
+            self._progress.console.print(escape(line), soft_wrap=True)
+        for warning in warnings:
+            self._warn(warning)
         return sources
 
     def _open_data(self, size: int) -> list[Source]:
@@ -288,20 +298,6 @@ class Run:
             Source.divided(clips, 1 - options.stills_share, held_back, options),
             Source.divided(stills("train", options.stills_most), options.stills_share, chosen_on, options),
         ]
-
-    def _show_counts(self, sources: list[Source]) -> None:
-        """Print how many clips there are of each class, and warn of classes with hardly any."""
-        for source, kind in zip(sources, ("clips", "photographs"), strict=False):
-            classes = source.clips.classes
-            counts = [
-                np.bincount(labels, minlength=len(classes))
-                for labels in (source.clips.labels[source.training], source.tested.labels)
-            ]
-            listed = ", ".join(f"{name} {n}+{held}" for name, n, held in zip(classes, *counts, strict=True))
-            self._progress.console.print(escape(f"{kind} to train on + to validate on: {listed}"), soft_wrap=True)
-            for name, n in zip(classes, counts[0].tolist(), strict=True):
-                if n < 2:
-                    self._warn(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
 
     def _open_captioned(self, classes: tuple[str, ...], size: int) -> tuple[Source, Captions]:
         """The clips to learn from by captions alone, which are those that have some."""

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.storage import atomic_write
-from .confidence import Calibration, fit_confidence
+from .confidence import LEAST, Calibration, fit_confidence
 from .data import Batch
 from .data.batches import Batches
 from .methods import Method
@@ -273,11 +273,14 @@ class Trainer:
         return {"war": scores.war, "uar": scores.uar()}
 
     @torch.no_grad()
-    def calibrate(self) -> Calibration:
-        """Fit the model's confidence, as it is now, to this process's part of the validation clips."""
+    def calibrate(self) -> Calibration | None:
+        """Fit the model's confidence, as it is now, to this process's part of the validation clips; None where they are
+        fewer than `LEAST`."""
         self._method.eval()
         matrix = self._class_matrix()
         batches = list(self._validation.in_order())
+        if sum(len(batch.labels) for batch in batches) < LEAST:
+            return None
         logits = []
         for batch in batches:
             with self._fabric.autocast():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import cv2
@@ -12,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from rich.console import Console
 
 from dfer.export.command import main as export
 from dfer.export.exporting import export_checkpoint
 from dfer.runtime import Bundle, Recognizer
-from dfer.runtime.errors import ParameterError
+from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.cli.eval import main as evaluate
@@ -37,7 +39,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
     """A few epochs of Align-DFER on clips of one frame each, in one step."""
     folder, rng = tmp_path_factory.mktemp("run"), np.random.default_rng(0)
     for label in ("happiness", "sadness", "fear"):
-        for number in range(4):
+        for number in range(20):
             clip = folder / "faces" / label / str(number)
             clip.mkdir(parents=True)
             cv2.imwrite(str(clip / "0.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
@@ -48,9 +50,9 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> TrainOptions:
         clip="dfer-nano",
         epochs=(1, 1, 1),
         depth=(1, 1, 1),
-        validation=0.25,
+        validation=0.5,
         views=0,
-        batch=4,
+        batch=16,
     )
 
 
@@ -70,7 +72,7 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     assert options.data.root is not None
     call = [options.out.with_name("other.pt"), "--data", "folder", "--root", options.data.root, "--workers", 1]
     call += ["--clip", "dfer-nano", "--tokens", 2, "--single-step", "--epochs", "1,1,1", "--depth", "1,1,1"]
-    call += ["--validation", 0.25, "--views", 0, "--batch", 4]
+    call += ["--validation", 0.5, "--views", 0, "--batch", 16]
     printed = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert printed.exit_code == 0, printed.output
     assert options.out.with_name("other.jsonl").read_text() == log.read_text()
@@ -79,7 +81,7 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     assert again == result  # it is finished; what it came to is read from the checkpoint
     for changes, words in (
         ({"method": "dfer-clip", "method_options": {}}, "model.pt is of align-dfer; name another file"),
-        ({"epochs": (2, 1, 1), "batch": 2}, r"model.pt was made with other settings \(plan, batch\)"),
+        ({"epochs": (2, 1, 1), "batch": 8}, r"model.pt was made with other settings \(plan, batch\)"),
     ):
         with pytest.raises(ParameterError, match=f"resume: .*{words}"):
             run_training(replace(options, resume=True, **changes))  # type: ignore[arg-type]
@@ -161,6 +163,20 @@ def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
             run_training(replace(options, **changes))  # type: ignore[arg-type]
 
 
+def test_a_few_clips_calibrate_nothing_and_one_class_is_no_model(options: TrainOptions, tmp_path: Path) -> None:
+    out, told = tmp_path / "few.pt", Console(file=StringIO())
+    assert run_training(replace(options, out=out, validation=0.2), told).calibration is None
+    assert load_checkpoint(out)[0].confidence == Confidence()
+    assert "not calibrated, since fewer than 30 clips were held back" in told.file.getvalue()  # type: ignore[attr-defined]
+
+    assert options.data.root is not None
+    shutil.copytree(options.data.root / "fear", tmp_path / "faces" / "pain")
+    data, out = DataChoice("folder", tmp_path / "faces", workers=1), tmp_path / "one.pt"
+    with pytest.raises(DferError, match="all clips to train on show pain; a model needs two classes at least"):
+        run_training(replace(options, out=out, data=data))
+    assert not out.exists()
+
+
 @pytest.mark.long
 def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_path: Path) -> None:
     """Labels that are none of ours become the model's classes; they are counted, and hardly any clips are warned of."""
@@ -171,12 +187,12 @@ def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_pa
     shutil.copytree(tmp_path / "faces" / "pain" / "0", tmp_path / "faces" / "yawn" / "0")
     data = ["--data", "folder", "--root", tmp_path / "faces", "--workers", 1]
     call = [tmp_path / "own.pt", *data, "--clip", "dfer-nano", "--tokens", 2, "--single-step", "--epochs", "1,1,1"]
-    call += ["--depth", "1,1,1", "--validation", 0.25, "--views", 0, "--batch", 4]
+    call += ["--depth", "1,1,1", "--validation", 0.5, "--views", 0, "--batch", 16]
     printed = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert printed.exit_code == 0, printed.output
-    assert "bored 3+1, engaged 3+1, pain 3+1, yawn 1+0" in printed.output
+    assert "bored 10+10, engaged 10+10, pain 10+10, yawn 1+0" in printed.output
     assert "only one of the clips to train on shows yawn" in printed.output
-    assert "calibrated on 3 clips: temperature" in printed.output
+    assert "calibrated on 30 clips: temperature" in printed.output
 
     told = CliRunner().invoke(evaluate, [str(tmp_path / "own.pt"), *map(str, data)], catch_exceptions=False)
     assert "these may be the clips the model learned from" in " ".join(told.output.split())

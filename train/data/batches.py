@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ...runtime.errors import DferError
 from ..landmarks.pictures import draw_pictures, move_points
 from ..landmarks.reading import LandmarkedClips, Landmarks
 from ..options import TrainOptions
@@ -95,6 +96,30 @@ def clip_seconds(sources: Sequence[Source]) -> dict[str, float]:
         if seconds is not None
     ]
     return {CLIP_SECONDS: float(np.median(told))} if told else {}
+
+
+def count_classes(sources: Sequence[Source]) -> tuple[list[str], list[str]]:
+    """In words: how many clips of each class there are, photographs last, and which classes have hardly any.
+
+    Raises DferError where all that is to be trained on shows one class.
+    """
+    lines, warnings = [], []
+    shown: set[str] = set()
+    for source, kind in zip(sources, ("clips", "photographs"), strict=False):
+        classes = source.clips.classes
+        trained, held_back = (
+            np.bincount(labels, minlength=len(classes)).tolist()
+            for labels in (source.clips.labels[source.training], source.tested.labels)
+        )
+        listed = ", ".join(f"{name} {n}+{held}" for name, n, held in zip(classes, trained, held_back, strict=True))
+        lines.append(f"{kind} to train on + to validate on: {listed}")
+        for name, n in zip(classes, trained, strict=True):
+            if n < 2:
+                warnings.append(f"{'only one' if n else 'none'} of the {kind} to train on shows {name}")
+        shown |= {name for name, n in zip(classes, trained, strict=True) if n}
+    if len(shown) < 2:
+        raise DferError(f"all clips to train on show {', '.join(shown)}; a model needs two classes at least")
+    return lines, warnings
 
 
 class Batches(Protocol):
