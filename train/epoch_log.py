@@ -1,10 +1,12 @@
-"""The log of a run: a line of JSON per epoch, and TensorBoard's curves when asked for."""
+"""The log of a run: a line of JSON per epoch, TensorBoard's curves when asked for, and the lines that are printed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from ..runtime.errors import require
 from .training import Epoch
@@ -45,3 +47,15 @@ class EpochLog:
         self._file.close()
         if self._curves is not None:
             self._curves.close()
+
+
+def tell_epoch(console: Console, epoch: Epoch, note: str) -> None:
+    """Print that an epoch is over where bars are not drawn until all is over: in log files and dumb terminals."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        console.print(f"epoch {epoch.number} of {epoch.epochs}: {note}", soft_wrap=True, markup=False)
+
+
+def tell_step(console: Console, best: Epoch, on_test: bool) -> None:
+    """Print what a step's best epoch came to, on the test split or on validation clips."""
+    told = f"step {best.step}: best epoch {best.number} of {best.epochs}, {best.told()}"
+    console.print(f"{told} on {'the test split' if on_test else 'validation clips'}", soft_wrap=True, markup=False)

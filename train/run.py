@@ -29,7 +29,7 @@ from .data.stills import StillClips
 from .data.subsets import Subset
 from .data.videos import VideoClips
 from .digests import weights_digest
-from .epoch_log import EpochLog
+from .epoch_log import EpochLog, tell_epoch, tell_step
 from .fabric import start_fabric
 from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
 from .methods import Method, method_class
@@ -217,7 +217,10 @@ class Run:
         self._progress.console.print(f"{escape(str(out))} is finished; there is nothing to resume")
         fitted = made.get("calibration")
         self.calibration = None if fitted is None else Calibration.from_json(fitted)
-        return [Epoch(**one) for one in made.get("scores", [])]
+        results = [Epoch(**one) for one in made.get("scores", [])]
+        for result in results:
+            tell_step(self._progress.console, result, self._options.select_on_test)
+        return results
 
     def _run_and_write(self, trainer: Trainer, method: Method, phases: list[Phase], record: dict[str, Any]) -> None:
         """Run the trainer, and write log and checkpoints as it goes."""
@@ -232,12 +235,14 @@ class Run:
             before = sum(phase.epochs for phase in phases[: steps.index(epoch.step)])
             note = f"{epoch.step}, loss {epoch.loss:.3f}, {epoch.told(3)}"
             self._progress.update(task, completed=before + epoch.number, note=note)
+            tell_epoch(self._progress.console, epoch, note)
 
         def save(name: str, training: dict[str, Any], confidence: Confidence) -> None:
             trained, path = method.trained_state(phases), out.with_suffix(f".{name}.pt")
             save_trained(method, trained, path, training, out, confidence)
 
         def on_step(epoch: Epoch) -> None:
+            tell_step(self._progress.console, epoch, self._options.select_on_test)
             if writes:
                 scores = [one.to_json() for one in trainer.results]
                 training = {**record, "name": self._options.data.name, "scores": scores}

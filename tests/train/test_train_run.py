@@ -30,7 +30,7 @@ from dfer.train.evaluation import open_model
 from dfer.train.models.clip import load_clip, save_weights
 from dfer.train.options import TrainOptions
 from dfer.train.run import run_training
-from dfer.train.training import Epoch
+from dfer.train.training import Epoch, Trainer
 from helpers import write_video
 
 
@@ -85,6 +85,27 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     ):
         with pytest.raises(ParameterError, match=f"resume: .*{words}"):
             run_training(replace(options, resume=True, **changes))  # type: ignore[arg-type]
+
+
+def test_a_log_is_told_of_every_epoch_when_it_ends(
+    options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where bars are not drawn, as in a file; and of a step when that is over, not at the end of all."""
+    log, seen = StringIO(), []
+    write = Trainer._write_state
+
+    def read(trainer: Trainer, phase: int, epoch: int) -> None:
+        seen.append(log.getvalue())
+        write(trainer, phase, epoch)
+
+    monkeypatch.setattr(Trainer, "_write_state", read)
+    steps = replace(options, out=tmp_path / "log.pt", method_options={"tokens": 2}, epochs=(2, 1, 1))
+    run_training(steps, Console(file=log))
+    for number, told in enumerate(seen):
+        assert told.count("\nepoch ") == number + 1
+    assert "\nepoch 2 of 2: 1-text, loss" in seen[1]
+    assert "\nstep 1-text: best epoch" not in seen[1]
+    assert "\nstep 1-text: best epoch" in seen[2] and "step 2-video" not in seen[2]
 
 
 def test_frames_reach_a_model_of_large_crops_as_they_are(options: TrainOptions, tmp_path: Path) -> None:

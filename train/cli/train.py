@@ -304,11 +304,6 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     on_test = options["select_on_test"]
     if not result.steps:
         console.print("nothing was trained: without captions this is plain CLIP with class texts")
-    for epoch in result.steps:
-        console.print(
-            f"step {epoch.step}: best epoch {epoch.number} of {epoch.epochs}, {epoch.told()} "
-            f"on {'the test split' if on_test else 'validation clips'}"
-        )
     if result.calibration is not None:
         console.print(_describe(result.calibration))
     if on_test:

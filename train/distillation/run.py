@@ -26,7 +26,7 @@ from ..data.features import Extraction, FeatureSet, stored_features
 from ..data.procedural import ProceduralClips
 from ..data.subsets import split_validation
 from ..digests import weights_digest
-from ..epoch_log import EpochLog
+from ..epoch_log import EpochLog, tell_epoch
 from ..evaluation import MethodModel, evaluate
 from ..fabric import start_fabric
 from ..methods import Method
@@ -223,6 +223,7 @@ class _Distillation:
                 log.write(epoch, cosine=cosine)
             note = f"loss {epoch.loss:.3f}, cosine {cosine:.3f}, agreement {epoch.war:.3f}"
             progress.update(task, completed=epoch.number * learned.steps, note=note)
+            tell_epoch(progress.console, epoch, note)
 
         trainer.run(options.resume, on_epoch)
         told: dict[str, Any] = {
