@@ -51,6 +51,8 @@ def scores(bundle: Path, stills: Path, precision: str) -> dict[str, float]:
     if not out.exists():
         command("eval", bundle, "--stills", stills, "--precision", precision, "--json", out)
     result: dict[str, float] = json.loads(out.read_text(encoding="utf-8"))
+    if absent := [name for name in LOST if result[name] is None]:
+        raise SystemExit(f"{stills}: no {', '.join(absent)}: split val has ten photographs of no class")
     return result
 
 

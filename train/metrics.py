@@ -61,9 +61,9 @@ class Scores:
             return np.diag(self.confusion) / self.support.astype(np.float64)
 
     def uar(self, minimum: int = 1) -> float:
-        """Unweighted average recall, 0..1, over the classes with at least `minimum` clips."""
+        """Unweighted average recall, 0..1, over the classes with at least `minimum` clips; NaN where there are none."""
         counted = self.support >= minimum
-        return float(self.recalls[counted].mean()) if counted.any() else 0.0
+        return float(self.recalls[counted].mean()) if counted.any() else float("nan")
 
 
 def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> float:

@@ -34,6 +34,7 @@ def test_a_known_case() -> None:
     assert scores.war == pytest.approx(4 / 6)
     assert scores.uar() == pytest.approx((3 / 4 + 1 / 2) / 2)  # a class without clips does not count
     assert scores.uar(minimum=3) == pytest.approx(3 / 4)
+    assert np.isnan(scores.uar(minimum=5))  # which is not 0
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=60))

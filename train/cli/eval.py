@@ -214,7 +214,7 @@ def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str,
         "clips": int(scores.support.sum()),
         "war": scores.war,
         "uar": scores.uar(),
-        "uar_min10": scores.uar(10),
+        "uar_min10": None if isnan(few := scores.uar(10)) else few,
         "calibration_error": scores.calibration_error,
         "uncalibrated_error": scores.uncalibrated_error,
         "confidence": {
@@ -249,18 +249,18 @@ def _show(console: Console, tested: Tested) -> None:
     told = f"protocol: {tested.protocol}"
     if learned is not None:
         for kind, names in (("labels", learned.labels), ("captions", learned.captions)):
-            told += f"; {kind} of {', '.join(names) or 'no set'}"
+            told += f"; {kind} of {', '.join(names)}" if names else ""
     told += f"; tested on {tested.test_set}" + ("" if tested.fold is None else f", fold {tested.fold}")
     console.print(told, soft_wrap=True, markup=False)
     for line in tested.matching.report():
         console.print(line, soft_wrap=True, markup=False)
     few = [name for name, n in zip(scores.classes, scores.support, strict=True) if n < 10]
     line = f"clips {scores.support.sum()}   WAR {scores.war:.4f}   UAR {scores.uar():.4f}"
-    if few:
+    if few and len(few) < len(scores.classes):
         line += f"   UAR of classes with ≥ 10 clips {scores.uar(10):.4f} (fewer: {', '.join(few)})"
     console.print(line)
-    right, wrong = scores.confidence
+    right, wrong = ("–" if isnan(one) else f"{one:.3f}" for one in scores.confidence)
     console.print(
         f"calibration error {scores.calibration_error:.4f} ({scores.uncalibrated_error:.4f} before calibration)   "
-        f"mean confidence {right:.3f} when right, {wrong:.3f} when wrong"
+        f"mean confidence {right} when right, {wrong} when wrong"
     )

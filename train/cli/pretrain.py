@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import accumulate
+from math import isnan
 from pathlib import Path
 
 import click
@@ -188,10 +189,11 @@ def main(
     for name, images in tests.items():
         probabilities = classify(model, images)
         scores = Scores.of(EXPRESSIONS, images.labels, probabilities)
+        uar = scores.uar(10)
         console.print(
             f"{name}: {len(probabilities)} images, WAR {scores.war:.3f} "
             f"({images.accuracy(probabilities):.3f} where classes that tie are all right), "
-            f"UAR over classes with 10 or more images {scores.uar(10):.3f}, "
+            f"{'' if isnan(uar) else f'UAR over classes with 10 or more images {uar:.3f}, '}"
             f"calibration error {scores.calibration_error:.3f}",
             markup=False,
         )

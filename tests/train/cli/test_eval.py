@@ -64,7 +64,7 @@ test.__test__ = False  # type: ignore[attr-defined]
 @pytest.mark.parametrize("model", ["zero.pt", "zero.dfer"])
 def test_the_protocol_follows_from_the_sets_of_captions_and_test(root: Path, model: str) -> None:
     printed, values = test(root / model, *DATA, root / "b")
-    assert "protocol: zero-shot; labels of no set; captions of a; tested on b\n" in printed
+    assert "protocol: zero-shot; captions of a; tested on b\n" in printed
     told = {name: values[name] for name in ("protocol", "training_sets", "caption_sets", "test_set", "fold")}
     assert told == {"protocol": "zero-shot", "training_sets": [], "caption_sets": ["a"], "test_set": "b", "fold": None}
     printed, values = test(root / model, *DATA, root / "a")
@@ -103,6 +103,15 @@ def test_a_bundle_whose_manifest_does_not_name_its_encoders_yet_can_be_described
     described = describe_bundle(Bundle.open(old), root / "zero.pt", texts, tmp_path / "new.dfer", lambda step: None)
     assert described.manifest.classes == ("pain", "Joy")
     assert described.read("encoder.fp32.onnx") == Bundle.open(old).read("encoder.fp32.onnx")
+
+
+def test_what_there_is_none_of_is_no_number(root: Path) -> None:
+    """No class with ten clips, and, where one class is all that there is, nothing that is wrong."""
+    (only := root / "only.json").write_text(json.dumps({"pain": "a face in pain", "sleep": "a face asleep"}))
+    printed, values = test(root / "zero.pt", "--describe", only, *DATA, root / "b")
+    assert (values["clips"], values["uar_min10"]) == (3, None)
+    assert "10 clips" not in printed and "nan" not in printed
+    assert (values["war"] in (0, 1)) == ("– when" in " ".join(printed.split()))
 
 
 def test_labels_make_it_supervised_or_cross_data(root: Path) -> None:
