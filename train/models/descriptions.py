@@ -96,10 +96,10 @@ def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[
     both for "positive" and for "negative".
 
     classes: None for all that the file has, in its order, with names that a class may have. Else others are left out.
-    Raises DferError for a file that cannot be read, a class without text, or anything but texts.
+    Raises DferError for a file that cannot be read, a class that is there twice or without text, or anything but texts.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
     except (OSError, ValueError) as error:
         raise DferError(f"descriptions {path}: cannot read JSON ({error})") from error
     if not isinstance(content, dict):
@@ -123,6 +123,15 @@ def positive_texts(texts: Mapping[str, Texts], method: str) -> dict[str, tuple[s
             raise DferError(f"{method} has no negatives, but {name} is given some; leave the positive texts alone")
         plain[name] = several
     return plain
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object, of whose names Python would keep the last of two that are alike."""
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is there twice; give it a list of texts")
+    return dict(pairs)
 
 
 def _texts(value: object, name: str, path: Path) -> Texts:

@@ -23,6 +23,8 @@ def test_a_users_texts_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
     path.write_text(json.dumps({"fear": [" é wide eyes ", "b"], "anger": "a frown", "boredom": 3}), encoding="utf-8")
     found = load_descriptions(path, ("anger", "fear"))
     assert list(found.items()) == [("anger", ("a frown",)), ("fear", ("é wide eyes", "b"))]
+    path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8-sig")  # as Windows' editors save it
+    assert load_descriptions(path, ("anger", "fear")) == found
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_a_users_texts_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
             '{"anger": {"positive": "x", "negative": []}, "fear": "z", "disgust": "y"}',
             "anger, negative, must be a text or a list of texts",
         ),
+        ('{"anger": "x", "fear": "z", "anger": "y", "disgust": "y"}', "anger is there twice; give it a list of texts"),
         ('["anger"]', "must be a JSON object of class → text, not a list"),
         ('{"anger": ', "cannot read JSON"),
         ("\udcff", "cannot read JSON"),
