@@ -174,7 +174,7 @@ def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
         ({"select_on_test": True}, "select_on_test: .*faces has no folders train, val or test; make some"),
         ({"validation_split": "val"}, "validation_split: .*faces has no folders train, val or test; make some"),
         ({"data": one_list, "select_on_test": True}, "select_on_test: .*one.txt is one list, of no split"),
-        ({"data": DataChoice("mafw")}, "root: data mafw need the folder"),
+        ({"data": DataChoice("mafw")}, "root: data mafw needs the folder that holds its clips"),
         ({"epochs": (1, 2)}, "epochs: this method takes 3 numbers"),
         ({"method": "x"}, "method: 'x' is not one of align-dfer"),
         ({"method_options": {"tokens": 0}}, "tokens: 0: a sentence needs at least one"),

@@ -164,7 +164,7 @@ def test_commands_refuse_bad_input_in_one_line(pipeline: Pipeline, tmp_path: Pat
     calls = [
         (train, [tmp_path / "no" / "x.pt"], "does not exist"),
         (train, [tmp_path / "x.pt", "--clip", "ViT-Z"], "unknown CLIP"),
-        (train, [tmp_path / "x.pt", "--data", "dfew"], "--root: data dfew need"),
+        (train, [tmp_path / "x.pt", "--data", "dfew"], "--root: data dfew needs the folder"),
         (train, [tmp_path / "x.pt", "--data", "mafw", "--root", tmp_path], "MAFW_set_1_train.txt"),
         (
             train,

@@ -132,10 +132,10 @@ def main(data: DataChoice, **options: Any) -> None:
     dfer-train) teacher and student are compared on a part of them that is held back, and the head is tuned on the rest.
     Batches are balanced by what the teacher takes faces for.
 
-    STUDENT is a checkpoint as dfer-train writes them, without a text side. Beside it come a line of JSON per epoch
-    (STUDENT.jsonl; in the step "distillation", WAR is the agreement with the teacher and UAR its mean over classes), of
-    a tuned head STUDENT.step-tuning.pt and STUDENT.last.pt as of dfer-train, and, until the run is done, what --resume
-    needs (STUDENT.state, STUDENT.tuning.state).
+    STUDENT is a checkpoint as dfer-train writes them, without a text side. Beside small.pt, say, come a line of JSON
+    per epoch (small.jsonl; in the step "distillation", WAR is the agreement with the teacher and UAR its mean over
+    classes), of a tuned head small.step-tuning.pt and small.last.pt as of dfer-train, and, until the run is done, what
+    --resume needs (small.state, small.tuning.state).
     """
     if data.data == "none" and data.root is not None:
         raise ParameterError("data", f"say what kind of clips {data.root} holds")

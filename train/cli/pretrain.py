@@ -114,7 +114,7 @@ def main(
     """Teach the CLIP model named by --clip expressions on single faces and write its weights to OUT.
 
     OUT is a file of PyTorch, or a small one in half precision where its name ends in .safetensors. Until the run is
-    done OUT.state holds what --resume needs.
+    done a file beside it holds what --resume needs: faces.state for faces.pt.
     """
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")

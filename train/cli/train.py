@@ -286,10 +286,10 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.
 
-    OUT is the best epoch of the last step; until the run is done, of the last step that is over. Beside it come the
-    best epoch of every step (OUT.step-….pt) and the last one (OUT.last.pt), which hold only what was trained and need
-    OUT for the rest, a line of JSON per epoch (OUT.jsonl), and, until the run is done, what --resume needs
-    (OUT.state). Without --pretrained the encoder is random, which only makes sense for tests.
+    OUT is the best epoch of the last step; until the run is done, of the last step that is over. Beside mine.pt, say,
+    come the best epoch of every step (mine.step-….pt) and the last one (mine.last.pt), which hold only what was trained
+    and need OUT for the rest, a line of JSON per epoch (mine.jsonl), and, until the run is done, what --resume needs
+    (mine.state). Without --pretrained the encoder is random, which only makes sense for tests.
     """
     for module in ("torch", "open_clip"):
         require(module, "train")

@@ -92,7 +92,7 @@ class DataChoice:
             people = range(first, first + self.identities)
             return ProceduralClips(people, self.workers, lambda done: progress(done, self.identities))
         if self.root is None:
-            raise ParameterError("root", f"data {self.data} need the folder of their clips")
+            raise ParameterError("root", f"data {self.data} needs the folder that holds its clips")
         from .benchmarks import load_clips
 
         size = max(SIDE, size)
