@@ -142,9 +142,7 @@ def pipeline(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Pipeline
         (export, ["--ckpt", checkpoint]),
     ]
     calls[1][1].extend(["--views", "1", "--epochs", "20,20,20", "--depth", "1,1,1", *small])
-    calls[1][1].extend(
-        ["--identities", "24", "--validation", "0.22"]
-    )  # as many to learn from, and enough to calibrate on
+    calls[1][1].extend(["--identities", "24", "--validation", "0.22"])  # enough of them to calibrate on
     printed = ""
     for command, arguments in calls:
         result = CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
