@@ -73,6 +73,7 @@ def trained_window(training: object) -> float | None:
 
 
 _OF_TRITON = {"triton_precision", "triton_tensorrt"}
+_OF_OTHERS = {"int8_for": ("int8", "--int8"), "minimum": ("faces", "--calib FACES")}
 
 
 def check_given(exported: bool, describes: bool, triton: bool) -> None:
@@ -93,6 +94,9 @@ def check_given(exported: bool, describes: bool, triton: bool) -> None:
     idle = [spelled for name, spelled in given.items() if exported and name not in heeded]
     if idle:
         raise DferError(f"{', '.join(idle)}: --bundle is exported already; export its checkpoint anew, or go without")
+    for name, (needed, spelled) in _OF_OTHERS.items():
+        if name in given and needed not in given:
+            raise DferError(f"{given[name]}: is for {spelled}; name that, or go without")
 
 
 def check_precision(options: ExportOptions, precision: str) -> None:

@@ -109,6 +109,8 @@ def test_what_an_export_could_not_end_with_is_told_before_it_begins(tmp_path: Pa
     calls = [
         (["--triton-precision", "fp32"], "--triton-precision: is for --triton FOLDER"),
         (["--triton-tensorrt"], "--triton-tensorrt: is for --triton FOLDER"),
+        (["--int8-for", "cpu"], "--int8-for: is for --int8; name that, or go without"),
+        (["--calib-min", "9"], "--calib-min: is for --calib FACES"),
         ([*triton, "--triton-precision", "fp16"], "--triton-precision: fp16 is not exported; add --fp16"),
         ([*triton, "--triton-precision", "int8"], "--triton-precision: int8 is not exported for a server"),
         (["--triton", str(tmp_path / "absent" / "models")], "absent is not a folder"),
