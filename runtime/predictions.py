@@ -13,8 +13,15 @@ from .sources.frames import Frame
 
 State = Literal["warmup", "ready"]
 
+BRIDGED = 2.25
+"""Steps from one sample to the next across which a face's course goes on: one sample may be missing."""
 POOR = 0.25
 """Quality below which a prediction is marked as poor."""
+
+
+def longest_gap(step: float) -> float:
+    """Seconds without a prediction, `step` seconds being between samples, after which a face's course begins anew."""
+    return max(1.0, BRIDGED * step)
 
 
 @dataclass(frozen=True, eq=False)

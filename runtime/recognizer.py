@@ -24,11 +24,12 @@ from .faces.quality import face_quality
 from .machine import default_threads
 from .pipeline.class_map import ClassMap
 from .pipeline.feature_window import FeatureWindow, check_sampling
-from .pipeline.gathering import Gathered, Pace, choose_faces, crops_of, gather, prefetch
+from .pipeline.gathering import Gathered, choose_faces, crops_of, gather
+from .pipeline.prefetching import Pace, prefetch
 from .pipeline.scheduler import Scheduler
 from .pipeline.smoothing import Smoother
 from .pipeline.stream import DetectionScheduler, EncodeRequest, FaceProvider, Reading, StreamState
-from .predictions import Prediction, Step
+from .predictions import Prediction, Step, longest_gap
 from .sources import Frame, Source, SourceReader, SourceReaders, SourceSpec, check_image, open_sources
 from .timing import Stopwatch
 
@@ -113,7 +114,7 @@ class Recognizer:
 
     def new_smoother(self, live: bool, fps: float | None = None) -> Smoother:
         """What makes predictions of one source final, of which `fps` frames per second are sampled."""
-        return self._new_smoother(seconds=self.smoothing(live), gap=max(1.0, 2.25 / (fps or self.fps)))
+        return self._new_smoother(seconds=self.smoothing(live), gap=longest_gap(1 / (fps or self.fps)))
 
     @property
     def provider(self) -> str:
@@ -195,7 +196,7 @@ class Recognizer:
         moments = np.arange(len(crops)) / self.fps if times is None else np.asarray(times, np.float64)
         if len(moments) != len(crops) or not (np.diff(moments) > 0).all() or not np.isfinite(moments).all():
             raise ParameterError("times", f"must be {len(crops)} rising numbers of seconds, one for each crop")
-        size = self.bundle.manifest.preprocessing.size
+        size, classes = self.bundle.manifest.preprocessing.size, self.bundle.manifest.classes
         detector = None if aligned else FaceDetector(min_score=0.5)
         window, smoother = self._open_window(1 / self.fps), self.new_smoother(live=False)
         made: list[Prediction] = []
@@ -205,7 +206,6 @@ class Recognizer:
             window.push(time, self.encode(face[None])[0])
             box = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
             row = self.classify(window.stack()[None])[0]
-            classes = self.bundle.manifest.classes
             raw = Prediction("crops", index, time, 1, box, row, classes, "warmup" if window.warmup else "ready")
             made.append(smoother.refine(raw))
         return made

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ..predictions import Prediction, Step
+from ..predictions import Prediction, Step, longest_gap
 from ..timing import StageTimes
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Summary:
         self._latest[prediction.source] = prediction.time
         elapsed = prediction.time - track.last
         step = max(self._step, 1 / (self._rates.get(prediction.source) or math.inf))
-        stood = elapsed if track.predictions > 0 and 0 < elapsed <= max(1.0, 2.25 * step) else step
+        stood = elapsed if track.predictions > 0 and 0 < elapsed <= longest_gap(step) else step
         track.seconds[prediction.label] = track.seconds.get(prediction.label, 0.0) + stood
         # An overloaded machine reads a face that is there seldom.
         if track.predictions > 0 and prediction.label != track.label and elapsed <= _SETTLED:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ParameterError
+from ..predictions import BRIDGED
 
 
 class FeatureWindow:
@@ -25,7 +26,7 @@ class FeatureWindow:
 
     def push(self, time: float, feature: NDArray[np.float32], missed: int = 0) -> None:
         """Add the feature [D] of the frame at `time` (seconds, rising)."""
-        longest = max(2.25 * self._step, min((2.25 + missed) * self._step, self._seconds / 2))
+        longest = max(BRIDGED * self._step, min((BRIDGED + missed) * self._step, self._seconds / 2))
         if self._ring and time - self._ring[-1][0] > longest:
             self._ring.clear()
         self._ring.append((time, feature))

@@ -17,7 +17,7 @@ from ..faces.detection import Box, Face, FaceDetector
 from ..faces.orientation import OrientationVote
 from ..faces.quality import sharpness
 from ..faces.tracking import Track, Tracker
-from ..predictions import Prediction, Step, VisibleFace
+from ..predictions import BRIDGED, Prediction, Step, VisibleFace
 from ..sources import Frame
 from ..timing import Stopwatch
 from .feature_window import FeatureWindow
@@ -219,7 +219,7 @@ class StreamState:
         self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
         self._open_window, self._scheduler, self._smoother, self._watch = open_window, scheduler, smoother, watch
         self._warn, self._slow = warn, 0  # samples in a row that came too late to follow those before
-        self._patience = max(2.0, 2.25 * step)
+        self._patience = max(2.0, BRIDGED * step)
         self._tracker = Tracker(self._patience)
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
@@ -280,7 +280,7 @@ class StreamState:
 
     def _tell_slow(self, frame: Frame, elapsed: float) -> None:
         """Tell of a source whose pictures come so seldom, whatever it announced, that no window gets a second one."""
-        late = elapsed > 2.25 * self._step and frame.index == self._index + 1 and not frame.photo
+        late = elapsed > BRIDGED * self._step and frame.index == self._index + 1 and not frame.photo
         self._slow = self._slow + 1 if late else 0
         if self._slow == _SLOW:
             self._warn(

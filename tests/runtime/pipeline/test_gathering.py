@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dfer.runtime import DferError, Frame, Recognizer, Step, open_source
 from dfer.runtime.engines import LARGEST_BATCH
 from dfer.runtime.pipeline import gathering
+from dfer.runtime.pipeline.prefetching import prefetch
 from dfer.runtime.pipeline.stream import FollowedFrame, StreamState
 from dfer.runtime.sources import Source, SourceReaders
 from helpers import assert_same_rows, write_video
@@ -201,63 +202,6 @@ def test_a_file_gives_the_same_rows_each_time_in_int8_as_well(face_frames: list[
     assert rows[0] == rows[1] and len(rows[0]) == 24
 
 
-def test_what_comes_next_is_made_while_one_is_used() -> None:
-    made = threading.Event()
-
-    def items() -> Iterator[int]:
-        yield 1
-        made.set()
-        yield 2
-        raise DferError("no third")
-
-    with SourceReaders([Frames([])]) as readers:
-        coming = gathering.prefetch(items(), readers)
-        assert next(coming) == 1
-        assert made.wait(10)  # nobody asked for the second yet
-        assert next(coming) == 2
-        with pytest.raises(DferError, match="no third"):
-            next(coming)
-
-
-def test_the_next_rests_until_it_is_due_or_wanted() -> None:
-    made = threading.Event()
-
-    def items() -> Iterator[float]:
-        for seconds in (60.0, 0.2, 0.0):
-            made.set()
-            yield seconds
-
-    with SourceReaders([Frames([])]) as readers:
-        coming = gathering.prefetch(items(), readers, rest=float)
-        assert next(coming) == 60
-        made.clear()
-        assert not made.wait(0.5)  # not due
-        begun = time.monotonic()
-        assert next(coming) == 0.2  # wanted
-        made.clear()
-        assert not made.wait(0.05) and made.wait(10)  # due, before anybody asks
-        assert next(coming) == 0 and list(coming) == []
-        assert time.monotonic() - begun < 30
-
-
-def test_live_frames_are_followed_just_in_time() -> None:
-    with_faces = gathering.Gathered([], [object()], spent=0.01)  # type: ignore[list-item]
-    without = gathering.Gathered([], [], spent=0.01)
-    pace, hasty = gathering.Pace(fresh=True), gathering.Pace(fresh=False)
-    for _ in range(20):
-        for one in (pace, hasty):
-            one.learn(with_faces, 0.1)
-            one.learn(without, 0.05)  # somebody draws them
-    assert pace.rest(with_faces) == pytest.approx(0.1 - 1.5 * 0.01, abs=1e-4)
-    assert pace.rest(without) == pytest.approx(0.05 - 1.5 * 0.01, abs=1e-4)
-    assert hasty.rest(with_faces) <= 0
-    searched = gathering.Gathered([], [object()], spent=0.03)  # type: ignore[list-item]
-    pace.learn(searched, 0.1)
-    for _ in range(3):
-        pace.learn(with_faces, 0.1)
-    assert pace.rest(with_faces) < 0.1 - 0.03, "the next search would come late"
-
-
 @pytest.mark.parametrize("people", [1, 2])
 def test_faces_of_a_camera_are_followed_while_the_encoder_runs_and_encoded_once(
     recognizer: Recognizer, face_frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch, people: int
@@ -320,28 +264,6 @@ def test_a_run_that_was_left_does_not_keep_the_next_from_ending(
         assert not following.is_alive()
 
 
-def test_an_item_is_prepared_until_it_is_taken() -> None:
-    steps, first, last = [], threading.Event(), threading.Event()
-
-    def prepare(item: int) -> Iterator[None]:
-        steps.append(item)
-        assert first.wait(10)
-        yield
-        steps.append(item)
-        last.set()
-        raise DferError("cannot be prepared")
-
-    with SourceReaders([Frames([])]) as readers:
-        coming = gathering.prefetch(iter([1, 2]), readers, prepare)
-        assert next(coming) == 1  # while it is prepared
-        first.set()
-        assert last.wait(10)  # the second is, all of it, for nobody takes it
-        assert steps == [1, 2, 2]
-        assert next(coming) == 2
-        with pytest.raises(DferError, match="cannot be prepared"):
-            next(coming)
-
-
 def test_closing_the_readers_ends_what_is_followed_ahead() -> None:
     """Whether its results are still taken or not; a provider of one's own is not asked after that."""
     for stops in (True, False):
@@ -353,7 +275,7 @@ def test_closing_the_readers_ends_what_is_followed_ahead() -> None:
                 followed.append(batch[0][1].index)
                 yield followed[-1]
 
-        coming = gathering.prefetch(lists(), readers)
+        coming = prefetch(lists(), readers)
         assert next(coming) == 0
         if stops:
             coming.close()  # type: ignore[attr-defined]
