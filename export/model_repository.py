@@ -98,7 +98,7 @@ def place_of(bundle: Path, folder: Path) -> Path:
     if not stem:
         raise DferError(f"{bundle}: models of Triton are called by Latin letters and digits; rename the bundle")
     target = folder / f"{stem}-encoder"
-    if target.exists() and _origin(target) != _origin_of(bundle):
+    if target.exists() and not _is_of(bundle, target):
         raise DferError(f"{target}: is there, and of another bundle; rename {bundle}, or move that away")
     return target
 
@@ -108,14 +108,12 @@ def _origin_of(bundle: Path) -> str:
     return f"# Written by dfer-export from {json.dumps(bundle.resolve().name)[1:-1]}."
 
 
-def _origin(model: Path) -> str | None:
-    """Of which bundle a model is; None for one that we did not write."""
+def _is_of(bundle: Path, model: Path) -> bool:
+    """Whether a model was written by us, of a bundle of that name."""
     try:
-        first, *_ = (model / "config.pbtxt").read_text(encoding="utf-8").splitlines() or [""]
+        return (model / "config.pbtxt").read_text(encoding="utf-8").startswith(f"{_origin_of(bundle)} ")
     except (OSError, ValueError):
-        return None
-    written = re.match(r"# Written by dfer-export from .*\.(?= `dfer-run)", first)
-    return written and written[0]
+        return False
 
 
 def _config(bundle: Bundle, name: str, precision: str, tensorrt: bool) -> str:

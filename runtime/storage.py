@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .errors import DferError
 
@@ -49,6 +50,17 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         if not direct:
             aside.unlink(missing_ok=True)
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, as `object_pairs_hook`. Raises ValueError for a repeated key, which would mean one thing to one
+    reader and another to the next."""
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in values:
+            raise ValueError(f"{name} is there twice")
+        values[name] = value
+    return values
 
 
 def is_special(path: Path) -> bool:

@@ -295,13 +295,14 @@ class Run:
         clips = data.open("train", False, show, self._warn, size)
         show(len(clips), len(clips))
         held_back = data.open(split, True, show, self._warn, size) if split and options.divides_by_split else None
+        divided = partial(Source.divided, validation=options.validation, seed=options.seed)
         if options.stills is None:
-            return [Source.divided(clips, 1.0, held_back, options)]
+            return [divided(clips, 1.0, held_back)]
         stills = partial(StillClips, options.stills, warn=self._warn, classes=clips.classes)
         chosen_on = None if options.validation_split is None else stills(options.validation_split)
         return [
-            Source.divided(clips, 1 - options.stills_share, held_back, options),
-            Source.divided(stills("train", options.stills_most), options.stills_share, chosen_on, options),
+            divided(clips, 1 - options.stills_share, held_back),
+            divided(stills("train", options.stills_most), options.stills_share, chosen_on),
         ]
 
     def _open_captioned(self, classes: tuple[str, ...], size: int) -> tuple[Source, Captions]:
@@ -317,7 +318,8 @@ class Run:
         show(len(clips), len(clips))
         captions = captions_of(clips, options.captions, classes, splits)
         self._progress.console.print(escape(captions.report(clips.names)), soft_wrap=True)
-        return Source.divided(captioned(clips, captions, classes), 1.0, None, options), captions
+        own = captioned(clips, captions, classes)
+        return Source.divided(own, 1.0, None, options.validation, options.seed), captions
 
     def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: Source) -> None:
         training = [source.clips.names[index] for index in source.training]

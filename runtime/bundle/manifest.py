@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import DferError, ParameterError
 from ..labels import name_fault
+from ..storage import unique_keys
 from .preprocessing import Preprocessing, real, whole
 
 SCHEMA = 1
@@ -113,7 +114,7 @@ def _load(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _LARGEST:
             raise DferError(f"{MANIFEST} is larger than {_LARGEST // 1_000_000} MB")
-        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once)
+        content = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
         digest = _content_digest(content) if isinstance(content, dict) else ""
     except (OSError, ValueError, RecursionError) as error:
         raise DferError(f"{MANIFEST} cannot be read ({str(error)[:200]})") from error
@@ -125,14 +126,6 @@ def _load(file: Path) -> dict[str, Any]:
     if content.get("sha256") != digest:
         raise DferError(f"{MANIFEST} is not the one that was exported (sha256 differs); copy or export it again")
     return dict(content)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which a repeated key would mean one thing to one reader and another to the next."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("a key is repeated")
-    return values
 
 
 def _content_digest(content: Mapping[str, Any]) -> str:

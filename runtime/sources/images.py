@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from time import monotonic, perf_counter
 from typing import Literal
@@ -73,22 +73,22 @@ class Animation(Source):
         self._webp = _is_animated_webp(self._data)
         if self._webp:
             self.rate = None
-        if next(self._pictures(), None) is None:
+        pictures = _animation(self._data) if self._webp else _pages(self._data)
+        first = next(pictures, None)
+        if first is None:
             cut = ", for it is cut short" if self._is_cut() else ""
             raise DferError(f"{name}: no picture of this file can be decoded{cut}")
+        self._pictures = chain((first,), pictures)
 
     def __iter__(self) -> Iterator[Frame]:
         index, time, start = -1, 0.0, perf_counter()
-        for index, (image, pause) in enumerate(self._pictures()):
+        for index, (image, pause) in enumerate(self._pictures):
             if self._closed:
                 return
             yield Frame(image, index, time, perf_counter() - start, monotonic())
             time, start = time + (pause or self._pause), perf_counter()
         if self._is_cut():
             self.warn(f"{self.name}: is cut short; {index + 1} pictures are good")
-
-    def _pictures(self) -> Iterator[tuple[NDArray[np.uint8], float]]:
-        return _animation(self._data) if self._webp else _pages(self._data)
 
     def _is_cut(self) -> bool:
         """Whether more bytes were announced than there are."""

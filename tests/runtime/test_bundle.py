@@ -308,7 +308,7 @@ def test_a_schema_that_is_only_equal_to_one_and_a_repeated_key_are_refused(tmp_p
     edit_manifest(tmp_path / "x.dfer", schema=1)
     manifest = tmp_path / "x.dfer" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"scale":', '"scale": 1.0, "scale":'))
-    refused(tmp_path / "x.dfer", "a key is repeated")
+    refused(tmp_path / "x.dfer", "is there twice")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs FIFOs")

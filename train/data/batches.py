@@ -17,7 +17,6 @@ from torch import Tensor
 from ...runtime.errors import DferError
 from ..landmarks.pictures import draw_pictures, move_points
 from ..landmarks.reading import LandmarkedClips, Landmarks
-from ..options import TrainOptions
 from . import CLIP_SECONDS, Batch, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 from .features import FeatureSet
@@ -67,11 +66,11 @@ class Source:
     landmarks: Landmarks | None = None
 
     @classmethod
-    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, options: TrainOptions) -> Source:
-        """The clips divided by `options.validation`, or all for training where others are held back."""
+    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, validation: float, seed: int) -> Source:
+        """The clips, a share of which is for validation, or all for training where others are held back."""
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
-        return cls(clips, share, *split_validation(clips.labels, options.validation, options.seed, clips.groups))
+        return cls(clips, share, *split_validation(clips.labels, validation, seed, clips.groups))
 
     @property
     def trained(self) -> ClipSet:

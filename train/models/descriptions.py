@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import name_fault
+from ...runtime.storage import unique_keys
 
 
 class Sides(NamedTuple):
@@ -99,7 +100,7 @@ def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[
     Raises DferError for a file that cannot be read, a class that is there twice or without text, or anything but texts.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_once)
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
     except (OSError, ValueError) as error:
         raise DferError(f"descriptions {path}: cannot read JSON ({error})") from error
     if not isinstance(content, dict):
@@ -123,15 +124,6 @@ def positive_texts(texts: Mapping[str, Texts], method: str) -> dict[str, tuple[s
             raise DferError(f"{method} has no negatives, but {name} is given some; leave the positive texts alone")
         plain[name] = several
     return plain
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object, of whose names Python would keep the last of two that are alike."""
-    names = [name for name, _ in pairs]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is there twice; give it a list of texts")
-    return dict(pairs)
 
 
 def _texts(value: object, name: str, path: Path) -> Texts:
