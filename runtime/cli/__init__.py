@@ -20,10 +20,17 @@ def dfer_run() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _interrupt_again
     try:
+        import click
+
         from .run import main
 
         try:
-            main()
+            _leave(main(standalone_mode=False) or 0)
+        except click.ClickException as error:
+            error.show()
+            _leave(error.exit_code)
+        except click.Abort:  # interrupted while click read the command line
+            _leave(0)
         finally:  # all is written; while the interpreter ends, a signal would only change the exit status
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

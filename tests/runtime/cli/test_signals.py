@@ -29,6 +29,14 @@ def test_a_signal_that_comes_twice_is_one(demo_clip: Path, tmp_path: Path) -> No
     assert plot.exists() and "stopped" in told
 
 
+def test_a_signal_while_the_command_line_is_read_is_no_fault() -> None:
+    """click makes `Aborted!` and status 1 of it."""
+    interrupted = "import os, signal, click; click.Path.convert = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
+    command = [sys.executable, "-c", interrupted + PROGRAM, "--demo", "--csv", "o.csv"]
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (run.returncode, run.stderr.strip()) == (0, "")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_libraries_and_model_load_is_no_fault(face_video: Path, number: signal.Signals) -> None:
