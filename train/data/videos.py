@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -18,6 +19,8 @@ from . import WINDOW
 from .augmentation import plain_view
 from .lists import Entry, few_missing
 
+RATE = "rate.txt"
+"""In a folder of frames: how many were filmed in a second."""
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
 
 
@@ -53,7 +56,7 @@ class VideoClips:
         self.paths: list[Path] = []
         self.names: list[str] = []
         self.groups: list[str | None] = []
-        self.seconds: list[float | None] = []  # folders of frames have no rate
+        self.seconds: list[float | None] = []
         self.missing: list[Path] = []
         self._counts: list[int] = []
         self._size = size
@@ -63,7 +66,7 @@ class VideoClips:
         self.damaged = _find_damaged([files for files in pictures.values() if files], max_missing, warn, progress)
         for entry, path in zip(entries, located, strict=True):
             kept = [file for file in pictures.get(path, ()) if file not in self.damaged]
-            count, seconds = (len(kept), None) if path in pictures else film_length(path)
+            count, seconds = folder_length(path, len(kept)) if path in pictures else film_length(path)
             if not count:
                 self.missing.append(path)
                 continue
@@ -133,6 +136,28 @@ def locate(folder: Path, clip: str) -> Path:
     path = folder / clip
     frames = path.with_suffix("")
     return frames if path.suffix.lower() in VIDEO_SUFFIXES and not path.exists() and frames.is_dir() else path
+
+
+def folder_length(path: Path, count: int) -> tuple[int, float | None]:
+    """`count` frames of a folder, and its seconds, if told."""
+    rate = folder_rate(path)
+    return count, count / rate if rate else None
+
+
+def folder_rate(path: Path) -> float | None:
+    """Frames per second of a folder of frames that tells them in rate.txt, as those of `dfer-prepare` do.
+
+    Raises DferError where that is no number above 0.
+    """
+    try:
+        rate = float((path / RATE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DferError(f"{path / RATE}: not a number of frames per second") from error
+    if not 0 < rate < math.inf:
+        raise DferError(f"{path / RATE}: {rate:g} frames per second; a number above 0 is expected")
+    return rate
 
 
 def film_length(path: Path) -> tuple[int, float | None]:

@@ -31,6 +31,7 @@ from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.tracking import Tracker
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, open_source, read_image
 from ...runtime.storage import atomic_write
+from ..data.videos import RATE, folder_rate
 
 REPORT = "report.csv"
 _ASIDE = ".partial"
@@ -133,9 +134,12 @@ def prepare(
 def prepare_film(film: Film, out: Path, size: int) -> Outcome:
     """Cut the main face out of one clip and write it as OUT/<folder>/00000.jpg, 00001.jpg, …; frames without are left.
 
-    Nothing is written for a clip that cannot be read or shows no face.
+    Frames per second, where known, go beside them to rate.txt. Nothing is written for a clip that cannot be read or
+    shows no face.
     """
     detector = _detector()
+    is_folder = film.path.is_dir()
+    told = folder_rate(film.path) if is_folder else None
     try:
         with open_source(film.path, _FRAME_RATE) as source:
             frames, landmarks = follow_main_face(source, detector)
@@ -148,6 +152,8 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
             cut = (align(frame.image, landmarks[frame.index], size) for frame in source if frame.index in landmarks)
             for number, crop in enumerate(cut):
                 (aside / f"{number:05d}.jpg").write_bytes(_jpeg(crop))
+            if rate := told if is_folder else source.rate:
+                (aside / RATE).write_text(f"{rate:g}\n", encoding="utf-8")
     except (DferError, cv2.error):
         return Outcome(film.name, 0, 0, "unreadable")
     target = out / film.folder

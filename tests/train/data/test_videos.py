@@ -100,6 +100,17 @@ def test_a_video_gives_what_its_frames_in_a_folder_give(tmp_path: Path) -> None:
     assert (by_chance[0] != clips.frames(0)).any()
 
 
+def test_a_folder_of_frames_may_tell_its_rate(tmp_path: Path) -> None:
+    write_frames(tmp_path / "told", [9] * 15)
+    write_frames(tmp_path / "untold", [9] * 15)
+    (tmp_path / "told" / "rate.txt").write_text("29.97\n")
+    assert open_clips(tmp_path, "told", "untold").seconds == [15 / 29.97, None]
+    for wrong in ("fast", "0", "nan", ""):
+        (tmp_path / "told" / "rate.txt").write_text(wrong)
+        with pytest.raises(DferError, match=r"rate\.txt: .*number"):
+            open_clips(tmp_path, "told")
+
+
 def test_a_video_that_ends_early_is_sampled_over_what_there_is(shared_data: Path) -> None:
     path = shared_data / "videos" / "no_face.mp4"
     clips = open_clips(path.parent, path.name)
