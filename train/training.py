@@ -35,8 +35,8 @@ class TrainSettings:
     """What is the loop's and not the method's.
 
     clip_norm: gradients are clipped to this norm (our choice).
-    class_weights: weigh each clip's loss by 1/count of its class. ema: decay of a moving average of the trained weights
-    that is evaluated and kept in their place; 0 for none.
+    class_weights: weigh each clip's loss by 1/frequency of its class among the clips drawn. ema: decay of a moving
+    average of the trained weights that is evaluated and kept in their place; 0 for none.
     """
 
     clip_norm: float = 1.0
@@ -190,7 +190,7 @@ class Trainer:
         self._method.train()
         for number, batch in enumerate(self._training.random(rng), 1):
             for group in self._optimizer.param_groups:
-                group["lr"] = group["peak"] * phase.schedule((epoch * steps + number) / (phase.epochs * steps))
+                group["lr"] = group["peak"] * phase.schedule((epoch * steps + number - 0.5) / (phase.epochs * steps))
             inputs, labels = batch.inputs.to(fabric.device), batch.labels.to(fabric.device)
             shares = None if batch.shares is None else batch.shares.to(fabric.device)
             taught = None if batch.taught is None else batch.taught.to(fabric.device)
@@ -288,9 +288,11 @@ class Trainer:
         return fit_confidence(torch.cat(logits).numpy(), torch.cat([batch.labels for batch in batches]).numpy())
 
     def _class_weights(self) -> Tensor:
-        """1/count per class, scaled so that the mean over the training clips is 1."""
-        counts = np.bincount(self._training.labels, minlength=len(self._method.classes))
-        weights = len(self._training.labels) / np.maximum(counts, 1) / np.count_nonzero(counts)
+        """1/frequency of each class among the clips drawn, on average over them 1; 0 for classes without any."""
+        frequency = np.zeros(len(self._method.classes))
+        frequency[: len(self._training.frequency)] = self._training.frequency
+        shown = frequency > 0
+        weights = np.divide(1 / shown.sum(), frequency, out=np.zeros_like(frequency), where=shown)
         return torch.tensor(weights, dtype=torch.float32, device=self._fabric.device)
 
     def _weights(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from dfer.train.data.batches import FeatureBatches, PixelBatches, Sampling, samp
 from dfer.train.data.features import FeatureSet
 from dfer.train.fabric import start_fabric
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.methods.method import SMOOTHING, Batch, cross_entropies
 from dfer.train.methods.phases import Plan
 from dfer.train.models.clip import load_clip
 from dfer.train.training import Epoch, Trainer, TrainSettings
@@ -39,15 +40,21 @@ class Interruption(Exception):
 
 
 def train(
-    folder: Path, resume: bool = False, stop_after: int = 10**6, fabric: Fabric | None = None, **settings: object
+    folder: Path,
+    resume: bool = False,
+    stop_after: int = 10**6,
+    fabric: Fabric | None = None,
+    plan: Plan = PLAN,
+    batch: int = 16,
+    **settings: object,
 ) -> tuple[AlignDfer, list[Epoch]]:
     """A small run; raises Interruption once the state after `stop_after` epochs is saved: at a step's end or later."""
     torch.manual_seed(0)
     method = AlignDfer(load_clip("dfer-nano"), CLASSES, tokens=2, video_layers=2)
-    sampling = Sampling(batch=16)
+    sampling = Sampling(batch=batch)
     trainer = Trainer(
         method,
-        method.phases(PLAN),
+        method.phases(plan),
         FeatureBatches([(drawn_features(64, 1), 1.0)], sampling),
         FeatureBatches([(drawn_features(30, 2), 1.0)], sampling),
         TrainSettings(**settings),  # type: ignore[arg-type]
@@ -147,6 +154,34 @@ def test_probabilities_balance_classes() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     for balance, share in ((0, 0.1), (1, 0.5), (0.5, 0.25)):
         assert sampling_probabilities(labels, balance)[labels == 1].sum() == pytest.approx(share)
+
+
+def test_how_often_classes_are_drawn_is_known_beforehand() -> None:
+    rows = drawn_features(100, 1)
+    common = FeatureSet(rows.features, rows.rows, np.array([0] * 90 + [2] * 10), rows.names)
+    other = FeatureSet(rows.features, rows.rows, np.ones(100, np.int64), rows.names)
+    batches = FeatureBatches([(common, 0.75), (other, 0.25)], Sampling(batch=80, balance=0.5))
+    rng = np.random.default_rng(0)
+    drawn = torch.cat([batch.labels for _ in range(40) for batch in batches.random(rng)])
+    assert batches.frequency == pytest.approx([0.5625, 0.25, 0.1875])
+    np.testing.assert_allclose(np.bincount(drawn) / len(drawn), batches.frequency, atol=0.02)
+
+
+def test_class_weights_say_how_much_a_clip_counts_and_not_what_it_is_drawn_to() -> None:
+    labels, weights = torch.tensor([0, 1]), torch.tensor([1.0, 5.0, 900.0])
+    wanted = torch.eye(3)[labels] * (1 - SMOOTHING) + SMOOTHING / 3
+    logits = wanted.log().requires_grad_()
+    batch = Batch(torch.zeros(2), labels, ["a", "b"])
+    losses = cross_entropies(logits, batch, weights)
+    torch.testing.assert_close(losses, cross_entropies(logits, batch, None) * torch.tensor([1.0, 5.0]))
+    losses.sum().backward()
+    assert logits.grad is not None
+    assert logits.grad.abs().max() < 1e-5  # the best answer is the one without weights
+
+
+def test_a_run_of_one_step_trains(tmp_path: Path) -> None:
+    _, best = train(tmp_path, plan=Plan((1, 1, 1), (0.05, 0.05, 0.05), (1, 2, 2)), batch=64)
+    assert all(epoch.learning_rate > 0.02 for epoch in best)
 
 
 def test_batches_take_their_share_of_each_source_and_order_covers_all() -> None:

@@ -260,7 +260,9 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
     "face sooner; for frozen image encoders.",
 )
 @click.option(
-    "--class-weights", is_flag=True, help="Weigh each clip's loss by 1/count of its class, so that rare classes count."
+    "--class-weights",
+    is_flag=True,
+    help="Weigh each clip's loss so that all classes count alike, however often --balance draws them.",
 )
 @click.option(
     "--ema",

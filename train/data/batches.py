@@ -122,10 +122,10 @@ def count_classes(sources: Sequence[Source]) -> tuple[list[str], list[str]]:
 
 
 class Batches(Protocol):
-    """labels: int64 [N] of all clips. steps: batches per epoch. pixels: whether inputs are crops, not features."""
+    """frequency: how often each class is drawn. steps: batches per epoch. pixels: inputs are crops, not features."""
 
     pixels: ClassVar[bool]
-    labels: NDArray[np.int64]
+    frequency: NDArray[np.float64]
     steps: int
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
@@ -149,7 +149,7 @@ class FeatureBatches:
         self._sets = [source for source, _ in sources]
         self._sampling = sampling
         self._sampler = Sampler([source.labels for source in self._sets], [share for _, share in sources], sampling)
-        self.labels, self.steps = self._sampler.labels, self._sampler.steps
+        self.frequency, self.steps = self._sampler.frequency, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         for _ in range(self.steps):
@@ -216,7 +216,7 @@ class PixelBatches:
         self._size, self._augment, self._workers = size, AUGMENTATIONS[augmentation], workers
         self._sampling = sampling
         self._sampler = Sampler(self._labels, [share for _, share in sources], sampling)
-        self.labels, self.steps = self._sampler.labels, self._sampler.steps
+        self.frequency, self.steps = self._sampler.frequency, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
@@ -270,11 +270,14 @@ def _stacked(pictures: Sequence[NDArray[np.uint8] | None]) -> Tensor | None:
 
 
 class Sampler:
-    """Which clips come into a batch: a share from each source, of each at least one, classes balanced as asked for."""
+    """Which clips come into a batch: a share from each source, of each at least one, classes balanced as asked for.
+
+    frequency: float64 [K], how often a drawn clip is of each class; they sum to 1.
+    """
 
     def __init__(self, labels: list[NDArray[np.int64]], shares: list[float], sampling: Sampling) -> None:
-        self.labels = np.concatenate(labels)
-        self.steps = max(1, len(self.labels) // sampling.batch)
+        everything = np.concatenate(labels)
+        self.steps = max(1, len(everything) // sampling.batch)
         share = np.array(shares) / sum(shares)
         counts = np.round(max(1, sampling.batch // sampling.world) * share).astype(int)
         counts = np.maximum(counts, share > 0)
@@ -283,6 +286,10 @@ class Sampler:
             for number, (part, count) in enumerate(zip(labels, counts, strict=True))
             if count
         ]
+        drawn = np.zeros(everything.max() + 1)
+        for number, count, probabilities in self._sources:
+            drawn += count * np.bincount(labels[number], probabilities, len(drawn))
+        self.frequency = drawn / drawn.sum()
 
     def indices(self, rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Number of the source and indices of clips in it, for one batch."""

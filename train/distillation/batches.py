@@ -42,7 +42,7 @@ class TaughtBatches:
         self._crops, self._features, self._extraction, self._size = crops, features, extraction, size
         self._workers, self._sampling, self._progress = workers, sampling, progress
         self._sampler = Sampler([features.labels], [1.0], sampling)
-        self.labels, self.steps = self._sampler.labels, self._sampler.steps
+        self.frequency, self.steps = self._sampler.frequency, self._sampler.steps
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
@@ -60,7 +60,7 @@ class TaughtBatches:
 
     def in_order(self) -> Iterator[Batch]:
         with ThreadPoolExecutor(self._workers) as pool:
-            for part in shards(len(self.labels), self._sampling.batch, self._sampling):
+            for part in shards(len(self._features.labels), self._sampling.batch, self._sampling):
                 rows = np.arange(part.start, part.stop)
                 views = np.zeros_like(rows)
                 yield self._batch(list(pool.map(self._view, rows, views)), rows, views)
@@ -73,5 +73,5 @@ class TaughtBatches:
     def _batch(self, pixels: list[NDArray[np.uint8]], rows: NDArray[np.int64], views: NDArray[np.int64]) -> Batch:
         taught = self._features.features[views, self._features.rows[rows], 0].astype(np.float32)
         names = [self._features.names[row] for row in rows]
-        labels: Tensor = torch.from_numpy(self.labels[rows])
+        labels: Tensor = torch.from_numpy(self._features.labels[rows])
         return Batch(torch.from_numpy(np.stack(pixels)), labels, names, taught=torch.from_numpy(taught))

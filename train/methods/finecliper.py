@@ -28,7 +28,7 @@ from ..models.prompts import mean_of_units
 from ..models.synchronizer import TemporalMean
 from ..models.temporal import TemporalNet
 from .frozen_clip import FrozenClip
-from .method import SMOOTHING, cross_entropy, normalise_pixels
+from .method import cross_entropies, cross_entropy, normalise_pixels
 from .phases import Phase, Plan, warm_cosine
 
 POSITIVE = "a person with an expression of {}"
@@ -301,9 +301,7 @@ class FineCliper(FrozenClip):
         temporal = {name: value.detach() for name, value in self.temporal.named_parameters()}
         pooled = functional.normalize(functional_call(self.temporal, temporal, (fused,)), dim=-1)
         taught = self.compare(pooled, class_matrix.detach())
-        losses = functional.cross_entropy(
-            taught, batch.targets, weight=class_weights, label_smoothing=SMOOTHING, reduction="none"
-        )
+        losses = cross_entropies(taught, batch, class_weights)
         told = drawn.flatten(1).any(dim=1)
         return mean_of(losses, told) + self._middle_weight * distil(logits, taught, told)
 

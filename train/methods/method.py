@@ -211,8 +211,17 @@ class Method(nn.Module, ABC):
 
 
 def cross_entropy(logits: Tensor, batch: Batch, class_weights: Tensor | None) -> Tensor:
-    """Of logits [B,C] of a batch's clips, labels smoothed by `SMOOTHING`; class_weights: see `Method.loss`."""
-    return functional.cross_entropy(logits, batch.targets, weight=class_weights, label_smoothing=SMOOTHING)
+    """Mean of `cross_entropies`."""
+    return cross_entropies(logits, batch, class_weights).mean()
+
+
+def cross_entropies(logits: Tensor, batch: Batch, class_weights: Tensor | None) -> Tensor:
+    """[B] of logits [B,C] of a batch's clips, labels smoothed by `SMOOTHING`; class_weights: see `Method.loss`.
+
+    torch's own `weight` would weigh the smoothing's share of each class too, and draw all clips to rare classes.
+    """
+    losses = functional.cross_entropy(logits, batch.targets, label_smoothing=SMOOTHING, reduction="none")
+    return losses if class_weights is None else losses * class_weights[batch.labels]
 
 
 def build_method(
