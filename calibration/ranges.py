@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ BINS = 2048
 LEVELS = 128
 """Magnitudes that symmetric INT8 tells apart."""
 SAMPLE = 1 << 16
-"""Values per tensor and batch that enter its histogram; maxima see all of them."""
+"""Values per tensor and batch, or a few times as many, that enter its histogram; maxima see all of them."""
 
 
 class Histogram:
@@ -40,7 +41,7 @@ class Histogram:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64)])
             self.limit *= 2
         if self.limit:
-            sample = magnitudes[:: -(-magnitudes.size // SAMPLE)]
+            sample = magnitudes[:: _stride(magnitudes.size)]
             bins = np.minimum(sample * np.float32(BINS / self.limit), BINS - 1).astype(np.int64)
             self.counts += np.bincount(bins, minlength=BINS)
 
@@ -62,6 +63,11 @@ class Histogram:
         candidates = range(LEVELS, last + 1, max(1, LEVELS // 8))
         divergences = {edge: _divergence(counts, edge) for edge in candidates}
         return min(divergences, key=divergences.__getitem__, default=last)
+
+
+def _stride(size: int) -> int:
+    """Between sampled values of `size`. It shares no factor with the size, else it would miss some channels always."""
+    return next(step for step in range(-(-size // SAMPLE), 0, -1) if math.gcd(step, size) == 1)
 
 
 def _divergence(counts: NDArray[np.float64], edge: int) -> float:
@@ -99,7 +105,7 @@ def measure_ranges(
     """
     digest = hashlib.sha256(graph)
     digest.update(np.ascontiguousarray(frames).tobytes())
-    digest.update(json.dumps([list(tensors), PERCENTILE, BINS, SAMPLE]).encode())
+    digest.update(json.dumps([list(tensors), PERCENTILE, BINS, SAMPLE, "every channel"]).encode())
     key = digest.hexdigest()
     cached = _read(cache, key) if cache else None
     if cached is not None:

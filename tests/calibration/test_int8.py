@@ -167,6 +167,18 @@ def test_ranges_ignore_a_stray_value_more_the_less_of_it_there_is() -> None:
     assert 2 < histogram.range("entropy") < 10
 
 
+@pytest.mark.parametrize("tokens", [16, 17, 33, 50])
+def test_every_channel_is_sampled(tokens: int) -> None:
+    """With a stride of 2 or 3, half or two thirds of 768 channels would never be seen."""
+    activations = np.random.default_rng(tokens).normal(size=(8, tokens, 768)).astype(np.float32)
+    for channel in range(6):
+        histogram = Histogram()
+        outlying = activations.copy()
+        outlying[..., channel] *= 50
+        histogram.add(outlying)
+        assert histogram.range("percentile") > 60
+
+
 def test_what_is_always_zero_has_a_range() -> None:
     histogram = Histogram()
     histogram.add(np.zeros(10, np.float32))
