@@ -176,7 +176,7 @@ def main() -> None:
         "ways to crop, the one with which its WAR is best; the recalls are per class, with the number of images.",
         table([*head, "calibration error", "ms a face"], rows),
         "The peers' authors do not say which photographs their models were trained on; these may be among them. Ours "
-        "did not see them.",
+        "did not see them, but learned from other photographs of the same collection, with votes of the same kind.",
         "Command: `python benchmarks/recognisers.py FERPLUS FACES WHEELS`.",
     ]
     publish("recognisers.md", "Recognisers of expressions on the same photographs", parts, checks, options.write)

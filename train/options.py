@@ -32,7 +32,7 @@ class TrainOptions:
         validation_split is a split of the stills, and of clips in folders or a CSV, and select_on_test takes
         the test split.
     epochs, learning_rate, depth: as many numbers as the method's plan has; empty for its own.
-    views: stored augmented views per clip. augmentation: "paper", "strong", or None for what fits the data.
+    views: stored augmented views per clip. augmentation: of `augmentation.AUGMENTATIONS`, or None for what fits.
     features: folder of stored features, beside `out` where None. batch: clips per step, over all processes.
     balance: 0 draws clips as they come, 1 all classes equally often. span, history: see `Sampling`; of stored
     features only. class_weights, ema: see `TrainSettings`.

@@ -93,15 +93,11 @@ class Run:
     """
 
     def __init__(
-        self,
-        options: TrainOptions,
-        fabric: Fabric,
-        progress: Progress,
-        state: Path,
-        made: dict[str, Any] | None = None,
+        self, options: TrainOptions, fabric: Fabric, progress: Progress, state: Path, made: dict[str, Any] | None = None
     ) -> None:
         self._options, self._fabric, self._progress, self._state, self._made = options, fabric, progress, state, made
-        self._augmentation = options.augmentation or ("strong" if options.data.data == "procedural" else "paper")
+        usual = "strong" if options.data.data == "procedural" else method_class(options.method).augmentation
+        self._augmentation = options.augmentation or usual
         self._sampling = Sampling(
             options.batch,
             options.balance,

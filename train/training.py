@@ -50,7 +50,8 @@ class Epoch:
     """What one epoch came to. number counts from 1 through the step, of `epochs`.
 
     war, uar: on the validation clips. retrieval: of a method without labels, in their place, the share of these clips
-    whose own caption is the closest (see `Method.retrieved`). What was not measured is NaN, and not in `to_json`.
+    whose own caption is the closest of a batch (see `Method.retrieved`). What was not measured is NaN, and not in
+    `to_json`.
     """
 
     step: str

@@ -232,9 +232,10 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option(
     "--augmentation",
-    type=click.Choice(["paper", "strong"]),
-    help="How views differ: paper crops and flips, strong also turns, relights and blurs. "
-    "Default: strong for procedural clips, paper for others.",
+    type=click.Choice(["paper", "resized-crop", "strong"]),
+    help="How views differ: paper crops a little and flips, resized-crop takes 8 to 100 % of the area and changes the "
+    "brightness, strong turns, relights and blurs. Default: strong for procedural clips, for others resized-crop of "
+    "dfer-clip, else paper; as their authors do.",
 )
 @click.option(
     "--features",

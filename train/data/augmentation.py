@@ -91,8 +91,8 @@ def augmented_view(
 
 
 def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
-    """A random view of a clip [T,H,W,3] as the DFER papers train: scaled so that 120 of its pixels
-    give 112, a random crop with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
+    """A random view of a clip [T,H,W,3] as Align-DFER trains: scaled so that 120 of its pixels give 112, a random crop
+    with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
 
     jitter: as in `augmented_view`; stills would stand still otherwise.
     """
@@ -111,7 +111,34 @@ def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: floa
     return View(result, moves)
 
 
-AUGMENTATIONS: dict[str, Augment] = {"strong": augmented_view, "paper": paper_view}
+def resized_crop_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
+    """A random view of a clip [T,H,W,3] as DFER-CLIP's authors train on DFEW: 8 to 100 % of the area, 3:4 to 4:3,
+    stretched to the square, a random flip, brightness times 0.5 to 1.5; one for the whole clip.
+
+    jitter: as in `augmented_view`.
+    """
+    count, source = len(frames), frames.shape[1]
+    walk = _random_walk(count, 4, rng) * jitter
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)) / 2)
+    sides = np.minimum(np.sqrt(rng.uniform(0.08, 1.0)) * np.array([ratio, 1 / ratio]), 1.0)  # width, height
+    centre = rng.uniform(sides / 2, 1 - sides / 2) * source - 0.5
+    flip = rng.random() < 0.5
+    light = np.clip(np.arange(256) * rng.uniform(0.5, 1.5), 0, 255).astype(np.uint8)
+    result, moves = np.empty((count, size, size, 3), np.uint8), np.empty((count, 2, 3))
+    for index, frame in enumerate(frames):
+        zoom = size / source / sides * (1 + 0.03 * walk[index, 0]) * [-1.0 if flip else 1.0, 1.0]
+        target = (size - 1) / 2 + 0.02 * size * walk[index, 1:3]
+        moves[index] = matrix = np.column_stack([np.diag(zoom), target - zoom * centre])
+        view = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        result[index] = cv2.LUT(view, light)
+    return View(result, moves)
+
+
+AUGMENTATIONS: dict[str, Augment] = {
+    "strong": augmented_view,
+    "paper": paper_view,
+    "resized-crop": resized_crop_view,
+}
 
 
 def _similarity(

@@ -58,7 +58,7 @@ class FeatureSet:
 class Extraction:
     """How features are computed.
 
-    views: augmented views beside the test view. augmentation: "paper" or "strong" (see `augmentation.py`).
+    views: augmented views beside the test view. augmentation: of `augmentation.AUGMENTATIONS`.
     batch: clips encoded together. window: frames of each clip, T; 1 for sets of single frames.
     rank, world: this process of how many; each encodes every world-th batch into the one store.
     """

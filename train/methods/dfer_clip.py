@@ -37,6 +37,7 @@ class DferClip(Method):
     name = "dfer-clip"
     scale = 100.0
     default_plan: ClassVar[Plan] = Plan((50,), (1e-2, 1e-3, 1e-5), (1,))
+    augmentation: ClassVar[str] = "resized-crop"
 
     def __init__(
         self,

@@ -54,7 +54,8 @@ def lay_out(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 class Method(nn.Module, ABC):
     """A DFER model.
 
-    name: what `--method` and checkpoints call it. default_plan: how it is trained when nothing else is asked for.
+    name: what `--method` and checkpoints call it. default_plan, augmentation: how it is trained when nothing else is
+        asked for, the latter on real clips.
     labelled: whether it learns from labels; if not, from captions alone, and `retrieved` says how well.
     classes: C names in the order of the class matrix.
     window: T, frames per prediction.
@@ -68,6 +69,7 @@ class Method(nn.Module, ABC):
     name: ClassVar[str]
     labelled: ClassVar[bool] = True
     default_plan: ClassVar[Plan]
+    augmentation: ClassVar[str] = "paper"
     classes: tuple[str, ...]
     window: int
     preprocessing: Preprocessing

@@ -33,7 +33,8 @@ _AT_ONCE = 64  # texts that are encoded together
 class ZeroShot(FrozenClip):
     """p = softmax(cos(video) · M / τ), τ = 0.01; M of each class the mean of its texts' unit vectors.
 
-    Without captions, plain CLIP (Radford et al. 2021) with the mean over time: nothing is trained. With captions, a
+    Without captions, plain CLIP (Radford et al. 2021) with the mean over time, except that the mean of a class's texts
+    is not normalised again: nothing is trained. With captions, a
     temporal part is trained by symmetric InfoNCE between clips and what is told of them, both towers frozen, as EmoCLIP
     (Foteinopoulou and Patras 2023, arXiv 2310.16640) does; it has 2 layers there too. Ours is a `Synchronizer`, which
     begins as the mean over time, so that training starts from plain CLIP; that, a fixed τ and the optimiser are our

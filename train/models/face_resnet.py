@@ -65,14 +65,14 @@ def dfer_resnet_small(pretrained: bool = False, num_classes: int = 1000, global_
 
 @register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_tiny(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
-    """ResNet-10's plan at half its width (1.2 M parameters) on 80 px crops: the small one with one block a stage."""
+    """ResNet-10's plan at half its width (1.1 M parameters) on 80 px crops: the small one with one block a stage."""
     _refuse_pretrained(pretrained)
     return FaceResNet((1, 1, 1, 1), (32, 64, 128, 224), num_classes, global_pool, 80)
 
 
 @register_model  # type: ignore[untyped-decorator]
 def dfer_resnet_nano(pretrained: bool = False, num_classes: int = 1000, global_pool: str = "avg", **_: Any) -> ResNet:
-    """ResNet-10's plan at 1/4 of its width (0.3 M parameters) on 64 px crops: trains in seconds, for tests."""
+    """ResNet-10's plan at 1/4 of its width (0.2 M parameters) on 64 px crops: trains in seconds, for tests."""
     _refuse_pretrained(pretrained)
     return FaceResNet((1, 1, 1, 1), (16, 32, 64, 96), num_classes, global_pool, 64)
 
