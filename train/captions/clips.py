@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...runtime.errors import ParameterError
 from ..data import ClipSet
 from ..data.choice import DRAWN, SIDE, DataChoice
-from ..data.lists import SPLITS, Entry
+from ..data.lists import Entry, splits_in
 from ..data.procedural import ProceduralClips
 from ..data.subsets import Subset
 from ..data.videos import VideoClips
@@ -84,7 +84,7 @@ def open_unlabelled(
     else:
         if choice.lists is not None or choice.fold != 1:
             raise ParameterError("data", "folders have neither lists nor folds; use csv for those")
-        divided = any((root / split).is_dir() for split in SPLITS)
+        divided = splits_in(root)
         names = [film.name for film in find_films(root, out)]
         splits, folder = {name: name.split("/")[0] if divided else TRAINING for name in names}, root
     entries = [Entry(name, TRAINING) for name, split in splits.items() if split == TRAINING]

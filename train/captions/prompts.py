@@ -10,7 +10,7 @@ from typing import Any
 from ...runtime.errors import DferError
 from ...runtime.sources.tables import read_rows
 from ...runtime.storage import atomic_write
-from ..data.lists import SPLITS
+from ..data.lists import splits_in
 from ..data.videos import choose_frames, film_length, image_files, locate
 from ..preparation.films import find_films
 from .reading import TRAINING
@@ -58,7 +58,7 @@ def _clips(place: Path, out: Path) -> Iterator[tuple[str, Path]]:
         for name in dict.fromkeys(row["clip"].replace("\\", "/") for row in rows):
             yield name, locate(place.parent, name)
         return
-    divided = any((place / split).is_dir() for split in SPLITS)
+    divided = splits_in(place)
     for film in find_films(place, out):
         if not divided or film.name.split("/")[0] == TRAINING:
             yield film.name, film.path

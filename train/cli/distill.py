@@ -52,8 +52,9 @@ Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 wrong 
     "--faces",
     required=True,
     metavar="FOLDER|CSV|drawn",
-    help="Faces to learn from, without labels: a folder that dfer-prepare wrote, or of other aligned crops; a table "
-    "with a column image (rows of other splits than train are left out); or drawn, for procedural people.",
+    help="Faces to learn from, without labels: a folder that dfer-prepare wrote, or of other aligned crops (of train/, "
+    "val/ and test/ in it, only train/); a table with a column image (rows of other splits than train are left out); "
+    "or drawn, for procedural people, others than those of --data.",
 )
 @click.option(
     "--image-size",

@@ -62,9 +62,9 @@ class DataChoice:
         """Whether these are folders of clips that are not divided into splits, so that every split is all of them."""
         if self.data != "folder" or self.root is None or not self.root.is_dir():
             return False
-        from .lists import SPLITS  # which loads the readers of videos
+        from .lists import splits_in  # which loads the readers of videos
 
-        return not any((self.root / name).is_dir() for name in SPLITS)
+        return not splits_in(self.root)
 
     @property
     def one_list(self) -> bool:

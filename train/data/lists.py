@@ -155,7 +155,7 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
     `classes_of` has them, from the folders of all splits. Files that are not videos, and hidden ones, are left out.
     Raises DferError where dfer-prepare wrote photographs, whose folder would be taken for a class.
     """
-    splits = [name for name in SPLITS if (root / name).is_dir()]
+    splits = splits_in(root)
     if splits and split not in splits:
         raise DferError(f"{root}: no folder {split}; there are {', '.join(splits)}")
     if not splits and (root / "images").is_dir() and (root / "labels.csv").is_file():
@@ -192,9 +192,14 @@ def splits_of_table(path: Path, fold: int) -> dict[str, str]:
     return dict(sorted(rows, key=lambda row: row[1] != "train"))
 
 
+def splits_in(root: Path) -> list[str]:
+    """The splits that a folder of clips is divided into, by folders of their names; none where it is not."""
+    return [name for name in SPLITS if (root / name).is_dir()]
+
+
 def splits_of_folder(root: Path) -> dict[str, str]:
     """The split of each clip in a folder (see `read_folder`); "train" of all where it is not divided."""
-    splits = [name for name in SPLITS if (root / name).is_dir()]
+    splits = splits_in(root)
     return {
         clip.relative_to(root).as_posix(): split
         for split in splits or ["train"]

@@ -23,6 +23,8 @@ _SECONDS, _RATE = 2.0, 8.0  # of a clip, and its frames per second
 
 HELD_OUT = 1_000_000
 """Identities numbered from here are for testing; training numbers start at 0."""
+UNLABELLED = 2 * HELD_OUT
+"""From here they are for learning from faces alone, so that these show nobody who trains, chooses or tests."""
 
 
 class ProceduralClips:

@@ -15,8 +15,9 @@ from ...runtime.sources import VIDEO_SUFFIXES, pictures_below, read_image
 from ...runtime.sources.tables import image_places, read_rows
 from ..data import WINDOW
 from ..data.augmentation import plain_view
+from ..data.benchmarks import TABLE
 from ..data.choice import SIDE
-from ..data.lists import few_missing
+from ..data.lists import few_missing, splits_in
 from ..data.procedural import ProceduralClips
 from ..digests import content_digests, damaged_pictures
 
@@ -105,11 +106,15 @@ def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
     """Pictures of faces and their groups, from a table or a folder.
 
     A table is a CSV with a column `image`, as dfer-prepare --photos writes it; rows of a split other than "train" are
-    left out, and the column `person` groups. Of a folder all pictures are taken, however deep; pictures whose names are
-    numbers are a clip's, of which `WINDOW` are taken, evenly spread, and which make a group.
+    left out, and the column `person` groups; it may be named by its folder, beside images/. Of another folder all
+    pictures are taken, however deep, or those in train/ where it is divided into train/, val/ or test/; pictures whose
+    names are numbers are a clip's, of which `WINDOW` are taken, evenly spread, and which make a group.
     Raises ParameterError for a place that is not there or has none, such as one of videos.
     """
+    if (place / "images").is_dir() and (place / TABLE).is_file():
+        place = place / TABLE
     if place.is_dir():
+        place = place / "train" if splits_in(place) else place
         paths, groups = _walk(place)
         videos = not paths and any(path.suffix.lower() in VIDEO_SUFFIXES for path in place.rglob("*"))
     elif place.is_file():

@@ -13,7 +13,8 @@ from ..data.choice import DataChoice
 class DistillOptions:
     """How to teach `out` what `teacher` knows, both checkpoints; `dfer-distill --help` says more about each.
 
-    tower: a model of timm. faces: folder or table of face crops, or "drawn" for `identities` procedural people.
+    tower: a model of timm. faces: folder or table of face crops (see `find_crops`), or "drawn" for `identities`
+    procedural people, others than those of `labelled`.
     image_size: side of the crops that the student reads, pixels; None for the teacher's.
     views: augmented views of each crop, whose teacher's features are stored in `features` (beside `out` where None).
     held_back: share of the crops to measure on. balance: how often crops are drawn that the teacher takes for a rare

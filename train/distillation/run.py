@@ -23,7 +23,7 @@ from ..data import ClipSet
 from ..data.batches import Sampling
 from ..data.choice import SIDE
 from ..data.features import Extraction, FeatureSet, stored_features
-from ..data.procedural import ProceduralClips
+from ..data.procedural import UNLABELLED, ProceduralClips
 from ..data.subsets import split_validation
 from ..digests import weights_digest
 from ..epoch_log import EpochLog, tell_epoch
@@ -248,8 +248,9 @@ class _Distillation:
             progress.update(task, completed=done, total=total)
 
         if options.faces == DRAWN:
-            people = ProceduralClips(range(options.identities), options.workers, lambda n: show(n, options.identities))
-            return DrawnCrops(people, classes)
+            people = range(UNLABELLED, UNLABELLED + options.identities)
+            drawn = ProceduralClips(people, options.workers, lambda n: show(n, options.identities))
+            return DrawnCrops(drawn, classes)
         paths, groups = find_crops(Path(options.faces))
         side = max(SIDE, self._size, self._teacher.preprocessing.size)
         crops = Crops(paths, groups, classes, side, self._warn, show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -41,6 +42,7 @@ def test_of_a_table_the_training_split_is_taken(tmp_path: Path) -> None:
     assert groups == ["Ann", None]
     table.write_text("image\na.png\nc.png\n")
     assert len(find_crops(table)[0]) == 2
+    assert find_crops(tmp_path) == find_crops(table)
 
 
 def test_what_is_no_crop_of_a_face_is_told_with_what_to_do(tmp_path: Path) -> None:
@@ -62,3 +64,16 @@ def test_damaged_pictures_are_left_out_and_told(tmp_path: Path) -> None:
     assert len(crops) == 199
     assert "7.png" in told[0]
     assert crops.frames(0).shape == (1, 64, 64, 3)
+
+
+def test_of_a_divided_folder_only_training_faces_are_taken(tmp_path: Path) -> None:
+    faces = tmp_path / "faces"
+    wanted = [write(faces / "train" / "fear" / "a" / "0.png"), write(faces / "train" / "fear" / "portrait.png")]
+    for split in ("val", "test"):
+        write(faces / split / "fear" / "b" / "0.png")
+    paths, groups = find_crops(faces)
+    assert sorted(paths) == sorted(wanted)
+    assert set(groups) == {None, str(Path("fear") / "a")}
+    shutil.rmtree(faces / "train")
+    with pytest.raises(ParameterError, match="train has no pictures of faces to learn from"):
+        find_crops(faces)

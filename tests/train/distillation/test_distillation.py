@@ -25,6 +25,8 @@ from dfer.train.checkpoints.protocol import KEY, LearnedFrom
 from dfer.train.cli.distill import main
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.data.choice import DataChoice
+from dfer.train.data.procedural import HELD_OUT
+from dfer.train.distillation.crops import DRAWN
 from dfer.train.distillation.options import DistillOptions
 from dfer.train.distillation.run import distill
 from dfer.train.epoch_log import EpochLog
@@ -159,6 +161,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     assert distill(replace(options, resume=True)) == result  # finished: read, not made again
     with pytest.raises(ParameterError, match=r"made with other settings \(epochs\)"):
         distill(replace(options, resume=True, epochs=5))
+
+
+def test_drawn_faces_are_of_people_whom_no_clips_show(options: DistillOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drawn(people: range, *_: object) -> None:
+        assert not set(people) & {*range(1000), *range(HELD_OUT, HELD_OUT + 1000)}
+        raise Stop
+
+    monkeypatch.setattr("dfer.train.distillation.run.ProceduralClips", drawn)
+    with pytest.raises(Stop):
+        distill(replace(options, faces=DRAWN, labelled=DataChoice()))
 
 
 def test_a_state_of_other_settings_is_refused(options: DistillOptions, monkeypatch: pytest.MonkeyPatch) -> None:
