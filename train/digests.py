@@ -55,6 +55,13 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def plain_option(value: Any) -> Any:
+    """An option as checkpoints and state files can hold it; of a file what it says, not where it lies."""
+    if not isinstance(value, Path):
+        return value
+    return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else str(value)
+
+
 def _compute_once(
     kind: str,
     clips: Sequence[Sequence[Path]],

@@ -55,7 +55,8 @@ def tell_epoch(console: Console, epoch: Epoch, note: str) -> None:
         console.print(f"epoch {epoch.number} of {epoch.epochs}: {note}", soft_wrap=True, markup=False)
 
 
-def tell_step(console: Console, best: Epoch, on_test: bool) -> None:
-    """Print what a step's best epoch came to, on the test split or on validation clips."""
+def tell_step(console: Console, best: Epoch, split: str | None) -> None:
+    """Print what a step's best epoch came to, on a split or, where that is None, on validation clips."""
     told = f"step {best.step}: best epoch {best.number} of {best.epochs}, {best.told()}"
-    console.print(f"{told} on {'the test split' if on_test else 'validation clips'}", soft_wrap=True, markup=False)
+    on = "validation clips" if split is None else f"the {split} split"
+    console.print(f"{told} on {on}", soft_wrap=True, markup=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from .captions.clips import captioned, captions_of, check_unlabelled, open_unlab
 from .captions.contrast import CaptionTokens
 from .captions.reading import Captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
-from .checkpoints.protocol import KEY, learned_from
+from .checkpoints.protocol import KEY, divisions_of, learned_from
 from .confidence import LEAST, Calibration, Confidence
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source, clip_seconds, count_classes
@@ -28,7 +27,7 @@ from .data.procedural import ProceduralClips
 from .data.stills import StillClips
 from .data.subsets import Subset
 from .data.videos import VideoClips
-from .digests import weights_digest
+from .digests import plain_option, weights_digest
 from .epoch_log import EpochLog, tell_epoch, tell_step
 from .fabric import start_fabric
 from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
@@ -106,6 +105,7 @@ class Run:
             world=fabric.world_size,
         )
         self.calibration: Calibration | None = None
+        self.divisions = divisions_of(options)
 
     def train(self) -> list[Epoch]:
         """Returns the best epoch of each step."""
@@ -142,7 +142,7 @@ class Run:
             self._show_captions(captions, own["captions"], sources[0])
         method = build_method(chosen, clip, classes, plan, own)
         identity: dict[str, Any] = {
-            "options": {name: _plain(value) for name, value in options.method_options.items()},
+            "options": {name: plain_option(value) for name, value in options.method_options.items()},
             "pretrained": start,
         }
         if captions is not None:
@@ -151,7 +151,7 @@ class Run:
             landmarks = self._gather_landmarks(sources[0])
             sources[0] = replace(sources[0], landmarks=landmarks)
             identity["middle"] = {"sha256": landmarks.digest, "weight": options.middle_weight}
-        learned = learned_from(options, chosen.labelled, clip.taught)
+        learned = learned_from(options, chosen.labelled, self.divisions, clip.taught)
         return self.fit(method, plan, sources, identity, {KEY: learned.to_json()})
 
     def fit(
@@ -215,7 +215,7 @@ class Run:
         self.calibration = None if fitted is None else Calibration.from_json(fitted)
         results = [Epoch(**one) for one in made.get("scores", [])]
         for result in results:
-            tell_step(self._progress.console, result, self._options.select_on_test)
+            tell_step(self._progress.console, result, self.divisions[0].chosen_on)
         return results
 
     def _run_and_write(self, trainer: Trainer, method: Method, phases: list[Phase], record: dict[str, Any]) -> None:
@@ -238,7 +238,7 @@ class Run:
             save_trained(method, trained, path, training, out, confidence)
 
         def on_step(epoch: Epoch) -> None:
-            tell_step(self._progress.console, epoch, self._options.select_on_test)
+            tell_step(self._progress.console, epoch, self.divisions[0].chosen_on)
             if writes:
                 scores = [one.to_json() for one in trainer.results]
                 training = {**record, "name": self._options.data.name, "scores": scores}
@@ -271,6 +271,8 @@ class Run:
         size: of `DataChoice.open`. Raises DferError for data that are not there, or show one class alone.
         """
         sources = self._open_data(size)
+        pairs = zip(self.divisions, sources, strict=True)
+        self.divisions = tuple(replace(division, trained=source.names_digest) for division, source in pairs)
         counts, warnings = count_classes(sources)
         for line in counts:
             self._progress.console.print(escape(line), soft_wrap=True)
@@ -280,7 +282,6 @@ class Run:
 
     def _open_data(self, size: int) -> list[Source]:
         options, data, progress = self._options, self._options.data, self._progress
-        split = "test" if options.select_on_test else options.validation_split
         if options.stills is not None and not options.stills.is_file():  # or it would be told when all clips are drawn
             raise ParameterError("stills", f"{options.stills}: no such file")
         task = progress.add_task("opening clips", total=None, note="")
@@ -288,17 +289,17 @@ class Run:
         def show(done: int, total: int) -> None:
             progress.update(task, completed=done, total=total)
 
-        clips = data.open("train", False, show, self._warn, size)
+        clips, split = data.open("train", False, show, self._warn, size), self.divisions[0].chosen_on
         show(len(clips), len(clips))
-        held_back = data.open(split, True, show, self._warn, size) if split and options.divides_by_split else None
-        divided = partial(Source.divided, validation=options.validation, seed=options.seed)
+        held_back = None if split is None else data.open(split, True, show, self._warn, size)
         if options.stills is None:
-            return [divided(clips, 1.0, held_back)]
+            return [Source.divided(clips, 1.0, self.divisions[0], held_back)]
         stills = partial(StillClips, options.stills, warn=self._warn, classes=clips.classes)
-        chosen_on = None if options.validation_split is None else stills(options.validation_split)
+        of_clips, of_stills = self.divisions
+        chosen_on = None if of_stills.chosen_on is None else stills(of_stills.chosen_on)
         return [
-            divided(clips, 1 - options.stills_share, held_back),
-            divided(stills("train", options.stills_most), options.stills_share, chosen_on),
+            Source.divided(clips, 1 - options.stills_share, of_clips, held_back),
+            Source.divided(stills("train", of_stills.most), options.stills_share, of_stills, chosen_on),
         ]
 
     def _open_captioned(self, classes: tuple[str, ...], size: int) -> tuple[Source, Captions]:
@@ -315,7 +316,7 @@ class Run:
         captions = captions_of(clips, options.captions, classes, splits)
         self._progress.console.print(escape(captions.report(clips.names)), soft_wrap=True)
         own = captioned(clips, captions, classes)
-        return Source.divided(own, 1.0, None, options.validation, options.seed), captions
+        return Source.divided(own, 1.0, self.divisions[0], None), captions
 
     def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: Source) -> None:
         training = [source.clips.names[index] for index in source.training]
@@ -387,10 +388,3 @@ class Run:
 
         training = [(source.trained, source.share) for source in sources]
         return batches(training), batches([(source.tested, 1.0) for source in sources])
-
-
-def _plain(value: Any) -> Any:
-    """As checkpoints and state files can hold it; of a file what it says, not where it lies."""
-    if not isinstance(value, Path):
-        return value
-    return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else str(value)

@@ -17,17 +17,48 @@ KEY = "learned_from"
 
 
 @dataclass(frozen=True)
+class Division:
+    """How a run divides a labelled set: what of it is trained on, and on what epochs are chosen and probabilities
+    calibrated.
+
+    name, fold: of the set; None for one without folds. part: what is trained on (`DataChoice.part`).
+    chosen_on: the split that epochs are chosen on; None for a `share` of each class of `part`, drawn by `seed`.
+    most: of photographs, those of a class that are taken at most; None for all.
+    trained: digest of the names of all that is trained on, empty until they are known (`Source.names_digest`).
+    """
+
+    name: str
+    fold: int | None
+    part: str | None
+    chosen_on: str | None
+    share: float
+    seed: int
+    most: int | None = None
+    trained: str = ""
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Division:
+        """From the values of `asdict`. Raises KeyError, TypeError or ValueError for others."""
+        fold, most = (None if told[name] is None else int(told[name]) for name in ("fold", "most"))
+        part, chosen_on = (None if told[name] is None else str(told[name]) for name in ("part", "chosen_on"))
+        share, seed = float(told["share"]), int(told["seed"])
+        return cls(str(told["name"]), fold, part, chosen_on, share, seed, most, str(told["trained"]))
+
+
+@dataclass(frozen=True)
 class LearnedFrom:
     """The sets that a model learned from, by their names (`DataChoice.set_name`).
 
     labels: those whose labels it learned. captions: those whose clips' captions. folds: of those that have folds.
     encoder: weights of its CLIP that were taught expressions by labels (`dfer-pretrain`), None for others.
+    divisions: of those whose labels it learned; none are known of models of earlier versions.
     """
 
     labels: tuple[str, ...] = ()
     captions: tuple[str, ...] = ()
     folds: tuple[tuple[str, int], ...] = ()
     encoder: str | None = None
+    divisions: tuple[Division, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as `of_training` reads them."""
@@ -52,7 +83,8 @@ class LearnedFrom:
             labels, captions = (tuple(map(str, told[name])) for name in ("labels", "captions"))
             folds = tuple((str(name), int(fold)) for name, fold in told["folds"])
             encoder = told["encoder"]
-            return cls(labels, captions, folds, None if encoder is None else str(encoder))
+            divisions = tuple(map(Division.from_json, told.get("divisions", ())))
+            return cls(labels, captions, folds, None if encoder is None else str(encoder), divisions)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DferError(
                 f"the model's record of its training cannot be read ({type(error).__name__}: {error})"
@@ -68,12 +100,14 @@ class LearnedFrom:
                 (self.folds, other.folds),
             )
         )
-        return LearnedFrom(labels, captions, folds, self.encoder or other.encoder)
+        divisions = tuple(dict.fromkeys([*self.divisions, *other.divisions]))
+        return LearnedFrom(labels, captions, folds, self.encoder or other.encoder, divisions)
 
-    def protocol(self, test: str, fold: int | None = None) -> str:
+    def protocol(self, test: str, fold: int | None = None, part: str | None = "test") -> str:
         """What a test on the set `test` shows; names of sets are compared without regard to case.
 
         fold: of a set that has folds. What is trained on one has learned other folds' test clips.
+        part: what of the set is tested on (`DataChoice.part`).
 
         >>> LearnedFrom(captions=("mafw",)).protocol("dfew")
         'zero-shot'
@@ -81,6 +115,8 @@ class LearnedFrom:
         'not zero-shot: captions and test come from MAFW'
         >>> LearnedFrom(labels=("mafw",)).protocol("dfew")
         'cross-data'
+        >>> LearnedFrom(labels=("faces",)).protocol("faces", part="train")
+        'not held out: trained on these clips'
         """
         name = test.lower()
         told_of = name in map(str.lower, self.captions)
@@ -96,19 +132,43 @@ class LearnedFrom:
                 return f"not zero-shot: {taught}"
             return "zero-shot"
         others = [str(number) for one, number in self.folds if one.lower() == name and number != fold]
-        supervised = f"not held out: trained on fold {', '.join(others)} of {test}" if others else "supervised"
+        divisions = [one for one in self.divisions if one.name.lower() == name and one.fold == fold]
+        trained = [one.part for one in divisions] or ["train"]
+        if others:
+            supervised = f"not held out: trained on fold {', '.join(others)} of {test}"
+        elif part is None or None in trained or part in trained:
+            supervised = "not held out: trained on these clips"
+        elif part in [one.chosen_on for one in divisions]:
+            supervised = "supervised; epochs chosen and calibrated on this split"
+        else:
+            supervised = "supervised"
         return supervised + (f"; {leak}" if told_of else "")
 
 
-def learned_from(options: TrainOptions, labelled: bool, taught: bool = False) -> LearnedFrom:
-    """What a run learns from. labelled: whether its method reads labels. taught: see `Clip`."""
+def divisions_of(options: TrainOptions) -> tuple[Division, ...]:
+    """How a run divides its clips and, where there are some, its photographs."""
+    data, split = options.data, "test" if options.select_on_test else options.validation_split
+    fold, chosen_on = data.fold if data.has_folds else None, split if options.divides_by_split else None
+    share, seed = options.validation, options.seed
+    clips = Division(data.set_name, fold, data.part("train"), chosen_on, share, seed)
+    if options.stills is None:
+        return (clips,)
+    name, split = stills_name(options.stills), options.validation_split
+    return clips, Division(name, None, "train", split, share, seed, options.stills_most)
+
+
+def learned_from(
+    options: TrainOptions, labelled: bool, divisions: tuple[Division, ...], taught: bool = False
+) -> LearnedFrom:
+    """What a run learns from. labelled: whether its method reads labels. divisions: of those. taught: see `Clip`."""
     data, told = options.data, options.captions is not None
     labels = [data.set_name] if labelled else []
     if options.stills is not None:
         labels.append(stills_name(options.stills))
     folds = ((data.set_name, data.fold),) if data.has_folds and (labelled or told) else ()
     encoder = Path(str(options.pretrained)).name if taught else None
-    return LearnedFrom(tuple(labels), (data.set_name,) if told else (), folds, encoder)
+    captions = (data.set_name,) if told else ()
+    return LearnedFrom(tuple(labels), captions, folds, encoder, divisions if labelled else ())
 
 
 def stills_name(table: Path) -> str:

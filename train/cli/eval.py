@@ -140,12 +140,14 @@ def main(
 class Tested:
     """Scores of a model, and on what.
 
-    name: of the clips, for titles. test_set, fold: what a protocol calls them; None for a set without folds.
+    name: of the clips, for titles. test_set, fold, part: what a protocol calls them; fold is None for a set without
+    folds, part (`DataChoice.part`) for all clips of a folder that is not divided.
     """
 
     name: str
     test_set: str
     fold: int | None
+    part: str | None
     scores: Scores
     matching: Matching
     learned: LearnedFrom | None
@@ -154,7 +156,7 @@ class Tested:
     def protocol(self) -> str:
         if self.learned is None:
             return "unknown: the model does not say what it was trained on"
-        return self.learned.protocol(self.test_set, self.fold)
+        return self.learned.protocol(self.test_set, self.fold, self.part)
 
 
 def _test(
@@ -195,7 +197,8 @@ def _test(
     test_set = data.set_name if stills is None else stills_name(stills)
     name += ", frames shuffled" if shuffle else ""
     fold = data.fold if stills is None and data.has_folds else None
-    return Tested(name, test_set, fold, scores, matching, model.learned)
+    part = data.part(split, True) if stills is None else split
+    return Tested(name, test_set, fold, part, scores, matching, model.learned)
 
 
 def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str, Any]:
@@ -208,6 +211,7 @@ def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str,
         "encoder_taught": None if learned is None else learned.encoder,
         "test_set": tested.test_set,
         "fold": tested.fold,
+        "split": tested.part,
         "described": None if described is None else described.name,
         **tested.matching.to_json(),
         "shuffled": shuffled,

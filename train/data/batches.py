@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...runtime.errors import DferError
+from ..checkpoints.protocol import Division
 from ..landmarks.pictures import draw_pictures, move_points
 from ..landmarks.reading import LandmarkedClips, Landmarks
 from . import CLIP_SECONDS, Batch, ClipSet, labels_of, shares_of
@@ -66,11 +68,17 @@ class Source:
     landmarks: Landmarks | None = None
 
     @classmethod
-    def divided(cls, clips: ClipSet, share: float, held_back: ClipSet | None, validation: float, seed: int) -> Source:
+    def divided(cls, clips: ClipSet, share: float, division: Division, held_back: ClipSet | None) -> Source:
         """The clips, a share of which is for validation, or all for training where others are held back."""
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
-        return cls(clips, share, *split_validation(clips.labels, validation, seed, clips.groups))
+        return cls(clips, share, *split_validation(clips.labels, division.share, division.seed, clips.groups))
+
+    @property
+    def names_digest(self) -> str:
+        """Of the names of what is trained on, in order."""
+        names = "\n".join(self.clips.names[index] for index in self.training)
+        return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
     @property
     def trained(self) -> ClipSet:

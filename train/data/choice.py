@@ -71,6 +71,16 @@ class DataChoice:
         """Whether a single list stands in place of a benchmark's own, so that every split is all that it names."""
         return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
+    def part(self, split: str, held_out: bool = False) -> str | None:
+        """What protocols call the clips that `open` gives for a split: that, or where it makes no difference the name
+        of the single list; None for all clips of a folder that is not divided."""
+        if self.data == "procedural":
+            return "test" if held_out else "train"
+        if self.one_list:
+            assert self.lists is not None
+            return self.lists.name
+        return None if self.undivided else split
+
     def open(
         self,
         split: str,

@@ -314,7 +314,7 @@ def _use_labels(
     plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
     notes, learned = {"distillation": told}, LearnedFrom.of_training(training)
     if learned is not None:
-        notes[KEY] = learned.and_of(learned_from(choice, labelled=True)).to_json()
+        notes[KEY] = learned.and_of(learned_from(choice, True, run.divisions)).to_json()
     run.fit(student, plan, sources, identity, notes)
 
 

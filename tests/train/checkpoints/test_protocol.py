@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.train.checkpoints.protocol import KEY, LearnedFrom, learned_from
+from dfer.train.checkpoints.protocol import KEY, Division, LearnedFrom, divisions_of, learned_from
 from dfer.train.data.choice import DataChoice
 from dfer.train.models.clip import DEMO_WEIGHTS, load_clip
 from dfer.train.options import TrainOptions
@@ -39,10 +40,66 @@ def test_a_test_on_dfew_is(learned: LearnedFrom, protocol: str) -> None:
     assert LearnedFrom.of_training({KEY: learned.to_json()}) == learned
 
 
+CHOSEN = "supervised; epochs chosen and calibrated on this split"
+SEEN = "not held out: trained on these clips"
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "chosen_on", "tested_on", "protocol"),
+    [
+        ("train", "test", "test", CHOSEN),
+        ("train", "val", "val", CHOSEN),
+        ("train", "val", "test", "supervised"),
+        ("train", None, "val", "supervised"),
+        ("train", "test", "train", SEEN),
+        ("train", None, None, SEEN),  # the same folder, no longer divided
+        (None, None, "test", SEEN),  # divided since
+        ("a.txt", None, "a.txt", SEEN),
+        ("a.txt", None, "b.txt", "supervised"),
+    ],
+)
+def test_what_a_test_shows_depends_on_what_was_trained_and_chosen_on(
+    trained_on: str | None, chosen_on: str | None, tested_on: str | None, protocol: str
+) -> None:
+    division = Division("dfew", 1, trained_on, chosen_on, 0.1, 0)
+    learned = LearnedFrom(("dfew",), folds=(("dfew", 1),), divisions=(division,))
+    assert learned.protocol("DFEW", 1, tested_on) == protocol
+    assert LearnedFrom.of_training({KEY: learned.to_json()}) == learned
+    told = learned.to_json()
+    del told["divisions"]  # as earlier versions wrote it
+    old = LearnedFrom.of_training({KEY: told})
+    assert old is not None and old.divisions == ()
+    assert old.protocol("dfew", 1, tested_on) == (SEEN if tested_on in ("train", None) else "supervised")
+
+
+def test_a_run_says_how_it_divides_its_clips_and_photographs(tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        (tmp_path / "faces" / split).mkdir(parents=True)
+    folder, benchmark = DataChoice("folder", tmp_path / "faces"), DataChoice("dfew", tmp_path, 2)
+    table, out = tmp_path / "labels.csv", tmp_path / "x.pt"
+    one_list = DataChoice("dfew", lists=tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text("")
+    for options, wanted in (
+        (TrainOptions(out, folder, seed=3), [("faces", None, "train", None)]),
+        (TrainOptions(out, folder, validation_split="val"), [("faces", None, "train", "val")]),
+        (TrainOptions(out, benchmark, select_on_test=True), [("dfew", 2, "train", "test")]),
+        (TrainOptions(out, one_list), [("dfew", 1, "a.txt", None)]),
+        (TrainOptions(out, DataChoice("folder", tmp_path / "faces" / "val")), [("val", None, None, None)]),
+        (
+            TrainOptions(out, stills=table, validation_split="val"),
+            [("procedural", None, "train", None), (f"{tmp_path.name}/labels.csv", None, "train", "val")],
+        ),
+    ):
+        found = divisions_of(options)
+        assert [(one.name, one.fold, one.part, one.chosen_on) for one in found] == wanted
+        assert {(one.share, one.seed) for one in found} == {(0.1, options.seed)}
+
+
 def test_a_model_that_does_not_say_is_not_believed() -> None:
     for training in (None, {}, {"name": "dfew, fold 1"}, "dfew"):
         assert LearnedFrom.of_training(training) is None
-    for record in ([], {"labels": 3}, {"labels": [], "captions": [], "folds": [3], "encoder": None}):
+    plain: dict[str, Any] = {"labels": [], "captions": [], "folds": [], "encoder": None}
+    for record in ([], {"labels": 3}, plain | {"folds": [3]}, plain | {"divisions": [{"name": "dfew"}]}):
         with pytest.raises(DferError, match="record of its training cannot be read"):
             LearnedFrom.of_training({KEY: record})
 
@@ -59,10 +116,11 @@ def test_runs_are_recorded_by_names_of_sets(tmp_path: Path) -> None:
     ):
         options = TrainOptions(tmp_path / "x.pt", choice, stills=table, captions="drawn")
         folds = ((name, 4),) if choice.fold == 4 else ()
-        assert learned_from(options, True) == LearnedFrom((name, "Faces/labels.csv"), (name,), folds)
+        assert learned_from(options, True, ()) == LearnedFrom((name, "Faces/labels.csv"), (name,), folds)
     plain = TrainOptions(tmp_path / "x.pt", pretrained=str(DEMO_WEIGHTS))
-    assert learned_from(plain, False, load_clip("dfer-small", str(DEMO_WEIGHTS)).taught).encoder == DEMO_WEIGHTS.name
-    assert learned_from(plain, False, load_clip("dfer-nano").taught) == LearnedFrom()
+    taught = load_clip("dfer-small", str(DEMO_WEIGHTS)).taught
+    assert learned_from(plain, False, (), taught).encoder == DEMO_WEIGHTS.name
+    assert learned_from(plain, False, divisions_of(plain), load_clip("dfer-nano").taught) == LearnedFrom()
 
 
 def test_a_student_learned_what_its_teacher_did_and_what_it_was_tuned_on() -> None:

@@ -118,9 +118,33 @@ def test_labels_make_it_supervised_or_cross_data(root: Path) -> None:
     out = root / "fine.pt"
     rest = ["--method", "finecliper", "--option", "adapter=none"]
     run(train, out, *MODEL, *rest, *DATA, root / "a", *told(root))
-    assert test(out, *DATA, root / "a")[1]["protocol"] == "supervised; not zero-shot: captions and test come from a"
+    seen = "not held out: trained on these clips"
+    assert test(out, *DATA, root / "a")[1]["protocol"] == f"{seen}; not zero-shot: captions and test come from a"
     assert test(out, *DATA, root / "b")[1]["protocol"] == "cross-data"
     assert test(out, *DATA, root / "b")[1]["training_sets"] == ["a"]
+
+
+def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tmp_path: Path) -> None:
+    for split in ("train", "val", "test"):
+        shutil.copytree(root / "a", tmp_path / "faces" / split)
+    pictures = [str(path) for path in sorted((root / "a").rglob("*.png"))]
+    rows = [f"{path},{Path(path).parts[-3]},{split}" for split in ("train", "val") for path in pictures]
+    (table := tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
+    out, bundle, data = tmp_path / "chosen.pt", tmp_path / "chosen.dfer", [*DATA, tmp_path / "faces"]
+    rest = ["--method", "finecliper", "--option", "adapter=none", "--stills", table, "--validation-split", "val"]
+    assert "on the val split" in run(train, out, *MODEL, *rest, *data)
+    export_checkpoint(out, bundle)
+    chosen = "supervised; epochs chosen and calibrated on this split"
+    for arguments, protocol, split in (
+        (data, "supervised", "test"),
+        ([*data, "--split", "val"], chosen, "val"),
+        ([*data, "--split", "train"], "not held out: trained on these clips", "train"),
+        (["--stills", table], chosen, "val"),
+    ):
+        for model in (out, bundle):
+            printed, values = test(model, *arguments)
+            assert (values["protocol"], values["split"]) == (protocol, split)
+            assert f"protocol: {protocol}; labels of faces" in printed
 
 
 @pytest.mark.parametrize("votes", [False, True])

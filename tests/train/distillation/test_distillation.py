@@ -113,7 +113,7 @@ def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_
 
     scored = CliRunner().invoke(evaluate, [str(out), *map(str, data)], catch_exceptions=False)
     assert "WAR" in scored.output
-    assert "protocol: supervised; labels of patterns, faces; tested on faces" in scored.output
+    assert "protocol: not held out: trained on these clips; labels of patterns, faces; tested on faces" in scored.output
     bundle = export_checkpoint(out, tmp_path / "student.dfer").bundle
     assert bundle.manifest.provenance["training"]["distillation"]["teacher"]["file"] == "teacher.pt"
     assert bundle.manifest.preprocessing.size == 32

@@ -145,6 +145,7 @@ def test_clips_without_labels_train_it_and_labels_change_nothing(clips: Path) ->
         "captions": ["clips"],
         "folds": [],
         "encoder": None,
+        "divisions": [],
     }
     assert method.confidence.temperature == 1.0  # which takes labels to fit
 
