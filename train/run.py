@@ -18,7 +18,7 @@ from .captions.clips import captioned, captions_of, check_unlabelled, open_unlab
 from .captions.contrast import CaptionTokens
 from .captions.reading import Captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
-from .checkpoints.protocol import KEY, divisions_of, learned_from
+from .checkpoints.protocol import KEY, Division, divisions_of, learned_from
 from .confidence import LEAST, Calibration, Confidence
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source, clip_seconds, count_classes
@@ -89,23 +89,25 @@ class Run:
     """What the parts of one run share.
 
     made: what `options.out` says of its training, where it is there already and only remains to be compared.
+    divisions: of the clips and the photographs, where the options do not say it.
     """
 
     def __init__(
-        self, options: TrainOptions, fabric: Fabric, progress: Progress, state: Path, made: dict[str, Any] | None = None
+        self,
+        options: TrainOptions,
+        fabric: Fabric,
+        progress: Progress,
+        state: Path,
+        made: dict[str, Any] | None = None,
+        divisions: tuple[Division, ...] | None = None,
     ) -> None:
         self._options, self._fabric, self._progress, self._state, self._made = options, fabric, progress, state, made
         usual = "strong" if options.data.data == "procedural" else method_class(options.method).augmentation
         self._augmentation = options.augmentation or usual
-        self._sampling = Sampling(
-            options.batch,
-            options.balance,
-            history=options.history,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-        )
+        rank, world = fabric.global_rank, fabric.world_size
+        self._sampling = Sampling(options.batch, options.balance, history=options.history, rank=rank, world=world)
         self.calibration: Calibration | None = None
-        self.divisions = divisions_of(options)
+        self.divisions = divisions or divisions_of(options)
 
     def train(self) -> list[Epoch]:
         """Returns the best epoch of each step."""
@@ -161,11 +163,13 @@ class Run:
         sources: list[Source],
         identity: dict[str, Any],
         notes: dict[str, Any] | None = None,
+        confidence: Confidence | None = None,
     ) -> list[Epoch]:
         """Train `method` and write its checkpoints. Returns the best epoch of each step.
 
         identity: plain values that an interrupted run must agree with to be gone on from, beside the options.
         notes: further ones for the checkpoint to say of its training.
+        confidence: what the model keeps; None for one that is fitted to the clips held back.
         """
         options, fabric = self._options, self._fabric
         phases = method.phases(plan)
@@ -183,7 +187,7 @@ class Run:
             "augmentation": self._augmentation,
             "data": self._fingerprints(sources),
             "shares": [source.share for source in sources],
-            "validation": options.validation,
+            "validation": self.divisions[0].share,
             **identity,
         }
         notes = clip_seconds(sources) | (notes or {})
@@ -200,7 +204,7 @@ class Run:
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)
-        self._run_and_write(trainer, method, phases, record | notes)
+        self._run_and_write(trainer, method, phases, record | notes, confidence)
         return trainer.results
 
     def _finished(self, made: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:
@@ -218,7 +222,9 @@ class Run:
             tell_step(self._progress.console, result, self.divisions[0].chosen_on)
         return results
 
-    def _run_and_write(self, trainer: Trainer, method: Method, phases: list[Phase], record: dict[str, Any]) -> None:
+    def _run_and_write(
+        self, trainer: Trainer, method: Method, phases: list[Phase], record: dict[str, Any], kept: Confidence | None
+    ) -> None:
         """Run the trainer, and write log and checkpoints as it goes."""
         out, writes = self._options.out, self._fabric.global_rank == 0
         log = EpochLog(out.with_suffix(".jsonl"), self._options.tensorboard, self._options.resume) if writes else None
@@ -242,8 +248,8 @@ class Run:
             if writes:
                 scores = [one.to_json() for one in trainer.results]
                 training = {**record, "name": self._options.data.name, "scores": scores}
-                confidence = Confidence()
-                if method.labelled:
+                confidence = kept or Confidence()
+                if method.labelled and kept is None:
                     self.calibration = trainer.calibrate()
                 if self.calibration is not None:
                     training["calibration"] = self.calibration.to_json()
@@ -256,7 +262,7 @@ class Run:
                 save("last", record, Confidence())
 
         trainer.run(self._options.resume, on_epoch, on_step, on_end)
-        if method.labelled and self.calibration is None:
+        if method.labelled and kept is None and self.calibration is None:
             told = (
                 f"not calibrated, since fewer than {LEAST} clips were held back: temperature 1, and no label is unsure"
             )

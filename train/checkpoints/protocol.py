@@ -103,6 +103,15 @@ class LearnedFrom:
         divisions = tuple(dict.fromkeys([*self.divisions, *other.divisions]))
         return LearnedFrom(labels, captions, folds, self.encoder or other.encoder, divisions)
 
+    def division_of(self, own: Division) -> Division | None:
+        """How the set that `own` divides was divided when it was learned from; `own` where it was not learned from.
+        None where that is not known, or was done in several ways, or to another part or fold."""
+        name = own.name.lower()
+        if name not in map(str.lower, (*self.labels, *self.captions)):
+            return own
+        found = [one for one in self.divisions if one.name.lower() == name]
+        return found[0] if [(one.part, one.fold) for one in found] == [(own.part, own.fold)] else None
+
     def protocol(self, test: str, fold: int | None = None, part: str | None = "test") -> str:
         """What a test on the set `test` shows; names of sets are compared without regard to case.
 

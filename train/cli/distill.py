@@ -130,8 +130,9 @@ def main(data: DataChoice, **options: Any) -> None:
     """Teach a small image tower the frame features of the trained model TEACHER, and write the checkpoint STUDENT.
 
     Faces need no labels. The temporal part and the class matrix are the teacher's. With labelled clips (--data, as for
-    dfer-train) teacher and student are compared on a part of them that is held back, and the head is tuned on the rest.
-    Batches are balanced by what the teacher takes faces for.
+    dfer-train) teacher and student are compared on a part of them that is held back, and the head is tuned on the rest;
+    of clips that the teacher learned from, that part is the one that it was not trained on. Batches are balanced by
+    what the teacher takes faces for.
 
     STUDENT is a checkpoint as dfer-train writes them, without a text side. Beside small.pt, say, come a line of JSON
     per epoch (small.jsonl; in the step "distillation", WAR is the agreement with the teacher and UAR its mean over
@@ -164,13 +165,14 @@ def _describe(result: DistillResult) -> list[str]:
         f"on faces that were held back: cosine with the teacher's features {result.cosine:.4f}, agreement "
         f"{result.agreement:.4f}"
     ]
+    clips = "validation clips" if result.unseen else "clips that the teacher may have been trained on"
     for who, recalls in (
         ("the teacher", result.teacher),
         ("the student with the teacher's head", result.untuned),
         ("the student with its head tuned", result.tuned),
     ):
         if recalls is not None:
-            lines.append(f"{who}: WAR {recalls.war:.4f}, UAR {recalls.uar:.4f} on validation clips")
+            lines.append(f"{who}: WAR {recalls.war:.4f}, UAR {recalls.uar:.4f} on {clips}")
     if result.calibration is not None:
         found = result.calibration.confidence
         lines.append(f"calibrated anew: temperature {found.temperature:.3g}; unsure below {found.unsure_below:.2f}")

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from ...runtime.errors import ParameterError
 from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from ..checkpoints.protocol import KEY, LearnedFrom, learned_from
+from ..checkpoints.protocol import KEY, LearnedFrom, divisions_of, learned_from
 from ..confidence import Calibration, Confidence
 from ..data import ClipSet
 from ..data.batches import Sampling
@@ -64,6 +64,7 @@ class DistillResult:
     cosine: mean over them of its features with the teacher's.
     Further, on labelled clips that were held back, where there are any: teacher; untuned, the student with the
     teacher's head; tuned, with its own, at the best epoch; and the calibration of that.
+    unseen: whether the teacher is known not to have been trained on these clips; where not, nothing is calibrated anew.
     """
 
     checkpoint: Path
@@ -73,6 +74,7 @@ class DistillResult:
     untuned: Recalls | None = None
     tuned: Recalls | None = None
     calibration: Calibration | None = None
+    unseen: bool = False
 
     @classmethod
     def of_checkpoint(cls, path: Path, training: dict[str, Any]) -> DistillResult:
@@ -88,6 +90,7 @@ class DistillResult:
             labelled.get("untuned_recalls"),
             Recalls(best[-1]["war"], best[-1]["uar"]) if best else None,
             None if fitted is None else Calibration.from_json(fitted),
+            told.get("unseen", False),
         )
 
 
@@ -282,7 +285,10 @@ def _use_labels(
     student: Student,
     training: dict[str, Any],
 ) -> None:
-    """Measure teacher and student on labelled clips that are held back, then tune the student's head on the others."""
+    """Measure teacher and student on labelled clips that are held back, then tune the student's head on the others.
+
+    Of a set that the teacher learned from, the clips that were held back then are held back now.
+    """
     assert options.labelled is not None
     choice = TrainOptions(
         options.out,
@@ -295,11 +301,26 @@ def _use_labels(
         resume=True,  # of the tuning alone, where it was begun; its epochs are logged behind those of the tower
         seed=options.seed,
     )
-    state = _tuning_state(options.out)
-    run = Run(choice, fabric, progress, state)
+    state, learned = _tuning_state(options.out), LearnedFrom.of_training(training)
+    own = divisions_of(choice)
+    earlier = [None if learned is None else learned.division_of(division) for division in own]
+    divisions = tuple(one or other for one, other in zip(earlier, own, strict=True))
+    run = Run(choice, fabric, progress, state, divisions=divisions)
     sources = run.open_data(max(teacher.preprocessing.size, student.preprocessing.size))
     tested = [source.tested for source in sources]
-    told = dict(training["distillation"])
+    same = all(one.trained in ("", now.trained) for one, now in zip(divisions, run.divisions, strict=True))
+    unseen = None not in earlier and same
+    doubts = []
+    if not unseen:
+        doubts.append(
+            "the teacher may have been trained on clips that are held back here, since it does not say how these data "
+            "were divided, or they were others: figures may be too good, and its temperature and limit are kept"
+        )
+    if "test" in [division.chosen_on for division in divisions]:
+        doubts.append("the test split is held back, as by the teacher: figures of it are no test results")
+    for doubt in doubts:
+        progress.console.print(f"[yellow]warning:[/] {doubt}", soft_wrap=True)
+    told = {**training["distillation"], "unseen": unseen}
     for name, model in (("teacher", teacher), ("untuned", student)):
         task = progress.add_task(f"testing {name}", total=sum(map(len, tested)), note="")
         opened = MethodModel(model)
@@ -310,12 +331,13 @@ def _use_labels(
             save_checkpoint(student, options.out, {"distillation": told}, student.confidence)
         return
     identity = {"student": weights_digest(student.state_dict())}
+    kept = None if unseen else student.confidence
     student.confidence = Confidence()  # fitted anew to the tuned head
     plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
-    notes, learned = {"distillation": told}, LearnedFrom.of_training(training)
+    notes = {"distillation": told}
     if learned is not None:
         notes[KEY] = learned.and_of(learned_from(choice, True, run.divisions)).to_json()
-    run.fit(student, plan, sources, identity, notes)
+    run.fit(student, plan, sources, identity, notes, kept)
 
 
 def _tuning_state(out: Path) -> Path:

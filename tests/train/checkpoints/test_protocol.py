@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,21 @@ def test_what_a_test_shows_depends_on_what_was_trained_and_chosen_on(
     old = LearnedFrom.of_training({KEY: told})
     assert old is not None and old.divisions == ()
     assert old.protocol("dfew", 1, tested_on) == (SEEN if tested_on in ("train", None) else "supervised")
+
+
+def test_how_a_set_was_divided_is_known_of_one_way_of_the_same_part_only() -> None:
+    own, was = Division("dfew", 1, "train", None, 0.1, 0), Division("DFEW", 1, "train", "test", 0.2, 5, trained="abc")
+    others = Division("mafw", 1, "train", None, 0.3, 7)
+    for learned, wanted in (
+        (LearnedFrom(("mafw",), divisions=(others,)), own),
+        (LearnedFrom(("dfew", "mafw"), divisions=(others, was)), was),
+        (LearnedFrom(("dfew",)), None),
+        (LearnedFrom((), ("dfew",)), None),
+        (LearnedFrom(("dfew",), divisions=(was, own)), None),
+        (LearnedFrom(("dfew",), divisions=(replace(was, fold=2),)), None),
+        (LearnedFrom(("dfew",), divisions=(replace(was, part="a.txt"),)), None),
+    ):
+        assert learned.division_of(own) == wanted
 
 
 def test_a_run_says_how_it_divides_its_clips_and_photographs(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from networks import random_crops
 from outside_method import MeanPool
+from rich.console import Console
 from torch.nn import functional
 
 from dfer.export.exporting import export_checkpoint
@@ -21,9 +24,11 @@ from dfer.runtime import Recognizer
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from dfer.train.checkpoints.protocol import KEY, LearnedFrom
+from dfer.train.checkpoints.protocol import KEY, Division, LearnedFrom
 from dfer.train.cli.distill import main
 from dfer.train.cli.eval import main as evaluate
+from dfer.train.confidence import Confidence
+from dfer.train.data.batches import Source
 from dfer.train.data.choice import DataChoice
 from dfer.train.data.procedural import HELD_OUT
 from dfer.train.distillation.crops import DRAWN
@@ -33,6 +38,8 @@ from dfer.train.epoch_log import EpochLog
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import load_clip
 from dfer.train.models.tokens import WordedSentences
+from dfer.train.options import TrainOptions
+from dfer.train.run import Run, run_training
 
 PER_CLASS = 10
 
@@ -120,6 +127,55 @@ def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_
     with Recognizer(bundle.path, provider="cpu") as recognizer:
         (prediction,) = recognizer.predict_crops(random_crops(1, 64), [0.0])
     assert prediction.classes == EXPRESSIONS
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_clips_that_the_teacher_held_back_are_held_back(
+    options: DistillOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """By the teacher's seed and share; where it does not tell these, that is said, and nothing is calibrated anew."""
+    opened: list[tuple[set[str], set[str]]] = []
+    open_data = Run.open_data
+
+    def opening(run: Run, size: int) -> list[Source]:
+        (source,) = sources = open_data(run, size)
+        names = np.array(source.clips.names)
+        opened.append((set(names[source.training]), set(names[source.validation])))
+        return sources
+
+    monkeypatch.setattr(Run, "open_data", opening)
+    faces, path, log = DataChoice("folder", folder / "faces", workers=1), tmp_path / "teacher.pt", StringIO()
+    plain = TrainOptions(path, faces, clip="dfer-nano", method_options={"tokens": 2, "single_step": True})
+    run_training(replace(plain, epochs=(1, 1, 1), depth=(1, 1, 1), views=0, validation=0.5, seed=1))
+    teacher, training = load_checkpoint(path)
+    assert teacher.confidence != Confidence()
+    if not told:  # as an earlier version
+        del training[KEY]["divisions"]
+        save_checkpoint(teacher, path, training, teacher.confidence)
+    result = distill(replace(options, teacher=path, labelled=faces, epochs=1, tune_epochs=1), Console(file=log))
+    (learned, _), (_, tested) = opened
+    student, training = load_checkpoint(result.checkpoint)
+    assert (not learned & tested) == result.unseen == told
+    assert ("may have been trained on clips that are held back here" in log.getvalue()) != told
+    assert (student.confidence == teacher.confidence) != told
+    assert (result.calibration is not None) == told
+    assert len(training[KEY]["divisions"]) == 1
+    assert (training["validation"], training[KEY]["divisions"][0]["seed"]) == ((0.5, 1) if told else (0.1, 0))
+
+
+def test_a_test_split_that_chose_the_teachers_epochs_is_told(
+    options: DistillOptions, folder: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(folder / "faces", tmp_path / "divided" / split)
+    data, log = DataChoice("folder", tmp_path / "divided", workers=1), StringIO()
+    digest = Source(data.open("train"), 1.0, np.arange(7 * PER_CLASS), np.arange(0)).names_digest
+    learned = LearnedFrom(("divided",), divisions=(Division("divided", None, "train", "test", 0.1, 0, trained=digest),))
+    save_checkpoint(load_checkpoint(options.teacher)[0], tmp_path / "teacher.pt", {KEY: learned.to_json()})
+    options = replace(options, teacher=tmp_path / "teacher.pt", labelled=data, tune_head=False, epochs=1)
+    assert distill(options, Console(file=log)).unseen
+    assert "clips to train on + to validate on: happiness 10+10" in log.getvalue()
+    assert "warning: the test split is held back, as by the teacher" in log.getvalue()
 
 
 @pytest.mark.long
