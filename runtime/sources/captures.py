@@ -109,15 +109,20 @@ class _Quiet:
         with cls._lock:
             cls._count += 1
             if cls._count == 1:
-                logging: Any = cv2.utils.logging
-                cls._previous = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+                cls._previous = cls._set_level(0)
 
     @classmethod
     def end(cls) -> None:
         with cls._lock:
             cls._count -= 1
             if cls._count == 0:
-                cv2.utils.logging.setLogLevel(cls._previous)
+                cls._set_level(cls._previous)
+
+    @staticmethod
+    def _set_level(level: int) -> int:
+        """Returns the previous one."""
+        log: Any = getattr(cv2.utils, "logging", cv2)  # before OpenCV 4.13, a Jetson's included, cv2 itself
+        return int(log.setLogLevel(level))
 
 
 def open_stream(url: str) -> Capture | None:

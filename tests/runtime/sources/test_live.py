@@ -340,10 +340,25 @@ def test_a_server_that_never_answers_does_not_hold_up_opening(stream: Any) -> No
 
 
 def test_opencv_stays_quiet_and_talks_again_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
-    before = cv2.utils.logging.getLogLevel()
+    log: Any = getattr(cv2.utils, "logging", cv2)
+    before = log.getLogLevel()
     with MjpegServer() as server, open_source(server.url, reconnect_tries=0) as source:
         for frame in source:
             if frame.index == 3:
                 server.silent.set()
     assert capfd.readouterr().err == ""
-    assert cv2.utils.logging.getLogLevel() == before
+    assert log.getLogLevel() == before
+
+
+def test_an_opencv_before_4_13_is_quietened_by_its_own_name_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = [3]
+
+    def set_level(level: int) -> int:
+        levels.append(level)
+        return levels[-2]
+
+    monkeypatch.delattr(cv2.utils, "logging", raising=False)
+    monkeypatch.setattr(cv2, "setLogLevel", set_level, raising=False)
+    with pytest.raises(DferError, match="camera 63 does not open"):
+        open_source(63)
+    assert levels == [3, 0, 3]
