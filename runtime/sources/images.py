@@ -22,6 +22,8 @@ _COMPARED = 8
 _CHUNK = 32  # pictures of an animation that are decoded at once
 _SHORTEST, _USUAL = 10, 100
 """Milliseconds: a shorter delay means nothing, and browsers then take the usual one."""
+_COLOR: int = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
+"""How pictures are decoded: to RGB, or to BGR by OpenCVs before 4.11, such as JetPack's (`_rgb`)."""
 
 
 class ImageFolder(Source):
@@ -73,6 +75,8 @@ class Animation(Source):
         self._webp = _is_animated_webp(self._data)
         if self._webp:
             self.rate = None
+            if not hasattr(cv2, "imdecodeanimation"):
+                raise DferError(f"{name}: an animated WebP needs OpenCV 4.12 or later; this is {cv2.__version__}")
         pictures = _animation(self._data) if self._webp else _pages(self._data)
         first = next(pictures, None)
         if first is None:
@@ -105,13 +109,14 @@ def read_image(path: Path) -> NDArray[np.uint8] | None:
 
     Its bytes are read by Python, for a name that is not UTF-8 would end OpenCV and with it the process.
     """
-    return _decode(path, cv2.IMREAD_COLOR_RGB)
+    image = _decode(path, _COLOR)
+    return None if image is None else _rgb(image)
 
 
 def why_unreadable(path: Path) -> str:
     """What is wrong with an image for which `read_image` gave None."""
     try:
-        cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
+        cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), _COLOR)
     except (OSError, cv2.error) as error:
         if "MAX_IMAGE_PIXELS" in str(error):
             limit = int(os.environ.get("OPENCV_IO_MAX_IMAGE_PIXELS", 2**30)) / 1e6
@@ -173,6 +178,13 @@ def _decode(path: Path, flags: int) -> NDArray[np.uint8] | None:
     return None if image is None else np.asarray(image, dtype=np.uint8)
 
 
+def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """What was decoded with `_COLOR`, as RGB."""
+    if _COLOR != cv2.IMREAD_COLOR:
+        return image
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
 def _animation(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
     """Pictures and how long each is shown, in seconds."""
     row = np.frombuffer(data, np.uint8)[None]
@@ -190,8 +202,11 @@ def _animation(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
 
 def _pages(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
     row = np.frombuffer(data, np.uint8)
+    if _COLOR == cv2.IMREAD_COLOR:  # nor can this OpenCV decode a page alone
+        yield from ((_rgb(np.asarray(image, np.uint8)), 0.0) for image in cv2.imdecodemulti(row, _COLOR)[1])
+        return
     for number in count():
-        good, images = cv2.imdecodemulti(row, cv2.IMREAD_COLOR_RGB, range=(number, number + 1))
+        good, images = cv2.imdecodemulti(row, _COLOR, range=(number, number + 1))
         if not good or not images:
             return
         yield np.asarray(images[0], np.uint8), 0.0

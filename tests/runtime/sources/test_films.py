@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.sources import Frame, Source, open_source
+from dfer.runtime.sources import Frame, Source, images, open_source
 
 NEEDS_UNIX = pytest.mark.skipif(sys.platform != "linux", reason="names are bytes, and pipes have names, on Linux")
 
@@ -278,6 +278,20 @@ def test_a_tiff_of_several_pages_gives_them_all(tmp_path: Path) -> None:
     source, frames, _ = read(tmp_path / "p.tiff", image_rate=2)
     assert (levels(frames), [frame.time for frame in frames]) == ([0, 1, 2, 3], [0, 0.5, 1, 1.5])
     assert source.rate == 2
+
+
+def test_an_opencv_before_4_11_gives_pictures_in_rgb_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JetPack's, which decodes to BGR and reads no animated WebP."""
+    red = np.full((8, 8, 3), (10, 20, 200), np.uint8)
+    assert cv2.imwrite(str(tmp_path / "r.png"), red) and cv2.imwritemulti(str(tmp_path / "r.tiff"), [red, red // 2])
+    webp = tmp_path / "a.webp"
+    webp.write_bytes(b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\x02" + bytes(9))
+    monkeypatch.setattr(images, "_COLOR", cv2.IMREAD_COLOR)
+    monkeypatch.delattr(cv2, "imdecodeanimation", raising=False)
+    assert [list(frame.image[0, 0]) for frame in read(tmp_path / "r.png")[1]] == [[200, 20, 10]]
+    assert [list(frame.image[0, 0]) for frame in read(tmp_path / "r.tiff")[1]] == [[200, 20, 10], [100, 10, 5]]
+    with pytest.raises(DferError, match=r"a.webp: an animated WebP needs OpenCV 4.12 or later"):
+        open_source(webp)
 
 
 def test_animations_that_are_cut_short_say_so(tmp_path: Path) -> None:
