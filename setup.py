@@ -48,8 +48,8 @@ TRAIN = [
 ]
 EXPORT = [*TRAIN, "onnx>=1.21", "onnxscript>=0.5"]
 # The runner needs CUDA's Python bindings beside either; pycuda, where a device has that, serves as well.
-TENSORRT = ["tensorrt>=10.3,<12", "cuda-bindings>=12.6"]
-TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1.2,<2", "cuda-bindings>=12.6"]
+TENSORRT = ["tensorrt>=10.3,<12", "cuda-bindings>=12.8"]
+TENSORRT_RTX = ["tensorrt-rtx-cu13-bindings>=1.2,<2", "tensorrt-rtx-cu13-libs>=1.2,<2", "cuda-bindings>=12.8"]
 VIDEO = ["imageio-ffmpeg>=0.5"]  # a ready ffmpeg, for annotated videos in H.264 where the system has none
 # uvicorn >= 0.54: before, its refusal of a WebSocket (no token) was a malformed answer.
 WEB = ["starlette>=0.46", "uvicorn>=0.54", "websockets>=14"]
