@@ -250,7 +250,7 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
     working = {name for name, found in started.items() if "error" not in found}
     on_gpu = {name for name, backend in BACKENDS.items() if backend.device == "gpu"}
     jetson = machine.l4t is not None or "Jetson" in (machine.board or "")
-    absent = {finding.name for finding in opencv if finding.state == "absent"}
+    lacking = {finding.name for finding in opencv if finding.state in ("absent", "broken")}
     advice = []
     if jetson and "native-tensorrt" not in working:
         advice.append(
@@ -263,8 +263,11 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
         )
     if "Intel" in machine.cpu and "openvino" not in started:
         advice.append("OpenVINO, faster on most Intel CPUs: pip install 'dfer-edge[openvino]'")
-    if jetson and "GStreamer" in absent:
-        advice.append("CSI cameras need an OpenCV with GStreamer: use JetPack's (pip uninstall opencv-python-headless)")
+    if jetson and lacking & {"GStreamer", "version"}:  # JetPack's does not load beside NumPy 2
+        advice.append(
+            "CSI cameras need an OpenCV with GStreamer, JetPack's: pip uninstall opencv-python-headless, then "
+            "pip install 'numpy<2'"
+        )
     if jetson and machine.power_mode not in (None, "MAXN", "MAXN_SUPER"):
         advice.append(f"power mode is {machine.power_mode}: sudo nvpmodel -m 0, then sudo jetson_clocks")
     if machine.governor == "powersave":

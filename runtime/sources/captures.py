@@ -141,7 +141,8 @@ def open_pipeline(pipeline: str) -> Capture | None:
     if not built_with("GStreamer"):
         raise DferError(
             f"this OpenCV ({cv2.__version__}) is built without GStreamer, which this source needs; put one built with "
-            "it in place of opencv-python-headless (on a Jetson: JetPack's, or build with -D WITH_GSTREAMER=ON)"
+            "it in place of opencv-python-headless (on a Jetson: JetPack's, beside numpy<2; or build with "
+            "-D WITH_GSTREAMER=ON)"
         )
     return _open(pipeline, cv2.CAP_GSTREAMER)
 

@@ -115,6 +115,13 @@ def test_advice_fits_the_machine(machine: Machine, working: list[str], words: st
     assert words in advice[0]
 
 
+@pytest.mark.parametrize("finding", [("GStreamer", "not built in", "absent"), ("version", "does not load", "broken")])
+def test_a_jetson_is_told_how_its_own_opencv_is_used(finding: tuple[str, str, diagnosis.State]) -> None:
+    started = {"native-tensorrt": {"text": ""}}
+    advice = diagnosis._advice(a_machine(board="NVIDIA Jetson Orin"), started, [diagnosis.Finding("OpenCV", *finding)])
+    assert "pip uninstall opencv-python-headless, then pip install 'numpy<2'" in advice[0]
+
+
 def test_a_machine_with_all_it_can_use_gets_no_advice() -> None:
     machine = a_machine(cpu="Intel Xeon", gpus=("NVIDIA L4",))
     started = {name: {"text": ""} for name in ("cpu", "openvino", "cuda")}
