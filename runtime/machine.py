@@ -105,13 +105,14 @@ def default_threads(live: int, root: Path = ROOT) -> int:
 
 def physical_cores(root: Path = ROOT) -> int:
     """Cores that this process may use: of its affinity mask, a core's hyper-threads once, within the cgroup's quota."""
-    cores = set()
-    for number in _usable():
-        topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
-        core, package = read_text(topology / "core_id"), read_text(topology / "physical_package_id")
-        cores.add((package, core) if core is not None else number)
+    usable = _usable()
+    cores = len({_siblings(root, number) or number for number in usable})
+    if _siblings(root, usable[0]) is None:  # Windows, macOS
+        import psutil
+
+        cores = min(cores, psutil.cpu_count(logical=False) or cores)
     quota = _quota(root)
-    return max(1, len(cores) if quota is None else min(len(cores), math.ceil(quota)))
+    return max(1, cores if quota is None else min(cores, math.ceil(quota)))
 
 
 def cpu_model(root: Path = ROOT) -> str:
@@ -183,6 +184,12 @@ def _usable() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def _siblings(root: Path, number: int) -> str | None:
+    """The logical processors of the core of one of them: "0,4". A core's own number is not unique on every board."""
+    topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
+    return read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list")  # before Linux 5.3
 
 
 def _quota(root: Path) -> float | None:

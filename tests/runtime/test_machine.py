@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -31,18 +32,31 @@ def lay_out(root: Path, **files: str) -> Path:
     return root
 
 
-def processors(root: Path, monkeypatch: pytest.MonkeyPatch, cores: list[tuple[int, int]]) -> None:
-    """Logical processors on (package, core), all of which may be used."""
+def processors(root: Path, monkeypatch: pytest.MonkeyPatch, cores: list[int], file: str = "core_cpus_list") -> None:
+    """Logical processors on these cores, all of which may be used. All cores call themselves 0, as those of different
+    clusters do."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(len(cores))), raising=False)
-    for number, (package, core) in enumerate(cores):
+    for number, core in enumerate(cores):
         folder = root / CPU / f"cpu{number}" / "topology"
         folder.mkdir(parents=True)
-        (folder / "core_id").write_text(f"{core}\n")
-        (folder / "physical_package_id").write_text(f"{package}\n")
+        (folder / file).write_text(",".join(str(other) for other, its in enumerate(cores) if its == core) + "\n")
+        for name in ("core_id", "physical_package_id"):
+            (folder / name).write_text("0\n")
 
 
-def test_hyper_threads_of_one_core_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    processors(tmp_path, monkeypatch, [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0), (0, 1), (1, 0), (1, 1)])
+@pytest.mark.parametrize("file", ["core_cpus_list", "thread_siblings_list"])
+def test_hyper_threads_of_one_core_count_once(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    processors(tmp_path, monkeypatch, [0, 1, 2, 3, 0, 1, 2, 3], file)
+    assert physical_cores(tmp_path) == 4
+
+
+def test_hyper_threads_count_once_where_the_system_has_no_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Windows and macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8 if logical else 4)
     assert physical_cores(tmp_path) == 4
 
 
@@ -72,7 +86,7 @@ def test_hyper_threads_of_one_core_count_once(tmp_path: Path, monkeypatch: pytes
 def test_the_quota_of_a_container_limits_the_cores(
     files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processors(tmp_path, monkeypatch, [(0, number) for number in range(4)])
+    processors(tmp_path, monkeypatch, [0, 1, 2, 3])
     lay_out(tmp_path, **files)
     assert physical_cores(tmp_path) == cores
 
@@ -80,9 +94,9 @@ def test_the_quota_of_a_container_limits_the_cores(
 def test_readers_of_live_sources_get_cores_but_never_more_than_half(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    processors(tmp_path, monkeypatch, [(0, number) for number in range(4)])
+    processors(tmp_path, monkeypatch, [0, 1, 2, 3])
     assert [default_threads(live, tmp_path) for live in (0, 1, 2, 4, 16)] == [4, 4, 3, 2, 2]
-    processors(tmp_path / "one", monkeypatch, [(0, 0)])
+    processors(tmp_path / "one", monkeypatch, [0])
     assert default_threads(8, tmp_path / "one") == 1
 
 
@@ -116,7 +130,7 @@ def test_gpus_are_named_by_the_driver(tmp_path: Path) -> None:
 @given(content=st.binary(max_size=80))
 def test_nonsense_in_the_files_is_no_error(content: bytes, tmp_path: Path) -> None:
     names = ("proc/cpuinfo", "proc/meminfo", "proc/self/cgroup", "proc/device-tree/model", "etc/nv_tegra_release")
-    for name in (*names, f"{CPU}/cpu0/topology/core_id", f"{CPU}/cpu0/cpufreq/scaling_cur_freq"):
+    for name in (*names, f"{CPU}/cpu0/topology/core_cpus_list", f"{CPU}/cpu0/cpufreq/scaling_cur_freq"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
