@@ -17,6 +17,8 @@ STAGES = ("decode", "detect", "track", "align", "encode", "head", "draw", "write
 """In the order in which a frame meets them. "total" is no stage of its own: from the arrival of a frame that was
 predicted on to its outputs written, waits included."""
 
+SHORT_WAIT = 0.2
+"""Seconds. A thread that waits longer at a time is deaf to Ctrl-C on Windows, which Python hears between waits."""
 _FLOOR = 1e-6  # seconds; what is shorter counts as this in percentiles
 _GROWTH = 1.01  # width of a histogram bin
 _BINS = math.ceil(math.log(1e4 / _FLOOR) / math.log(_GROWTH))
@@ -86,8 +88,10 @@ class Stopwatch:
         return self._max[stage]
 
 
-def call_within(seconds: float, call: Callable[[], R]) -> R:
+def call_within(seconds: float, call: Callable[[], R], name: str | None = None) -> R:
     """What `call` returns or raises. It runs in a thread of its own, so Ctrl-C ends the waiting for what is deaf to it.
+
+    name: the thread's.
 
     Raises TimeoutError when it takes longer. What is not waited for goes on, and ends with the program.
     """
@@ -100,13 +104,13 @@ def call_within(seconds: float, call: Callable[[], R]) -> R:
         except BaseException as error:  # re-raised by who waits
             errors.append(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     end = monotonic() + seconds
     while thread.is_alive():
         if monotonic() >= end:
             raise TimeoutError(f"took longer than {seconds:g} s")
-        thread.join(min(0.2, seconds))  # short: on Windows waiting is deaf, too
+        thread.join(min(SHORT_WAIT, seconds))
     if errors:
         raise errors[0]
     return results[0]

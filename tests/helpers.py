@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 from click.testing import CliRunner, Result
 
 from dfer.runtime.cli.run import main
@@ -45,6 +49,37 @@ def assert_same_rows(found: Sequence[Prediction], wanted: Sequence[Prediction], 
 def flat(text: str) -> str:
     """Without the lines' ends."""
     return " ".join(text.split())
+
+
+@contextmanager
+def ctrl_c_as_on_windows() -> Iterator[None]:
+    """Ctrl-C in a tenth of a second, which ends no wait: Python hears of it between two. The body must end of it within
+    two seconds."""
+    heard, late = threading.Event(), []
+    main = threading.main_thread().ident or 0
+
+    def press() -> None:
+        heard.wait(0.1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # a wait ends where the main thread gets it
+        if not heard.wait(2):
+            late.append("it waits")
+            signal.pthread_kill(main, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler), signal.signal(signal.SIGUSR1, lambda *_: None)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        assert late == []
+    finally:
+        heard.set()
+        pressing.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before[0])
+        signal.signal(signal.SIGUSR1, before[1])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from threading import Event, Semaphore
 from time import monotonic
 from typing import TypeVar
 
 from ..sources import SourceReaders
+from ..timing import SHORT_WAIT
 from .gathering import Gathered
 
 T = TypeVar("T")
-
-_PAUSE = 0.2  # seconds between looks whether readers are closed, while what they gave is not taken
 
 
 class Pace:
@@ -56,10 +56,10 @@ def prefetch(
         error: BaseException | None = None
         item: T | None = None
         while error is None:
-            while not taken.acquire(timeout=_PAUSE) and not readers.closing:
+            while not taken.acquire(timeout=SHORT_WAIT) and not readers.closing:
                 pass
             due = monotonic() + (0.0 if item is None else rest(item))
-            while (left := due - monotonic()) > 0 and not readers.closing and not wanted.wait(min(left, _PAUSE)):
+            while (left := due - monotonic()) > 0 and not readers.closing and not wanted.wait(min(left, SHORT_WAIT)):
                 pass
             if not taking:
                 break
@@ -79,7 +79,7 @@ def prefetch(
     try:
         while True:
             wanted.set()
-            item, error = made.get()
+            item, error = _next_of(made)
             if error is not None:
                 raise error
             if item is None:
@@ -91,3 +91,9 @@ def prefetch(
         taking = False
         wanted.set()
         taken.release()
+
+
+def _next_of(made: SimpleQueue[T]) -> T:
+    while True:
+        with suppress(Empty):
+            return made.get(timeout=SHORT_WAIT)

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout  # the built-in one only since Python 3.11
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
+from ..timing import call_within
 
 T = TypeVar("T")
 
@@ -178,13 +178,11 @@ def within(seconds: float, call: Callable[[], T], discard: Callable[[T], object]
         except BaseException as error:  # raised again where the result is waited for
             future.set_exception(error)
 
-    threading.Thread(target=work, name="opening", daemon=True).start()
     try:
-        return future.result(seconds)
-    except BaseException as error:
+        call_within(seconds, work, "opening")
+        return future.result()
+    except BaseException:
         future.add_done_callback(lambda late: late.exception() or discard(late.result()))
-        if isinstance(error, FutureTimeout):
-            raise TimeoutError from error
         raise
 
 

@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Literal
 
 from ..errors import DferError
+from ..timing import SHORT_WAIT
 from .frames import Frame, Source
 
 State = Literal["opening", "running", "reconnecting", "ended", "failed"]
@@ -179,7 +180,8 @@ class SourceReaders:
         """
         while True:
             with self._ready:
-                self._ready.wait_for(self._has_news)
+                while not self._ready.wait_for(self._has_news, SHORT_WAIT):
+                    pass
                 if self._closing:
                     return
                 batch = [(reader, reader._take()) for reader in self.readers if reader._waiting]

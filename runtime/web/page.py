@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
-from threading import Event
-from time import monotonic
+from time import monotonic, sleep
 from urllib.parse import quote
 
 from ..predictions import Step
-from ..timing import StageTimes
+from ..timing import SHORT_WAIT, StageTimes
 from .board import Board, SourceState
 from .listening import listen
 from .messages import ServedModel
@@ -71,7 +70,7 @@ class WebPage:
     def wait(self) -> None:
         """Go on serving what was shown last until Ctrl-C (KeyboardInterrupt)."""
         while True:
-            Event().wait(3600)
+            sleep(SHORT_WAIT)
 
     def close(self, reason: str = "") -> None:
         """End the server, within two seconds; viewers are told how the sources ended, and the reason, if any."""

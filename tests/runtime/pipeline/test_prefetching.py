@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dfer.runtime import DferError
 from dfer.runtime.pipeline.gathering import Gathered
 from dfer.runtime.pipeline.prefetching import Pace, prefetch
 from dfer.runtime.sources import SourceReaders
+from helpers import ctrl_c_as_on_windows
 
 
 def test_what_comes_next_is_made_while_one_is_used() -> None:
@@ -91,3 +93,13 @@ def test_an_item_is_prepared_until_it_is_taken() -> None:
         assert next(coming) == 2
         with pytest.raises(DferError, match="cannot be prepared"):
             next(coming)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_ends_the_waiting_for_what_comes_next() -> None:
+    def items() -> Iterator[int]:
+        threading.Event().wait(5)
+        yield 1
+
+    with SourceReaders([]) as readers, ctrl_c_as_on_windows():
+        next(prefetch(items(), readers))

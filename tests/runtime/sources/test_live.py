@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.sources import Frame, LiveSource, Source, SourceReaders, open_source
 from dfer.runtime.sources.captures import Capture, within
 from dfer.runtime.sources.deferred import DeferredSource
+from helpers import ctrl_c_as_on_windows
 from streams import MjpegServer, RtspServer, StreamServer
 
 
@@ -202,6 +204,24 @@ def test_a_first_picture_that_never_comes_is_waited_for_only_so_long(monkeypatch
         camera(device)
     driver.set()
     assert device.released.wait(5)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_ends_the_waiting_for_what_does_not_open() -> None:
+    gate, late = threading.Event(), list[bool]()
+    with ctrl_c_as_on_windows():
+        within(600, lambda: gate.wait(60), late.append)
+    gate.set()
+    while not late:
+        time.sleep(0.02)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_ends_the_waiting_for_a_picture() -> None:
+    device = Device(1, hang=(driver := threading.Event()))
+    with camera(device) as source, ctrl_c_as_on_windows():
+        list(source)
+    driver.set()
 
 
 def test_what_opens_too_late_is_let_go() -> None:

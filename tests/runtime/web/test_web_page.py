@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 import weakref
@@ -22,6 +23,7 @@ from dfer.runtime.outputs.palette import COLOURS
 from dfer.runtime.outputs.tables import CsvSink
 from dfer.runtime.timing import StageTimes
 from dfer.runtime.web import WebPage
+from helpers import ctrl_c_as_on_windows
 from web_scene import BOX, Run, State, Viewer, make_step, stages
 
 
@@ -276,3 +278,9 @@ def test_at_the_end_viewers_are_told_and_the_port_is_free(page: WebPage) -> None
         with WebPage(EXPRESSIONS, port):
             pass
         del stalled
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_ctrl_c_ends_a_page_that_stays(page: WebPage) -> None:
+    with ctrl_c_as_on_windows():
+        page.wait()
