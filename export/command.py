@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..runtime.cli.options import version_option
+from ..runtime.cli.options import command, version_option
 from ..runtime.errors import DferError, ParameterError, reports_errors, require
 from ..train.cli.options import MethodName
 from .engine import CHOICES, build_engines, check_engines
@@ -38,7 +38,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.option(
     "--ckpt",
     "checkpoint",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..errors import reports_errors
-from .options import version_option
+from .options import command, version_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ Exit status: 0 bundle and CPU provider work, 1 one of them does not, 2 wrong opt
 _MARKS = {"works": ("✓", "green"), "fact": ("·", ""), "absent": ("–", "dim"), "broken": ("✗", "red")}
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),

@@ -12,6 +12,7 @@ import click
 from ..errors import reports_errors
 from .options import (
     bundle_option,
+    command,
     detect_every_option,
     max_faces_option,
     min_face_option,
@@ -52,7 +53,7 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
         return int(part), int(parts)
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @bundle_option

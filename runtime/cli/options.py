@@ -1,7 +1,9 @@
-"""Options that several commands have."""
+"""What several commands have: what they are, and options."""
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,20 @@ from ..engines import BACKENDS, PRECISIONS, find_backend
 from ..errors import ParameterError
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Command(click.Command):
+    """Writes UTF-8 to files and pipes, whatever the system's encoding, and "?" for what a terminal cannot show."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+        return super().main(*args, **kwargs)
+
+
+def command(epilog: str) -> Callable[[Callable[..., Any]], click.Command]:
+    return click.command(cls=Command, epilog=epilog)
 
 
 class Provider(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only

@@ -10,7 +10,7 @@ import click
 
 from ..errors import DferError, reports_errors
 from ..storage import atomic_write, is_special
-from .options import bundle_option, precision_option, provider_option, threads_option, version_option
+from .options import bundle_option, command, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options, 3 --c
 """
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("source", required=False)
 @bundle_option
 @click.option("--scenario", type=click.Choice(("single", "multi", "offline")), default="single", show_default=True)

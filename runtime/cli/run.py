@@ -13,6 +13,7 @@ import click
 from ..errors import DferError, reports_errors
 from .options import (
     bundle_option,
+    command,
     detect_every_option,
     max_faces_option,
     min_face_option,
@@ -71,7 +72,7 @@ def _parse_size(context: click.Context, parameter: click.Parameter, value: str |
 _PATH = click.Path(path_type=Path)
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("sources", nargs=-1)
 @click.option("--camera", "cameras", type=click.IntRange(min=0), multiple=True, metavar="N", help="Read camera N.")
 @click.option("--demo", is_flag=True, help="Make a clip of drawn faces and read that.")

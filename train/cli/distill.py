@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.cli.options import version_option
+from ...runtime.cli.options import command, version_option
 from ...runtime.errors import DferError, ParameterError, reports_errors, require
 from ..data.choice import DataChoice
 from ..distillation.options import DistillOptions
@@ -38,7 +38,7 @@ Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 wrong 
 """
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("teacher", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("out", metavar="STUDENT", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(

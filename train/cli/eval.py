@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.cli.options import precision_option, provider_option, version_option
+from ...runtime.cli.options import command, precision_option, provider_option, version_option
 from ...runtime.errors import ParameterError, reports_errors
 from ...runtime.storage import atomic_write
 from ..data.choice import DataChoice
@@ -39,7 +39,7 @@ Examples:
 """
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @data_options(identities=40)
 @stills_option("Test on photographs instead: CSV with the columns image,label,person,split.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...runtime.cli.options import version_option
+from ...runtime.cli.options import command, version_option
 from ...runtime.errors import DferError, ParameterError, reports_errors
 from .options import workers_option
 
@@ -39,7 +39,7 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
 """
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("videos", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from ...runtime.cli.options import version_option
+from ...runtime.cli.options import command, version_option
 from ...runtime.errors import ParameterError, reports_errors, require
 from ...runtime.labels import EXPRESSIONS
 from .options import (
@@ -33,7 +33,7 @@ Examples:
 STILLS_SHARE = 0.7
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @clip_option(
     "The model to teach: dfer-small, dfer-large as a teacher, the transformer dfer-vit, or dfer-nano for tests."

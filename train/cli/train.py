@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.cli.options import version_option
+from ...runtime.cli.options import command, version_option
 from ...runtime.errors import reports_errors, require
 from ..data.choice import DataChoice
 from ..landmarks import MIDDLE
@@ -89,7 +89,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
             return name.replace("-", "_"), text
 
 
-@click.command(epilog=EPILOG)
+@command(epilog=EPILOG)
 @click.argument("out", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--method",

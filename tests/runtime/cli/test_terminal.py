@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from datetime import datetime, timedelta, timezone
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -18,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from dfer.runtime.bundle import DEMO
+from dfer.runtime.cli.options import Command
 from dfer.runtime.cli.runner import RunOptions
 from dfer.runtime.cli.runner import run as call
 from dfer.runtime.errors import DferError
@@ -51,6 +53,22 @@ def test_who_reads_the_rows_may_have_had_enough(face_video: Path) -> None:
     assert reading.stderr.read() == b""
     reading.stderr.close()
     reading.wait(timeout=60)
+
+
+def test_names_of_any_script_go_into_files_and_pipes_of_any_encoding(face_video: Path, tmp_path: Path) -> None:
+    """As on Windows, whose encoding has few letters."""
+    video = shutil.copy(face_video, tmp_path / "日本.mp4")
+    command = [sys.executable, "-c", "from dfer.runtime.cli import dfer_run; dfer_run()", video, "--json"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "cp1252"}, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout.decode("utf-8"))["faces"][0]["source"] == str(video)
+
+
+def test_so_does_the_output_of_every_command() -> None:
+    names = distribution("dfer-edge").entry_points.select(group="console_scripts").names - {"dfer-run"}  # a function
+    loaded = {name: distribution("dfer-edge").entry_points[name].load() for name in names}
+    assert len(loaded) == 9
+    assert {name for name, main in loaded.items() if not isinstance(main, Command)} == set()
 
 
 def test_the_number_of_a_camera_is_told_how_to_be_one() -> None:
