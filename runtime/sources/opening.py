@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -85,7 +86,10 @@ def _open(
     if isinstance(spec, int) or text.startswith(("/dev/video", "/dev/v4l/")):
         name = f"camera {spec}" if isinstance(spec, int) else text
         connect = partial(open_camera, spec if isinstance(spec, int) else text, size, fps)
-        capture = _in_time(connect, f"{name} does not open; is it plugged in and free?")
+        failure, mac = f"{name} does not open; is it plugged in and free?", sys.platform == "darwin"
+        if mac:
+            failure += " May this terminal use it (System Settings, Privacy & Security, Camera)? Then try again"
+        capture = _in_time(connect, failure, aside=not mac)  # macOS asks for that permission in the main thread only
         _compare(name, capture, size, fps, warn)
         return LiveSource(capture, connect, name, warn, reconnect_tries)
     if text == "-":
@@ -279,10 +283,10 @@ def _videos_in(spec: SourceSpec) -> list[Path]:
     return sorted(videos, key=_by_name)
 
 
-def _in_time(connect: Callable[[], Opened | None], failure: str) -> Opened:
-    """What is opened; in another thread, so that Ctrl-C works meanwhile."""
+def _in_time(connect: Callable[[], Opened | None], failure: str, aside: bool = True) -> Opened:
+    """What is opened. aside: in another thread, so that Ctrl-C works meanwhile."""
     try:
-        opened = within(_OPENING, connect, discard=_release)
+        opened = within(_OPENING, connect, discard=_release) if aside else connect()
     except TimeoutError:
         opened = None
     if opened is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -222,6 +223,17 @@ def test_ctrl_c_ends_the_waiting_for_a_picture() -> None:
     with camera(device) as source, ctrl_c_as_on_windows():
         list(source)
     driver.set()
+
+
+def test_macos_may_ask_for_the_permission_to_use_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it does in the main thread only."""
+    threads: list[str] = []
+    camera = "dfer.runtime.sources.opening.open_camera"
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(camera, lambda *_: threads.append(threading.current_thread().name))
+    with pytest.raises(DferError, match=r"camera 63 does not open.*Privacy & Security, Camera"):
+        open_source(63)
+    assert threads == ["MainThread"]
 
 
 def test_what_opens_too_late_is_let_go() -> None:
