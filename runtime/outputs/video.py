@@ -182,7 +182,9 @@ class _Ffmpeg:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
-            start_new_session=True,  # Ctrl-C is for us; the program ends when its input does
+            # Ctrl-C is for us; the program ends when its input does.
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows, which has no sessions
         )
         assert self._process.stdin is not None
         self._room = None

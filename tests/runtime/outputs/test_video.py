@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -153,6 +154,24 @@ def wait_for(path: Path, frames: int) -> tuple[float, list[float]]:
             break
         time.sleep(0.1)
     return read
+
+
+def test_ctrl_c_is_not_for_ffmpeg_on_windows_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = []
+
+    class Process(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, creationflags: int = 0, **options: Any) -> None:
+            started.append(creationflags)
+            super().__init__(*arguments, **options)
+
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\ncase $2 in -h) exit; esac\nexec cat > /dev/null\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("dfer.runtime.outputs.video.find_ffmpeg", lambda: str(program))
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    VideoSink(tmp_path / "o.mp4", 25, (64, 48)).discard()
+    assert started[-1] == 512
 
 
 @pytest.mark.parametrize("at", ["the end", "a frame"])
