@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
 from ipaddress import ip_address
 
 from ..errors import DferError, ParameterError, require
@@ -35,7 +36,10 @@ def listen(host: str, port: int, token: str | None = None, parameter: str = "por
         )
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended just now is no hindrance
+        if sys.platform == "win32":  # whose SO_REUSEADDR lets two listen at one port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended just now is no hindrance
         listener.bind(address)
         listener.listen()
     except OSError as error:

@@ -23,6 +23,7 @@ from dfer.runtime.outputs.palette import COLOURS
 from dfer.runtime.outputs.tables import CsvSink
 from dfer.runtime.timing import StageTimes
 from dfer.runtime.web import WebPage
+from dfer.runtime.web.listening import listen
 from helpers import ctrl_c_as_on_windows
 from web_scene import BOX, Run, State, Viewer, make_step, stages
 
@@ -234,6 +235,15 @@ def test_a_number_that_is_no_port_is_refused() -> None:
     for port in (65536, 70000, -1):
         with pytest.raises(DferError, match=f"port: {port} is none"):
             WebPage(EXPRESSIONS, port)
+
+
+def test_on_windows_no_two_servers_share_a_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    stand_in = socket.SO_KEEPALIVE
+    monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", stand_in, raising=False)
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.getsockopt(socket.SOL_SOCKET, stand_in) == 1
+        assert listener.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
 
 
 def test_a_port_that_is_taken_is_told_at_once() -> None:
