@@ -1,6 +1,6 @@
 """What this machine is: cores, clocks, instruction sets, memory, GPUs, power mode, versions.
 
-Everything is read from files that Linux may or may not have; what cannot be read is None or empty, never an error.
+Most is read from files that Linux may or may not have; what cannot be found out is None or empty, never an error.
 `root` is the folder that holds /proc and /sys, so that descriptions of other machines can be read, too.
 """
 
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import importlib
 import math
 import os
 import platform
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,17 +40,18 @@ PACKAGES = (
 _INSTRUCTIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
-    "avx_vnni": "VNNI",
-    "avx512_vnni": "VNNI",
-    "avx512_bf16": "BF16",
-    "amx_int8": "AMX",
+    "avxvnni": "VNNI",
+    "avx512vnni": "VNNI",
+    "avx512bf16": "BF16",
+    "amxint8": "AMX",
     "asimd": "NEON",
     "asimddp": "dot product",
     "i8mm": "I8MM",
     "bf16": "BF16",
     "sve": "SVE",
 }
-"""By the kernel's name of a flag, ours; those that change how fast an encoder runs."""
+"""By a flag of Linux without underscores, which is NumPy's in small letters, our name of it; those that change how fast
+an encoder runs."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +125,11 @@ def cpu_model(root: Path = ROOT) -> str:
 
 
 def instructions(root: Path = ROOT) -> tuple[str, ...]:
-    """The processor's instructions that change how fast an encoder runs; none where the system does not tell."""
+    """The processor's instructions that change how fast an encoder runs. Where the system does not tell, as Windows,
+    they are those that NumPy looks for: VNNI only with AVX-512, and no AMX."""
     fields = _cpuinfo(root)
-    flags = set((fields.get("flags") or fields.get("features") or "").split())
+    told = fields.get("flags") or fields.get("features")
+    flags = _numpy_flags() if told is None else set(told.replace("_", "").split())
     return tuple(dict.fromkeys(name for flag, name in _INSTRUCTIONS.items() if flag in flags))
 
 
@@ -190,6 +195,14 @@ def _siblings(root: Path, number: int) -> str | None:
     """The logical processors of the core of one of them: "0,4". A core's own number is not unique on every board."""
     topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
     return read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list")  # before Linux 5.3
+
+
+def _numpy_flags() -> set[str]:
+    for core in ("numpy._core", "numpy.core"):  # of NumPy 2, and 1
+        with suppress(ImportError, AttributeError):
+            found = importlib.import_module(f"{core}._multiarray_umath").__cpu_features__
+            return {name.lower() for name, there in found.items() if there}
+    return set()
 
 
 def _quota(root: Path) -> float | None:

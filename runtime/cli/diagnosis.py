@@ -275,7 +275,8 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
             "the CPU's governor is powersave: "
             "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
         )
-    if not {"VNNI", "AMX", "dot product", "I8MM"} & set(machine.instructions) and not machine.gpus:
+    known = machine.instructions and machine.system.startswith("Linux")  # all of them
+    if known and not {"VNNI", "AMX", "dot product", "I8MM"} & set(machine.instructions) and not machine.gpus:
         advice.append("this CPU has no instructions for INT8 products: an --int8 export may be no faster than fp32")
     if machine.memory is not None and machine.memory < 2e9:
         advice.append("less than 2 GB of memory: use models of ViT-B/32's size or smaller, in INT8")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +17,7 @@ from dfer.runtime.machine import (
     default_threads,
     describe_machine,
     gpus,
+    instructions,
     physical_cores,
     run_tool,
     versions,
@@ -119,6 +122,15 @@ def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:
     assert (found.memory, found.governor, found.clock) == (7802240 * 1024, "schedutil", 1510.4)
     assert found.l4t is not None
     assert found.l4t.startswith("R36")
+
+
+def test_numpy_tells_the_instructions_where_the_system_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    core = importlib.import_module(f"numpy.{'_' * (np.__version__ >= '2')}core._multiarray_umath")
+    monkeypatch.setattr(core, "__cpu_features__", {"AVX2": True, "AVX512VNNI": True, "AVX512F": False, "ASIMD": False})
+    assert instructions(tmp_path) == ("AVX2", "VNNI")
 
 
 def test_gpus_are_named_by_the_driver(tmp_path: Path) -> None:

@@ -122,6 +122,11 @@ def test_a_jetson_is_told_how_its_own_opencv_is_used(finding: tuple[str, str, di
     assert "pip uninstall opencv-python-headless, then pip install 'numpy<2'" in advice[0]
 
 
+@pytest.mark.parametrize("changes", [{"instructions": ()}, {"instructions": ("AVX2",), "system": "Windows 11 AMD64"}])
+def test_instructions_that_may_be_there_are_not_said_to_be_missing(changes: dict[str, object]) -> None:
+    assert diagnosis._advice(a_machine(**changes), {"cpu": {"text": ""}}, []) == []
+
+
 def test_a_machine_with_all_it_can_use_gets_no_advice() -> None:
     machine = a_machine(cpu="Intel Xeon", gpus=("NVIDIA L4",))
     started = {name: {"text": ""} for name in ("cpu", "openvino", "cuda")}
