@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -104,6 +105,11 @@ def default_threads(live: int, root: Path = ROOT) -> int:
     """
     cores = physical_cores(root)
     return max(cores - live // 2, (cores + 1) // 2)
+
+
+def default_workers(cores: int) -> int:
+    """Worker processes for so many cores: one each, but on Windows, where nobody can wait for more, 60."""
+    return min(cores, 60) if sys.platform == "win32" else cores
 
 
 def physical_cores(root: Path = ROOT) -> int:

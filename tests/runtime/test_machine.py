@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from dfer.runtime.machine import (
     cache_folder,
     default_threads,
+    default_workers,
     describe_machine,
     gpus,
     instructions,
@@ -101,6 +102,13 @@ def test_readers_of_live_sources_get_cores_but_never_more_than_half(
     assert [default_threads(live, tmp_path) for live in (0, 1, 2, 4, 16)] == [4, 4, 3, 2, 2]
     processors(tmp_path / "one", monkeypatch, [0])
     assert default_threads(8, tmp_path / "one") == 1
+
+
+def test_windows_has_no_more_workers_than_it_can_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    assert [default_workers(cores) for cores in (8, 96)] == [8, 60]
+    monkeypatch.setattr("sys.platform", "linux")
+    assert default_workers(96) == 96
 
 
 def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import click
 
 from ...runtime.cli.options import command, version_option
 from ...runtime.errors import DferError, ParameterError, reports_errors
+from ...runtime.machine import default_workers
 from .options import workers_option
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong 
     help="Cut nothing: write to the file OUT, a line of JSON for each training clip of VIDEOS, what to ask a language "
     "model that sees pictures for a caption, and about which frames.",
 )
-@workers_option("Processes that cut faces.", os.cpu_count() or 1, "one for each CPU core")
+@workers_option("Processes that cut faces.", default_workers(os.cpu_count() or 1), "one for each CPU core")
 @version_option
 @reports_errors
 def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool, workers: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...bundle import Bundle
 from ...errors import ParameterError
-from ...machine import physical_cores
+from ...machine import default_workers, physical_cores
 from ...pipeline.feature_window import check_sampling
 from .folder import CorpusFolder
 from .plan import LONGEST, Unit, find_videos, make_plan
@@ -118,7 +118,7 @@ def _run(units: list[Unit], job: Job, options: LabelOptions) -> Iterator[tuple[U
     if not units:
         return iter(())
     if options.cluster is None:
-        return run_locally(units, job, options.workers or physical_cores())
+        return run_locally(units, job, options.workers or default_workers(physical_cores()))
     from .cluster import run_on_cluster
 
     return run_on_cluster(units, job, options.cluster, options.cpus, options.gpus)
