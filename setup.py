@@ -60,6 +60,7 @@ TEST = [
     *RAY,
     *VIDEO,
     *WEB,
+    "click>=8.2",  # before, its test runner mixed stderr into stdout
     "pytest>=8",
     "pytest-xdist>=3.6",  # the suite in two processes
     "hypothesis>=6",
