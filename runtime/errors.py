@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,6 +47,19 @@ class ParameterError(DferError):
 
     def __str__(self) -> str:
         return printable(f"{self.parameter}: {self.problem}")
+
+
+_LEAST = {"threads": 1, "max_faces": 1, "min_face": 0, "detect_every": 1, "jobs": 1, "reconnect_tries": 0, "workers": 1}
+
+
+def check_least(settings: Mapping[str, Any]) -> None:
+    """Raise ParameterError for a whole number that is too small for its name; None, and other names, are not looked at.
+
+    >>> check_least({"threads": 2, "max_faces": None, "provider": "cpu"})
+    """
+    for name, least in _LEAST.items():
+        if (value := settings.get(name)) is not None and value < least:
+            raise ParameterError(name, f"must be at least {least}, not {value}")
 
 
 def printable(value: object) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .bundle import DEMO, Bundle
 from .engines import LARGEST_BATCH, Engine, open_graph
 from .engines.choice import check_precision, choose, precision_for
-from .errors import DferError, ParameterError
+from .errors import DferError, ParameterError, check_least
 from .faces.alignment import resize_crop
 from .faces.boxes import align_box
 from .faces.detection import FaceDetector
@@ -82,6 +82,7 @@ class Recognizer:
         window = manifest.seconds if window is None else window
         fps = manifest.fps if fps is None else fps
         check_sampling(window, fps)
+        check_least({"max_faces": max_faces, "min_face": min_face, "detect_every": detect_every, "threads": threads})
         if precision not in ("auto", *manifest.precisions):
             held = ", ".join(manifest.precisions)
             raise ParameterError("precision", f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
@@ -307,9 +308,7 @@ class Recognizer:
             fps = rate
             self.warn(f"{name}: has {fps:g} frames per second, fewer than the {self.fps:g} to sample; all are taken")
             if self.window * fps < 2:
-                raise ParameterError(
-                    "window", f"{self.window:g} s hold fewer than two frames of {name}; a longer one is needed"
-                )
+                raise ParameterError("window", f"{self.window:g} s hold fewer than two frames of {name}; ask for more")
         return StreamState(
             name,
             live,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..engines import LARGEST_BATCH
-from ..errors import DferError, ParameterError
+from ..errors import DferError, ParameterError, check_least
 from ..machine import default_threads, give_back_large_blocks, physical_cores
 from ..outputs.absence import Absence
 from ..outputs.folder import OutputFolder
@@ -261,6 +261,7 @@ def _check(options: RunOptions) -> None:
     """Raise DferError for settings that cannot work, as far as that can be known before a source or model is open."""
     check_sampling(options.window, options.fps)
     check_smoothing(options.smooth, options.unsure, options.neutral_prior)
+    check_least(vars(options))
     if options.realtime and options.jobs:
         raise ParameterError("jobs", "files that play as if live are all read at once; leave out --jobs or --realtime")
     if isinstance(options.classes, str | Path):

@@ -214,9 +214,13 @@ def test_sampling_faster_than_the_source_uses_its_rate_and_says_so(face_video: P
     assert "24 frames per second" in warnings[0]
 
 
-@pytest.mark.parametrize("settings", [{"window": 0}, {"fps": -1}, {"window": 0.1, "fps": 8}, {"precision": "int3"}])
+SMALL = {"max_faces": 0, "min_face": -5, "detect_every": 0, "threads": 0}
+SETTINGS = [{"window": 0}, {"fps": -1}, {"window": 0.1, "fps": 8}, {"precision": "int3"}]
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS, *({name: value} for name, value in SMALL.items())])
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(DferError):
+    with pytest.raises(DferError, match=f"^{next(iter(settings))}: "):
         Recognizer(DEMO, **settings)  # type: ignore[arg-type]
 
 

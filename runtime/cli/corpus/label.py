@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...bundle import Bundle
-from ...errors import ParameterError
+from ...errors import ParameterError, check_least
 from ...machine import default_workers, physical_cores
 from ...pipeline.feature_window import check_sampling
 from .folder import CorpusFolder
@@ -69,6 +69,7 @@ def label(
         raise ParameterError("shard", f"{shard[0]}/{shard[1]} is none; 1/4 to 4/4 are the four of four")
     if shard is not None and options.cluster is not None:
         raise ParameterError("shard", "a Ray cluster divides the work itself; leave one of the two out")
+    check_least(vars(options) | vars(settings))
     bundle = Bundle.open(settings.bundle)
     window = bundle.manifest.seconds if settings.window is None else settings.window
     check_sampling(window, bundle.manifest.fps if settings.fps is None else settings.fps)

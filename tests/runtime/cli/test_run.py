@@ -17,7 +17,7 @@ from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.runner import RunOptions
 from dfer.runtime.cli.runner import run as run_sources
 from dfer.runtime.engines.trt_library import is_installed
-from dfer.runtime.errors import DferError
+from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
 from dfer.runtime.recognizer import Recognizer
@@ -244,6 +244,13 @@ def test_files_played_as_if_live_have_no_jobs(face_video: Path) -> None:
     result = run(face_video, "--realtime", "--jobs", 2)
     assert result.exit_code == 1
     assert "--jobs: files that play as if live are all read at once" in flat(result.output)
+
+
+@pytest.mark.parametrize("settings", [{"jobs": -1}, {"jobs": 0}, {"threads": 0}, {"max_faces": -1}])
+def test_numbers_too_small_are_refused_before_anything_is_read(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(ParameterError, match=f"^{name}: must be at least 1, not "):
+        run_sources(RunOptions(["gone.mp4"], **settings))
 
 
 def test_ctrl_c_while_the_outputs_are_finished_is_told(face_video: Path, tmp_path: Path) -> None:

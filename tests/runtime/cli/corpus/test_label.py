@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,13 @@ def test_what_cannot_work_ends_in_a_line(
     assert result.exit_code in (1, 2)
     assert words in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_numbers_too_small_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    few = replace(SETTINGS, max_faces=0)
+    for options in (LabelOptions([], tmp_path / "out", SETTINGS, workers=-1), LabelOptions([], tmp_path / "out", few)):
+        with pytest.raises(DferError, match="must be at least 1, not "):
+            label(options)
 
 
 def test_a_model_that_kills_workers_ends_the_run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
