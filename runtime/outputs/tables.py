@@ -37,13 +37,17 @@ class Lines:
     """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
 
     path: of the file, or `STDOUT`.
-    Raises DferError, naming the file, when a line cannot be written (a full disk); what was written before stays, and
-    a line of which only a part found room is taken back, but not from standard output, where others may write, too.
+    Raises DferError, naming the file, when it cannot be made, or a line not be written (a full disk); what was written
+    before stays, and a line of which only a part found room is taken back, but not from standard output, where others
+    may write, too.
     """
 
     def __init__(self, path: Path, head: str) -> None:
         self._path, self._size, self._head = path, 0, 0
-        self._file: IO[bytes] = sys.stdout.buffer if path == STDOUT else path.open("wb", buffering=0)
+        try:
+            self._file: IO[bytes] = sys.stdout.buffer if path == STDOUT else path.open("wb", buffering=0)
+        except OSError as error:
+            raise DferError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
             self.append(head)
         except BaseException:

@@ -78,6 +78,12 @@ def test_files_without_a_row_are_discarded_and_others_stay(tmp_path: Path) -> No
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 2
 
 
+def test_a_table_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    for sink in (lambda path: CsvSink(path, CLASSES), lambda path: JsonlSink(path, {})):
+        with pytest.raises(DferError, match=r"gone.o: cannot be written: No such file"):
+            sink(tmp_path / "gone" / "o")
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_device_alone(tmp_path: Path) -> None:
     with pytest.raises(DferError, match="/dev/full: No space left"):
