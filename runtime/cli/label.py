@@ -54,7 +54,7 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
 
 
 @command(epilog=EPILOG)
-@click.argument("videos", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("videos", nargs=-1, required=True)
 @click.argument("out", type=click.Path(path_type=Path, file_okay=False))
 @bundle_option
 @click.option(
@@ -88,7 +88,7 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
 @version_option
 @reports_errors
 def main(
-    videos: tuple[Path, ...],
+    videos: tuple[str, ...],
     out: Path,
     bundle: Path | None,
     workers: int | None,

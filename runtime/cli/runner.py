@@ -38,7 +38,7 @@ Report = Callable[[str], object]
 class RunOptions:
     """What to read, how, and what to write; each field is an option of `dfer-run` of the same name.
 
-    sources: cameras' numbers, files, folders, patterns, URLs (see `open_source`).
+    sources: cameras' numbers, files, folders, patterns, URLs (see `open_source`); one, or several.
     bundle, provider, precision, threads, window, fps, max_faces, min_face, detect_every, smooth, classes,
     neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
     rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
@@ -55,7 +55,7 @@ class RunOptions:
     realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
     """
 
-    sources: Sequence[SourceSpec]
+    sources: Sequence[SourceSpec] | SourceSpec
     bundle: str | Path | None = None
     csv: str | Path | None = None
     jsonl: str | Path | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import operator
 import os
 import re
 import sys
@@ -65,7 +66,7 @@ def open_source(
     ...     source.rate, sum(1 for frame in source)
     (24.0, 96)
     """
-    source = _open(spec, image_rate, warn, size, fps, reconnect_tries, photos, hwaccel)
+    source = _open(_named(spec), image_rate, warn, size, fps, reconnect_tries, photos, hwaccel)
     if hwaccel is not None and not isinstance(source, VideoFile):
         source.close()
         raise ParameterError("hwaccel", f"{source.name} is neither a video file nor a recording; it decodes only these")
@@ -176,15 +177,15 @@ def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: 
     return ImageFolder(paths, name, rate, warn, photos is True)
 
 
-def expand(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
+def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
     """The places of single sources: a pattern becomes the files that it matches, in natural order, and a folder of
     videos these.
 
-    A pattern or folder of images stays as it is, for that is one source. Raises DferError for a pattern that matches
-    nothing, and for a pattern or folder of both images and other files.
+    specs: several, or one. A pattern or folder of images stays as it is, for that is one source. Raises DferError for
+    what names nothing, a pattern that matches nothing, and a pattern or folder of both images and other files.
     """
     single: list[SourceSpec] = []
-    for spec in specs:
+    for spec in map(_named, specs if isinstance(specs, Iterable) and not isinstance(specs, str) else [specs]):
         if videos := _videos_in(spec):
             single += videos
         elif _is_pattern(spec) and not _is_image((files := _matches(str(spec)))[0]):
@@ -194,8 +195,21 @@ def expand(specs: Iterable[SourceSpec]) -> list[SourceSpec]:
     return single
 
 
+def _named(spec: object) -> SourceSpec:
+    """A source's name, or the number of a camera. Raises DferError for what is neither, such as ""."""
+    if isinstance(spec, str | Path) and str(spec):
+        return spec
+    try:
+        if isinstance(spec, bool):
+            raise TypeError
+        return operator.index(spec)  # type: ignore[arg-type]  # NumPy's numbers, too
+    except TypeError as error:
+        kinds = "a video, a folder, a pattern or an address, or the number of a camera"
+        raise DferError(f"{spec!r} names no source; name {kinds}") from error
+
+
 def open_sources(
-    specs: Iterable[SourceSpec],
+    specs: Iterable[SourceSpec] | SourceSpec,
     image_rate: float = IMAGE_RATE,
     warn: Warn = lambda _: None,
     *,

@@ -32,7 +32,7 @@ class LabelOptions:
     longest: seconds of video in a unit.
     """
 
-    videos: Sequence[Path]
+    videos: Sequence[str | Path]
     out: Path
     settings: LabelSettings
     workers: int | None = None

@@ -50,21 +50,22 @@ class Unit:
         return sum(segment.seconds for segment in self.segments)
 
 
-def find_videos(places: Iterable[Path]) -> list[Path]:
+def find_videos(places: Iterable[str | Path]) -> list[Path]:
     """The videos that are named: files, patterns, and folders with all that is in them, in natural order.
 
-    Raises DferError for a place with none.
+    Raises DferError for a place with none, and for "".
     """
     found: list[Path] = []
-    for place in places:
-        if place.is_dir():
+    for named in places:
+        place = Path(named)
+        if named != "" and place.is_dir():
             inside = [file for file in place.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
             visible = [file for file in inside if "/." not in f"/{file.relative_to(place).as_posix()}"]
             if not visible:
                 raise DferError(f"{readable(place)}: no videos in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})")
             found += sorted(visible, key=lambda file: natural_order(str(file)))
         else:
-            listed = [Path(str(spec)) for spec in expand([str(place)])]
+            listed = [Path(str(spec)) for spec in expand([str(named)])]
             if absent := next((file for file in listed if not file.is_file()), None):
                 raise DferError(f"{readable(absent)}: no such file")
             found += listed

@@ -223,6 +223,7 @@ def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path:
     ("arguments", "words"),
     [
         (["nothing.mp4", "out"], "nothing.mp4: no such file"),
+        (["", "out"], "'' names no source"),
         (["empty", "out"], "empty: no videos in this folder"),
         (["clip.mp4", "full"], "full: is there, and holds no results of dfer-label"),
         (["clip.mp4", "out", "--shard", "5/4"], "'5/4' is not K/N"),
