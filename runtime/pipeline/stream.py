@@ -224,9 +224,9 @@ class StreamState:
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
         self._pending: set[int] = set()  # those of them that are not encoded yet
-        self._period, self._time = -1, 0.0  # number of the sampling period, and time of its sample
-        self._index = -1  # of the last frame
-        self._looked = -1.0  # time of the frame in which the provider said where faces are
+        self._period, self._time = 0, 0.0  # number of the sampling period, and time of its sample
+        self._index = -1  # of the last frame, before the first -1
+        self._looked = -math.inf  # time of the frame in which the provider said where faces are
         self._shape: tuple[int, ...] = ()  # of the last frame's picture
 
     def process(self, frame: Frame) -> FollowedFrame:
@@ -234,8 +234,8 @@ class StreamState:
         anew = frame.cut or frame.shape != self._shape
         if anew:
             self._restart(frame)
-        period = int((frame.time + _ROUNDING) / self._step)
-        fresh = period > self._period or frame.photo
+        period = math.floor((frame.time + _ROUNDING) / self._step)
+        fresh = self._index < 0 or period > self._period or frame.photo
         if fresh:
             self._begin(period, frame)
         self._index = frame.index
@@ -274,7 +274,7 @@ class StreamState:
             lost = slept + (number in self._pending)
             self._states[number].missed += lost
             self._scheduler.skip(lost)
-        if self._period >= 0:
+        if self._index >= 0:
             self._tell_slow(frame, frame.time - self._time)
         self._period, self._time = period, frame.time
 

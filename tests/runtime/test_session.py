@@ -49,6 +49,15 @@ def test_pushed_frames_give_the_rows_of_the_file(
     assert len(streamed) == 24
 
 
+def test_times_may_begin_anywhere(recognizer: Recognizer, frames: list[Frame], streamed: list[Prediction]) -> None:
+    for start in (-1.5, 1e6):
+        session = recognizer.session()
+        rows = [row for frame in frames for row in session.push(frame.image, start + frame.time)]
+        assert [(row.frame, row.label, row.state) for row in rows] == [
+            (row.frame, row.label, row.state) for row in streamed
+        ]
+
+
 def test_sessions_of_one_recogniser_run_in_several_threads(
     recognizer: Recognizer, frames: list[Frame], streamed: list[Prediction], face_video: Path
 ) -> None:
