@@ -170,7 +170,7 @@ class Recognizer:
     def predict(
         self, image_or_clip: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], rate: float | None = None
     ) -> list[Prediction]:
-        """The faces of one picture, RGB uint8 [H,W,3], or at the end of a clip of several: one prediction for each.
+        """The faces of one picture, RGB uint8 [H,W,3], or of a clip's last second: one prediction for each, its last.
 
         rate: pictures of the clip per second; None for as many as are sampled (`fps`).
         Raises DferError for anything that is no such picture.
@@ -182,7 +182,8 @@ class Recognizer:
         for index, image in enumerate(clip):
             for prediction in session.push(image, index / (rate or self.fps)):
                 latest[prediction.track_id] = prediction
-        return [replace(one, state="ready") if single else one for one in latest.values()]
+        left = session._time - longest_gap(1 / min(rate or self.fps, self.fps))
+        return [replace(one, state="ready") if single else one for one in latest.values() if one.time >= left]
 
     def predict_crops(
         self, crops: Sequence[NDArray[np.uint8]], times: Sequence[float] | None = None, *, aligned: bool = True

@@ -131,6 +131,13 @@ def test_a_single_picture_and_a_clip_give_a_prediction_per_face(recognizer: Reco
     assert recognizer.predict(np.zeros((80, 80, 3), np.uint8)) == []
 
 
+def test_of_a_clip_only_faces_that_are_there_at_its_end_are_given(recognizer: Recognizer, frames: list[Frame]) -> None:
+    images, black = [frame.image for frame in frames[:24]], np.zeros_like(frames[0].image)
+    (last,) = recognizer.predict([*images, *[black] * 12], rate=24)
+    assert last.frame == 21
+    assert recognizer.predict([*images, *[black] * 24], rate=24) == []
+
+
 def test_crops_of_ones_own_give_what_the_pipeline_gives(recognizer: Recognizer, frames: list[Frame]) -> None:
     from dfer.runtime.faces.alignment import align
     from dfer.runtime.faces.detection import FaceDetector
