@@ -57,6 +57,8 @@ class OrtEngine(Engine):
         self._outputs = [output.name for output in self._sessions[first].get_outputs()]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
+        if not self._sessions:
+            raise DferError("the engine was closed")
         rows = len(next(iter(inputs.values())))
         if self._largest is not None and rows > self._largest:
             return self._run_in_parts(inputs, rows, self._largest)

@@ -31,6 +31,13 @@ def test_the_cpu_runs_any_batch_and_says_what_it_is(bundle: Path) -> None:
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
+def test_what_was_closed_does_not_open_again(bundle: Path) -> None:
+    with open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "cpu") as engine:
+        pass
+    with pytest.raises(DferError, match="the engine was closed"):
+        engine.run({"features": np.zeros((1, 16, 128), np.float32)})
+
+
 @pytest.mark.skipif(
     "CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this ONNX Runtime has CUDA"
 )
