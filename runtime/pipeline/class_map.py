@@ -65,7 +65,7 @@ class ClassMap:
     def read_names(path: Path) -> dict[str, Any]:
         """The object in the file, for a model that is not known yet. Raises ParameterError for anything else."""
         try:
-            pairs = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_Pairs)
+            pairs = json.loads(path.read_bytes(), object_pairs_hook=_Pairs)
         except (OSError, ValueError, RecursionError) as error:
             reason = getattr(error, "strerror", None) or f"not JSON ({error})"
             raise ParameterError("classes", f"{path}: {reason}") from error

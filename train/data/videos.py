@@ -150,7 +150,7 @@ def folder_rate(path: Path) -> float | None:
     Raises DferError where that is no number above 0.
     """
     try:
-        rate = float((path / RATE).read_text(encoding="utf-8"))
+        rate = float((path / RATE).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

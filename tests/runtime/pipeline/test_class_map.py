@@ -76,6 +76,13 @@ def test_a_file_that_means_nothing_is_an_error_that_names_it(tmp_path: Path, tex
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_be_saved_as_windows_saves_text(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text('{"happiness": "Größe"}', encoding=encoding)
+    assert ClassMap.read(path, EXPRESSIONS).classes[0] == "Größe"
+
+
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(DferError, match=r"no\.json: No such file"):
         ClassMap.read(tmp_path / "no.json", EXPRESSIONS)

@@ -103,7 +103,7 @@ def test_a_video_gives_what_its_frames_in_a_folder_give(tmp_path: Path) -> None:
 def test_a_folder_of_frames_may_tell_its_rate(tmp_path: Path) -> None:
     write_frames(tmp_path / "told", [9] * 15)
     write_frames(tmp_path / "untold", [9] * 15)
-    (tmp_path / "told" / "rate.txt").write_text("29.97\n")
+    (tmp_path / "told" / "rate.txt").write_text("29.97\n", encoding="utf-8-sig")
     assert open_clips(tmp_path, "told", "untold").seconds == [15 / 29.97, None]
     for wrong in ("fast", "0", "nan", ""):
         (tmp_path / "told" / "rate.txt").write_text(wrong)
