@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
-from time import monotonic
+from time import perf_counter
 
 import cv2
 
@@ -24,7 +24,7 @@ def main(place: str = "demo-output/clip.mp4", out: str = "captured.mp4") -> None
     rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
     size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     video = cv2.VideoWriter(out, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
-    begun, shown = monotonic(), {}
+    begun, shown = perf_counter(), {}
     with Recognizer() as recognizer, suppress(KeyboardInterrupt):
         session = recognizer.session(place, live=live)
         while True:
@@ -32,7 +32,7 @@ def main(place: str = "demo-output/clip.mp4", out: str = "captured.mp4") -> None
             if not good:
                 break
             # A file's time stands in the file; a camera's is the clock's.
-            seconds = monotonic() - begun if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            seconds = perf_counter() - begun if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             step = session.step(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), seconds)
             for face in step.predictions:
                 if shown.get(face.track_id) != face.label:
