@@ -217,7 +217,7 @@ def _changes(track: TrackSummary) -> str:
 
 def _short(source: str) -> str:
     """Its last part, or the end of that."""
-    name = source.rstrip("/").rpartition("/")[2]
+    name = PurePath(source).name
     return name if len(name) <= 32 else "…" + name[-31:]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -33,6 +34,15 @@ def test_a_source_is_one_line_however_much_is_seen(width: int) -> None:
     text = "".join(segment.text for segment in line)
     assert len(text) <= width
     assert "1/14400" in text and "an interview" in text
+
+
+def test_the_folders_of_a_windows_path_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.cli.progress.PurePath", PureWindowsPath)
+    name, frame = "C:\\films\\a.mp4", Frame(np.zeros((9, 9, 3), np.uint8), 8, 1.0)
+    console = Console(file=io.StringIO())
+    for bars in (ProgressBars(console, [Reader(name)]), OverallBar(console, [Reader(name)])):  # type: ignore[list-item]
+        bars.write(Step(name, frame, (), ()))
+        assert bars.progress.tasks[0].description == "a.mp4"
 
 
 def test_many_sources_share_one_bar() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import PureWindowsPath
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def test_brackets_in_a_name_stay() -> None:
     for source in ("Talk [dQw4].mp4", "other.mp4"):
         summary.add(said(0.0, "neutral", source=source))
     assert "Talk [dQw4].mp4" in printed(summary.table())
+
+
+def test_the_folders_of_a_windows_path_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.outputs.summary.PurePath", PureWindowsPath)
+    summary = Summary()
+    for source in ("C:\\films\\a.mp4", "rtsp://host/stream/"):
+        summary.add(said(0.0, "neutral", source=source))
+    text = printed(summary.table())
+    assert "a.mp4" in text and "films" not in text and " stream " in text and "host" not in text
 
 
 def test_shares_are_of_time_and_not_of_predictions() -> None:
