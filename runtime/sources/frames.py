@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,10 @@ class Frame:
     @property
     def shape(self) -> tuple[int, ...]:
         return self._image.shape
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: the image, since decoders' own pictures cannot be pickled."""
+        return vars(self) | {"_image": self.image}
 
     @property
     def photo(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,15 @@ def test_predictions_compare_and_pickle_and_a_recogniser_says_why_it_does_not(
     assert streamed[0] != streamed[1]
     with pytest.raises(TypeError, match="loaded engines"):
         pickle.dumps(recognizer)
+
+
+def test_steps_of_a_film_pickle_and_copy_with_their_picture(recognizer: Recognizer, face_video: Path) -> None:
+    with open_source(face_video) as source:
+        steps = [step for step, _ in zip(recognizer.steps(source), range(3), strict=False)]
+    for step in steps[1:]:  # between samples: nobody has asked for their pictures
+        for same in (pickle.loads(pickle.dumps(step)), deepcopy(step)):
+            assert (same.frame.index, same.frame.time, same.faces) == (step.frame.index, step.frame.time, step.faces)
+            np.testing.assert_array_equal(same.frame.image, step.frame.image)
 
 
 def test_predictions_become_a_dataframe(recognizer: Recognizer, streamed: list[Prediction]) -> None:
