@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
+from ..sources.tables import read_rows
 from .alignment import TEMPLATE, align
 from .detection import Box, Face, FaceDetector, GivenFace
 
@@ -92,32 +92,23 @@ def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
     Columns, in any order, others are ignored (so files that dfer-run wrote are read): `frame` (from 0) or `time_s`
     (seconds), of which `frame` counts where both are there; `x`, `y` (top left corner), `w`, `h` in pixels; optionally
     `track` (a whole number from 1, in all rows or in none), which fixes the ids, and `source`, needed where there are
-    several: the name, or its last part.
+    several: the name, or its last part. Spreadsheets' kinds of CSV are read, too (see `read_rows`).
 
     Raises DferError, naming the line, for a file that is not like this, or with no row for one of the sources.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            lines = [(reader.line_num, line) for line in reader]
-    except OSError as error:
-        raise DferError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DferError(f"{path}: not a CSV file in UTF-8 ({error})") from error
+    lines = list(read_rows(path, ("x", "y", "w", "h")))
+    if not lines:
+        raise DferError(f"{path}: holds no boxes")
+    columns = lines[0][1].keys()
     by_frame = "frame" in columns
-    missing = [name for name in ("x", "y", "w", "h") if name not in columns]
     if not by_frame and "time_s" not in columns:
-        missing.insert(0, "frame (or time_s)")
-    if missing:
-        raise DferError(f"{path}: no column {', '.join(missing)}; the first line must name the columns")
+        raise DferError(f"{path}: the first line must name a column frame or time_s")
     if len(sources) > 1 and "source" not in columns:
         raise DferError(f"{path}: no column source, which tells whose box it is where several sources are read")
     when = "frame" if by_frame else "time_s"
     split: dict[str, dict[float, list[_Row]]] = {name: {} for name in sources}
     for number, line in lines:
-        name = _owner(line["source"] or "", sources) if "source" in columns else sources[0]
+        name = _owner(line["source"], sources) if "source" in columns else sources[0]
         moment, row = _read_row(path, number, line, when)
         if name is not None:
             split[name].setdefault(moment, []).append(row)
@@ -130,16 +121,15 @@ def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
 
 def _owner(name: str, sources: Sequence[str]) -> str | None:
     """Which of the sources a row is for; None for one that is not read in this run."""
-    name = name.strip()
     if name in sources:
         return name
     alike = [source for source in sources if PurePath(source).name == PurePath(name).name]
     return alike[0] if len(alike) == 1 else None
 
 
-def _read_row(path: Path, number: int, line: Mapping[str, str | None], when: str) -> tuple[float, _Row]:
+def _read_row(path: Path, number: int, line: Mapping[str, str], when: str) -> tuple[float, _Row]:
     def value(name: str) -> float:
-        text = (line[name] or "").strip()
+        text = line[name]
         try:
             result = float(text)
         except ValueError:
@@ -158,7 +148,7 @@ def _read_row(path: Path, number: int, line: Mapping[str, str | None], when: str
         )
     if min(width, height) < 1:
         raise DferError(f"{path}, line {number}: a box of {width:g}×{height:g} pixels holds no face")
-    track = (line.get("track") or "").strip()
+    track = line.get("track", "")
     if track and not (track.isdecimal() and len(track) < 10 and int(track) > 0):
         raise DferError(f"{path}, line {number}: track is {track[:40]!r}; it must be a whole number from 1")
     return moment, _Row(number, (x, y, width, height), int(track) if track else None)

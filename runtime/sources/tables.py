@@ -39,17 +39,16 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
     mark = next((mark for mark in ",;\t" if mark in first), ",")
     rows = csv.DictReader((line for _, line in numbered), delimiter=mark)
     try:
-        if not set(columns) <= set(rows.fieldnames or ()):
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        if not set(columns) <= set(rows.fieldnames):
             raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
         for row in rows:
             number = numbered[rows.line_num - 1][0]
             if None in row or None in row.values():
-                raise bad_line(
-                    path, number, f"does not have the {len(rows.fieldnames or ())} columns of the first line"
-                )
+                raise bad_line(path, number, f"does not have the {len(rows.fieldnames)} columns of the first line")
             yield number, {name: cell.strip() for name, cell in row.items()}
     except csv.Error as error:
-        raise bad_line(path, numbered[max(rows.line_num, 1) - 1][0], str(error)) from error
+        raise bad_line(path, numbered[max(rows.reader.line_num, 1) - 1][0], str(error)) from error
 
 
 def image_places(table: Path, name: str) -> tuple[Path, Path]:

@@ -80,6 +80,13 @@ def test_what_dfer_run_wrote_is_read_with_its_tracks(face_frames: list[np.ndarra
     boxes.finish()
 
 
+def test_boxes_are_read_as_spreadsheets_save_them(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("time_s; x; y; w; h\r\n0.1; 1; 2; 30; 40\r\n", encoding="utf-16")
+    (boxes,) = read_boxes(path, ["clip.mp4"])
+    assert [index for index in range(12) if boxes.should_detect(index, index / 24)] == [3]
+
+
 def test_times_go_to_the_first_frame_at_or_after_them(tmp_path: Path) -> None:
     path = write(tmp_path, "time_s,x,y,w,h\n0.0417,1,1,9,9\n0.05,2,2,9,9\n0.3,3,3,9,9\n")
     (boxes,) = read_boxes(path, ["clip.mp4"])
@@ -107,11 +114,13 @@ def test_sources_get_their_own_rows(face_frames: list[np.ndarray], tmp_path: Pat
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", r"no column frame \(or time_s\), x, y, w, h"),
-        ("frame,x,y,w\n0,1,1,9\n", "no column h"),
-        ("frame,x,y,w,h\n", "no row is for clip.mp4"),
+        ("", "the first line must name the columns x,y,w,h"),
+        ("frame,x,y,w\n0,1,1,9\n", "must name the columns x,y,w,h"),
+        ("x,y,w,h\n1,1,9,9\n", "must name a column frame or time_s"),
+        ("frame,x,y,w,h\n", "holds no boxes"),
         ("frame,x,y,w,h\n0,1,1,9,9\n1,1,one,9,9\n", "line 3: y is 'one'"),
-        ("frame,x,y,w,h\n0,1,1\n", "line 2: w is ''"),
+        ("frame,x,y,w,h\n0,1,1,,9\n", "line 2: w is ''"),
+        ("frame,x,y,w,h\n0,1,1\n", "line 2: does not have the 5 columns of the first line"),
         ("frame,x,y,w,h\n0,1,nan,9,9\n", "line 2: y is 'nan'"),
         ("frame,x,y,w,h\n0,1,1,0,9\n", "line 2: a box of 0×9 pixels"),
         ("frame,x,y,w,h\n0,1,1,1e-308,9\n", "line 2: a box of 1e-308×9 pixels"),
@@ -120,8 +129,8 @@ def test_sources_get_their_own_rows(face_frames: list[np.ndarray], tmp_path: Pat
         ("frame,x,y,w,h\n0," + "1" * 5000 + ",1,9,9\n", "line 2: x is '1111"),
         ("frame,x,y,w,h\n1e308,1,1,9,9\n", "frame is 1e.308; it counts from 0, to 1e.09 at most"),
         ("frame,x,y,w,h,track\n0,1,1,9,9," + "1" * 5000 + "\n", "line 2: track is '1111"),
-        ("frame,x,y,w,h\n0," + "1" * 200_000 + ",1,9,9\n", "not a CSV file"),
-        ("frame,x,y,w,h\n0,1,1,9" + ",9" * 100_000 + "\n1,1,1,0,9\n", "line 3: a box of 0×9 pixels"),
+        ("frame,x,y,w,h\n0," + "1" * 200_000 + ",1,9,9\n", "line 2: field larger than field limit"),
+        ("frame,x,y,w,h\n0,1,1,9" + ",9" * 100_000 + "\n", "line 2: does not have the 5 columns"),
         ("frame,x,y,w,h\n0.5,1,1,9,9\n", "line 2: frame is 0.5"),
         ("time_s,x,y,w,h\n-1,1,1,9,9\n", "line 2: time_s is -1"),
         ("frame,x,y,w,h,track\n0,1,1,9,9,bob\n", "line 2: track is 'bob'"),
@@ -139,7 +148,7 @@ def test_a_missing_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DferError, match="No such file"):
         read_boxes(tmp_path / "none.csv", ["clip.mp4"])
     (tmp_path / "video.csv").write_bytes(bytes(range(256)))
-    with pytest.raises(DferError, match="not a CSV file"):
+    with pytest.raises(DferError, match="not a text file in UTF-8"):
         read_boxes(tmp_path / "video.csv", ["clip.mp4"])
 
 
