@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 EXPRESSIONS: tuple[str, ...] = (
     "happiness",
     "sadness",
@@ -29,6 +31,11 @@ RESERVED = (*COLUMNS[0], *COLUMNS[1], UNSURE)
 
 LONGEST_NAME = 64
 
+_SPELT = str.maketrans("øłđıØŁĐ’–", "oldiOLD'-") | str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "Æ": "AE", "Œ": "OE"}
+)
+"""Letters and marks that are no other ones with an accent."""
+
 
 def name_fault(name: object) -> str | None:
     """Why something cannot be a class's name, None when it can.
@@ -51,3 +58,13 @@ def name_fault(name: object) -> str | None:
     if name in RESERVED:
         return "is taken (a column, or unsure)"
     return None
+
+
+def in_ascii(name: str) -> str:
+    """A name as pictures have it, whose font has ASCII alone: without accents, "?" for what is not Latin.
+
+    >>> in_ascii("Größe"), in_ascii("高兴")
+    ('Grosse', '??')
+    """
+    letters = unicodedata.normalize("NFKD", name.translate(_SPELT))
+    return "".join(one for one in letters if not unicodedata.combining(one)).encode("ascii", "replace").decode()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..engines import LARGEST_BATCH
 from ..errors import DferError, ParameterError, check_least
+from ..labels import in_ascii
 from ..machine import default_threads, give_back_large_blocks, physical_cores
 from ..outputs.absence import Absence
 from ..outputs.folder import OutputFolder
@@ -171,6 +172,8 @@ def run(
         tell(f"{_origin(options.bundle)}; provider: {recognizer.provider}; precision: {recognizer.precision}")
         if live and options.smooth is None:
             tell(f"live labels are smoothed over {recognizer.smoothing(live=True):g} s (--smooth 0 for none)")
+        if options.video is not None or options.show or folder is not None:
+            _warn_of_letters(recognizer.classes, warn)
         page = None
         if options.web is not None:
             from ..web import ServedModel, WebPage
@@ -300,6 +303,12 @@ def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer
         unsure=options.unsure,
         warn=warn,
     )
+
+
+def _warn_of_letters(classes: Sequence[str], warn: Report) -> None:
+    if lost := [name for name in classes if "?" in in_ascii(name.replace("?", ""))]:
+        told = ", ".join(lost)
+        warn(f"pictures, whose font is Latin, have ? for letters of {told}; rows have all; --classes gives other names")
 
 
 def _turn(rotate: int | Literal["auto"], name: str, warn: Report) -> Turn:

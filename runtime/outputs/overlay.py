@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..labels import in_ascii
 from ..predictions import Prediction, Step, VisibleFace
 from .palette import colour_of
 
@@ -96,8 +97,9 @@ def _draw_tag(
     place."""
     scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
     marks = " ..." * (prediction.state == "warmup") + " (poor)" * prediction.poor
-    full = f"{track}  {prediction.label} {prediction.confidence:.0%}{marks}"
-    for text in (full, f"{track} {prediction.label[:_FEW_LETTERS]}", str(track)):
+    label = in_ascii(prediction.label)
+    full = f"{track}  {label} {prediction.confidence:.0%}{marks}"
+    for text in (full, f"{track} {label[:_FEW_LETTERS]}", str(track)):
         (text_width, text_height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
         width, height = text_width + 2 * pad, text_height + baseline + 2 * pad
         left, right = box.x, box.x + box.w - width
@@ -161,7 +163,7 @@ def _line(unit: float) -> int:
 
 def _names(image: NDArray[np.uint8], prediction: Prediction) -> list[str]:
     letters = _FEW_LETTERS if min(image.shape[:2]) < _FEW_BELOW else _LETTERS
-    return [name[:letters] for name in prediction.classes]
+    return [in_ascii(name)[:letters] for name in prediction.classes]
 
 
 def _name_font(unit: float) -> tuple[float, int]:

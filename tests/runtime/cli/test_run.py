@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,15 @@ def test_classes_of_ones_own_are_in_every_output(face_video: Path, tmp_path: Pat
     assert summary["predictions"] == len(rows) == 24
     assert set(summary["faces"][0]["shares"]) <= {*names, "unsure"}
     assert '"good"' in (tmp_path / "o.html").read_text()
+
+
+def test_classes_that_pictures_cannot_have_are_told_once(face_video: Path, tmp_path: Path) -> None:
+    names = {"happiness": "高兴", "fear": "悲?", "anger": "Größe"}
+    told: list[str] = []
+    options = RunOptions(face_video, classes=names, provider="cpu")
+    for one in (replace(options, video=tmp_path / "o.mp4"), replace(options, csv=tmp_path / "o.csv")):
+        run_sources(one, warn=told.append)
+    assert len(told) == 1 and "letters of 高兴, 悲?; rows" in told[0]
 
 
 def test_smoothing_calms_the_probabilities(face_video: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,6 +79,21 @@ def test_a_face_that_fills_the_picture_still_has_its_label() -> None:
     image = np.full((360, 640, 3), 90, np.uint8)
     area = changed(image, [(-10.0, -10.0, 660.0, 380.0)])
     assert max(area[:25, :200].mean(), area[-25:, :200].mean()) > 0.3
+
+
+def test_names_are_drawn_in_the_letters_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[str] = []
+    put_text = cv2.putText
+
+    def put(image: np.ndarray, text: str, *how: Any) -> Any:
+        drawn.append(text)
+        return put_text(image, text, *how)
+
+    monkeypatch.setattr(cv2, "putText", put)
+    annotate(
+        step(np.full((720, 1280, 3), 90, np.uint8), [(500.0, 200.0, 200.0, 240.0)], ("Größe", "très gêné", "高兴"))
+    )
+    assert drawn == ["1  Grosse 98%", "Grosse", "tres gene", "??"]
 
 
 @settings(max_examples=60, deadline=None)
