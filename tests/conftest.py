@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import HealthCheck, settings
 
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.faces.alignment import align
@@ -24,6 +25,9 @@ from helpers import Pipeline, write_video
 if TYPE_CHECKING:
     from dfer.export.graphs import TracedMethod
     from dfer.train.methods.align_dfer import AlignDfer
+
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")  # it may stand still for seconds at any time
 
 PROCESSES = 2
 SHARED = Path(__file__).parents[2] / "shared" / "data"

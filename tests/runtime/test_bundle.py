@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dfer.runtime import Recognizer
@@ -136,7 +136,6 @@ junk = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(fields), junk)
 @example("window", float("inf"))
 @example("classes", "abc")

@@ -146,7 +146,7 @@ def test_gpus_are_named_by_the_driver(tmp_path: Path) -> None:
     assert gpus(tmp_path) == ("NVIDIA L4",)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(content=st.binary(max_size=80))
 def test_nonsense_in_the_files_is_no_error(content: bytes, tmp_path: Path) -> None:
     names = ("proc/cpuinfo", "proc/meminfo", "proc/self/cgroup", "proc/device-tree/model", "etc/nv_tegra_release")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dfer.runtime import DferError
@@ -177,7 +177,6 @@ def test_whatever_the_file_holds_it_is_read_or_refused(tmp_path_factory: pytest.
 numbers = st.floats(-1e6, 1e6) | st.sampled_from([0, 1, -1e6, 1e6, 1e-6])
 
 
-@settings(deadline=None)
 @given(st.tuples(numbers, numbers, st.floats(1, 1e6), st.floats(1, 1e6)))
 @example((-1e6 + 1, -1e6 + 1, 1e6, 1e6))
 @example((0, 0, 1e6, 1))

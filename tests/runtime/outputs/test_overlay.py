@@ -96,7 +96,7 @@ def test_names_are_drawn_in_the_letters_that_there_are(monkeypatch: pytest.Monke
     assert drawn == ["1  Grosse 98%", "Grosse", "tres gene", "??"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 400), st.integers(1, 400)),
     st.lists(st.tuples(*[st.floats(-300, 500)] * 2, *[st.floats(0, 600)] * 2), max_size=6),

@@ -66,7 +66,7 @@ def test_an_hour_is_thinned_to_a_picture_and_looks_the_same() -> None:
     assert len(series.stretches()) == 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.floats(1e-4, 1e5), st.floats(0, 1)), max_size=3 * MOST_POINTS))
 def test_whatever_comes_there_are_few_points_and_their_shares_sum_to_one(steps: list[tuple[float, float]]) -> None:
     series, time = ProbabilitySeries(2), 0.0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
@@ -27,7 +27,6 @@ def test_classes_are_renamed_joined_and_left_out(tmp_path: Path) -> None:
     assert mapping.apply(before) == pytest.approx([0.4, 0.4, 0.2])
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_probabilities_stay_probabilities_whatever_is_mapped(data: st.DataObject) -> None:
     new_names = st.sampled_from([None, "a", "b", "c"])
@@ -94,7 +93,6 @@ anything = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(anything)
 def test_any_json_is_a_map_or_one_line_that_can_be_shown(
     tmp_path_factory: pytest.TempPathFactory, content: object

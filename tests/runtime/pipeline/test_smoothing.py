@@ -35,7 +35,6 @@ def test_without_options_predictions_stay_as_they_are() -> None:
         assert final.label == raw.label
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 3), rows, st.integers(1, 3)), max_size=30), st.floats(0, 5))
 def test_probabilities_sum_to_one_and_lie_between_those_that_were_said(
     curve: list[tuple[float, tuple[float, ...], int]], seconds: float
@@ -54,7 +53,6 @@ def test_probabilities_sum_to_one_and_lie_between_those_that_were_said(
         assert 0 <= final.entropy <= math.log(3) + 1e-6
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(rows, st.integers(1, 3)), max_size=30))
 def test_tracks_do_not_touch_each_other(curve: list[tuple[tuple[float, ...], int]]) -> None:
     together = Smoother(CLASSES, seconds=0.5)
@@ -66,7 +64,6 @@ def test_tracks_do_not_touch_each_other(curve: list[tuple[tuple[float, ...], int
         assert mixed.label == single.label
 
 
-@settings(deadline=None)
 @given(st.integers(1, 30), st.floats(0.1, 3))
 def test_smoothing_depends_on_time_and_not_on_the_sampling_rate(rate: int, seconds: float) -> None:
     smoother = Smoother(CLASSES, seconds=seconds, gap=10)
@@ -102,7 +99,7 @@ def test_a_small_lead_takes_over_when_it_lasts_and_a_large_one_at_once() -> None
     assert labels(sharp, [(0.4, 0.6, 0.0), (0.8, 0.2, 0.0)]) == ["neutral", "happiness"]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(rows, min_size=2, max_size=60))
 def test_a_label_that_is_held_is_never_far_behind(curve: list[tuple[float, ...]]) -> None:
     smoother = Smoother(CLASSES, seconds=0.4)
@@ -111,7 +108,6 @@ def test_a_label_that_is_held_is_never_far_behind(curve: list[tuple[float, ...]]
         assert final.probabilities.max() - final.confidence < 0.1 + 1e-6
 
 
-@settings(deadline=None)
 @given(rows, st.floats(0.05, 0.9), st.floats(0.01, 0.09))
 def test_the_more_frequent_neutral_was_in_training_the_less_is_it_believed(
     row: tuple[float, ...], prior: float, more: float
@@ -158,7 +154,6 @@ def test_tracks_that_ended_are_forgotten() -> None:
     assert len(smoother._tracks) < 100
 
 
-@settings(deadline=None)
 @given(st.lists(rows, min_size=1, max_size=20), st.floats(0, 1))
 def test_below_the_limit_a_label_is_unsure_and_the_probabilities_stay(
     curve: list[tuple[float, ...]], limit: float

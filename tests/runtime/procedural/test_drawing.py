@@ -120,7 +120,7 @@ def test_walls_and_clothes_are_not_garish() -> None:
 SIGNED = st.floats(-1, 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     units=st.lists(SIGNED, min_size=len(NEUTRAL.vector()), max_size=len(NEUTRAL.vector())),

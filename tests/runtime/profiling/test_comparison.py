@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dfer.runtime.errors import DferError
@@ -99,7 +99,6 @@ def places(value: object, here: tuple[object, ...] = ()) -> list[tuple[object, .
 GOOD = a_report(encode=[1.0, 2.0, 3.0]).to_json()
 
 
-@settings(deadline=None)
 @given(st.sampled_from(places(GOOD)), anything)
 @example(("setup", "load"), "much")
 @example(("machine", "cores"), None)

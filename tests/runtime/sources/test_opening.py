@@ -198,7 +198,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return {name: write_video(folder / f"v.{name}", frames, 25).read_bytes() for name in ("mp4", "avi", "mkv")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     suffix=st.sampled_from(["mp4", "avi", "mkv"]),
     holes=st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=200)), min_size=1, max_size=8),

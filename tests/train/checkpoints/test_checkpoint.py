@@ -125,7 +125,7 @@ def test_missing_or_other_frozen_weights_are_named(parted: tuple[AlignDfer, Path
 @given(data=st.binary(max_size=60))
 @example(data=b"\x80")
 @example(data=b"PK\x03\x04")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_bytes_are_refused_in_one_line(data: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("junk") / "junk.pt"
     path.write_bytes(data)
