@@ -8,23 +8,29 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from helpers import write_video
 
 PROGRAM = "from dfer.runtime.cli import dfer_run; dfer_run()"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
-def test_a_signal_that_comes_twice_is_one(demo_clip: Path, tmp_path: Path) -> None:
+def test_a_signal_that_comes_twice_is_one(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     """As from a service that ends the whole group, and a wrapper in it that passes on what it gets."""
+    video = write_video(tmp_path / "minute.mp4", face_frames * 20, 24)
     table, plot = tmp_path / "o.csv", tmp_path / "o.png"
-    command = [sys.executable, "-c", PROGRAM, demo_clip, "--realtime", "--csv", table, "--plot", plot]
+    program = "import dfer.runtime.cli as cli; cli._ECHO = 60.0; cli.dfer_run()"
+    command = [sys.executable, "-c", program, video, "--realtime", "--csv", table, "--plot", plot]
     run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not table.exists() or table.stat().st_size < 1000:
+        assert run.poll() is None
         time.sleep(0.05)
     for pause in (0.05, 0.2, 0.0):
         run.send_signal(signal.SIGTERM)
         time.sleep(pause)
-    told = run.communicate(timeout=60)[1]
+    told = run.communicate(timeout=240)[1]
     assert run.returncode == 0, told
     assert plot.exists() and "stopped" in told
 

@@ -6,7 +6,7 @@ import sys
 from importlib.machinery import ModuleSpec
 from itertools import count
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 from types import ModuleType
 
 import pytest
@@ -68,11 +68,13 @@ def test_counters_are_followed_around_and_watts_over_time() -> None:
     turns = count()
     around = Sensor("counter", True, lambda: (90.0 + 4 * next(turns)) % 100, wraps=100.0)  # 4 J at each reading
     steady = Sensor("power", False, lambda: 20.0)
+    begun = monotonic()
     with EnergyMeter([around, steady]) as meter:
-        sleep(0.55)
+        while meter.joules["counter"] < 12:  # four readings
+            sleep(0.01)
+    spent = monotonic() - begun
     assert meter.joules["counter"] == pytest.approx(4 * (next(turns) - 1))
-    assert meter.joules["counter"] >= 12
-    assert 20 * 0.5 < meter.joules["power"] < 20 * 5
+    assert 20 * 0.29 < meter.joules["power"] <= 20 * spent
 
 
 def test_a_sensor_that_stops_answering_is_dropped() -> None:
@@ -84,7 +86,8 @@ def test_a_sensor_that_stops_answering_is_dropped() -> None:
         return 1.0
 
     with EnergyMeter([Sensor("gone", False, read), Sensor("there", False, lambda: 1.0)]) as meter:
-        sleep(0.4)
+        while "gone" in meter.joules:
+            sleep(0.01)
     assert list(meter.joules) == ["there"]
 
 
