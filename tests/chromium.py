@@ -34,7 +34,7 @@ class _Channel:
         self._count += 1
         self._socket.send(json.dumps({"id": self._count, "method": method, "params": parameters}))
         while True:
-            answer = json.loads(self._socket.recv(timeout=30))
+            answer = json.loads(self._socket.recv(timeout=120))
             if answer.get("id") == self._count:
                 assert "error" not in answer, answer["error"]
                 return dict(answer["result"])
@@ -66,7 +66,7 @@ class Tab(_Channel):
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 20.0) -> Any:
+    def wait(self, script: str, seconds: float = 120.0) -> Any:
         """The value of an expression as soon as it is truthy."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -109,7 +109,7 @@ def start_chromium(folder: Path) -> Iterator[Chromium]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        told, end = folder / "DevToolsActivePort", time.monotonic() + 60
+        told, end = folder / "DevToolsActivePort", time.monotonic() + 180
         while not (told.exists() and len(lines := told.read_text().split()) == 2):
             assert process.poll() is None and time.monotonic() < end, f"{found} does not start"
             time.sleep(0.05)
@@ -117,7 +117,7 @@ def start_chromium(folder: Path) -> Iterator[Chromium]:
         yield browser
         browser.call("Browser.close")
         browser.close()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
     finally:
         process.kill()
         process.wait()

@@ -108,6 +108,8 @@ class Program:
 
     def __init__(self, *arguments: object) -> None:
         program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        # Whoever is slow hears the end, too.
+        program += "import dfer.runtime.web.server as server; server._FAREWELL = 20.0; "
         program += "from dfer.runtime.cli import dfer_run; dfer_run()"
         self._run = subprocess.Popen(
             [sys.executable, "-c", program, *map(str, arguments)], stderr=subprocess.PIPE, text=True, encoding="utf-8"
@@ -124,7 +126,7 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self._run.send_signal(signal.SIGINT)
-        rest = self._run.communicate(timeout=60)[1]
+        rest = self._run.communicate(timeout=240)[1]
         assert self._run.returncode == 0, rest
 
 
@@ -137,11 +139,11 @@ class Viewer:
         address = page.url.partition("?")[0].replace("http", "ws", 1) + "watch"
         self._open = ExitStack()
         self.socket = self._open.enter_context(connect(address, max_size=None, **options))
-        self.greeting = json.loads(self.socket.recv(timeout=10))
+        self.greeting = json.loads(self.socket.recv(timeout=60))
 
     def round(self, acknowledge: bool = True) -> dict[str, Any]:
         """The next round; each picture has its "image", RGB uint8 [H,W,3]."""
-        data = self.socket.recv(timeout=10)
+        data = self.socket.recv(timeout=60)
         assert isinstance(data, bytes)
         at = 4 + int.from_bytes(data[:4], "big")
         told: dict[str, Any] = json.loads(data[4:at])

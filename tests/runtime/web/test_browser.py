@@ -59,8 +59,9 @@ def sees_motion(tab: Tab) -> None:
 def test_the_video_moves_and_the_chart_scrolls(page: WebPage, tab: Tab) -> None:
     for count in range(200):  # ten seconds of happiness before the run shows anger
         page.show(make_step(count / 20), stages, [State()])
+    tab.open(page.url)
+    tab.wait("!!document.querySelector('.track')")  # before the run goes on: the chart holds but thirty seconds
     with Run(page, start=10.0):
-        tab.open(page.url)
         sees_motion(tab)
         edge = EDGE % COLOURS["anger"]
         places = [tab.wait(edge)]
@@ -133,7 +134,8 @@ OVER = "document.querySelector('#over').innerText"
 
 
 @pytest.mark.long
-def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab) -> None:
+def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.web.server._FAREWELL", 20.0)
     page.show(make_step(0), stages, [])
     tab.open(page.url)
     tab.wait(f"{STATUS} === 'connected'")
@@ -147,7 +149,10 @@ def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab) -> Non
         assert tab.run("document.querySelector('#over').hidden")
 
 
-def test_a_stream_lost_for_good_and_the_error_stay_on_the_page(page: WebPage, tab: Tab) -> None:
+def test_a_stream_lost_for_good_and_the_error_stay_on_the_page(
+    page: WebPage, tab: Tab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfer.runtime.web.server._FAREWELL", 20.0)
     state = State("door")
     page.show(make_step(0, source="door"), stages, [state])
     tab.open(page.url)
@@ -167,7 +172,7 @@ def test_a_pause_holds_the_picture_and_ends_where_the_run_is(page: WebPage, tab:
         tab.open(page.url)
         sees_motion(tab)
         tab.run("document.querySelector('#pause').click()")
-        time.sleep(0.2)  # what was on its way
+        time.sleep(2)  # what was on its way
         held = tab.run(PICTURE)
         time.sleep(0.5)
         assert tab.run(PICTURE) == held

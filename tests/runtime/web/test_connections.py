@@ -26,11 +26,11 @@ def page() -> Iterator[WebPage]:
 
 def connect(page: WebPage) -> socket.socket:
     parts = urlsplit(page.url)
-    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=10)
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=60)
 
 
 def status(page: WebPage) -> int:
-    connection = http.client.HTTPConnection(urlsplit(page.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(page.url).netloc, timeout=60)
     connection.request("GET", "/")
     answer = connection.getresponse().status
     connection.close()
@@ -50,7 +50,7 @@ def test_silent_connections_lock_nobody_out(page: WebPage) -> None:
 
 
 def test_who_does_not_finish_a_request_is_hung_up_on(page: WebPage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dfer.runtime.web.connections.PATIENCE", 0.5)
+    monkeypatch.setattr("dfer.runtime.web.connections.PATIENCE", 1.0)
     for said in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "):
         with connect(page) as slow:
             slow.sendall(said)
@@ -109,6 +109,6 @@ def test_a_flood_of_connections_leaves_descriptors_for_the_run(tmp_path: Path) -
     port = int(run.stdout.readline())
     with ExitStack() as stack:
         for _ in range(400):
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-        output, errors = run.communicate("\n", timeout=30)
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+        output, errors = run.communicate("\n", timeout=120)
     assert (output, errors) == ("alive\n", "")

@@ -51,7 +51,9 @@ def json_of(message: str | bytes) -> Any:
     return json.loads(message[4 : 4 + int.from_bytes(message[:4], "big")])
 
 
-def test_every_kind_of_message_is_as_the_schema_says() -> None:
+def test_every_kind_of_message_is_as_the_schema_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.web.server._HEARTBEAT", 60.0)  # the last message is the end
+    monkeypatch.setattr("dfer.runtime.web.server._FAREWELL", 20.0)
     model = ServedModel("demo.dfer", "align-dfer", "cpu", "fp32", 1.0, True)
     for served in (model, None):
         with WebPage(EXPRESSIONS, 0, model=served) as page, Viewer(page) as viewer:
@@ -61,11 +63,11 @@ def test_every_kind_of_message_is_as_the_schema_says() -> None:
             states = [State(), State("b.mp4", "reconnecting", 2), State("c.mp4", "failed", error="gone")]
             for step in (make_step(0), unread, make_step(1, "fear", tracks=(1, 2))):
                 page.show(step, stages, states)
-                message = json_of(viewer.socket.recv(timeout=10))
+                message = json_of(viewer.socket.recv(timeout=60))
                 viewer.acknowledge()
                 validator("round").validate(message)
             page.close("no answer")
-            assert json_of(viewer.socket.recv(timeout=10))["over"] == "no answer"
+            assert json_of(viewer.socket.recv(timeout=60))["over"] == "no answer"
 
 
 @pytest.mark.long
@@ -86,16 +88,16 @@ def test_the_client_of_the_documentation_prints_all_predictions(
         printing = subprocess.Popen([sys.executable, tmp_path / "client.py", place], stdout=subprocess.PIPE, text=True)
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         with connect(place, additional_headers=headers, max_size=None) as socket:  # beside it, to look at the messages
-            validator("greeting").validate(json.loads(socket.recv(timeout=10)))
+            validator("greeting").validate(json.loads(socket.recv(timeout=60)))
             for _ in range(5):
-                validator("round").validate(json_of(socket.recv(timeout=10)))
+                validator("round").validate(json_of(socket.recv(timeout=60)))
                 socket.send("seen")
         program.address("all is read")
         assert printing.stdout is not None
-        lines = [printing.stdout.readline()]
+        lines = [printing.stdout.readline() for _ in rows_of(table)]
     lines += printing.stdout
     printing.stdout.close()
-    assert printing.wait(timeout=30) == 0
+    assert printing.wait(timeout=120) == 0
     printed, rows = [line.rsplit(" ", 4) for line in lines], rows_of(table)
     assert len(rows) > 10
     assert [(source, float(time), track, label) for source, time, track, label, _ in printed] == [
