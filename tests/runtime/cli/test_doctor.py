@@ -79,7 +79,7 @@ def test_a_provider_that_ends_its_process_or_hangs_is_told(
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{program}\n")
     python.chmod(0o755)
-    monkeypatch.setattr(diagnosis, "_PATIENCE", 0.5)
+    monkeypatch.setattr(diagnosis, "_PATIENCE", 0.5 if "sleep" in program else 60.0)
     monkeypatch.setattr("sys.executable", str(python))
     assert words in diagnosis._start(DEMO, "cuda")["error"]
 

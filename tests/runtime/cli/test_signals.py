@@ -39,7 +39,7 @@ def test_a_signal_while_the_command_line_is_read_is_no_fault() -> None:
     """click makes `Aborted!` and status 1 of it."""
     interrupted = "import os, signal, click; click.Path.convert = lambda *_: os.kill(os.getpid(), signal.SIGTERM); "
     command = [sys.executable, "-c", interrupted + PROGRAM, "--demo", "--csv", "o.csv"]
-    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=60)
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=240)
     assert (run.returncode, run.stderr.strip()) == (0, "")
 
 
@@ -47,14 +47,24 @@ def test_a_signal_while_the_command_line_is_read_is_no_fault() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_libraries_and_model_load_is_no_fault(face_video: Path, number: signal.Signals) -> None:
     """Native modules turn an interruption into errors of their own, or abort at exit when an engine is half made."""
-    program = PROGRAM.replace(";", "; print(flush=True);")
+    told_when = """
+import sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "click":
+            print(flush=True)
+
+sys.meta_path.insert(0, Finder())
+"""
+    program = told_when + PROGRAM
     command = [sys.executable, "-c", program, face_video, "--quiet"]
     for moment in range(24):
         run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         assert run.stdout is not None
-        run.stdout.readline()  # Python runs, which on a busy machine may take a while
+        run.stdout.readline()  # signals are handled from just before click is loaded on
         time.sleep(0.02 + 0.04 * moment)
         run.send_signal(number)
-        told = run.communicate(timeout=60)[1]
+        told = run.communicate(timeout=240)[1]
         assert run.returncode == 0, told
         assert "Traceback" not in told and "terminate" not in told

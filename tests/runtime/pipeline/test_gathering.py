@@ -23,6 +23,12 @@ from dfer.runtime.sources import Source, SourceReaders
 from helpers import assert_same_rows, write_video
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for the readers' threads, though this machine stands still for seconds."""
+    monkeypatch.setattr("dfer.runtime.sources.readers._PATIENCE", 30.0)
+
+
 class Frames(Source):
     """Frames of one's own, of which the last may be followed by an error."""
 
@@ -262,7 +268,7 @@ def test_a_run_that_was_left_does_not_keep_the_next_from_ending(
         following.start()
         time.sleep(0.5)  # both wait for the next frame now
         ending.set()
-        following.join(10)
+        following.join(60)
         assert not following.is_alive()
 
 
@@ -307,16 +313,16 @@ class Slow(Source):
     def __iter__(self):
         for index in range(2):
             yield Frame(face, index, float(index))
-        silent.wait({2 if printed else 60})
+        silent.wait({2 if printed else 600})
 
 silent = threading.Event()
 rows = Recognizer(provider="cpu", precision="fp32").steps(Slow())
 {last}
 """
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, printed, "")
-    assert time.monotonic() - begun < 40
+    assert time.monotonic() - begun < 200
 
 
 def test_every_face_is_read_though_the_next_frames_are_followed_meanwhile(

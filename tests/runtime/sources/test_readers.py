@@ -20,6 +20,12 @@ from dfer.runtime.sources import Frame, Source, SourceReaders, open_source, open
 from helpers import write_video
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing waits for the readers' threads, though this machine stands still for seconds."""
+    monkeypatch.setattr("dfer.runtime.sources.readers._PATIENCE", 30.0)
+
+
 class Written(Source):
     """A source of `length` frames, each after `pause` seconds; then it ends, or raises `fault`, or hangs on a gate."""
 
@@ -157,9 +163,9 @@ def test_a_file_played_as_if_live_takes_its_time_and_drops_what_nobody_took(tmp_
     with SourceReaders([open_source(path)], realtime=True) as readers:
         assert readers.readers[0].live
         frames = [frame for [(_, frame)] in readers.batches()]
+        begun = readers.readers[0]._begin
     assert time.monotonic() - begin >= 0.5
-    offsets = [frame.arrived - frame.time for frame in frames]
-    assert min(offsets) >= offsets[0] - 1e-3  # never early
+    assert begun is not None and all(frame.arrived >= begun + frame.time - 1e-3 for frame in frames)  # never early
     assert len(frames) + readers.readers[0].dropped == 26
     with SourceReaders([open_source(path)], realtime=True) as readers:
         frames = []
@@ -209,9 +215,9 @@ def test_closing_does_not_wait_for_a_read_that_hangs(monkeypatch: pytest.MonkeyP
     next(batches)
     threading.Timer(0.1, readers.close).start()  # as Ctrl-C does, while the next frame is waited for
     assert list(batches) == []
-    assert hanging.closed.is_set()
+    assert hanging.closed.wait(30)
     gate.set()
-    for _ in range(100):
+    for _ in range(1500):
         if reader_threads() == 0:
             break
         time.sleep(0.02)
@@ -242,11 +248,10 @@ def test_so_many_files_are_read_at_once_and_live_sources_besides(jobs: int) -> N
     files = [Written(5, 0.002, name=f"file {number}", fault=OSError() if number == 2 else None) for number in range(8)]
     camera = Written(5, 0.002, name="camera", live=True)
     with SourceReaders([*files, camera], jobs=jobs) as readers:
-        most = 0
         for _ in readers.batches():
-            most = max(most, sum(file.read > 0 and not file.closed.is_set() for file in files))
-            assert reader_threads() <= jobs + 2  # the camera, and one that is just ending
-        assert most <= jobs + 1
+            with readers._ready:  # no thread starts meanwhile
+                started = {thread.name for thread in threading.enumerate()}
+                assert sum(f"reader of {one.name}" in started and not one.closed.is_set() for one in files) <= jobs
         assert [reader.taken for reader in readers.readers[:8]] == [5] * 8
         assert all(reader.ended_after(5) and not reader.ended_after(4) for reader in readers.readers[:8])
     assert reader_threads() == 0

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -23,6 +23,7 @@ from dfer.runtime.errors import DferError
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.long
+T = TypeVar("T")
 HOST = "127.0.0.2"
 """Ray takes 127.0.0.1 for the machine's own address, and then waits for ever."""
 
@@ -61,11 +62,13 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-def until(true: Any, seconds: float = 120.0) -> None:
+def until(true: Callable[[], T], seconds: float = 600.0) -> T:
+    """What came true."""
     begun = time.monotonic()
-    while not true():
+    while not (found := true()):
         assert time.monotonic() - begun < seconds
         time.sleep(0.05)
+    return found
 
 
 def test_whatever_is_killed_every_row_is_there_once(
@@ -82,8 +85,8 @@ def test_whatever_is_killed_every_row_is_there_once(
     driver = [sys.executable, "-c", program]
     run = subprocess.Popen(driver, start_new_session=True)
     done = CorpusFolder(out).done
-    until(lambda: (out / "run.json").exists() and len(done()) >= 8 and workers())
-    os.kill(workers()[0].pid, signal.SIGKILL)
+    until(lambda: (out / "run.json").exists() and len(done()) >= 8)
+    os.kill(until(workers)[0].pid, signal.SIGKILL)
     until(lambda: len(done()) >= 20)
     run.kill()
     run.wait()
@@ -91,7 +94,7 @@ def test_whatever_is_killed_every_row_is_there_once(
     run = subprocess.Popen(driver, start_new_session=True)
     until(lambda: len(done()) >= 36)
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
-    assert run.wait(timeout=240) == 0
+    assert run.wait(timeout=900) == 0
     assert len(done()) == 64
     same(rows_in(out), rows_of_run(sorted(corpus.iterdir())))
     assert {line["state"] for line in lines_of(out)} == {"read"}
