@@ -36,7 +36,7 @@ def demo(demo_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_example(name: str, folder: Path, *arguments: str) -> str:
     """What it prints."""
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -86,7 +86,7 @@ class RealTriton:
                 stderr=log,
                 start_new_session=True,
             )
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + 240
         while True:
             try:
                 with urlopen(f"http://127.0.0.1:{self.port}/v2/health/ready", timeout=5):

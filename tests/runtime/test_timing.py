@@ -65,8 +65,8 @@ def test_a_call_that_takes_too_long_is_left_and_ctrl_c_ends_the_waiting() -> Non
         call_within(0.01, for_ever)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite run in the background ignores it
     try:
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
             call_within(600, for_ever)
     finally:
         signal.signal(signal.SIGINT, before)

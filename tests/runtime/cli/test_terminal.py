@@ -52,7 +52,7 @@ def test_who_reads_the_rows_may_have_had_enough(face_video: Path) -> None:
     reading.stdout.close()
     assert reading.stderr.read() == b""
     reading.stderr.close()
-    reading.wait(timeout=60)
+    reading.wait(timeout=240)
 
 
 def test_names_of_any_script_go_into_files_and_pipes_of_any_encoding(face_video: Path, tmp_path: Path) -> None:
@@ -120,12 +120,12 @@ def test_the_page_of_a_file_stays_until_a_signal_ends_it(
     line = next(line for line in run.stderr if "all is read" in line)
     assert len(rows_of(tmp_path / "o.csv")) == 24
     address = re.findall(r"http://\S+", line)[0]
-    with urlopen(address + "rows.csv", timeout=10) as answer:
+    with urlopen(address + "rows.csv", timeout=60) as answer:
         assert answer.read() == (tmp_path / "o.csv").read_bytes()
     run.send_signal(ending)
     assert "faces" in run.stderr.read()  # the table
     run.stderr.close()
-    assert run.wait(timeout=60) == 0
+    assert run.wait(timeout=240) == 0
 
 
 def test_ctrl_c_while_an_object_is_destroyed_is_not_lost() -> None:
@@ -141,16 +141,16 @@ class Doomed:
 def main():
     doomed = Doomed()
     del doomed
-    time.sleep(20)
+    time.sleep(200)
 
 sys.modules["dfer.runtime.cli.run"] = type(sys)("run")
 sys.modules["dfer.runtime.cli.run"].main = main
 cli.dfer_run()
 """
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 60
 
 
 def test_help_has_examples() -> None:

@@ -127,20 +127,20 @@ def test_another_bundle_after_the_server_was_away_is_refused(stub: StubTriton) -
 
 
 def test_a_server_that_hangs_is_not_waited_for_without_end(stub: StubTriton, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "_TIMEOUT", 0.3)
+    monkeypatch.setattr(triton, "_TIMEOUT", 1.0)
     monkeypatch.setattr(triton, "_AWAY", 0.3)
     hung = threading.Event()
 
     def hang(path: str) -> None:
         if path.endswith(("/infer", "/ready")):
-            hung.wait(20)
+            hung.wait(60)
 
     with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
         stub.respond = hang
         begun = time.monotonic()
         with pytest.raises(DferError, match="does not answer: timed out"):
             engine.run({"frames": crops(1)})
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
     hung.set()
 
 

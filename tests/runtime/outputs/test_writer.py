@@ -127,7 +127,7 @@ def test_an_output_that_is_deleted_meanwhile_is_told(tmp_path: Path, name: str) 
             for index in range(40):
                 outputs.write(step("a", index, 25))
                 if index == 30:
-                    limit = time.monotonic() + 20
+                    limit = time.monotonic() + 60
                     while not (tmp_path / name).exists() and time.monotonic() < limit:
                         time.sleep(0.01)  # a video begins when ffmpeg has taken its first frames
                     (tmp_path / name).unlink()

@@ -132,7 +132,7 @@ def test_time_rises_where_stamps_do_not(tmp_path: Path) -> None:
 def test_a_frame_tells_how_long_it_took_and_since_when_it_waits(tmp_path: Path) -> None:
     with open_source(write_video(tmp_path / "v.mp4", counting_frames(6), 10)) as source:
         frames = list(source)
-    assert all(0 < frame.decode < 1 for frame in frames)
+    assert all(0 < frame.decode < 60 for frame in frames)
     assert all(early.arrived < late.arrived for early, late in pairwise(frames))
 
 

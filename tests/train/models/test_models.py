@@ -287,7 +287,7 @@ def test_without_a_network_a_tag_fails_in_seconds(monkeypatch: pytest.MonkeyPatc
     began = time.monotonic()
     with pytest.raises(DferError, match="cannot load CLIP 'ViT-B-32' with weights 'laion2b_s34b_b79k': Failed to"):
         load_clip("ViT-B-32", "laion2b_s34b_b79k")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ def test_odd_files_of_weights_end_in_one_line_and_soon(clip: Clip, tmp_path: Pat
         load_clip("dfer-nano", str(path))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
-    assert time.monotonic() - begun < 30  # on a busy machine, too
+    assert time.monotonic() - begun < 120  # on a busy machine, too
 
 
 def test_openai_s_own_files_are_explained_and_their_tensors_read(clip: Clip, tmp_path: Path) -> None:

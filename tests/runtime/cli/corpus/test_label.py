@@ -209,7 +209,7 @@ def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path:
     run = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)
     begun = time.monotonic()
     done = CorpusFolder(out).done
-    while not ((out / "run.json").exists() and done()) and time.monotonic() - begun < 60:
+    while not ((out / "run.json").exists() and done()) and time.monotonic() - begun < 300:
         time.sleep(0.02)
     os.kill(run.pid, signal.SIGKILL)
     run.wait()
