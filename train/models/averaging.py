@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 def moving_average(module: nn.Module, decay: float, use_buffers: bool = False) -> AveragedModel:
@@ -14,8 +13,8 @@ def moving_average(module: nn.Module, decay: float, use_buffers: bool = False) -
     use_buffers: average what is not learned as well (running statistics), which else is copied.
     """
 
-    def follow(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-        weight = (10 / (10 + torch.as_tensor(steps))).clamp(min=1 - decay)
-        return averaged + (current - averaged) * weight
+    def follow(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+        weight = max(10 / (10 + int(steps)), 1 - decay)
+        get_ema_multi_avg_fn(1 - weight)(averaged, current, steps)  # of all at once: one by one they took far longer
 
-    return AveragedModel(module, avg_fn=follow, use_buffers=use_buffers)
+    return AveragedModel(module, multi_avg_fn=follow, use_buffers=use_buffers)
