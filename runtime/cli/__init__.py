@@ -29,8 +29,10 @@ def dfer_run() -> None:
         except click.ClickException as error:
             error.show()
             _leave(error.exit_code)
-        except click.Abort:  # interrupted while click read the command line
-            _leave(0)
+        except click.Abort as error:
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            _leave(0)  # interrupted while click read the command line
         finally:  # all is written; while the interpreter ends, a signal would only change the exit status
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -79,7 +81,7 @@ def _signal_main_thread() -> None:
 def _leave(status: int) -> None:
     """End now. An engine that is half made, or runs a graph without an end, would abort the process if its library were
     closed in order."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where they were closed before we began
         with suppress(OSError):  # nobody reads it any more
             stream.flush()
     os._exit(status)

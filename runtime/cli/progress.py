@@ -42,7 +42,8 @@ class OverallBar:
         self._shares[reader.name] = min(1.0, reader.taken / reader.count) if reader.count else 0.0
         done = {name: reader for name, reader in self._readers.items() if reader.done}
         completed = len(done) + sum(share for name, share in self._shares.items() if name not in done)
-        self.progress.update(self._task, completed=completed, ended=len(done), description=PurePath(reader.name).name)
+        name = PurePath(reader.name).name or reader.name
+        self.progress.update(self._task, completed=completed, ended=len(done), description=name)
 
     def close(self) -> None:
         """Leave the bar as it is, with all that ended counted."""
@@ -82,7 +83,7 @@ class ProgressBars:
         )
         self._readers = {reader.name: reader for reader in readers}
         self._tasks = {
-            name: self.progress.add_task(PurePath(name).name, total=reader.count, now="")
+            name: self.progress.add_task(PurePath(name).name or name, total=reader.count, now="")
             for name, reader in self._readers.items()
         }
 

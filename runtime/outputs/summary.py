@@ -217,7 +217,7 @@ def _changes(track: TrackSummary) -> str:
 
 def _short(source: str) -> str:
     """Its last part, or the end of that."""
-    name = PurePath(source).name
+    name = PurePath(source).name or source
     return name if len(name) <= 32 else "…" + name[-31:]
 
 

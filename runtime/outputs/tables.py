@@ -44,6 +44,8 @@ class Lines:
 
     def __init__(self, path: Path, head: str) -> None:
         self._path, self._size, self._head = path, 0, 0
+        if path == STDOUT and sys.stdout is None:
+            raise DferError("standard output is closed; name a file in place of -")
         try:
             self._file: IO[bytes] = sys.stdout.buffer if path == STDOUT else path.open("wb", buffering=0)
         except OSError as error:

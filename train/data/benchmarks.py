@@ -131,6 +131,14 @@ def listed_splits(data: str, root: Path, fold: int = 1, lists: Path | None = Non
     return {entry.clip: split for split, entries in listed.items() for entry in entries}
 
 
+def part_of_list(data: str, path: Path) -> str:
+    """The split of a single list with the name of one of DFER-CLIP's; of others their names, with their folders'."""
+    benchmark = BENCHMARKS[data]
+    folds, splits = range(1, benchmark.folds + 1), ("train", "test")
+    named = {benchmark.listed.format(split=split, fold=fold): split for split in splits for fold in folds}
+    return named.get(path.name, f"{path.resolve().parent.name}/{path.name}")
+
+
 def _table(root: Path, lists: Path | None) -> Path:
     return lists or (root / TABLE if root.is_dir() else root)
 

@@ -72,13 +72,15 @@ class DataChoice:
         return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
     def part(self, split: str, held_out: bool = False) -> str | None:
-        """What protocols call the clips that `open` gives for a split: that, or where it makes no difference the name
-        of the single list; None for all clips of a folder that is not divided."""
+        """What protocols call the clips that `open` gives for a split: that, or where it makes no difference what the
+        single list is called (`part_of_list`); None for all clips of a folder that is not divided."""
         if self.data == "procedural":
             return "test" if held_out else "train"
         if self.one_list:
+            from .benchmarks import part_of_list
+
             assert self.lists is not None
-            return self.lists.name
+            return part_of_list(self.data, self.lists)
         return None if self.undivided else split
 
     def open(

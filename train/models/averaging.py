@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 
 def moving_average(module: nn.Module, decay: float, use_buffers: bool = False) -> AveragedModel:
@@ -13,7 +13,7 @@ def moving_average(module: nn.Module, decay: float, use_buffers: bool = False) -
     use_buffers: average what is not learned as well (running statistics), which else is copied.
     """
 
-    def follow(averaged: list[Tensor], current: list[Tensor], steps: Tensor) -> None:
+    def follow(averaged: PARAM_LIST, current: PARAM_LIST, steps: Tensor | int) -> None:
         weight = max(10 / (10 + int(steps)), 1 - decay)
         get_ema_multi_avg_fn(1 - weight)(averaged, current, steps)  # of all at once: one by one they took far longer
 

@@ -46,11 +46,13 @@ class Film:
 
     path: of the video or the folder of frames. name: the same, relative, "/" between folders.
     folder: where its faces go, relative: the name without a video's suffix.
+    rate: frames per second of a folder of frames, where it tells them (`folder_rate`).
     """
 
     path: Path
     name: str
     folder: str
+    rate: float | None = None
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,8 @@ def find_films(videos: Path, out: Path) -> list[Film]:
     """All videos and folders of frames below `videos` but not in `out`, by name.
 
     A folder that holds a video is not a folder of frames, whatever pictures lie beside it.
-    Raises DferError when there are none, when two would be written to the same place or one within another, and when
-    `out` is `videos`.
+    Raises DferError when there are none, when two would be written to the same place or one within another, when `out`
+    is `videos`, and as `folder_rate` does.
     """
     if not videos.is_dir():
         raise DferError(f"{videos}: no such folder")
@@ -90,7 +92,7 @@ def find_films(videos: Path, out: Path) -> list[Film]:
             films.append(Film(path, relative.as_posix(), relative.with_suffix("").as_posix()))
         if not within and here != videos and any(name.suffix.lower() in IMAGE_SUFFIXES for name in visible):
             relative = here.relative_to(videos)
-            films.append(Film(here, relative.as_posix(), relative.as_posix()))
+            films.append(Film(here, relative.as_posix(), relative.as_posix(), folder_rate(here)))
     if not films:
         raise DferError(f"{videos}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of frames")
     _check_apart(films)
@@ -138,8 +140,6 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
     shows no face.
     """
     detector = _detector()
-    is_folder = film.path.is_dir()
-    told = folder_rate(film.path) if is_folder else None
     try:
         with open_source(film.path, _FRAME_RATE) as source:
             frames, landmarks = follow_main_face(source, detector)
@@ -152,7 +152,7 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
             cut = (align(frame.image, landmarks[frame.index], size) for frame in source if frame.index in landmarks)
             for number, crop in enumerate(cut):
                 (aside / f"{number:05d}.jpg").write_bytes(_jpeg(crop))
-            if rate := told if is_folder else source.rate:
+            if rate := film.rate if film.path.is_dir() else source.rate:
                 (aside / RATE).write_text(f"{rate:g}\n", encoding="utf-8")
     except (DferError, cv2.error):
         return Outcome(film.name, 0, 0, "unreadable")

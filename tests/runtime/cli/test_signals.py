@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -41,6 +42,23 @@ def test_a_signal_while_the_command_line_is_read_is_no_fault() -> None:
     command = [sys.executable, "-c", interrupted + PROGRAM, "--demo", "--csv", "o.csv"]
     run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=240)
     assert (run.returncode, run.stderr.strip()) == (0, "")
+
+
+def test_what_ends_too_early_is_no_signal() -> None:
+    """click makes the same of both."""
+    ended = "import click\ndef end(*_):\n    raise EOFError('lost')\nclick.Path.convert = end\n"
+    command = [sys.executable, "-c", ended + PROGRAM, "--demo", "--csv", "o.csv"]
+    run = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert run.returncode == 1
+    assert "EOFError: lost" in run.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_closed_streams_do_not_change_the_status(face_video: Path, tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(PROGRAM)} {shlex.quote(str(face_video))} --quiet"
+    assert subprocess.run(f"{command} 2>&-", shell=True, timeout=300).returncode == 0
+    told = subprocess.run(f"{command} --csv - >&-", shell=True, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (told.returncode, told.stderr) == (1, "Error: standard output is closed; name a file in place of -\n")
 
 
 @pytest.mark.long

@@ -59,10 +59,10 @@ def test_brackets_in_a_name_stay() -> None:
 def test_the_folders_of_a_windows_path_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfer.runtime.outputs.summary.PurePath", PureWindowsPath)
     summary = Summary()
-    for source in ("C:\\films\\a.mp4", "rtsp://host/stream/"):
+    for source in ("C:\\films\\a.mp4", "rtsp://host/stream/", "."):
         summary.add(said(0.0, "neutral", source=source))
     text = printed(summary.table())
-    assert "a.mp4" in text and "films" not in text and " stream " in text and "host" not in text
+    assert "a.mp4" in text and "films" not in text and " stream " in text and "host" not in text and " . " in text
 
 
 def test_shares_are_of_time_and_not_of_predictions() -> None:

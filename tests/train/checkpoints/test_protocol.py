@@ -94,12 +94,16 @@ def test_a_run_says_how_it_divides_its_clips_and_photographs(tmp_path: Path) -> 
     folder, benchmark = DataChoice("folder", tmp_path / "faces"), DataChoice("dfew", tmp_path, 2)
     table, out = tmp_path / "labels.csv", tmp_path / "x.pt"
     one_list = DataChoice("dfew", lists=tmp_path / "a.txt")
-    (tmp_path / "a.txt").write_text("")
+    clip_s = DataChoice("dfew", lists=tmp_path / "DFEW_set_1_test.txt")
+    for listed in (one_list, clip_s):
+        assert listed.lists is not None
+        listed.lists.write_text("")
     for options, wanted in (
         (TrainOptions(out, folder, seed=3), [("faces", None, "train", None)]),
         (TrainOptions(out, folder, validation_split="val"), [("faces", None, "train", "val")]),
         (TrainOptions(out, benchmark, select_on_test=True), [("dfew", 2, "train", "test")]),
-        (TrainOptions(out, one_list), [("dfew", 1, "a.txt", None)]),
+        (TrainOptions(out, one_list), [("dfew", 1, f"{tmp_path.name}/a.txt", None)]),
+        (TrainOptions(out, clip_s), [("dfew", 1, "test", None)]),
         (TrainOptions(out, DataChoice("folder", tmp_path / "faces" / "val")), [("val", None, None, None)]),
         (
             TrainOptions(out, stills=table, validation_split="val"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,21 @@ def test_faces_lie_where_the_clips_lay(prepared: tuple[Path, Result]) -> None:
     rates = {"day1/face/rate.txt": b"24\n", "leaves/rate.txt": b"24\n"}  # of a folder of frames none is known
     assert set(contents(out)) == expected | {"report.csv", *rates}
     assert rates.items() <= contents(out).items()
+
+
+def test_the_rate_of_a_folder_is_kept_and_a_wrong_one_told_before_a_face_is_cut(films: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shutil.copytree(films / "frames.v2", tmp_path / "films" / name)
+    (tmp_path / "films" / "a" / "rate.txt").write_text("12.5")
+    (tmp_path / "films" / "b" / "rate.txt").write_text("12.5 fps")
+    refused = run(tmp_path / "films", tmp_path / "out", "--workers", 1)
+    assert refused.exit_code == 1
+    assert "b/rate.txt: not a number of frames per second" in refused.output
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "films" / "b" / "rate.txt").unlink()
+    assert run(tmp_path / "films", tmp_path / "out", "--workers", 1).exit_code == 0
+    assert (tmp_path / "out" / "a" / "rate.txt").read_text() == "12.5\n"
+    assert not (tmp_path / "out" / "b" / "rate.txt").exists()
 
 
 def test_faces_are_aligned_in_time_and_space(prepared: tuple[Path, Result], face_frames: list[np.ndarray]) -> None:
