@@ -66,5 +66,7 @@ def in_ascii(name: str) -> str:
     >>> in_ascii("Größe"), in_ascii("高兴")
     ('Grosse', '??')
     """
+    if name.isascii():
+        return name
     letters = unicodedata.normalize("NFKD", name.translate(_SPELT))
     return "".join(one for one in letters if not unicodedata.combining(one)).encode("ascii", "replace").decode()

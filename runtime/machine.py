@@ -114,9 +114,9 @@ def default_workers(cores: int) -> int:
 
 def physical_cores(root: Path = ROOT) -> int:
     """Cores that this process may use: of its affinity mask, a core's hyper-threads once, within the cgroup's quota."""
-    usable = _usable()
-    cores = len({_siblings(root, number) or number for number in usable})
-    if _siblings(root, usable[0]) is None:  # Windows, macOS
+    siblings = {number: _siblings(root, number) for number in _usable()}
+    cores = len({together or number for number, together in siblings.items()})
+    if not any(siblings.values()):  # Windows, macOS
         import psutil
 
         cores = min(cores, psutil.cpu_count(logical=False) or cores)

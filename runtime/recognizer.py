@@ -182,7 +182,7 @@ class Recognizer:
         for index, image in enumerate(clip):
             for prediction in session.push(image, index / (rate or self.fps)):
                 latest[prediction.track_id] = prediction
-        left = session._time - longest_gap(1 / min(rate or self.fps, self.fps))
+        left = (len(clip) - 1) / (rate or self.fps) - longest_gap(1 / min(rate or self.fps, self.fps))
         return [replace(one, state="ready") if single else one for one in latest.values() if one.time >= left]
 
     def predict_crops(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -88,29 +89,32 @@ class Stopwatch:
         return self._max[stage]
 
 
-def call_within(seconds: float, call: Callable[[], R], name: str | None = None) -> R:
+def call_within(
+    seconds: float, call: Callable[[], R], name: str | None = None, discard: Callable[[R], object] = lambda _: None
+) -> R:
     """What `call` returns or raises. It runs in a thread of its own, so Ctrl-C ends the waiting for what is deaf to it.
 
-    name: the thread's.
+    name: the thread's. discard: takes a result that comes when nobody waits for it any more.
 
     Raises TimeoutError when it takes longer. What is not waited for goes on, and ends with the program.
     """
-    results: list[R] = []
-    errors: list[BaseException] = []
+    future: Future[R] = Future()
 
     def work() -> None:
         try:
-            results.append(call())
-        except BaseException as error:  # re-raised by who waits
-            errors.append(error)
+            future.set_result(call())
+        except BaseException as error:  # raised again where the result is waited for
+            future.set_exception(error)
 
     thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     end = monotonic() + seconds
-    while thread.is_alive():
-        if monotonic() >= end:
-            raise TimeoutError(f"took longer than {seconds:g} s")
-        thread.join(min(SHORT_WAIT, seconds))
-    if errors:
-        raise errors[0]
-    return results[0]
+    try:
+        while thread.is_alive():
+            if monotonic() >= end:
+                raise TimeoutError(f"took longer than {seconds:g} s")
+            thread.join(min(SHORT_WAIT, seconds))
+    except BaseException:
+        future.add_done_callback(lambda late: late.exception() or discard(late.result()))
+        raise
+    return future.result()

@@ -6,20 +6,16 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from ..timing import call_within
-
-T = TypeVar("T")
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it when it first uses FFmpeg; see `_Quiet`
 
@@ -163,27 +159,6 @@ def open_camera(device: int | str, size: tuple[int, int] | None = None, fps: flo
     if fps:
         wishes.append((cv2.CAP_PROP_FPS, fps))
     return _open(device, backend, wishes=wishes)
-
-
-def within(seconds: float, call: Callable[[], T], discard: Callable[[T], object] = lambda _: None) -> T:
-    """`call()`, made in a thread of its own so that neither it nor Ctrl-C has to be waited for.
-
-    Raises TimeoutError after `seconds`; a result that comes after all goes to `discard`.
-    """
-    future: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # raised again where the result is waited for
-            future.set_exception(error)
-
-    try:
-        call_within(seconds, work, "opening")
-        return future.result()
-    except BaseException:
-        future.add_done_callback(lambda late: late.exception() or discard(late.result()))
-        raise
 
 
 def built_with(library: str) -> bool:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from time import monotonic
 
 from ..errors import DferError
-from .captures import Capture, Picture, within
+from ..timing import call_within
+from .captures import Capture, Picture
 from .frames import Frame, Source, Warn
 from .readers import SourceReaders
 
@@ -45,7 +46,7 @@ class LiveSource(Source):
         self._index, self._start, self._time = 0, 0.0, -1.0
         first = None
         try:
-            first = within(_FIRST_PICTURE, lambda: capture.read(_STUMBLES))
+            first = call_within(_FIRST_PICTURE, lambda: capture.read(_STUMBLES), "opening")
         except TimeoutError:
             pass
         finally:

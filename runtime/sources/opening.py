@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeVar
 
 from ..errors import DferError, ParameterError
+from ..timing import call_within
 from .addresses import why_closed, with_encoded_credentials, without_credentials
-from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_stream, within
+from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_stream
 from .deferred import DeferredSource
 from .files import VideoFile
 from .films import Film, accelerator
@@ -300,7 +301,7 @@ def _videos_in(spec: SourceSpec) -> list[Path]:
 def _in_time(connect: Callable[[], Opened | None], failure: str, aside: bool = True) -> Opened:
     """What is opened. aside: in another thread, so that Ctrl-C works meanwhile."""
     try:
-        opened = within(_OPENING, connect, discard=_release) if aside else connect()
+        opened = call_within(_OPENING, connect, "opening", _release) if aside else connect()
     except TimeoutError:
         opened = None
     if opened is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfer.runtime.timing import Stopwatch, call_within
+from helpers import ctrl_c_as_on_windows
 
 
 @given(st.lists(st.floats(1e-5, 30), min_size=1, max_size=300))
@@ -70,3 +72,30 @@ def test_a_call_that_takes_too_long_is_left_and_ctrl_c_ends_the_waiting() -> Non
             call_within(600, for_ever)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_what_comes_too_late_is_let_go() -> None:
+    gate, late = threading.Event(), list[str]()
+
+    def slow() -> str:
+        gate.wait()
+        return "device"
+
+    with pytest.raises(TimeoutError):
+        call_within(0.05, slow, discard=late.append)
+    gate.set()
+    for _ in range(1000):
+        if late:
+            break
+        time.sleep(0.02)
+    assert late == ["device"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs signals")
+def test_what_comes_after_ctrl_c_is_let_go() -> None:
+    gate, late = threading.Event(), list[bool]()
+    with ctrl_c_as_on_windows():
+        call_within(600, lambda: gate.wait(60), discard=late.append)
+    gate.set()
+    while not late:
+        time.sleep(0.02)

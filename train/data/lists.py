@@ -158,7 +158,7 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
     splits = splits_in(root)
     if splits and split not in splits:
         raise DferError(f"{root}: no folder {split}; there are {', '.join(splits)}")
-    if not splits and (root / "images").is_dir() and (root / "labels.csv").is_file():
+    if not splits and holds_photographs(root):
         raise DferError(
             f"{root}: images/ beside labels.csv holds photographs, not clips; prepare them into a folder of their own, "
             "whose labels.csv is for --stills"
@@ -190,6 +190,11 @@ def splits_of_table(path: Path, fold: int) -> dict[str, str]:
         if row.get("fold", "") in ("", str(fold))
     ]
     return dict(sorted(rows, key=lambda row: row[1] != "train"))
+
+
+def holds_photographs(root: Path) -> bool:
+    """Whether `dfer-prepare --photos` wrote this folder."""
+    return (root / "images").is_dir() and (root / "labels.csv").is_file()
 
 
 def splits_in(root: Path) -> list[str]:

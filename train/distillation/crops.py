@@ -17,7 +17,7 @@ from ..data import WINDOW
 from ..data.augmentation import plain_view
 from ..data.benchmarks import TABLE
 from ..data.choice import SIDE
-from ..data.lists import few_missing, splits_in
+from ..data.lists import few_missing, holds_photographs, splits_in
 from ..data.procedural import ProceduralClips
 from ..digests import content_digests, damaged_pictures
 
@@ -111,7 +111,7 @@ def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
     names are numbers are a clip's, of which `WINDOW` are taken, evenly spread, and which make a group.
     Raises ParameterError for a place that is not there or has none, such as one of videos.
     """
-    if (place / "images").is_dir() and (place / TABLE).is_file():
+    if holds_photographs(place):
         place = place / TABLE
     if place.is_dir():
         place = place / "train" if splits_in(place) else place
