@@ -62,17 +62,14 @@ def augmented_view(
     coarse = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else 1.0
     noise = rng.uniform(2, 9) if rng.random() < 0.3 else 0.0
     patch = _random_patch(size, rng) if rng.random() < erase else None
-    result, moves = np.empty((count, size, size, 3), np.uint8), np.empty((count, 2, 3))
-    for index, frame in enumerate(frames):
-        moves[index] = matrix = _similarity(
-            frame.shape[0],
-            size,
-            scale * (1 + 0.03 * walk[index, 0]),
-            angle,
-            shift + 0.02 * walk[index, 1:3],
-            flip,
-        )
-        view = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    moves = np.stack(
+        [
+            _similarity(frames.shape[1], size, scale * (1 + 0.03 * step[0]), angle, shift + 0.02 * step[1:3], flip)
+            for step in walk
+        ]
+    )
+    result = _warp(frames, moves, size)
+    for index, view in enumerate(result):
         light = np.clip(curve * (1 + 0.06 * walk[index, 3]), 0, 255).astype(np.uint8)
         view = cv2.LUT(view, light)
         if coarse < 1:
@@ -96,19 +93,13 @@ def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: floa
 
     jitter: as in `augmented_view`; stills would stand still otherwise.
     """
-    count = len(frames)
-    walk = _random_walk(count, 4, rng) * jitter
+    walk = _random_walk(len(frames), 4, rng) * jitter
     part = rng.choice([1.0, 112 / 120, 0.875])
     shift = rng.uniform(-0.5, 0.5, 2) * (1 - part) / part
     flip = rng.random() < 0.5
-    result, moves = np.empty((count, size, size, 3), np.uint8), np.empty((count, 2, 3))
-    for index, frame in enumerate(frames):
-        step = shift + 0.02 * walk[index, 1:3]
-        moves[index] = matrix = _similarity(frame.shape[0], size, (1 + 0.03 * walk[index, 0]) / part, 0.0, step, flip)
-        result[index] = cv2.warpAffine(
-            frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
-        )
-    return View(result, moves)
+    steps = [((1 + 0.03 * step[0]) / part, shift + 0.02 * step[1:3]) for step in walk]
+    moves = np.stack([_similarity(frames.shape[1], size, scale, 0.0, place, flip) for scale, place in steps])
+    return View(_warp(frames, moves, size), moves)
 
 
 def resized_crop_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
@@ -117,21 +108,19 @@ def resized_crop_view(frames: Frames, size: int, rng: np.random.Generator, jitte
 
     jitter: as in `augmented_view`.
     """
-    count, source = len(frames), frames.shape[1]
-    walk = _random_walk(count, 4, rng) * jitter
+    source = frames.shape[1]
+    walk = _random_walk(len(frames), 4, rng) * jitter
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)) / 2)
     sides = np.minimum(np.sqrt(rng.uniform(0.08, 1.0)) * np.array([ratio, 1 / ratio]), 1.0)  # width, height
     centre = rng.uniform(sides / 2, 1 - sides / 2) * source - 0.5
     flip = rng.random() < 0.5
     light = np.clip(np.arange(256) * rng.uniform(0.5, 1.5), 0, 255).astype(np.uint8)
-    result, moves = np.empty((count, size, size, 3), np.uint8), np.empty((count, 2, 3))
-    for index, frame in enumerate(frames):
-        zoom = size / source / sides * (1 + 0.03 * walk[index, 0]) * [-1.0 if flip else 1.0, 1.0]
-        target = (size - 1) / 2 + 0.02 * size * walk[index, 1:3]
-        moves[index] = matrix = np.column_stack([np.diag(zoom), target - zoom * centre])
-        view = cv2.warpAffine(frame, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        result[index] = cv2.LUT(view, light)
-    return View(result, moves)
+    zoom = size / source / sides * [-1.0 if flip else 1.0, 1.0]
+    moves = np.empty((len(frames), 2, 3))
+    for move, step in zip(moves, walk, strict=True):
+        move[:, :2] = np.diag(zoom * (1 + 0.03 * step[0]))
+        move[:, 2] = (size - 1) / 2 + 0.02 * size * step[1:3] - move[:, :2] @ centre
+    return View(light[_warp(frames, moves, size)], moves)
 
 
 AUGMENTATIONS: dict[str, Augment] = {
@@ -139,6 +128,16 @@ AUGMENTATIONS: dict[str, Augment] = {
     "paper": paper_view,
     "resized-crop": resized_crop_view,
 }
+
+
+def _warp(frames: Frames, moves: NDArray[np.float64], size: int) -> Frames:
+    """Frames [T,H,W,3] moved by matrices [T,2,3] into views [T,size,size,3]; what lies beyond is mirrored."""
+    return _uint8(
+        [
+            cv2.warpAffine(frame, move, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+            for frame, move in zip(frames, moves, strict=True)
+        ]
+    )
 
 
 def _similarity(

@@ -35,9 +35,10 @@ class ZeroShot(FrozenClip):
 
     Without captions, plain CLIP (Radford et al. 2021) with the mean over time, except that the mean of a class's texts
     is not normalised again: nothing is trained. With captions, a temporal part is trained by symmetric InfoNCE between
-    clips and what is told of them, both towers frozen, as EmoCLIP (Foteinopoulou and Patras 2023, arXiv 2310.16640) does; it has
-    2 layers there too. Ours is a `Synchronizer`, which begins as the mean over time, so that training starts from plain
-    CLIP; that, a fixed τ and the optimiser are our choice. No label is read, neither to train nor to choose an epoch.
+    clips and what is told of them, both towers frozen, as EmoCLIP (Foteinopoulou and Patras 2023, arXiv 2310.16640)
+    does; it has 2 layers there too. Ours is a `Synchronizer`, which begins as the mean over time, so that training
+    starts from plain CLIP; that, a fixed τ and the optimiser are our choice. No label is read, neither to train nor to
+    choose an epoch.
 
     clip: the CLIP to freeze. window: T. layers: of the temporal part, None for the mean.
     """
