@@ -24,7 +24,7 @@ from dfer.runtime.sources import Frame
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What `dfer-pretrain`, `dfer-train` and `dfer-export` wrote for the tiny model, and what they printed."""
+    """What `dfer-train` and `dfer-export` wrote for a small model on `weights`, and what they printed."""
 
     weights: Path
     checkpoint: Path

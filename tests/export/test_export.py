@@ -23,7 +23,7 @@ from helpers import Pipeline
 
 def test_the_bundle_says_where_it_came_from_and_what_was_measured(pipeline: Pipeline) -> None:
     manifest = Bundle.open(pipeline.bundle).manifest
-    assert (manifest.method, manifest.window, manifest.width) == ("align-dfer", 16, 64)
+    assert (manifest.method, manifest.window, manifest.width) == ("align-dfer", 16, 128)
     assert manifest.scale == pytest.approx(100 / manifest.temperature)
     assert manifest.provenance["training"]["calibration"]["confidence"]["temperature"] == manifest.temperature != 1
     assert manifest.preprocessing.grey
@@ -31,13 +31,13 @@ def test_the_bundle_says_where_it_came_from_and_what_was_measured(pipeline: Pipe
     assert parity["cosine"] >= 0.9999
     assert parity["max_delta"] <= 1e-3
     assert parity["frames"] == 64
-    assert manifest.provenance["training"]["plan"]["epochs"] == [20, 20, 20]
+    assert manifest.provenance["training"]["plan"]["epochs"] == [6, 6, 6]
     assert "wrote" in pipeline.printed and "warning" not in pipeline.printed
 
 
 def test_the_runtime_computes_what_torch_computes(pipeline: Pipeline) -> None:
     method, _ = load_checkpoint(pipeline.checkpoint)
-    crops = np.random.default_rng(1).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
+    crops = np.random.default_rng(1).integers(0, 256, (16, 80, 80, 3), dtype=np.uint8)
     with torch.inference_mode(), Recognizer(pipeline.bundle) as recognizer:
         features = method.encode_frames(torch.from_numpy(crops))
         found = recognizer.encode(crops)

@@ -18,7 +18,7 @@ from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.checkpoints.checkpoint import load_checkpoint
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.methods.bap import STEPS
-from dfer.train.models.clip import load_clip
+from dfer.train.models.clip import load_clip, save_weights
 from helpers import Pipeline
 
 
@@ -41,8 +41,8 @@ def scores(pipeline: Pipeline, people: Path, tmp_path_factory: pytest.TempPathFa
     return results
 
 
-def test_the_tiny_model_learns_expressions_of_people_it_never_saw(scores: dict[str, dict[str, float]]) -> None:
-    assert scores["checkpoint"]["war"] > 2 / 7  # twice what chance gives
+def test_the_model_learns_expressions_of_people_it_never_saw(scores: dict[str, dict[str, float]]) -> None:
+    assert scores["checkpoint"]["war"] > 3 / 7  # three times what chance gives
 
 
 def test_checkpoint_and_bundle_score_the_same(scores: dict[str, dict[str, float]]) -> None:
@@ -52,7 +52,7 @@ def test_checkpoint_and_bundle_score_the_same(scores: dict[str, dict[str, float]
 def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> None:
     folder = pipeline.checkpoint.parent
     lines = [json.loads(line) for line in (folder / "tiny.jsonl").read_text().splitlines()]
-    assert [line["number"] for line in lines] == 3 * list(range(1, 21))
+    assert [line["number"] for line in lines] == 3 * list(range(1, 7))
     for step in STEPS:
         method, training = load_checkpoint(folder / f"tiny.step-{step}.pt")
         assert training["scores"][-1]["step"] == step
@@ -97,18 +97,19 @@ def test_the_confusion_matrix_is_drawn(
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
-    pipeline: Pipeline, few_people: Path, tmp_path: Path, frozen: bool
+    few_people: Path, tmp_path: Path, frozen: bool
 ) -> None:
     from dfer.train.cli.train import main as train
 
-    out = tmp_path / "clip.pt"
-    call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--crop", 112]
+    out, weights = tmp_path / "clip.pt", tmp_path / "nano.pt"
+    save_weights(load_clip("dfer-nano"), weights)
+    call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", weights, "--crop", 112]
     call += ["--data", "folder", "--root", few_people, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--views", 0]
     call += ["--freeze-image-encoder"] if frozen else []
     result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     method, _ = load_checkpoint(out)
-    before = load_clip("dfer-nano", str(pipeline.weights)).model.state_dict()
+    before = load_clip("dfer-nano", str(weights)).model.state_dict()
     after = method.get_submodule("clip_model").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert all(name.startswith("visual.") for name in changed)
@@ -117,9 +118,9 @@ def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
 
 
 @pytest.mark.long
-def test_two_processes_train_together(pipeline: Pipeline, few_people: Path, tmp_path: Path) -> None:
+def test_two_processes_train_together(few_people: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
-    call = [out, "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2]
+    call = [out, "--pretrained", "demo", "--tokens", 2]
     call += ["--data", "folder", "--root", few_people]
     call += ["--validation", 0.34, "--views", 0, "--epochs", "1,1,1", "--depth", "1,1,1", "--workers", 1]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dfer.train.cli.train"]
@@ -139,10 +140,10 @@ def test_two_processes_train_together(pipeline: Pipeline, few_people: Path, tmp_
     assert load_checkpoint(out)[0].classes == EXPRESSIONS
 
 
-def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(tmp_path: Path) -> None:
     from dfer.train.cli.train import main as train
 
-    call = [tmp_path / "x.pt", "--clip", "dfer-nano", "--pretrained", pipeline.weights, "--tokens", 2, "--no-jas"]
+    call = [tmp_path / "x.pt", "--pretrained", "demo", "--tokens", 2, "--no-jas"]
     call += ["--identities", 1, "--views", 0, "--epochs", "1,1,1", "--workers", 1, "--select-on-test"]
     result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -151,7 +152,7 @@ def test_epochs_can_be_chosen_on_the_test_split_but_not_quietly(pipeline: Pipeli
 
 def test_clip_is_bit_identical_after_training(pipeline: Pipeline) -> None:
     method, _ = load_checkpoint(pipeline.checkpoint)
-    before = load_clip("dfer-nano", str(pipeline.weights)).model.state_dict()
+    before = load_clip("dfer-small", str(pipeline.weights)).model.state_dict()
     after = method.get_submodule("clip_model").state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
