@@ -10,6 +10,7 @@ import asyncio
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 MOST = 64
 """Connections at once, viewers included. Each is a file descriptor, of which a run may have few."""
@@ -63,4 +64,13 @@ class BoundedHttp(H11Protocol):
 
     def _hang_up(self) -> None:
         if self.silent:
+            self.transport.abort()
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, which never stays open without a viewer."""
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self.handshake_initiated:  # a request that `websockets` does not understand, which uvicorn leaves so
             self.transport.abort()

@@ -10,7 +10,7 @@ from contextlib import suppress
 import uvicorn
 from starlette.types import ASGIApp
 
-from .connections import BACKLOG, BoundedHttp
+from .connections import BACKLOG, BoundedHttp, BoundedWebSocket
 from .guard import Guard
 
 
@@ -26,7 +26,7 @@ class Service:
         settings = uvicorn.Config(
             Guard(app, token, cookie=f"dfer-{listener.getsockname()[1]}"),
             http=BoundedHttp,
-            ws="websockets-sansio",
+            ws=BoundedWebSocket,
             ws_max_size=1024,  # viewers have little to say
             ws_ping_interval=None,  # acknowledgements tell more
             ws_per_message_deflate=False,  # JPEG does not shrink

@@ -83,6 +83,24 @@ def test_more_viewers_than_there_is_room_for_are_refused_and_the_others_go_on(
     assert status(page) == 200
 
 
+HANDSHAKE = (
+    b"GET /watch HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize("strange", [b"Content-Length: 1", b"Cookie: a=" + b"x" * 9000], ids=["body", "long line"])
+def test_strange_handshakes_of_who_lacks_the_token_hold_no_place(
+    strange: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfer.runtime.web.connections.MOST", 4)
+    with WebPage(EXPRESSIONS, port=0, token="pass") as page, ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connect(page)).sendall(HANDSHAKE + strange + b"\r\n\r\n")
+        with Viewer(page, additional_headers={"Authorization": "Bearer pass"}) as viewer:
+            assert viewer.greeting["classes"]
+
+
 FLOOD = """
 import resource, socket, sys
 from urllib.parse import urlsplit
