@@ -68,9 +68,14 @@ class BoundedHttp(H11Protocol):
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which never stays open without a viewer."""
+    """uvicorn's WebSocket, which never stays open without a viewer, and says nothing of those it refuses."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if not self.handshake_initiated:  # a request that `websockets` does not understand, which uvicorn leaves so
             self.transport.abort()
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.close_sent:  # a refusal completes the handshake, too; uvicorn would write of each to the terminal
+            self.handshake_complete = True

@@ -115,9 +115,13 @@ def test_the_cookie_outlives_a_restart_with_the_same_token_only(page: WebPage) -
             assert get(later, "/", Cookie=f"{re.sub('[0-9]+$', str(port), name)}={value}").status == status
 
 
-def test_a_websocket_without_the_token_is_refused(page: WebPage) -> None:
+def test_a_websocket_without_the_token_is_refused_and_not_written_of(
+    page: WebPage, caplog: pytest.LogCaptureFixture
+) -> None:
     assert refusal(page) == 401
     assert refusal(page, Authorization="Bearer wrong") == 401
+    assert refusal(page, Authorization="Bearer wrong") == 401
+    assert caplog.text == ""  # whoever is not let in could fill the terminal
 
 
 def test_a_foreign_page_cannot_watch_even_with_our_cookie(page: WebPage, unprotected: WebPage) -> None:
