@@ -6,7 +6,7 @@ import base64
 import re
 import socket
 import ssl
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 _ENCRYPTED = ("rtsps", "https")
@@ -52,15 +52,17 @@ def why_closed(url: str) -> str:
         return unknown
     host = parts.hostname or ""
     try:
-        connection = socket.create_connection((host, port), _PATIENCE)
+        status, ways = _ask(parts, port)
+        if status == 401 and parts.username is not None and ways:
+            if "basic" not in ways or ("digest" in ways and parts.scheme.lower() not in _ENCRYPTED):
+                return unknown  # Digest keeps the password secret, which is worth more than to know what is wrong
+            status, _ = _ask(parts, port, login=True)
     except socket.gaierror:
         return f"no host of the name {host} is known"
     except ConnectionRefusedError:
         return f"nothing listens at port {port} of {host}"
     except (OSError, UnicodeError):
         return f"{host} does not answer at port {port}"
-    with connection:
-        status = _ask(connection, parts.scheme.lower(), url)
     if status is None:
         return unknown
     if status == 401:
@@ -74,28 +76,30 @@ def why_closed(url: str) -> str:
     return "it answers, but not with video that can be read; check the path and that the stream is up"
 
 
-def _ask(connection: socket.socket, scheme: str, url: str) -> int | None:
-    """The status with which an RTSP or HTTP server answers; None for no such answer."""
-    parts = urlsplit(with_encoded_credentials(url))
+def _ask(parts: SplitResult, port: int, login: bool = False) -> tuple[int | None, str]:
+    """The status with which an RTSP or HTTP server answers, None for no such answer; what it says of how to log in, in
+    small letters.
+
+    login: whether to send the password, which only encryption hides. Raises OSError where nothing can be connected to.
+    """
+    scheme, host = parts.scheme.lower(), parts.netloc.rpartition("@")[2]
     place = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    host = parts.netloc.rpartition("@")[2]
     if scheme.startswith("rtsp"):
         lines = [f"DESCRIBE {scheme}://{host}{place} RTSP/1.0", "CSeq: 1"]
     else:
         lines = [f"GET {place} HTTP/1.0", f"Host: {host}"]
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    if login:
+        pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         lines.append(f"Authorization: Basic {base64.b64encode(pair.encode()).decode()}")
-    try:
-        connection.settimeout(_PATIENCE)
-        if scheme in _ENCRYPTED:
-            connection = ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname)
-        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-        answer = connection.recv(4096)
-    except OSError:
-        return None
+    with socket.create_connection((parts.hostname or "", port), _PATIENCE) as connection:
+        try:
+            if scheme in _ENCRYPTED:
+                connection = ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname)
+            with connection:
+                connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+                answer = connection.recv(4096)
+        except OSError:
+            return None, ""
     found = re.match(rb"(?:RTSP|HTTP)/1\.\d (\d{3})", answer)
-    ways = re.findall(rb"(?im)^WWW-Authenticate: *(\w+)", answer)
-    if parts.username is not None and ways and b"basic" not in map(bytes.lower, ways):
-        return None  # it refuses the way of asking, whatever the password
-    return int(found[1]) if found else None
+    ways = b" ".join(re.findall(rb"(?im)^WWW-Authenticate:(.*)", answer)).decode("latin-1").lower()
+    return (int(found[1]) if found else None), ways

@@ -73,12 +73,19 @@ def test_what_the_server_says_is_told(scheme: str, status: str, login: str, told
 
 
 @pytest.mark.parametrize(
-    ("ways", "told"), [(["Digest"], "check the address"), (["Digest", "Basic"], "refuses the user")]
+    ("ways", "told"),
+    [
+        (["Digest"], "check the address"),
+        (["Digest", "Basic"], "check the address"),
+        (["Basic"], "refuses the user name or the password"),
+    ],
 )
-def test_a_camera_that_wants_a_login_otherwise_is_not_said_to_refuse_it(ways: list[str], told: str) -> None:
+def test_the_password_is_shown_only_to_a_camera_that_wants_it_in_clear(ways: list[str], told: str) -> None:
     offered = "".join(f'WWW-Authenticate: {way} realm="cam"\r\n' for way in ways)
-    with server(f"RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\n{offered}\r\n".encode()) as (port, _):
+    with server(f"RTSP/1.0 401 Unauthorized\r\nCSeq: 1\r\n{offered}\r\n".encode()) as (port, said):
         assert told in why_closed(f"rtsp://me:right@127.0.0.1:{port}/live")
+    shown = [b"Authorization" in request for request in said]
+    assert shown == ([False, True] if ways == ["Basic"] else [False])
 
 
 def test_a_dead_port_is_told_from_a_wrong_password_and_no_secret_is(recwarn: pytest.WarningsRecorder) -> None:
