@@ -23,7 +23,17 @@ from ..pipeline.class_map import ClassMap
 from ..pipeline.feature_window import check_sampling
 from ..pipeline.smoothing import check_smoothing
 from ..recognizer import Recognizer
-from ..sources import IMAGE_RATE, RotatedSource, SourceReaders, SourceSpec, Turn, expand, open_sources, tell_apart
+from ..sources import (
+    IMAGE_RATE,
+    RotatedSource,
+    SourceReaders,
+    SourceSpec,
+    Turn,
+    expand,
+    files_of,
+    open_sources,
+    tell_apart,
+)
 from .progress import OverallBar, ProgressBars
 
 if TYPE_CHECKING:
@@ -138,8 +148,8 @@ def run(
     if not specs:
         raise ParameterError("sources", "name at least one")
     paths = OutputPaths(*map(_path, (options.csv, options.jsonl, options.video, options.plot)))
-    inputs = [None if isinstance(spec, int) else Path(spec) for spec in specs]
-    paths.check(inputs)
+    inputs = [file for spec in specs for file in files_of(spec)]
+    paths.check(len(specs), inputs)
     folder = None if options.out_dir is None else OutputFolder(Path(options.out_dir))
     _check(options)
     with ExitStack() as stack:
@@ -160,7 +170,7 @@ def run(
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
         if folder is not None:
-            folder.prepare([source.name for source in opened], filter(None, inputs))
+            folder.prepare([source.name for source in opened], inputs)
             stack.enter_context(folder.reserved())
         boxes = None
         if options.boxes is not None:

@@ -53,7 +53,7 @@ class OutputFolder:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             raise DferError(f"{readable(self.path)}: {error.strerror}; the folder that it is in must exist") from error
-        OutputPaths(csv=self.path / "x.csv").check([None])
+        OutputPaths(csv=self.path / "x.csv").check(1, [])
 
     @contextmanager
     def reserved(self) -> Iterator[None]:

@@ -74,15 +74,14 @@ class OutputPaths:
                     stack.enter_context(sole_writer(path))
             yield
 
-    def check(self, sources: Iterable[Path | None]) -> None:
+    def check(self, sources: int, inputs: Iterable[Path]) -> None:
         """Raise DferError for what could not be written, or would overwrite a source, before any work is done.
 
-        sources: their files; None for a source that is no file.
+        sources: how many. inputs: the files that they read.
         """
-        inputs = list(sources)
-        taken = {path.resolve() for path in inputs if path is not None}
+        taken = {path.resolve() for path in inputs}
         seen: set[Path] = set()
-        for path in self.wanted(len(inputs)):
+        for path in self.wanted(sources):
             if path in (self.csv, self.jsonl) and path == STDOUT:
                 if path in seen:
                     raise DferError("two outputs go to standard output")

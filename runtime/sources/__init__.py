@@ -15,7 +15,7 @@ from .files import VideoFile
 from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order, readable
 from .images import Animation, ImageFolder, pictures_below, read_image
 from .live import LiveSource
-from .opening import IMAGE_RATE, SourceSpec, expand, open_source, open_sources
+from .opening import IMAGE_RATE, SourceSpec, expand, files_of, open_source, open_sources
 from .readers import SourceReader, SourceReaders, State, tell_apart
 from .rotation import RotatedSource, Turn
 
@@ -38,6 +38,7 @@ __all__ = [
     "Warn",
     "check_image",
     "expand",
+    "files_of",
     "natural_order",
     "open_source",
     "open_sources",

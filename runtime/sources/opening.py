@@ -143,15 +143,11 @@ def _open_pipe(text: str, warn: Warn, device: Any | None) -> Source:
 
 
 def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, device: Any | None) -> Source:
-    path, name = Path(text), readable(text)
-    if path.is_dir():
-        images = [file for file in path.iterdir() if _is_image(file) and not _is_litter(file.name) and file.is_file()]
-        if not images:
-            known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-            raise DferError(f"{name}: this folder holds no images and no videos ({known})")
-        return _open_images(sorted(images, key=_by_name), name, image_rate, warn, photos)
-    if _is_pattern(text):
-        files = _matches(text)
+    path, name, files = Path(text), readable(text), files_of(text)
+    if not files:
+        known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
+        raise DferError(f"{name}: this folder holds no images and no videos ({known})")
+    if path.is_dir() or _is_pattern(text):
         if _is_image(files[0]):
             return _open_images(files, name, image_rate, warn, photos)
         if len(files) > 1:
@@ -194,6 +190,18 @@ def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
         else:
             single.append(spec)
     return single
+
+
+def files_of(spec: SourceSpec) -> list[Path]:
+    """What is read of a single source: the images of a folder or pattern, or the file itself; nothing of a camera."""
+    if isinstance(spec, int):
+        return []
+    if _is_pattern(spec):
+        return _matches(str(spec))
+    if not _exists(str(spec)) or not Path(spec).is_dir():
+        return [Path(spec)]
+    images = (file for file in Path(spec).iterdir() if _is_image(file) and not _is_litter(file.name) and file.is_file())
+    return sorted(images, key=_by_name)
 
 
 def _named(spec: object) -> SourceSpec:

@@ -204,6 +204,24 @@ def test_bad_input_gives_one_line_status_1_and_no_files(bundle: Path, face_video
     assert face_video.stat().st_size > 1000
 
 
+def test_no_output_goes_over_a_picture_that_is_read(tmp_path: Path) -> None:
+    album = tmp_path / "album"
+    album.mkdir()
+    for name in ("01.png", "02.png", "album.png"):
+        cv2.imwrite(str(album / name), np.full((60, 80, 3), 90, np.uint8))
+    before = {path: path.read_bytes() for path in album.iterdir()}
+    for source, option, path in (
+        (album, "--plot", album / "02.png"),
+        (album / "*.png", "--csv", album / "02.png"),
+        (album / "%02d.png", "--jsonl", album / "02.png"),
+        (album, "--out-dir", album),
+    ):
+        result = run(source, "--photos", option, path)
+        assert result.exit_code == 1
+        assert "source; name another" in flat(result.output)
+    assert {path: path.read_bytes() for path in album.iterdir()} == before
+
+
 def test_ctrl_c_ends_a_run_with_its_rows_kept(
     face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
