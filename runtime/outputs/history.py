@@ -95,11 +95,11 @@ class History:
 
     def add(self, prediction: Prediction) -> None:
         key = prediction.source, prediction.track_id
-        self._latest[prediction.source] = prediction.time
         if key not in self._series:
             if len(self._series) >= _MOST_SERIES:
                 self._forget()
             self._series[key] = ProbabilitySeries(len(self.classes))
+        self._latest[prediction.source] = prediction.time
         self._series[key].add(prediction.time, prediction.probabilities)
 
     def longest(self) -> list[tuple[tuple[str, int], str, ProbabilitySeries]]:
@@ -132,3 +132,5 @@ class History:
         )
         del self._series[key]
         self._forgotten += 1
+        if all(source != key[0] for source, _ in self._series):  # every photograph is a source
+            del self._latest[key[0]]

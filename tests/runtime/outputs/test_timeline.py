@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from dataclasses import replace
@@ -99,6 +100,16 @@ def test_of_many_faces_those_seen_longest_are_shown() -> None:
     assert len(faces) == MOST_FACES
     assert faces[0][:2] == (("a.mp4", 7), "face 7") and faces[0][2].predictions == 3000
     assert history.left_out == 3001 - MOST_FACES
+
+
+def test_memory_does_not_grow_with_the_number_of_photographs() -> None:
+    history, sizes = History(CLASSES), []
+    for index in range(3000):
+        history.add(said(index / 8, shares(0), source=f"album/{index:04}.jpg"))
+        if index in (999, 2999):
+            sizes.append(len(pickle.dumps(history)))
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.01)
+    assert history.left_out == 3000 - len(history.longest()) == 3000 - MOST_FACES
 
 
 @pytest.mark.parametrize("suffix", PLOT_SUFFIXES)
