@@ -494,7 +494,7 @@ function connect() {
   listen();
   own.onmessage = ({ data }) => {
     listen();
-    work = work.then(async () => {
+    const take = async () => {
       if (own !== socket) return; // a newer connection speaks
       if (typeof data === "string") {
         failures = 0;
@@ -505,6 +505,10 @@ function connect() {
       }
       await takeRound(data);
       if (own.readyState === WebSocket.OPEN) own.send("seen");
+    };
+    work = work.then(take).catch((problem) => {
+      console.error(problem);
+      own.close(); // and try again: a round may fail for want of memory
     });
   };
   own.onclose = async () => {

@@ -133,6 +133,17 @@ STATUS = "document.querySelector('#connection')?.textContent"
 OVER = "document.querySelector('#over').innerText"
 
 
+def test_a_picture_that_cannot_be_shown_does_not_stop_the_page(page: WebPage, tab: Tab) -> None:
+    page.show(make_step(0), stages, [])
+    tab.open(page.url)
+    tab.wait(f"{STATUS} === 'connected'")
+    tab.run("""createImageBitmap = (usual => () => { createImageBitmap = usual;
+        return Promise.reject(new Error("no memory")); })(createImageBitmap)""")
+    with Run(page):
+        sees_motion(tab)
+    assert tab.run(STATUS) == "connected"
+
+
 @pytest.mark.long
 def test_viewers_come_back_when_another_run_does(page: WebPage, tab: Tab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfer.runtime.web.server._FAREWELL", 20.0)
