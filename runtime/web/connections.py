@@ -17,7 +17,8 @@ MOST = 64
 BACKLOG = 16
 """Connections that may wait to be accepted; so many are accepted in one go, before `MOST` can be held."""
 PATIENCE = 10.0
-"""Seconds to say a whole request, headers and all, from when it is this connection's turn to speak."""
+"""Seconds to say a whole request, headers and all, from when it is this connection's turn to speak; and to take the
+next part of an answer, some hundred kB."""
 
 _FULL = b"Too many viewers; come back when somebody has left.\n"
 _REFUSAL = (
@@ -53,6 +54,14 @@ class BoundedHttp(H11Protocol):
         self._since = self.loop.time()
         self._patience = self.loop.call_later(PATIENCE, self._hang_up)
         super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self._waiting = self.loop.call_later(PATIENCE, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._waiting.cancel()
+        super().resume_writing()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
         self._patience.cancel()

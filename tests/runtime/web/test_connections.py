@@ -6,6 +6,7 @@ import http.client
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.web import WebPage
-from web_scene import Run, Viewer
+from web_scene import Run, Viewer, make_step, stages
 
 
 @pytest.fixture
@@ -67,6 +68,24 @@ def test_who_does_not_finish_a_request_is_hung_up_on(page: WebPage, monkeypatch:
     with Run(page), Viewer(page) as viewer:  # who watches is not
         for _ in range(15):
             viewer.round()
+
+
+@pytest.mark.long
+def test_who_asks_for_all_rows_and_takes_none_is_hung_up_on(page: WebPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.web.connections.PATIENCE", 1.0)
+    for moment in range(500):
+        page.show(make_step(moment, tracks=tuple(range(100))), stages, [])
+    taken = []
+    for reads_after in (0.0, 3.0):
+        with connect(page) as viewer:
+            viewer.sendall(b"GET /rows.csv HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            time.sleep(reads_after)
+            taken.append(0)
+            with suppress(ConnectionResetError):
+                while data := viewer.recv(1 << 17):
+                    taken[-1] += len(data)
+                    time.sleep(0.03)
+    assert taken[1] < taken[0]  # the slow one has them all
 
 
 def test_more_viewers_than_there_is_room_for_are_refused_and_the_others_go_on(
