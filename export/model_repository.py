@@ -12,11 +12,11 @@ from string import Template
 from ..runtime.bundle import Bundle
 from ..runtime.engines.backend import LARGEST_BATCH
 from ..runtime.engines.choice import precision_for
+from ..runtime.engines.triton import version_of
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.storage import exchange
 
 _DELAY = 2000  # µs that a request waits for others to share its batch
-_VERSION = "1"
 
 _CONFIG = Template("""\
 $origin `dfer-run --provider triton://HOST:8000/$name` uses it.
@@ -69,8 +69,9 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
         folder.mkdir(exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder))
         try:
-            (aside / _VERSION).mkdir()
-            (aside / _VERSION / "model.onnx").write_bytes(bundle.read(graph))
+            version = aside / version_of(bundle.digest, precision)
+            version.mkdir()
+            (version / "model.onnx").write_bytes(bundle.read(graph))
             (aside / "config.pbtxt").write_text(_config(bundle, name, precision, tensorrt), encoding="utf-8")
             aside.chmod(0o755)  # the server is another user
             if target.exists():

@@ -92,6 +92,23 @@ def test_a_run_goes_on_when_the_server_was_killed_and_is_back(
     assert [line for line in told if "waiting for it" in line]
 
 
+def test_a_model_that_is_replaced_while_the_server_runs_is_refused(bundle: Path, tmp_path: Path) -> None:
+    models, faces = tmp_path / "models", np.zeros((1, 80, 80, 3), np.uint8)
+    written = write_repository(Bundle.open(DEMO), models, "fp32")
+    own = bundle.rename(tmp_path / DEMO.name)  # models are called like their bundle
+    edit_manifest(own, scale=50.0)
+    with RealTriton(models, tmp_path, "--model-control-mode=poll", "--repository-poll-secs=1") as server:
+        address = f"triton://127.0.0.1:{server.port}/{written.name}"
+        with open_graph(Bundle.open(DEMO), ENCODER, address) as there:
+            there.run({"frames": faces})
+            assert write_repository(Bundle.open(own), models, "fp32") == written
+            with pytest.raises(DferError, match=r"serves another model, version \d+, not \d+; write its"):
+                end = time.monotonic() + 60
+                while time.monotonic() < end:
+                    there.run({"frames": faces})
+                    time.sleep(0.1)
+
+
 def test_another_bundle_is_refused(address: str, bundle: Path) -> None:
     edit_manifest(bundle, scale=50.0)
     with pytest.raises(DferError, match="serves another bundle"):

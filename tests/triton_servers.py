@@ -45,12 +45,15 @@ def free_port() -> int:
 
 
 class RealTriton:
-    """`tritonserver` on a model repository, on ports of its own. Use as a context manager; it is ready then."""
+    """`tritonserver` on a model repository, on ports of its own. Use as a context manager; it is ready then.
 
-    def __init__(self, repository: Path, work: Path) -> None:
+    options: more of its own.
+    """
+
+    def __init__(self, repository: Path, work: Path, *options: str) -> None:
         server = real_triton()
         assert server is not None
-        self._server, self._repository = server, repository
+        self._server, self._repository, self._options = server, repository, options
         self.port = free_port()
         self._backends = work / "backends"
         self._log = work / "server.log"
@@ -80,6 +83,7 @@ class RealTriton:
                     *(f"--model-repository={self._repository}", f"--backend-directory={self._backends}"),
                     *("--http-address=127.0.0.1", f"--http-port={self.port}"),
                     *("--allow-grpc=false", "--allow-metrics=false", "--exit-timeout-secs=5"),
+                    *self._options,
                 ],
                 env=os.environ | {"LD_LIBRARY_PATH": ":".join(map(str, libraries))},
                 stdout=log,
@@ -135,7 +139,9 @@ class StubTriton:
         self.model = model.name
         self._certificate = certificate
         self._config = (model / "config.pbtxt").read_text(encoding="utf-8")
-        self._engine = open_engine((model / "1" / "model.onnx").read_bytes(), "cpu")
+        (graph,) = model.glob("*/model.onnx")
+        self._version = graph.parent.name
+        self._engine = open_engine(graph.read_bytes(), "cpu")
         self.respond: Callable[[str], tuple[int, dict[str, str], bytes] | None] = lambda path: None
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.port = free_port()
@@ -167,8 +173,14 @@ class StubTriton:
         features = self._engine.run({given["name"]: frames})["features"]
         size = {"binary_data_size": features.nbytes}
         output = {"name": "features", "datatype": "FP32", "shape": features.shape, "parameters": size}
-        head = json.dumps({"model_name": self.model, "outputs": [output]}).encode()
+        head = json.dumps({"model_name": self.model, "model_version": self._version, "outputs": [output]}).encode()
         return 200, {HEADER: str(len(head))}, head + features.tobytes()
+
+    def replace(self, model: Path) -> None:
+        """Serve another model from now on, as Triton does when it finds one in the place of this."""
+        other = StubTriton(model)
+        self._engine.close()
+        self._config, self._engine, self._version = other._config, other._engine, other._version
 
     def start(self) -> None:
         stub = self

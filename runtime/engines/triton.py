@@ -6,6 +6,7 @@ The head runs here, on the CPU: what it reads, a window, follows the time of one
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import ssl
@@ -38,6 +39,14 @@ _AWAY = 30.0  # seconds that a server may be away, as one is that starts anew
 _HEADER = "Inference-Header-Content-Length"
 _DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
 _LARGEST_TEXT = 1 << 20  # bytes of an answer's JSON
+
+
+def version_of(digest: str, precision: str) -> str:
+    """The version under which Triton serves the encoder of the bundle with this digest in a precision.
+
+    Each answer names its version, so that it tells what model gave it.
+    """
+    return str(int(hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:12], 16))
 
 
 @functools.cache  # it remembers what the server said of itself
@@ -86,7 +95,7 @@ class TritonBackend(Backend):
             return cpu.open(bundle, graph, precision, threads, report)
         if graph != encoder:
             raise ParameterError("precision", f"{self.name} serves the encoder in {served}; ask for {served}")
-        return TritonEngine(self.server, bundle.digest, report)
+        return TritonEngine(self.server, bundle.digest, served, report)
 
     @functools.cached_property
     def server(self) -> ServedModel:
@@ -96,12 +105,13 @@ class TritonBackend(Backend):
 class TritonEngine(Engine):
     """A model of a server, of the bundle with this digest. Calls take turns, over one connection.
 
-    A server that goes away is waited for, 30 seconds, once for each call.
+    A server that goes away is waited for, 30 seconds, once for each call. One that serves another model is an error.
     """
 
-    def __init__(self, server: ServedModel, digest: str, report: Report) -> None:
+    def __init__(self, server: ServedModel, digest: str, precision: str, report: Report) -> None:
         self.provider = server.address
         self._server, self._digest, self._report = server, digest, report
+        self._version = version_of(digest, precision)
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
@@ -117,11 +127,11 @@ class TritonEngine(Engine):
 
     def _infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         try:
-            return self._server.infer(inputs)
+            return self._server.infer(inputs, self._version)
         except ServerAwayError:  # or it has closed a connection that was idle, which is its right
             self._server.wait(_AWAY, self._report)
             self._server.check(self._digest)
-            return self._server.infer(inputs)
+            return self._server.infer(inputs, self._version)
 
     def close(self) -> None:
         self._server.close()
@@ -171,8 +181,11 @@ class ServedModel:
     def _parameter(self, name: str) -> str:
         return str(self._config.get("parameters", {}).get(name, {}).get("string_value", ""))
 
-    def infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """One batch, all outputs. Raises ServerAwayError, and DferError for what is refused or is no result."""
+    def infer(self, inputs: Mapping[str, Array], version: str) -> dict[str, NDArray[np.float32]]:
+        """One batch, all outputs, of a version of the model.
+
+        Raises ServerAwayError, and DferError for what is refused, is no result or is of another version.
+        """
         import numpy as np
 
         arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
@@ -193,6 +206,11 @@ class ServedModel:
         )
         results, start = {}, 0
         try:
+            if answer["model_version"] != version:
+                raise DferError(
+                    f"{self.address} serves another model, version {str(answer['model_version'])[:20]}, not {version}; "
+                    "write its repository again with dfer-export --bundle BUNDLE --triton FOLDER, or name its bundle"
+                )
             for output in answer["outputs"]:
                 size = int(output["parameters"]["binary_data_size"])
                 values = np.frombuffer(binary[start : start + size], np.dtype("<f4"))

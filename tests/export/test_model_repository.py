@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from dfer.export import command
 from dfer.export.model_repository import write_repository
 from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.engines.triton import version_of
 from dfer.runtime.engines.trt_library import PRODUCTS, is_installed
 from dfer.runtime.errors import DferError
 
@@ -19,11 +20,12 @@ def test_the_model_is_the_encoder_with_the_bundles_digest(tmp_path: Path) -> Non
     bundle = Bundle.open(DEMO)
     folder = write_repository(bundle, tmp_path / "models")
     assert folder == tmp_path / "models" / "demo-encoder"
+    version = version_of(bundle.digest, "fp32")
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()) == [
-        "models/demo-encoder/1/model.onnx",
+        f"models/demo-encoder/{version}/model.onnx",
         "models/demo-encoder/config.pbtxt",
     ]
-    assert (folder / "1" / "model.onnx").read_bytes() == bundle.read("encoder.fp32.onnx")
+    assert (folder / version / "model.onnx").read_bytes() == bundle.read("encoder.fp32.onnx")
     text = (folder / "config.pbtxt").read_text()
     assert bundle.digest in text
     assert "dims: [ 80, 80, 3 ]" in text
@@ -38,7 +40,7 @@ def test_a_model_is_replaced_and_its_neighbours_stay(tmp_path: Path) -> None:
     (first / "2").mkdir()
     write_repository(bundle, tmp_path, tensorrt=True)
     assert 'name: "tensorrt" parameters { key: "precision_mode" value: "FP32" }' in (first / "config.pbtxt").read_text()
-    assert sorted(path.name for path in first.iterdir()) == ["1", "config.pbtxt"]
+    assert sorted(path.name for path in first.iterdir()) == [version_of(bundle.digest, "fp32"), "config.pbtxt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo-encoder", "other"]
 
 

@@ -126,6 +126,24 @@ def test_another_bundle_after_the_server_was_away_is_refused(stub: StubTriton) -
             engine.run({"frames": crops(1)})
 
 
+def test_another_model_that_took_the_place_is_refused(stub: StubTriton, bundle: Path, tmp_path: Path) -> None:
+    edit_manifest(bundle, scale=50.0)
+    with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
+        before = engine.run({"frames": crops(1)})["features"]
+        stub.replace(write_repository(Bundle.open(bundle), tmp_path / "models", "fp32"))
+        for _ in range(2):
+            with pytest.raises(DferError, match=r"serves another model, version \d+, not \d+; write its repository"):
+                engine.run({"frames": crops(1)})
+        stub.replace(write_repository(Bundle.open(DEMO), tmp_path / "models", "fp32"))
+        assert (engine.run({"frames": crops(1)})["features"] == before).all()
+
+
+def test_a_repository_of_an_earlier_release_is_refused_when_it_is_opened(stub: StubTriton) -> None:
+    stub._version = "1"
+    with pytest.raises(DferError, match=r"serves another model, version 1, not \d+; write its repository again with"):
+        Recognizer(DEMO, provider=stub.address)
+
+
 def test_a_server_that_hangs_is_not_waited_for_without_end(stub: StubTriton, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "_TIMEOUT", 1.0)
     monkeypatch.setattr(triton, "_AWAY", 0.3)
@@ -168,7 +186,8 @@ def test_an_answer_that_is_none_is_an_error_and_not_repeated(
 @pytest.mark.parametrize("size", [0, 4])
 def test_tensors_that_are_not_whole_are_no_results(stub: StubTriton, size: int) -> None:
     output = {"name": "features", "datatype": "FP32", "shape": [1, 128], "parameters": {"binary_data_size": size}}
-    head = json.dumps({"outputs": [output]}).encode()
+    version = triton.version_of(Bundle.open(DEMO).digest, "fp32")
+    head = json.dumps({"model_version": version, "outputs": [output]}).encode()
     with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
         stub.respond = lambda path: (
             (200, {HEADER: str(len(head))}, head + bytes(size)) if path.endswith("/infer") else None
