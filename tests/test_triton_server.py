@@ -16,7 +16,6 @@ from dfer.export.model_repository import write_repository
 from dfer.runtime import Recognizer
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.engines import open_graph
-from dfer.runtime.engines.triton import TritonBackend, backend_at
 from dfer.runtime.errors import DferError
 from helpers import edit_manifest
 
@@ -37,7 +36,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealTriton]:
 
 @pytest.fixture
 def address(server: RealTriton) -> str:
-    backend_at.cache_clear()
     return f"triton://127.0.0.1:{server.port}/demo-encoder"
 
 
@@ -57,9 +55,7 @@ def test_sixteen_clients_share_batches(server: RealTriton, address: str) -> None
         expected = here.run({"frames": faces[:, 0]})["features"]
 
     def ask(client: int) -> None:
-        own = backend_at.__wrapped__(address)  # a connection for each, as other processes have
-        assert isinstance(own, TritonBackend)
-        with own.open(bundle, ENCODER, "fp32", None, lambda _: None) as there:
+        with open_graph(bundle, ENCODER, address) as there:
             for _ in range(calls):
                 found = there.run({"frames": faces[client]})["features"]
                 np.testing.assert_allclose(found[0], expected[client], atol=1e-4)
@@ -107,6 +103,8 @@ def test_a_model_that_is_replaced_while_the_server_runs_is_refused(bundle: Path,
                 while time.monotonic() < end:
                     there.run({"frames": faces})
                     time.sleep(0.1)
+        with open_graph(Bundle.open(own), ENCODER, address) as there:
+            assert there.run({"frames": faces})["features"].shape == (1, 128)
 
 
 def test_another_bundle_is_refused(address: str, bundle: Path) -> None:

@@ -12,6 +12,7 @@ import os
 import ssl
 import threading
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from time import monotonic, sleep
@@ -49,7 +50,6 @@ def version_of(digest: str, precision: str) -> str:
     return str(int(hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:12], 16))
 
 
-@functools.cache  # it remembers what the server said of itself
 def backend_at(address: str) -> TritonBackend:
     """The backend of `triton://HOST[:PORT]/MODEL`, or `triton+https://…`. Asks no server yet.
 
@@ -76,7 +76,10 @@ def backend_at(address: str) -> TritonBackend:
 
 @dataclass(frozen=True, kw_only=True)
 class TritonBackend(Backend):
-    """A model on a server. place: its address, with the port."""
+    """A model on a server, which is asked anew each time, since it may serve another one now.
+
+    place: its address, with the port.
+    """
 
     place: SplitResult
 
@@ -84,22 +87,20 @@ class TritonBackend(Backend):
         return True
 
     def runs(self, precision: str) -> bool:
-        return precision in ("fp32", self.server.precision)  # in FP32 the head, here
+        with closing(ServedModel(self.place)) as server:
+            return precision in ("fp32", server.precision)  # in FP32 the head, here
 
     def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
-        self.server.check(bundle.digest)
-        served = self.server.precision
+        with closing(ServedModel(self.place)) as server:  # the engine's own: answers come in the order of requests
+            server.check(bundle.digest)
+            served = server.precision
         encoder, head = bundle.manifest.graphs(served, self.name)
         if graph == head:
             (cpu,) = (backend for backend in BACKENDS if backend.name == "cpu")
             return cpu.open(bundle, graph, precision, threads, report)
         if graph != encoder:
             raise ParameterError("precision", f"{self.name} serves the encoder in {served}; ask for {served}")
-        return TritonEngine(self.server, bundle.digest, served, report)
-
-    @functools.cached_property
-    def server(self) -> ServedModel:
-        return ServedModel(self.place)
+        return TritonEngine(server, bundle.digest, served, report)
 
 
 class TritonEngine(Engine):
@@ -117,8 +118,9 @@ class TritonEngine(Engine):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         import numpy as np
 
-        rows, largest = len(next(iter(inputs.values()))), self._server.largest
+        rows = len(next(iter(inputs.values())))
         with self._lock:
+            largest = self._server.largest  # which may have to be asked for
             parts = [
                 self._infer({name: array[start : start + largest] for name, array in inputs.items()})
                 for start in range(0, rows, largest)

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stub(model: Path) -> Iterator[StubTriton]:
-    triton.backend_at.cache_clear()  # ports are used again
     with StubTriton(model) as server:
         yield server
 
@@ -52,6 +52,21 @@ def test_features_are_those_of_the_cpu_in_batches_that_the_server_takes(stub: St
     faces = crops(40)
     np.testing.assert_allclose(features(stub.address, faces), features("cpu", faces), atol=1e-5)
     assert [path for _, path, _ in stub.requests].count("/v2/models/demo-encoder/infer") == 3  # 16, 16 and 8
+
+
+def test_two_engines_of_one_process_each_get_their_own_answers(stub: StubTriton) -> None:
+    faces = crops(4)
+    expected = features("cpu", faces)
+
+    def ask(number: int) -> None:
+        own, told = slice(2 * number, 2 * number + 2), list[str]()
+        with open_graph(Bundle.open(DEMO), ENCODER, stub.address, report=told.append) as engine:
+            for _ in range(40):
+                np.testing.assert_allclose(engine.run({"frames": faces[own]})["features"], expected[own], atol=1e-5)
+        assert not told
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ask, range(2)))
 
 
 def rows_of(video: Path, provider: str) -> list[tuple[float, int, str, list[float]]]:
@@ -119,6 +134,7 @@ def test_a_server_that_stays_away_is_an_error(stub: StubTriton, monkeypatch: pyt
 
 def test_another_bundle_after_the_server_was_away_is_refused(stub: StubTriton) -> None:
     with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
+        engine.run({"frames": crops(1)})
         stub.kill()
         stub._config = stub._config.replace(Bundle.open(DEMO).digest, "0" * 64)
         stub.start()
@@ -134,6 +150,8 @@ def test_another_model_that_took_the_place_is_refused(stub: StubTriton, bundle: 
         for _ in range(2):
             with pytest.raises(DferError, match=r"serves another model, version \d+, not \d+; write its repository"):
                 engine.run({"frames": crops(1)})
+        with pytest.raises(DferError, match="serves another bundle"):
+            features(stub.address, crops(1))
         stub.replace(write_repository(Bundle.open(DEMO), tmp_path / "models", "fp32"))
         assert (engine.run({"frames": crops(1)})["features"] == before).all()
 
@@ -202,7 +220,6 @@ def test_the_header_for_authorization_comes_from_the_environment(
     features(stub.address, crops(1))
     assert not any("Authorization" in headers for _, _, headers in stub.requests)
     stub.requests.clear()
-    triton.backend_at.cache_clear()
     monkeypatch.setenv("DFER_TRITON_AUTHORIZATION", "Bearer abc")
     features(stub.address, crops(1))
     assert {headers.get("Authorization") for _, _, headers in stub.requests} == {"Bearer abc"}
@@ -251,7 +268,6 @@ class TestTls:
         """A server with a certificate of its own, which is trusted."""
         certificate = certify(tmp_path, "IP:127.0.0.1")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        triton.backend_at.cache_clear()
         with StubTriton(model, certificate) as server:
             yield server
 
@@ -293,7 +309,6 @@ class TestTls:
     ) -> None:
         certificate = certify(tmp_path, "DNS:elsewhere.example")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-        triton.backend_at.cache_clear()
         with StubTriton(model, certificate) as server:
             with pytest.raises(DferError, match=r"refused: .*not valid for '127\.0\.0\.1'"):
                 Recognizer(DEMO, provider=server.address)
