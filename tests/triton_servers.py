@@ -208,7 +208,7 @@ class StubTriton:
                 stub.requests.append((self.command, self.path, dict(self.headers)))
                 status, headers, content = stub.respond(self.path) or usual
                 self.send_response(status)
-                for name, value in (headers | {"Content-Length": str(len(content))}).items():
+                for name, value in ({"Content-Length": str(len(content))} | headers).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPSConnection, IncompleteRead
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
@@ -100,19 +100,19 @@ class TritonBackend(Backend):
             return cpu.open(bundle, graph, precision, threads, report)
         if graph != encoder:
             raise ParameterError("precision", f"{self.name} serves the encoder in {served}; ask for {served}")
-        return TritonEngine(server, bundle.digest, served, report)
+        return TritonEngine(server, bundle, served, report)
 
 
 class TritonEngine(Engine):
-    """A model of a server, of the bundle with this digest. Calls take turns, over one connection.
+    """A model of a server: the encoder of a bundle. Calls take turns, over one connection.
 
     A server that goes away is waited for, 30 seconds, once for each call. One that serves another model is an error.
     """
 
-    def __init__(self, server: ServedModel, digest: str, precision: str, report: Report) -> None:
+    def __init__(self, server: ServedModel, bundle: Bundle, precision: str, report: Report) -> None:
         self.provider = server.address
-        self._server, self._digest, self._report = server, digest, report
-        self._version = version_of(digest, precision)
+        self._server, self._digest, self._report = server, bundle.digest, report
+        self._version, self._width = version_of(bundle.digest, precision), bundle.manifest.width
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
@@ -129,11 +129,11 @@ class TritonEngine(Engine):
 
     def _infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         try:
-            return self._server.infer(inputs, self._version)
+            return self._server.infer(inputs, self._version, self._width)
         except ServerAwayError:  # or it has closed a connection that was idle, which is its right
             self._server.wait(_AWAY, self._report)
             self._server.check(self._digest)
-            return self._server.infer(inputs, self._version)
+            return self._server.infer(inputs, self._version, self._width)
 
     def close(self) -> None:
         self._server.close()
@@ -183,8 +183,8 @@ class ServedModel:
     def _parameter(self, name: str) -> str:
         return str(self._config.get("parameters", {}).get(name, {}).get("string_value", ""))
 
-    def infer(self, inputs: Mapping[str, Array], version: str) -> dict[str, NDArray[np.float32]]:
-        """One batch, all outputs, of a version of the model.
+    def infer(self, inputs: Mapping[str, Array], version: str, width: int) -> dict[str, NDArray[np.float32]]:
+        """One batch, all outputs, of a version of the model that gives `width` numbers for a row.
 
         Raises ServerAwayError, and DferError for what is refused, is no result or is of another version.
         """
@@ -203,8 +203,9 @@ class ServedModel:
             ],
             "parameters": {"binary_data_output": True},
         }
+        rows = len(next(iter(arrays.values())))
         answer, binary = self._ask(
-            "POST", "/infer", wanted, b"".join(array.data.cast("B") for array in arrays.values())
+            "POST", "/infer", wanted, b"".join(array.data.cast("B") for array in arrays.values()), 4 * rows * width
         )
         results, start = {}, 0
         try:
@@ -216,7 +217,7 @@ class ServedModel:
             for output in answer["outputs"]:
                 size = int(output["parameters"]["binary_data_size"])
                 values = np.frombuffer(binary[start : start + size], np.dtype("<f4"))
-                results[str(output["name"])] = values.reshape(len(next(iter(arrays.values()))), *output["shape"][1:])
+                results[str(output["name"])] = values.reshape(rows, *output["shape"][1:])
                 start += size
         except (KeyError, TypeError, ValueError) as error:
             raise DferError(f"{self.address}: its answer is not one of KServe's protocol: {error}") from error
@@ -242,14 +243,19 @@ class ServedModel:
     def close(self) -> None:
         self._connection.close()
 
-    def _ask(self, verb: str, path: str, content: object = None, binary: bytes = b"") -> tuple[dict[str, Any], bytes]:
-        """The JSON of an answer, and the tensors after it."""
+    def _ask(
+        self, verb: str, path: str, content: object = None, binary: bytes = b"", expected: int = 0
+    ) -> tuple[dict[str, Any], bytes]:
+        """The JSON of an answer, and the tensors after it, of which that many bytes are expected."""
+        largest = _LARGEST_TEXT + expected
         text = b"" if content is None else json.dumps(content).encode()
         headers = self._headers | ({_HEADER: str(len(text))} if binary else {})
         try:
             self._connection.request(verb, self._path + path, text + binary, headers)
             response = self._connection.getresponse()
-            body = response.read()
+            body = response.read(largest + 1)
+            if len(body) <= largest and response.length:
+                raise IncompleteRead(body, response.length)
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise DferError(
@@ -260,6 +266,9 @@ class ServedModel:
             self.close()
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServerAwayError(f"{self.address} does not answer: {reason}") from error
+        if len(body) > largest:
+            self.close()  # the rest would be taken for the next answer
+            raise DferError(f"{self.address} answers with more than {largest} bytes; is this Triton's HTTP port?")
         try:
             length = int(response.getheader(_HEADER) or len(body))
             text = body[:length]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -199,6 +200,29 @@ def test_an_answer_that_is_none_is_an_error_and_not_repeated(
         with pytest.raises(DferError, match=words):
             engine.run({"frames": crops(1)})
     assert [path for _, path, _ in stub.requests].count("/v2/models/demo-encoder/infer") == 1
+
+
+def test_an_answer_without_end_is_refused_before_it_fills_the_memory(stub: StubTriton) -> None:
+    with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
+        before = engine.run({"frames": crops(1)})["features"]
+        large = b"{}" + bytes(100 << 20)
+        stub.respond = lambda path: (200, {HEADER: "2"}, large) if path.endswith("/infer") else None
+        tracemalloc.start()
+        with pytest.raises(DferError, match="answers with more than 1049088 bytes; is this Triton's HTTP port"):
+            engine.run({"frames": crops(1)})
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        tracemalloc.stop()
+        stub.respond = lambda path: None
+        assert (engine.run({"frames": crops(1)})["features"] == before).all()
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(stub: StubTriton) -> None:
+    with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
+        before = engine.run({"frames": crops(1)})["features"]
+        broken = [(200, {"Content-Length": "999", "Connection": "close"}, b"{}")]
+        stub.respond = lambda path: broken.pop() if broken and path.endswith("/infer") else None
+        assert (engine.run({"frames": crops(1)})["features"] == before).all()
+        assert not broken
 
 
 @pytest.mark.parametrize("size", [0, 4])
