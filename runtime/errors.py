@@ -30,6 +30,10 @@ class BundleError(DferError):
     """A file of a bundle that is not what was exported, or no graph that is run: whatever is to run it."""
 
 
+class EngineError(DferError):
+    """An engine that fails while it runs, or the device or server it is on: whatever pictures it is given."""
+
+
 class ParameterError(DferError):
     """What is wrong with one parameter of a function.
 

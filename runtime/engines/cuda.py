@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DferError
+from ..errors import DferError, EngineError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ class Cuda(ABC):
     """The first visible GPU and one stream on it. Everything but `name` and `capability` is called within `active()`.
 
     name: of the GPU. capability: (8, 6) for sm86. stream: its handle, as TensorRT takes it.
-    captures: whether `capture` can be used. Errors of the device are DferErrors; freeing never raises.
+    captures: whether `capture` can be used. Errors of the device are EngineErrors; freeing never raises.
     """
 
     name: str
@@ -109,7 +109,7 @@ class CudaBindings(Cuda):
         status, *results = getattr(self._cuda, name)(*arguments)
         if int(status) != 0:
             _, reason = self._cuda.cudaGetErrorString(status)
-            raise DferError(f"CUDA cannot be used ({name}: {reason.decode()}); check the driver with nvidia-smi")
+            raise EngineError(f"CUDA cannot be used ({name}: {reason.decode()}); check the driver with nvidia-smi")
         return results[0] if results else None
 
     @contextmanager
@@ -198,7 +198,7 @@ class PyCuda(Cuda):
         try:
             yield
         except self._cuda.Error as error:
-            raise DferError(f"CUDA failed: {error}") from error
+            raise EngineError(f"CUDA failed: {error}") from error
         finally:
             self._cuda.Context.pop()
 

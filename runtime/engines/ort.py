@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DferError, ParameterError
+from ..errors import DferError, EngineError, ParameterError
 from ..machine import cpu_model, instructions
 from ..timing import call_within
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
@@ -70,9 +70,9 @@ class OrtEngine(Engine):
             untried = self._patience is not None and batch not in self._tried
             results = self._try(session, inputs) if untried else session.run(self._outputs, dict(inputs))
         except TimeoutError as error:
-            raise DferError(f"the graph {error} to run once: too large for this machine, or made to hang") from error
+            raise EngineError(f"the graph {error} to run once: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise DferError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
         self._tried.add(batch)
         return dict(zip(self._outputs, results, strict=True))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DferError
+from ..errors import DferError, EngineError
 from .backend import Engine
 from .cuda import Cuda
 from .trt_library import TrtLibrary
@@ -173,8 +173,8 @@ class TensorRTEngine(Engine):
         for tensor in self._outputs:
             self._cuda.download(tensor.part(self._batch), tensor.address)
 
-    def _failed(self) -> DferError:
-        return DferError(f"{self._library.title} cannot run the engine: {self._library.first_error()}")
+    def _failed(self) -> EngineError:
+        return EngineError(f"{self._library.title} cannot run the engine: {self._library.first_error()}")
 
     def _reset(self) -> None:
         """Forget what holds for one batch only."""

@@ -19,7 +19,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from ..errors import DferError, ParameterError
+from ..errors import DferError, EngineError, ParameterError
 from .backend import Backend, Engine, Report
 from .ort import BACKENDS
 
@@ -139,7 +139,7 @@ class TritonEngine(Engine):
         self._server.close()
 
 
-class ServerAwayError(DferError):
+class ServerAwayError(EngineError):
     """The server does not answer, or says that it cannot now."""
 
 
@@ -172,10 +172,10 @@ class ServedModel:
         return max(1, int(self._config.get("max_batch_size") or 1))
 
     def check(self, digest: str) -> None:
-        """Raise DferError where it was not made from the bundle with this digest."""
+        """Raise EngineError where it was not made from the bundle with this digest."""
         served = self._parameter("bundle_digest")
         if served != digest:
-            raise DferError(
+            raise EngineError(
                 f"{self.address} serves another bundle ({served[:12] or 'none of ours'}, not {digest[:12]}); write its "
                 "repository with dfer-export --bundle BUNDLE --triton FOLDER, or name that bundle"
             )
@@ -186,7 +186,7 @@ class ServedModel:
     def infer(self, inputs: Mapping[str, Array], version: str, width: int) -> dict[str, NDArray[np.float32]]:
         """One batch, all outputs, of a version of the model that gives `width` numbers for a row.
 
-        Raises ServerAwayError, and DferError for what is refused, is no result or is of another version.
+        Raises ServerAwayError, and EngineError for what is refused, is no result or is of another version.
         """
         import numpy as np
 
@@ -210,7 +210,7 @@ class ServedModel:
         results, start = {}, 0
         try:
             if answer["model_version"] != version:
-                raise DferError(
+                raise EngineError(
                     f"{self.address} serves another model, version {str(answer['model_version'])[:20]}, not {version}; "
                     "write its repository again with dfer-export --bundle BUNDLE --triton FOLDER, or name its bundle"
                 )
@@ -220,18 +220,18 @@ class ServedModel:
                 results[str(output["name"])] = values.reshape(rows, *output["shape"][1:])
                 start += size
         except (KeyError, TypeError, ValueError) as error:
-            raise DferError(f"{self.address}: its answer is not one of KServe's protocol: {error}") from error
+            raise EngineError(f"{self.address}: its answer is not one of KServe's protocol: {error}") from error
         return results
 
     def wait(self, seconds: float, report: Report) -> None:
-        """Until the model is ready, which is reported where it is not at once; raises DferError when not in time."""
+        """Until the model is ready, which is reported where it is not at once; raises EngineError when not in time."""
         begun, told = monotonic(), False
         while True:
             self.close()
             try:
                 self._ask("GET", "/ready")
                 break
-            except DferError as error:
+            except EngineError as error:
                 if monotonic() - begun > seconds:
                     raise
                 if not told:
@@ -258,7 +258,7 @@ class ServedModel:
                 raise IncompleteRead(body, response.length)
         except ssl.SSLCertVerificationError as error:
             self.close()
-            raise DferError(
+            raise EngineError(
                 f"{self.address}: its certificate is refused: {error.verify_message.rstrip('.')}; "
                 "put the certificate of the authority that signed it, as PEM, into a file that $SSL_CERT_FILE names"
             ) from error
@@ -268,7 +268,7 @@ class ServedModel:
             raise ServerAwayError(f"{self.address} does not answer: {reason}") from error
         if len(body) > largest:
             self.close()  # the rest would be taken for the next answer
-            raise DferError(f"{self.address} answers with more than {largest} bytes; is this Triton's HTTP port?")
+            raise EngineError(f"{self.address} answers with more than {largest} bytes; is this Triton's HTTP port?")
         try:
             length = int(response.getheader(_HEADER) or len(body))
             text = body[:length]
@@ -277,8 +277,8 @@ class ServedModel:
             answer = None
         if response.status != 200:
             reason = answer.get("error") if isinstance(answer, dict) else None
-            fault = ServerAwayError if response.status >= 500 else DferError
+            fault = ServerAwayError if response.status >= 500 else EngineError
             raise fault(f"{self.address} answers {response.status}: {reason or response.reason}")
         if not isinstance(answer, dict):
-            raise DferError(f"{self.address} does not speak KServe's protocol; is this Triton's HTTP port?")
+            raise EngineError(f"{self.address} does not speak KServe's protocol; is this Triton's HTTP port?")
         return answer, body[length:]

@@ -8,7 +8,7 @@ from collections import Counter
 from functools import cache
 from pathlib import Path
 
-from ...errors import DferError
+from ...errors import DferError, EngineError
 from ...predictions import Prediction
 from ...recognizer import Recognizer
 from ...sources import Source, open_source
@@ -28,7 +28,8 @@ def label_unit(unit: Unit, job: Job) -> int:
 
     A video that cannot be read becomes a failure, and so does one at which workers of this run crashed three times:
     which one is being read is noted in `attempts`, and the next worker finds it there.
-    Raises DferError for a bundle that does not open, or crashes workers, and results that cannot be written.
+    Raises DferError for a bundle that does not open, or crashes workers, and results that cannot be written, and
+    EngineError where the engine fails, for which no video is to blame.
     """
     folder = CorpusFolder(job.folder)
     attempts = _Attempts(folder, unit, job.run)
@@ -70,6 +71,8 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
                     continue
                 made += step.predictions
                 frames, end = frames + 1, step.frame.time + 1 / (source.rate or math.inf)
+    except EngineError:
+        raise
     except DferError as error:
         failure = str(error)
     if not failure and not frames:

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from triton_servers import StubTriton
 
-from dfer.runtime.bundle import DEMO
+from dfer.export.model_repository import write_repository
+from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
 from dfer.runtime.cli.corpus.settings import LabelSettings
@@ -193,6 +195,28 @@ def test_a_video_that_kills_workers_fails_and_the_others_are_read(poison: Path, 
     assert {name for name, line in lines.items() if line["state"] == "read"} == {f"clip{n}.mp4" for n in range(4)}
     same(rows_in(out), rows_of_run([file for file in sorted(poison.glob("day*/*.mp4")) if "poison" not in file.name]))
     assert leftovers(out) == []
+
+
+def test_a_server_that_fails_ends_the_run_and_the_same_command_goes_on(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with StubTriton(write_repository(Bundle.open(DEMO), tmp_path / "models", "fp32")) as server:
+        options = LabelOptions([clips], out, replace(SETTINGS, provider=server.address), workers=1)
+        asked: list[str] = []
+
+        def unload(path: str) -> tuple[int, dict[str, str], bytes] | None:
+            asked.extend([path] if path.endswith("/infer") else [])
+            return (404, {}, b'{"error": "the model is gone"}') if len(asked) > 4 else None  # a video is being read
+
+        server.respond = unload
+        with pytest.raises(DferError, match="answers 404: the model is gone"):
+            label(options)
+        server.respond = lambda path: None
+        label(options)
+    assert [Path(line["source"]).name for line in lines_of(out) if line["state"] == "failed"] == ["broken.mp4"]
+    expected = rows_of_run(sorted(clips.glob("day*/*.mp4")))  # in another precision
+    assert [(row["source"], row["frame"]) for row in rows_in(out)] == [
+        (row["source"], row["frame"]) for row in expected
+    ]
 
 
 @pytest.mark.long
