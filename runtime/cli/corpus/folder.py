@@ -18,7 +18,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
@@ -77,27 +77,38 @@ class CorpusFolder:
         Raises DferError for a folder of another run, naming what differs, and for one that holds something else.
         """
         require("pyarrow", "label")
-        run = json.loads(json.dumps({"schema": _SCHEMA, **run}))
-        known = self._read_run()
-        if known is None and self.path.exists() and not self._is_begun():
-            known = self._read_run()  # another shard may have written it meanwhile
-            if known is None:
-                raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
-        if known is None or (known != run and not self._is_read()):
+        run = _stored(run)
+        begun = self._read_run() is not None or not self.path.exists() or self._is_begun()
+        if not begun and self._read_run() is None:  # another shard may have written it meanwhile
+            raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
+        if self._is_free(run):
             units = make_plan()
-            for part in ("predictions", "failures", "attempts"):
-                (self.path / part).mkdir(parents=True, exist_ok=True)
-            with atomic_write(self.path / "plan.jsonl", durable=True) as aside:
-                aside.write_text("".join(to_json(unit) + "\n" for unit in units), encoding="utf-8")
-            with atomic_write(self.path / "run.json", durable=True) as aside:  # last: with it, the folder is complete
-                aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-            return units
+            if self._is_free(run):  # planning takes long: another shard may have begun meanwhile
+                self._write_plan(run, units)
+        self.check(run)
+        return self.units()
+
+    def _write_plan(self, run: Mapping[str, Any], units: Sequence[Unit]) -> None:
+        for part in ("predictions", "failures", "attempts"):
+            (self.path / part).mkdir(parents=True, exist_ok=True)
+        with atomic_write(self.path / "plan.jsonl", durable=True) as aside:
+            aside.write_text("".join(to_json(unit) + "\n" for unit in units), encoding="utf-8")
+        with atomic_write(self.path / "run.json", durable=True) as aside:  # last: with it, the folder is complete
+            aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
+
+    def check(self, run: Mapping[str, Any]) -> None:
+        """Raise DferError, naming what differs, where the folder is of another run."""
+        known, run = self._read_run() or {}, _stored(run)
         if differing := [name for name in sorted({*run, *known}) if run.get(name) != known.get(name)]:
             raise DferError(
                 f"{self.path}: holds the results of a run with other settings ({', '.join(differing)}); name another "
                 "folder, or give the same ones"
             )
-        return self.units()
+
+    def _is_free(self, run: Mapping[str, Any]) -> bool:
+        """Whether the folder is of no run, or of another one that has read nothing."""
+        known = self._read_run()
+        return known is None or (known != run and not self._is_read())
 
     def _is_begun(self) -> bool:
         """Whether there is nothing here but what `begin` makes first, as another shard may be doing now."""
@@ -217,6 +228,12 @@ class CorpusFolder:
             with suppress(FileNotFoundError):  # other shards may be finishing now, and writing beside these tables
                 if left.parent != self.path or time() - left.stat().st_mtime > _LONG:
                     left.unlink()
+
+
+def _stored(run: Mapping[str, Any]) -> dict[str, Any]:
+    """A run as it comes back from run.json."""
+    stored: dict[str, Any] = json.loads(json.dumps({"schema": _SCHEMA, **run}))
+    return stored
 
 
 def _table(classes: tuple[str, ...], rows: Iterable[tuple[Prediction, int]]) -> pyarrow.Table:

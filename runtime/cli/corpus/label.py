@@ -106,7 +106,7 @@ def label(
     total = sum(unit.seconds for unit in own)
     finished = total - sum(unit.seconds for unit in waiting)
     progress(finished, total)
-    for unit, _ in _run(waiting, Job(settings, options.out.absolute(), uuid.uuid4().hex), options):
+    for unit, _ in _run(waiting, Job(settings, options.out.absolute(), uuid.uuid4().hex, run), options):
         finished += unit.seconds
         progress(finished, total)
     left = len({unit.name for unit in units} - folder.done())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,12 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is given: settings, the folder of results, and the id of this run of the command."""
+    """What every worker is given: settings, the folder of results, and the id of this run of the command.
+
+    about: what rows depend on, as the folder was begun with.
+    """
 
     settings: LabelSettings
     folder: Path
     run: str
+    about: Mapping[str, Any]

@@ -28,8 +28,8 @@ def label_unit(unit: Unit, job: Job) -> int:
 
     A video that cannot be read becomes a failure, and so does one at which workers of this run crashed three times:
     which one is being read is noted in `attempts`, and the next worker finds it there.
-    Raises DferError for a bundle that does not open, or crashes workers, and results that cannot be written, and
-    EngineError where the engine fails, for which no video is to blame.
+    Raises DferError for a bundle that does not open, or crashes workers, for results that cannot be written, and for
+    a folder that another run has taken, and EngineError where the engine fails, for which no video is to blame.
     """
     folder = CorpusFolder(job.folder)
     attempts = _Attempts(folder, unit, job.run)
@@ -48,6 +48,7 @@ def label_unit(unit: Unit, job: Job) -> int:
         made, note = _read(recognizer, segment)
         rows += [(prediction, segment.number) for prediction in made]
         notes.append(note)
+    folder.check(job.about)  # a run with other settings may have taken it while the model was opened
     failed = folder.write_unit(unit.name, recognizer.classes, rows, notes)
     attempts.end()
     return failed

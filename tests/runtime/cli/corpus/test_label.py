@@ -25,6 +25,7 @@ from dfer.export.model_repository import write_repository
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
+from dfer.runtime.cli.corpus.plan import Segment, Unit
 from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.cli.label import main
 from dfer.runtime.errors import DferError
@@ -183,6 +184,33 @@ def test_a_shard_that_looks_while_another_begins_joins_it(tmp_path: Path) -> Non
 
     (tmp_path / "out").mkdir()
     assert Late(tmp_path / "out").begin({"bundle": "a"}, lambda: []) == []
+
+
+def test_shards_that_begin_together_share_the_plan_on_the_disk(tmp_path: Path) -> None:
+    first, second = (Unit("000000", (Segment(name, name),)) for name in ("first.mp4", "second.mp4"))
+
+    def plan() -> list[Unit]:
+        assert CorpusFolder(tmp_path / "out").begin({"bundle": "a"}, lambda: [first]) == [first]
+        return [second]
+
+    assert CorpusFolder(tmp_path / "out").begin({"bundle": "a"}, plan) == [first]
+
+
+@pytest.mark.parametrize("moment", ["planning", "progress"])
+def test_shards_with_other_settings_never_mix_rows(film: Path, tmp_path: Path, moment: str) -> None:
+    """Another shard takes the folder while the first plans, or before its workers have read anything."""
+    out = tmp_path / "out"
+    one = LabelOptions([film], out, replace(SETTINGS, fps=8.0), workers=1, shard=(1, 2), longest=7.0)
+    other = replace(one, settings=replace(SETTINGS, fps=4.0), shard=(2, 2))
+
+    def begin_other(done: float, total: float) -> None:
+        if not (out / "run.json").exists() or not CorpusFolder(out).done():
+            label(other)
+
+    with pytest.raises(DferError, match=r"other settings \(fps\)"):
+        label(one, **{moment: begin_other})
+    assert CorpusFolder(out).done() == {"000001"}
+    assert json.loads((out / "run.json").read_text())["fps"] == 4.0
 
 
 @pytest.mark.long
