@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -39,7 +40,7 @@ def run_on_cluster(
         raise DferError(f"no Ray cluster at {address}: {(str(error).splitlines() or ['no answer'])[0]}") from error
     # Tasks and no actors: an actor that starts again uses up the tries of the tasks that wait for it. Workers keep
     # their recognizer, so max_calls, which ends one that used a GPU after a task, is off.
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit_or_end)
     slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
     waiting = deque(units)
     running: dict[Any, Unit] = {}
@@ -60,3 +61,14 @@ def run_on_cluster(
                     raise DferError(f"the Ray cluster at {address} failed: {str(error).splitlines()[0]}") from error
     finally:
         ray.shutdown()
+
+
+def label_unit_or_end(unit: Unit, job: Job) -> int:
+    """As `label_unit`; anything but a DferError ends the process as a crash does, so that the unit is given out again
+    and fails only the video at which that happens three times."""
+    try:
+        return label_unit(unit, job)
+    except DferError:
+        raise
+    except Exception:
+        os._exit(1)

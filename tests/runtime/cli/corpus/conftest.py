@@ -16,6 +16,8 @@ import os
 from dfer.runtime.cli.corpus import unit
 opened = unit._open
 def _open(segment, warnings):
+    if "poison_huge" in segment.source:
+        raise MemoryError
     if "poison" in segment.source:
         os.kill(os.getpid(), 9)
     return opened(segment, warnings)
@@ -59,10 +61,11 @@ def clips(film: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def poison(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A corpus with a video at which every worker process dies."""
+    """A corpus with a video at which every worker process dies, and one for which none has memory enough."""
     root = tmp_path / "videos"
     shutil.copytree(clips, root)
-    shutil.copy(root / "day0" / "clip0.mp4", root / "day0" / "poison.mp4")
+    for name in ("poison.mp4", "poison_huge.mp4"):
+        shutil.copy(root / "day0" / "clip0.mp4", root / "day0" / name)
     hooks = tmp_path / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(POISON)
