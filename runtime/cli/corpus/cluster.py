@@ -14,6 +14,7 @@ from .settings import Job
 from .unit import label_unit
 
 _PATIENCE = 10.0  # seconds for the head to answer
+_STARTING = 300.0  # seconds for a node that tasks fit on: one may be starting, or an autoscaler adding it
 _AHEAD = 4
 """Tasks that are handed over for each that can run: enough that no worker waits, few enough for the driver's memory."""
 
@@ -25,7 +26,7 @@ def run_on_cluster(
 
     address: of the cluster's head, HOST:PORT. cpus, gpus: that each task takes of its node.
     Videos, bundle and folder must lie at the same places on all nodes, and this package be installed there.
-    Raises DferError where there is no such cluster, and from a task.
+    Raises DferError where there is no such cluster, or no node that tasks fit on, and from a task.
     """
     require("ray", "ray")
     import ray
@@ -41,15 +42,17 @@ def run_on_cluster(
     # Tasks and no actors: an actor that starts again uses up the tries of the tasks that wait for it. Workers keep
     # their recognizer, so max_calls, which ends one that used a GPU after a task, is off.
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit_or_end)
-    slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))
     waiting = deque(units)
     running: dict[Any, Unit] = {}
     try:
         while waiting or running:
+            slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))  # a cluster may grow
             while waiting and len(running) < _AHEAD * slots:
                 unit = waiting.popleft()
                 running[task.remote(unit, job)] = unit
-            ready, _ = ray.wait(list(running), num_returns=1)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=_STARTING)
+            if not ready:
+                _check_nodes(cpus, gpus)
             for one in ready:
                 unit = running.pop(one)
                 try:
@@ -61,6 +64,15 @@ def run_on_cluster(
                     raise DferError(f"the Ray cluster at {address} failed: {str(error).splitlines()[0]}") from error
     finally:
         ray.shutdown()
+
+
+def _check_nodes(cpus: float, gpus: float) -> None:
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus for node in nodes):
+        problem = f"no node of the cluster has {cpus:g} CPU and {gpus:g} GPU; ask for less, or add such a node"
+        raise ParameterError("gpus" if gpus else "cpus", problem)
 
 
 def label_unit_or_end(unit: Unit, job: Job) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from test_label import SETTINGS, leftovers, lines_of, rows_in, rows_of_run, same
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
-from dfer.runtime.errors import DferError
+from dfer.runtime.errors import DferError, ParameterError
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.long
@@ -114,6 +115,16 @@ def test_a_video_that_kills_workers_fails_alone(cluster: Any, poison: Path, tmp_
     states = {Path(line["source"]).name: line["state"] for line in lines_of(tmp_path / "out")}
     bad = ("broken.mp4", "poison.mp4", "poison_huge.mp4")
     assert states == {**{f"clip{n}.mp4": "read" for n in range(4)}, **dict.fromkeys(bad, "failed")}
+
+
+def test_tasks_that_fit_on_no_node_end_the_run(
+    cluster: Any, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dfer.runtime.cli.corpus.cluster._STARTING", 3.0)
+    options = LabelOptions([clips], tmp_path / "out", SETTINGS, cluster=cluster.address)
+    for name, asked, words in (("gpus", 1, "1 CPU and 1 GPU"), ("cpus", 64, "64 CPU and 0 GPU")):
+        with pytest.raises(ParameterError, match=f"{name}: no node of the cluster has {words}"):
+            label(replace(options, **{name: asked}))
 
 
 def test_no_cluster_is_an_error_in_a_line(clips: Path, tmp_path: Path) -> None:
