@@ -248,18 +248,48 @@ def test_a_server_that_fails_ends_the_run_and_the_same_command_goes_on(clips: Pa
     ]
 
 
-@pytest.mark.long
-def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path: Path) -> None:
-    """Its workers end with it."""
-    out = tmp_path / "out"
+def started(film: Path, out: Path) -> subprocess.Popen[bytes]:
+    """A run of two workers as a process of its own, which writes to `out`."""
     program = (
         "import sys; from pathlib import Path; from dfer.runtime.cli.corpus.label import *;"
         "from dfer.runtime.cli.corpus.settings import LabelSettings\n"
         f"if __name__ == '__main__': label(LabelOptions([Path({str(film)!r})], Path({str(out)!r}),"
         f" LabelSettings({str(DEMO)!r}, provider='cpu'), workers=2, longest=2.0))"
     )
-    (tmp_path / "run.py").write_text(program)
-    run = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)
+    script = out.with_name("run.py")
+    script.write_text(program)
+    return subprocess.Popen([sys.executable, script], start_new_session=True)
+
+
+def test_workers_end_with_a_killed_run_in_the_midst_of_a_unit(
+    film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    psutil = pytest.importorskip("psutil")
+    hook = (
+        "import pathlib, time; from dfer.runtime.cli.corpus import unit\n"
+        f"unit._open = lambda *_: (pathlib.Path({str(tmp_path / 'reading')!r}).touch(), time.sleep(600))"
+    )
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    run = started(film, tmp_path / "out")
+    begun = time.monotonic()
+    while not (tmp_path / "reading").exists() and time.monotonic() - begun < 120:
+        time.sleep(0.05)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    run.wait()
+    _, left = psutil.wait_procs(workers, timeout=15)
+    left = [worker for worker in left if worker.status() != psutil.STATUS_ZOMBIE]  # where nobody collects them
+    for worker in left:
+        worker.kill()
+    assert len(workers) >= 2
+    assert not left
+
+
+@pytest.mark.long
+def test_a_killed_run_leaves_nothing_half_done_and_goes_on(film: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run = started(film, out)
     begun = time.monotonic()
     done = CorpusFolder(out).done
     while not ((out / "run.json").exists() and done()) and time.monotonic() - begun < 300:
