@@ -46,8 +46,8 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelResult:
-    """videos: of the whole plan. failed: names of units with videos that could not be read. left: units that nobody has
-    done yet, as other shards will."""
+    """videos: of the whole plan. failed: names of units with videos that could not be read, of a shard its own. left:
+    units that nobody has done yet, as other shards will."""
 
     videos: int
     failed: tuple[str, ...]
@@ -86,20 +86,21 @@ def label(
 
         return make_plan(videos, lead, count, options.longest)
 
-    names = "\n".join(f"{video} {video.stat().st_size}" for video in videos)
+    sizes = "\n".join(f"{video} {video.stat().st_size}" for video in videos)
     run = {
         "bundle": bundle.digest,
         "bundle_name": bundle.path.name,
         "classes": list(bundle.manifest.classes),
         **{name: value for name, value in settings.recognizer_options().items() if name != "threads"},
         "longest_s": options.longest,
-        "videos": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        "videos": hashlib.sha256(sizes.encode(errors="surrogateescape")).hexdigest(),
     }
     folder = CorpusFolder(options.out)
     units = folder.begin(run, plan)
     own = units if shard is None else units[shard[0] - 1 :: shard[1]]
+    names = {unit.name for unit in own}
     if options.retry_failed:
-        for name in folder.failed() & {unit.name for unit in own}:
+        for name in folder.failed() & names:
             folder.forget(name)
     done = folder.done()
     waiting = [unit for unit in own if unit.name not in done]
@@ -112,7 +113,7 @@ def label(
     left = len({unit.name for unit in units} - folder.done())
     if not left:
         folder.finish()
-    return LabelResult(len(videos), tuple(sorted(folder.failed())), left)
+    return LabelResult(len(videos), tuple(sorted(folder.failed() & names)), left)
 
 
 def _run(units: list[Unit], job: Job, options: LabelOptions) -> Iterator[tuple[Unit, int]]:

@@ -166,6 +166,16 @@ def test_shards_make_one_result_and_the_last_ends_it(film: Path, tmp_path: Path)
     assert Counter(row["segment"] for row in rows_in(out)).keys() == {0, 1, 2, 3}
 
 
+def test_a_shard_tells_of_its_own_failures_only(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.cli.corpus.plan._GROUP", 0.5)  # a unit for each video
+    videos = clips / "broken.mp4", clips / "day0" / "clip0.mp4"
+    codes = {
+        part: command(*videos, tmp_path / "out", "--shard", part, "--workers", 1).exit_code for part in ("1/2", "2/2")
+    }
+    assert codes == {"1/2": 3, "2/2": 0}
+    assert command(*videos, tmp_path / "out").exit_code == 3
+
+
 def test_shards_that_end_together_all_finish(labelled: tuple[Path, Result], tmp_path: Path) -> None:
     out = shutil.copytree(labelled[0], tmp_path / "out")
     (out / "predictions" / ".0.abcd.part.parquet").touch()  # by who was killed
