@@ -12,7 +12,17 @@ times: a file's presentation time stamps, counted from its first frame; for live
 
 from .addresses import without_credentials
 from .files import VideoFile
-from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Frame, Source, Warn, check_image, natural_order, readable
+from .frames import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Frame,
+    Source,
+    Warn,
+    check_image,
+    folders_below,
+    natural_order,
+    readable,
+)
 from .images import Animation, ImageFolder, pictures_below, read_image
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, files_of, open_source, open_sources
@@ -39,6 +49,7 @@ __all__ = [
     "check_image",
     "expand",
     "files_of",
+    "folders_below",
     "natural_order",
     "open_source",
     "open_sources",

@@ -6,13 +6,14 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ParameterError
+from ..errors import DferError, ParameterError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
@@ -138,6 +139,33 @@ def check_image(image: object, parameter: str) -> NDArray[np.uint8]:
 def natural_order(name: str) -> list[tuple[int, str]]:
     """Sorting key that puts "2.jpg" before "10.jpg"."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def folders_below(root: Path, but: Path | None = None) -> Iterator[tuple[Path, list[Path]]]:
+    """`root` and the folders below it, each with what it holds beside folders. Links to folders are followed, hidden
+    names left out; a folder to which several names lead comes once, a link's last.
+
+    but: a folder that is left out, with all in it.
+    Raises DferError for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # what is not there holds nothing
+            raise DferError(f"{readable(error.filename)}: this folder cannot be read ({error.strerror})") from error
+
+    seen = set() if but is None else {os.path.realpath(but)}
+    starts = [root]
+    for start in starts:  # which grows: links come after what lies below `root` itself
+        for place, folders, names in os.walk(start, onerror=refuse, followlinks=True):
+            here = Path(place)
+            if (real := os.path.realpath(here)) in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            visible = [here / name for name in folders if name[0] != "." and name != "lost+found"]  # root's, of a disk
+            starts += [folder for folder in visible if folder.is_symlink()]
+            folders[:] = [folder.name for folder in visible if not folder.is_symlink()]
+            yield here, [here / name for name in names if name[0] != "."]
 
 
 def readable(path: str | os.PathLike[str]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, readable
+from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, folders_below, readable
 
 _COMPARED = 8
 """Pictures of a folder whose sizes are compared, from the first to the last."""
@@ -140,9 +140,8 @@ def pictures_below(root: Path) -> Iterator[tuple[Path | None, list[Path]]]:
     """The pictures below a folder, hidden ones left out: those of each folder in order, with that folder where they are
     the frames of one clip, which are called by their numbers, as `dfer-prepare` writes them; None for photographs."""
     folders: dict[Path, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+    for path in sorted(path for _, files in folders_below(root) for path in files):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
             folders.setdefault(path.parent, []).append(path)
     for folder, files in folders.items():
         clip = folder != root and all(file.stem.isdecimal() for file in files)

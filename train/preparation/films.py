@@ -29,7 +29,7 @@ from ...runtime.errors import DferError, ParameterError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.tracking import Tracker
-from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, open_source, read_image
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, folders_below, open_source, read_image
 from ...runtime.storage import atomic_write
 from ..data.videos import RATE, folder_rate
 
@@ -74,23 +74,19 @@ def find_films(videos: Path, out: Path) -> list[Film]:
 
     A folder that holds a video is not a folder of frames, whatever pictures lie beside it.
     Raises DferError when there are none, when two would be written to the same place or one within another, when `out`
-    is `videos`, and as `folder_rate` does.
+    is `videos`, for a folder that cannot be read, and as `folder_rate` does.
     """
     if not videos.is_dir():
         raise DferError(f"{videos}: no such folder")
-    written = out.resolve()
-    if videos.resolve() == written:
+    if videos.resolve() == out.resolve():
         raise DferError(f"{out}: faces must not go among the videos; name another folder")
     films = []
-    for place, folders, names in os.walk(videos):
-        here = Path(place)
-        folders[:] = [name for name in folders if name[0] != "." and (here / name).resolve() != written]
-        visible = [Path(name) for name in names if name[0] != "."]
-        within = [name for name in visible if name.suffix.lower() in VIDEO_SUFFIXES]
-        for path in (here / name for name in within):
+    for here, files in folders_below(videos, out):
+        within = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
+        for path in within:
             relative = path.relative_to(videos)
             films.append(Film(path, relative.as_posix(), relative.with_suffix("").as_posix()))
-        if not within and here != videos and any(name.suffix.lower() in IMAGE_SUFFIXES for name in visible):
+        if not within and here != videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             relative = here.relative_to(videos)
             films.append(Film(here, relative.as_posix(), relative.as_posix(), folder_rate(here)))
     if not films:

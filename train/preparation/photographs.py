@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ...runtime.errors import DferError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import Face, FaceDetector
-from ...runtime.sources import IMAGE_SUFFIXES, read_image
+from ...runtime.sources import IMAGE_SUFFIXES, folders_below, read_image
 from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
 from ..data.lists import SPLITS
@@ -76,14 +76,10 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
             for line, row in read_rows(place, ("image",))
         ]
     else:
-        source, target = place.resolve(), out.resolve()
-        written = target.relative_to(source).parts if target.is_relative_to(source) else None
         found = [
             Photograph(path, _crop_name(name.as_posix()), {"image": name.as_posix(), **_cells_of(name)})
-            for path in sorted(place.rglob("*"))
-            if path.suffix.lower() in IMAGE_SUFFIXES
-            and not _hidden(name := PurePosixPath(path.relative_to(place)))
-            and (written is None or name.parts[: len(written)] != written)
+            for path in sorted(path for _, files in folders_below(place, out) for path in files)
+            if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(name := PurePosixPath(path.relative_to(place)))
         ]
     if not found:
         raise DferError(

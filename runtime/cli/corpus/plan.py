@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import DferError
-from ...sources import VIDEO_SUFFIXES, expand, open_source
+from ...sources import VIDEO_SUFFIXES, expand, folders_below, open_source
 from ...sources.frames import natural_order, readable
 from .sections import Cut, Place, find_cuts
 
@@ -53,17 +53,17 @@ class Unit:
 def find_videos(places: Iterable[str | Path]) -> list[Path]:
     """The videos that are named: files, patterns, and folders with all that is in them, in natural order.
 
-    Raises DferError for a place with none, and for "".
+    Raises DferError for a place with none, for a folder that cannot be read, and for "".
     """
     found: list[Path] = []
     for named in places:
         place = Path(named)
         if named != "" and place.is_dir():
-            inside = [file for file in place.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-            visible = [file for file in inside if "/." not in f"/{file.relative_to(place).as_posix()}"]
-            if not visible:
+            inside = [file for _, files in folders_below(place) for file in files]
+            videos = [file for file in inside if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+            if not videos:
                 raise DferError(f"{readable(place)}: no videos in this folder ({', '.join(sorted(VIDEO_SUFFIXES))})")
-            found += sorted(visible, key=lambda file: natural_order(str(file)))
+            found += sorted(videos, key=lambda file: natural_order(str(file)))
         else:
             listed = [Path(str(spec)) for spec in expand([str(named)])]
             if absent := next((file for file in listed if not file.is_file()), None):

@@ -223,6 +223,14 @@ def test_places_that_do_not_serve_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path, tmp_path / "out")
 
 
+def test_films_below_a_linked_folder_are_found(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "film.mp4").touch()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "linked").symlink_to(tmp_path / "disk", target_is_directory=True)
+    assert [film.name for film in find_films(tmp_path / "videos", tmp_path / "out")] == ["linked/film.mp4"]
+
+
 def test_faces_written_below_the_videos_are_not_taken_for_clips(tmp_path: Path, face_frames: list[np.ndarray]) -> None:
     write_video(tmp_path / "a.mp4", face_frames[:2], 24)
     for _ in range(2):

@@ -131,6 +131,15 @@ def test_small_tightly_cropped_pictures_are_found_too(face_photos: list[np.ndarr
         assert np.corrcoef(small, reference)[0, 1] > 0.75
 
 
+def test_photographs_below_a_linked_class_are_found(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "1.png").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "happy").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (found,) = find_photographs(tmp_path / "photos", tmp_path / "out")
+    assert (found.cells["image"], found.cells["label"]) == ("happy/1.png", "happy")
+
+
 def test_places_without_photographs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DferError, match="no photographs"):
         find_photographs(tmp_path, tmp_path / "out")

@@ -25,7 +25,7 @@ from dfer.export.model_repository import write_repository
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
-from dfer.runtime.cli.corpus.plan import Segment, Unit
+from dfer.runtime.cli.corpus.plan import Segment, Unit, find_videos
 from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.cli.label import main
 from dfer.runtime.errors import DferError
@@ -68,6 +68,24 @@ def lines_of(out: Path) -> list[dict[str, str]]:
 
 def leftovers(out: Path) -> list[Path]:
     return [file for file in out.rglob("*") if ".part" in file.name or file.parent.name == "attempts"]
+
+
+def test_videos_below_a_linked_folder_are_found_and_each_once(tmp_path: Path) -> None:
+    videos, disk = tmp_path / "videos", tmp_path / "disk"
+    for file in (videos / "b" / "1.mp4", videos / ".hidden" / "2.mp4", disk / "deep" / "3.mp4"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    for link, target in ((videos / "a", videos / "b"), (videos / "disk", disk), (disk / "circle", videos)):
+        link.symlink_to(target, target_is_directory=True)
+    assert find_videos([videos]) == [videos / "b" / "1.mp4", videos / "disk" / "deep" / "3.mp4"]
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "locked").mkdir(mode=0o000)
+    with pytest.raises(DferError, match="locked: this folder cannot be read"):
+        find_videos([tmp_path])
 
 
 @pytest.fixture(scope="module")
