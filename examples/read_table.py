@@ -31,7 +31,7 @@ def main(table: str = "demo-output/predictions.csv", picture: str = "means.png")
 
     people = means.set_axis([f"person {track}" for _, track in means.index])
     axis = people.plot.barh(
-        stacked=True, color=[hex_of(name) for name in classes], figsize=(9, 1.5 + 0.6 * len(people))
+        stacked=True, color=[hex_of(name, classes) for name in classes], figsize=(9, 1.5 + 0.6 * len(people))
     )
     axis.invert_yaxis()
     axis.set(xlim=(0, 1), xlabel=f"mean probability of {len(trusted)} trusted rows of {len(rows)}")

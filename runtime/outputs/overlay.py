@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from ..labels import in_ascii
 from ..predictions import Prediction, Step, VisibleFace
-from .palette import colour_of
+from .palette import Colour, colour_of
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK, _LIGHT = (24, 26, 30), (245, 245, 245)
 _SMALLEST, _LARGEST = 0.5, 4.0  # text size relative to a picture of 720 lines; smaller cannot be read
 _LETTERS, _FEW_LETTERS, _FEW_BELOW = 16, 3, 300  # of a class name; few where the picture is smaller than so many pixels
 _COVERED = 0.01  # share of a panel that may lie on faces or on other panels
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def annotate(step: Step) -> NDArray[np.uint8]:
     thickness = max(1, round(2 * unit))
     read: list[tuple[_Rect, VisibleFace, Prediction]] = []
     for box, face in zip(boxes, step.faces, strict=True):
-        colour = colour_of(face.prediction.label) if face.prediction else _LIGHT
+        colour = colour_of(face.prediction.label, face.prediction.classes) if face.prediction else _LIGHT
         width = thickness if face.prediction else 1
         cv2.rectangle(image, (box.x, box.y), (box.x + box.w, box.y + box.h), colour, width, cv2.LINE_AA)
         if face.prediction:
@@ -108,7 +106,7 @@ def _draw_tag(
         place = _place(image, places, width, height, taken)
         if _cover(place, taken) <= place.overlap(box):  # its own face fills the picture, but no other's is hidden
             break
-    colour = colour_of(prediction.label)
+    colour = colour_of(prediction.label, prediction.classes)
     _shade(image, place, colour, 0.85)
     ink = _DARK if 0.3 * colour[0] + 0.59 * colour[1] + 0.11 * colour[2] > 130 else _LIGHT
     cv2.putText(image, text, (place.x + pad, place.y + pad + text_height), _FONT, scale, ink, weight, cv2.LINE_AA)
@@ -144,7 +142,7 @@ def _draw_panel(image: NDArray[np.uint8], panel: _Rect, prediction: Prediction, 
         place = panel.x + pad, top + round(0.72 * line)
         cv2.putText(image, names[row], place, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
         corner = (start + round(longest * float(share)), top + line - line // 5)
-        cv2.rectangle(image, (start, top + line // 5), corner, colour_of(name), cv2.FILLED)
+        cv2.rectangle(image, (start, top + line // 5), corner, colour_of(name, prediction.classes), cv2.FILLED)
 
 
 def _draw_strip(image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float) -> None:
@@ -154,7 +152,7 @@ def _draw_strip(image: NDArray[np.uint8], box: _Rect, prediction: Prediction, un
     for name, start, end in zip(prediction.classes, edges, edges[1:], strict=False):
         if end > start:
             top = min(box.y + box.h, image.shape[0]) - height
-            cv2.rectangle(image, (start, top), (end - 1, top + height), colour_of(name), cv2.FILLED)
+            cv2.rectangle(image, (start, top), (end - 1, top + height), colour_of(name, prediction.classes), cv2.FILLED)
 
 
 def _line(unit: float) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import colorsys
-import zlib
+from collections.abc import Sequence
+from functools import cache
+from itertools import cycle
 
-COLOURS: dict[str, tuple[int, int, int]] = {
+Colour = tuple[int, int, int]
+
+COLOURS: dict[str, Colour] = {
     "happiness": (242, 183, 5),
     "sadness": (66, 120, 196),
     "neutral": (158, 163, 171),
@@ -24,19 +27,33 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 """RGB 0..255."""
 
 
-def colour_of(name: str) -> tuple[int, int, int]:
-    """RGB of a class; for names of one's own a colour that always goes with the name.
+_OWN: tuple[Colour, ...] = (
+    *((225, 0, 180), (180, 225, 15), (0, 240, 180), (225, 210, 135), (0, 105, 255), (255, 0, 120)),
+    *((0, 225, 90), (120, 105, 0), (255, 150, 135), (0, 195, 255), (45, 90, 45), (150, 0, 60)),
+    *((210, 180, 255), (120, 0, 165), (135, 60, 0), (225, 120, 255), (165, 225, 180), (255, 195, 210)),
+    *((135, 15, 105), (180, 180, 45), (0, 150, 105), (120, 60, 90), (210, 150, 75), (0, 90, 90)),
+)
+"""For names of one's own: each is as far as may be, in CIELAB, from those before it and from `COLOURS`."""
 
-    >>> colour_of("boredom") == colour_of("boredom") != colour_of("delight")
-    True
+
+def colour_of(name: str, classes: Sequence[str]) -> Colour:
+    """RGB of one of a model's classes, or of "unsure"; a name of one's own has that of its place among such names.
+
+    >>> colour_of("happiness", ["boredom", "happiness"]), colour_of("boredom", ["boredom", "happiness"])
+    ((242, 183, 5), (225, 0, 180))
     """
-    if name in COLOURS:
-        return COLOURS[name]
-    spread = zlib.crc32(name.encode()) & 0xFFFFFFFF
-    red, green, blue = colorsys.hsv_to_rgb((spread % 360) / 360, 0.45 + 0.3 * (spread >> 16 & 1), 0.8)
-    return round(255 * red), round(255 * green), round(255 * blue)
+    return _colours(tuple(classes)).get(name) or COLOURS.get(name, COLOURS["unsure"])
 
 
-def hex_of(name: str) -> str:
+def hex_of(name: str, classes: Sequence[str]) -> str:
     """The same as "#rrggbb"."""
-    return "#{:02x}{:02x}{:02x}".format(*colour_of(name))
+    return "#{:02x}{:02x}{:02x}".format(*colour_of(name, classes))
+
+
+@cache
+def _colours(classes: tuple[str, ...]) -> dict[str, Colour]:
+    own, found = cycle(_OWN), dict[str, Colour]()
+    for name in classes:
+        known = COLOURS.get(name)
+        found[name] = next(own) if known is None or known in found.values() else known  # "positive" is as "happiness"
+    return found

@@ -70,7 +70,7 @@ def draw_plot(history: History, path: Path, script: Script = ()) -> None:
     figure = Figure(figsize=(10, 1.2 + 1.5 * max(1, len(faces))), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(max(1, len(faces)), 1, sharex=True, squeeze=False)[:, 0]
-    colours = [hex_of(name) for name in history.classes]
+    colours = [hex_of(name, history.classes) for name in history.classes]
     for axis, (_, name, series) in zip(axes, faces, strict=False):
         for times, shares in series.stretches():
             axis.stackplot(times, shares.T, colors=colours, linewidth=0)
@@ -84,7 +84,7 @@ def draw_plot(history: History, path: Path, script: Script = ()) -> None:
         axes[0].text(0.5, 0.5, "no face was found", ha="center", va="center", transform=axes[0].transAxes)
     for axis, scenes in zip(axes, script, strict=False):
         for start, end, label in scenes:
-            axis.barh(_BELOW, end - start, _THICK, start, color=hex_of(label), edgecolor="white")
+            axis.barh(_BELOW, end - start, _THICK, start, color=hex_of(label, history.classes), edgecolor="white")
         if scenes:
             axis.set_ylim(_BELOW - _THICK / 2, 1)
             axis.text(scenes[0][0], _BELOW, " shown", va="center", fontsize="x-small")
@@ -106,7 +106,7 @@ def draw_page(history: History, summary: Summary, header: Mapping[str, Any], pat
     """The same as a page with what was read by which model, a cursor and a zoom; it loads nothing."""
     keys = "bundle_name", "model", "provider", "precision", "window_s", "started", "sources"
     content = {
-        "classes": [{"name": name, "colour": hex_of(name)} for name in history.classes],
+        "classes": [{"name": name, "colour": hex_of(name, history.classes)} for name in history.classes],
         "faces": [
             {"name": name, "summary": _in_words(summary, key), "parts": _parts(series)}
             for key, name, series in history.longest()

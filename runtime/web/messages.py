@@ -79,7 +79,7 @@ class Round:
 
 def greeting(classes: Sequence[str], model: ServedModel | None) -> str:
     """The first message, a text: version, classes with their colours, the charts' span in seconds, and the model."""
-    colours = [{"name": name, "colour": hex_of(name)} for name in classes]
+    colours = [{"name": name, "colour": hex_of(name, classes)} for name in classes]
     return json.dumps({"version": VERSION, "classes": colours, "span": SPAN, "model": model and asdict(model)})
 
 

@@ -15,7 +15,7 @@ from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.faces.tracking import Box
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.overlay import annotate
-from dfer.runtime.outputs.palette import colour_of
+from dfer.runtime.outputs.palette import COLOURS
 from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 
@@ -52,7 +52,7 @@ def test_a_face_alone_gets_tag_and_bars_beside_it(size: tuple[int, int]) -> None
     box = (width / 2 - side / 2, height / 2 - side / 2, side, side)
     area = changed(image, [box])
     assert not inner(area, box).any()
-    yellow = np.abs(annotate(step(image, [box])).astype(int) - colour_of("happiness")).sum(axis=2) < 70
+    yellow = np.abs(annotate(step(image, [box])).astype(int) - COLOURS["happiness"]).sum(axis=2) < 70
     assert yellow.mean() > 0.003  # the bar of the certain class, the frame, the tag
 
 
