@@ -56,8 +56,8 @@ def open_source(
     size, fps: (width, height) in pixels and frames per second to ask a camera for; other sources have their own.
     reconnect_tries: how often in a row to try again after a camera or stream was lost, before that is an error; 0: the
     source then simply ends.
-    photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs, and
-    warns, where their sizes differ or their names are not numbered (`are_photos`). A single one stands alone.
+    photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs where
+    their sizes differ or their names are not numbered (`are_photos`), and warns of which. A single one stands alone.
     hwaccel: the device, by FFmpeg's name, that decodes videos in files and recordings behind HTTP (see
     `films.accelerator`); None for the CPU. For a live stream, name a decoder in a GStreamer pipeline.
     Raises DferError when there is nothing to read at `spec`, or that device does not decode it.
@@ -168,9 +168,13 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, d
 def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: bool | None) -> Source:
     if photos is None and len(paths) == 1:
         photos = True
-    elif photos is None and (reason := are_photos(paths)):
-        warn(f"{name}: {len(paths)} pictures with {reason} are read as photographs, each on its own, not as film")
-        photos = True
+    elif photos is None:
+        reason = are_photos(paths)
+        photos = reason != ""
+        if photos:
+            warn(f"{name}: {len(paths)} pictures with {reason} are read as photographs, each on its own, not as film")
+        else:
+            warn(f"{name}: {len(paths)} pictures are read as film, {rate:g} a second; if each stands alone: --photos")
     return ImageFolder(paths, name, rate, warn, photos is True)
 
 
