@@ -35,7 +35,7 @@ def main() -> None:
         for count in options.cameras:
             recognizer.scheduler.encoded = recognizer.scheduler.skipped = 0
             # pictures are RGB when they are taken, as a camera's
-            cameras = [RotatedSource(open_source(clip), np.asarray) for _ in range(count)]
+            cameras = [RotatedSource(open_source(clip), lambda frame: frame.image) for _ in range(count)]
             ages: list[float] = []
             begun, used = monotonic(), process_time()
             with SourceReaders(cameras, realtime=True) as readers, closing(recognizer.follow(readers)) as steps:

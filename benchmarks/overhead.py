@@ -16,7 +16,6 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter
 
-import numpy as np
 from pages import Check, publish, table
 from vit import vit_bundle
 
@@ -45,7 +44,7 @@ def read(recognizer: Recognizer, clip: Path, paths: OutputPaths, at_once: int, f
     watch = recognizer.stopwatch = Recording()
     source = open_source(clip)
     if at_once == 1:  # its pictures are RGB when they are taken, as a camera's
-        source = RotatedSource(source, np.asarray)
+        source = RotatedSource(source, lambda frame: frame.image)
     watch.settle()
     networks = [watch.steady.setdefault(stage, []) for stage in ("encode", "head")]
     frames, begun = 0, perf_counter()

@@ -130,7 +130,8 @@ _PATH = click.Path(path_type=Path)
     "--rotate",
     type=click.Choice(["90", "180", "270", "auto"]),
     callback=lambda _context, _option, value: int(value) if value and value != "auto" else value,
-    help="Turn pictures clockwise by so many degrees before reading them; auto: as the first clear face asks for.",
+    help="Turn pictures clockwise by so many degrees before reading them; auto: as the first clear face asks for, in "
+    "each photograph anew.",
 )
 @click.option(
     "--classes",

@@ -25,6 +25,7 @@ from ..pipeline.smoothing import check_smoothing
 from ..recognizer import Recognizer
 from ..sources import (
     IMAGE_RATE,
+    Frame,
     RotatedSource,
     SourceReaders,
     SourceSpec,
@@ -324,11 +325,15 @@ def _warn_of_letters(classes: Sequence[str], warn: Report) -> None:
 def _turn(rotate: int | Literal["auto"], name: str, warn: Report) -> Turn:
     from ..faces.orientation import TURNS, AutoTurn, turn
 
+    def tell(degrees: int, frame: Frame) -> None:
+        turned = f"{frame.file} is" if frame.photo else "pictures are"
+        warn(f"{name}: faces are turned; {turned} turned by {degrees} degrees")
+
     if rotate == "auto":
-        return AutoTurn(lambda degrees: warn(f"{name}: faces are turned; pictures are turned by {degrees} degrees"))
+        return AutoTurn(tell)
     if rotate not in TURNS:
         raise ParameterError("rotate", f"{rotate} is not one of {', '.join(map(str, TURNS))} or auto")
-    return partial(turn, degrees=rotate)
+    return lambda frame: turn(frame.image, rotate)
 
 
 def _path(name: str | Path | None) -> Path | None:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..sources.frames import Frame
 from .detection import Face, FaceDetector
 
 TURNS = (0, 90, 180, 270)
@@ -78,32 +79,34 @@ class OrientationVote:
 
 
 class AutoTurn:
-    """Turns pictures so that faces are upright, as the first picture with a clear face shows.
+    """Turns pictures so that faces are upright, as the first picture with a clear face shows; photographs one by one.
 
-    told: hears, once, of the degrees, unless they are 0.
+    told: hears of the degrees, unless they are 0, and in which frame that was seen: once, but of each photograph.
     """
 
-    def __init__(self, told: Callable[[int], object]) -> None:
+    def __init__(self, told: Callable[[int, Frame], object]) -> None:
         self._told = told
         self._detector: FaceDetector | None = None  # made by the thread that reads
         self._degrees: int | None = None
         self._seen = 0
 
-    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def __call__(self, frame: Frame) -> NDArray[np.uint8]:
+        if frame.photo:
+            self._degrees, self._seen = None, 0
         if self._degrees is None:
             if self._seen % _EVERY == 0:
-                self._look(image)
+                self._look(frame)
             self._seen += 1
-        return turn(image, self._degrees or 0)
+        return turn(frame.image, self._degrees or 0)
 
-    def _look(self, image: NDArray[np.uint8]) -> None:
+    def _look(self, frame: Frame) -> None:
         self._detector = self._detector or FaceDetector(min_score=_CLEAR)
-        scores = _scores(self._detector, image)
+        scores = _scores(self._detector, frame.image)
         if max(scores) > 0:
             best = int(np.argmax(scores))
             self._degrees = TURNS[best] if scores[best] - scores[0] > _MARGIN else 0
             if self._degrees:
-                self._told(self._degrees)
+                self._told(self._degrees, frame)
 
 
 def _scores(detector: FaceDetector, image: NDArray[np.uint8]) -> list[float]:

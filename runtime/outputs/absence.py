@@ -60,7 +60,8 @@ class Absence:
                 f"{self._looked} pictures looked at again is {self._largest:.0f} pixels"
             )
         frames = sum(self._frames.values())
-        return f"no face was found in {frames} pictures, not even one smaller than --min-face {self._min_face}"
+        small = f"not even one smaller than --min-face {self._min_face}"
+        return f"no face was found in {frames} pictures, {small}; if they lie on their side: --rotate auto"
 
     def close(self) -> None:
         """Nothing is held."""

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from .frames import Frame, Source
 
-Turn = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+Turn = Callable[[Frame], NDArray[np.uint8]]
+"""From a frame its picture, turned."""
 
 
 class RotatedSource(Source):
-    """The frames of `source`, each through `turn`, RGB uint8 [H,W,3] → [H',W',3]."""
+    """The frames of `source`, each with what `turn` makes of it, RGB uint8 [H,W,3] → [H',W',3]."""
 
     def __init__(self, source: Source, turn: Turn) -> None:
         self._source, self._turn = source, turn
@@ -38,7 +39,7 @@ class RotatedSource(Source):
         return (self._turned(frame) for frame in self._source.frames())
 
     def _turned(self, frame: Frame) -> Frame:
-        image = self._turn(frame.image)
+        image = self._turn(frame)
         return Frame(image, frame.index, frame.time, frame.decode, frame.arrived, frame.cut, frame.file)
 
     def close(self) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from dfer.runtime import Recognizer, RunOptions, run
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.faces.orientation import AutoTurn, OrientationVote, turn
-from helpers import write_video
+from dfer.runtime.sources import Frame
+from helpers import rows_of, write_video
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
@@ -26,12 +28,12 @@ def test_the_vote_finds_how_faces_must_be_turned(degrees: int, face_frames: list
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 def test_pictures_are_turned_as_the_first_clear_face_asks(degrees: int, face_frames: list[np.ndarray]) -> None:
     told: list[int] = []
-    automatic = AutoTurn(told.append)
+    automatic = AutoTurn(lambda degrees, _: told.append(degrees))
     empty = np.zeros_like(turn(face_frames[0], degrees))
-    assert automatic(empty).shape == empty.shape  # nothing to go by yet
-    for _ in range(5):
-        automatic(empty)
-    upright = automatic(turn(face_frames[0], degrees))
+    assert automatic(Frame(empty, 0, 0.0)).shape == empty.shape  # nothing to go by yet
+    for index in range(1, 6):
+        automatic(Frame(empty, index, float(index)))
+    upright = automatic(Frame(turn(face_frames[0], degrees), 6, 6.0))
     np.testing.assert_array_equal(upright, face_frames[0])
     assert told == ([(360 - degrees) % 360] if degrees else [])
 
@@ -51,6 +53,25 @@ def test_a_turned_video_is_warned_of_and_read_right_when_turned(face_frames: lis
         agree = [one == other for one, other in zip(labels, expected, strict=True)]
         assert np.mean(agree) > 0.9
         assert not [line for line in warnings if "--rotate" in line]
+
+
+def test_every_photograph_is_turned_as_its_own_face_asks(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    album, upright, warnings = tmp_path / "album", tmp_path / "upright", list[str]()
+    for folder in (album, upright):
+        folder.mkdir()
+    for name, degrees in (("anna", 0), ("bert", 90), ("carl", 180), ("dora", 0)):
+        cv2.imwrite(str(upright / f"{name}.png"), face_frames[10][..., ::-1])
+        cv2.imwrite(str(album / f"{name}.png"), turn(face_frames[10], degrees)[..., ::-1])
+    rows = []
+    for folder in (album, upright):
+        run(RunOptions([folder], csv=tmp_path / "o.csv", rotate="auto"), warn=warnings.append)
+        rows.append([(row["file"], row["x"], row["label"]) for row in rows_of(tmp_path / "o.csv")])
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+    assert [line.partition("turned; ")[2] for line in warnings if "turned" in line] == [
+        "bert.png is turned by 270 degrees",
+        "carl.png is turned by 180 degrees",
+    ]
 
 
 def test_a_filmed_face_upside_down(shared_data: Path, tmp_path: Path) -> None:
