@@ -62,11 +62,15 @@ class TrackSummary:
 
 def predictions_apart(step: Step) -> Iterator[Prediction]:
     """Predictions of a frame; a photograph's have it as their source, for face 1 of the next is somebody else."""
-    for prediction in step.predictions:
-        if step.frame.photo and PurePath(prediction.source).name != prediction.file:  # as of a single picture
-            yield replace(prediction, source=f"{prediction.source.rstrip('/')}/{prediction.file}")
-        else:
-            yield prediction
+    source = _source_of(step)
+    return (one if one.source == source else replace(one, source=source) for one in step.predictions)
+
+
+def _source_of(step: Step) -> str:
+    """The name of the photograph or, of other frames, of their source."""
+    if step.frame.photo and PurePath(step.source).name != step.frame.file:  # as of a single picture
+        return f"{step.source.rstrip('/')}/{step.frame.file}"
+    return step.source
 
 
 class Summary:
@@ -87,12 +91,13 @@ class Summary:
         self.predictions = 0
         self.profile_samples = self.poor = 0
         self.forgotten = 0  # faces that are only counted
-        self._read: dict[str, bool] = {}  # per source of the run, whether a face was read in it
+        self._read: dict[str, bool] = {}  # per source of the run, or photograph, whether a face was read in it
         self._latest: dict[str, float] = {}  # per source
 
     def write(self, step: Step) -> None:
         """As a sink."""
-        self._read[step.source] = self._read.get(step.source, False) or bool(step.predictions)
+        source = _source_of(step)
+        self._read[source] = self._read.get(source, False) or bool(step.predictions)
         for prediction in predictions_apart(step):
             self.add(prediction, step.frame.photo)
         self.profile_samples += len(step.profiles)
@@ -126,7 +131,7 @@ class Summary:
 
     @property
     def faceless(self) -> list[str]:
-        """Names of the sources in whose pictures no face was read."""
+        """Names of the sources in whose pictures no face was read; of photographs, of each."""
         return [source for source, read in self._read.items() if not read]
 
     def to_json(self) -> dict[str, Any]:

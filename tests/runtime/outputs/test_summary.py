@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfer.runtime.outputs.summary import Summary, stages_table
-from dfer.runtime.predictions import Prediction
+from dfer.runtime.predictions import Prediction, Step
 from dfer.runtime.sources import Frame
 from dfer.runtime.timing import StageTimes
 from helpers import step_of
@@ -168,6 +168,14 @@ def album(*names: str) -> Summary:
 def test_every_photograph_has_faces_of_its_own() -> None:
     faces = album("a.jpg", "b.jpg").to_json()["faces"]
     assert [face["source"] for face in faces] == ["album/a.jpg", "album/b.jpg"]
+
+
+def test_photographs_without_a_face_are_named() -> None:
+    summary = album("a.jpg", "b.jpg", "c.jpg")
+    for index, name in ((3, "wall.jpg"), (4, "sea.jpg")):
+        frame = Frame(np.zeros((8, 8, 3), np.uint8), index, index / 8, cut=True, file=name)
+        summary.write(Step("album", frame, (), ()))
+    assert summary.to_json()["faceless"] == ["album/wall.jpg", "album/sea.jpg"]
 
 
 def test_the_table_of_photographs_speaks_of_no_time() -> None:
