@@ -56,7 +56,7 @@ Examples:
 
 \b
 Exit status: 0 done (also when ended by Ctrl-C or a signal to terminate), 1 an input or output cannot be used,
-2 wrong options, 3 some of several sources failed on the way and the others were read.
+2 wrong options, 3 some of several sources, or photographs, could not be read and the others were.
 """
 
 

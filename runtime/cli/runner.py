@@ -108,7 +108,8 @@ class RunResult:
     """What a run found and left.
 
     summary: per face. files: what was written, with what a person should know of it. timing: per stage.
-    failures: of several sources, those that failed on the way, and why. dropped: frames of sources that came too soon.
+    failures: of several sources or photographs, those that could not be read, and why.
+    dropped: frames of sources that came too soon.
     skipped_share: of the samples of live faces, those left out for lack of time, 0..1.
     stopped: whether Ctrl-C, or closing the window, ended it. absence: where no face was read, a sentence that says why.
     """
@@ -263,7 +264,7 @@ def run(
         summary=summary,
         files=[*paths.describe(len(specs), before), *([] if folder is None else folder.describe(names, before))],
         timing=watch.report(),
-        failures=readers.failures,
+        failures=readers.failures | {name: why for source in opened for name, why in source.unread.items()},
         dropped={one.name: one.dropped for one in readers.readers if one.dropped},
         skipped_share=recognizer.scheduler.skipped_share,
         stopped=stopped,

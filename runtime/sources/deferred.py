@@ -37,7 +37,7 @@ class DeferredSource(Source):
     def frames(self) -> Iterator[Frame]:
         self._opened = opened = self._open()
         opened.name = self.name  # another source may have had it first
-        self.rate, self.count = opened.rate, opened.count
+        self.rate, self.count, self.unread = opened.rate, opened.count, opened.unread
         if self._closing.is_set():
             opened.close()
         try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -93,6 +94,7 @@ class Source(ABC):
     name: for people and result files; holds no credentials.
     rate: frames per second where the source tells, else None. count: frames announced, else None.
     live: whether frames that are not taken in time are dropped. reconnecting: lost, and being looked for again.
+    unread: names of photographs that could not be read so far, and why.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Source(ABC):
     count: int | None
     live: bool = False
     reconnecting: bool = False
+    unread: Mapping[str, str] = MappingProxyType({})
     warn: Warn = staticmethod(lambda _: None)
 
     @abstractmethod

@@ -40,6 +40,7 @@ class ImageFolder(Source):
         self._paths, self._step, self._photos = paths, 1 / rate, photos
         self._root = os.path.commonpath([path.parent for path in paths]) or "."
         self._closed = False
+        self.unread: dict[str, str] = {}
         if all(read_image(path) is None for path in paths):  # ends at the first good one
             others = ", nor the others" * (len(paths) > 1)
             raise DferError(f"{readable(paths[0])}: {why_unreadable(paths[0])}{others}")
@@ -51,7 +52,10 @@ class ImageFolder(Source):
             start = perf_counter()
             image = read_image(path)
             if image is None:
-                self.warn(f"{readable(path)}: {why_unreadable(path)}; left out")
+                why = why_unreadable(path)
+                self.warn(f"{readable(path)}: {why}; left out")
+                if self._photos:
+                    self.unread[readable(path)] = why
                 continue
             spent, name = perf_counter() - start, readable(os.path.relpath(path, self._root))
             yield Frame(image, index, index * self._step, spent, monotonic(), cut=self._photos, file=name)

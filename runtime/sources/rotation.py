@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,10 @@ class RotatedSource(Source):
     @property
     def count(self) -> int | None:  # type: ignore[override]
         return self._source.count
+
+    @property
+    def unread(self) -> Mapping[str, str]:  # type: ignore[override]
+        return self._source.unread
 
     @property
     def reconnecting(self) -> bool:  # type: ignore[override]

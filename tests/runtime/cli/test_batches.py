@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def clips(face_video: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "2.mp4").write_bytes(face_video.read_bytes()[:3000])
     (folder / "notes.txt").write_text("about the clips")
     return folder
+
+
+def test_a_photograph_that_cannot_be_read_fails_as_a_source_would(
+    face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    for folder in ("album", "more"):
+        (tmp_path / folder).mkdir()
+        cv2.imwrite(str(tmp_path / folder / "anna.png"), face_frames[10][..., ::-1])
+        (tmp_path / folder / "bert.png").write_bytes(b"broken")
+    broken = [str(tmp_path / folder / "bert.png") for folder in ("album", "more")]
+    for folders in (("album",), ("album", "more")):  # which are opened now, or when it is their turn
+        result = run_command(*(tmp_path / folder for folder in folders), "--json", "--rotate", "180")
+        assert result.exit_code == 3, result.output
+        assert list(json.loads(result.stdout)["failed"]) == broken[: len(folders)]
+        assert f"error: {broken[0]}: not an image that OpenCV can read" in result.stderr
+    film = run_command(tmp_path / "album", "--no-photos", "--json")
+    assert (film.exit_code, json.loads(film.stdout)["failed"]) == (0, {})  # as of a video's damaged frames
 
 
 @pytest.fixture(scope="module")
