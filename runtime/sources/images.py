@@ -160,11 +160,12 @@ def is_animation(path: Path) -> bool:
     return _is_animated_webp(data)
 
 
-def is_animated_png(path: Path) -> bool:
-    """Whether it has an animation control chunk, which stands before the picture (PNG, third edition, 11.3.6.1)."""
+def is_film(path: Path) -> bool:
+    """Whether an image is a film to FFmpeg: an AVIF of a sequence, or an animated PNG, which has an animation control
+    chunk before the picture (PNG, third edition, 11.3.6.1)."""
     with path.open("rb") as file:
         head, _, _ = file.read(1 << 16).partition(b"IDAT")
-    return head.startswith(b"\x89PNG") and b"acTL" in head
+    return head[4:12] == b"ftypavis" or (head.startswith(b"\x89PNG") and b"acTL" in head)
 
 
 def _is_animated_webp(data: bytes) -> bool:

@@ -19,8 +19,8 @@ from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_st
 from .deferred import DeferredSource
 from .files import VideoFile
 from .films import Film, accelerator
-from .frames import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, Warn, natural_order, readable
-from .images import Animation, ImageFolder, are_photos, is_animated_png, is_animation
+from .frames import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, Warn, natural_order, readable
+from .images import Animation, ImageFolder, are_photos, is_animation, is_film
 from .live import LiveSource
 
 SourceSpec: TypeAlias = "str | int | Path"
@@ -144,6 +144,11 @@ def _open_pipe(text: str, warn: Warn, device: Any | None) -> Source:
 
 def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, device: Any | None) -> Source:
     path, name, files = Path(text), readable(text), files_of(text)
+    if path.is_dir():
+        inside = [file.suffix for file in path.iterdir() if not _is_litter(file.name) and file.is_file()]
+        if foreign := [suffix for suffix in inside if suffix.lower() in FOREIGN_SUFFIXES]:
+            kinds = ", ".join(sorted(set(foreign)))
+            warn(f"{name}: {len(foreign)} pictures are left out, for {kinds} cannot be read; convert them to .jpg")
     if not files:
         known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DferError(f"{name}: this folder holds no images and no videos ({known})")
@@ -157,7 +162,7 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, d
         return _open_pipe(text, warn, device)
     if not path.is_file():
         raise DferError(f"{name}: no such file or folder")
-    if _is_image(path) and not is_animated_png(path):
+    if _is_image(path) and not is_film(path):
         if is_animation(path):
             return Animation(path, name, image_rate, warn)
         return _open_images([path], name, image_rate, warn, photos)

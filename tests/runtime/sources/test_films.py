@@ -263,7 +263,7 @@ def animation() -> Any:
     return found
 
 
-@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "avif"])
 def test_animations_give_all_pictures_with_their_delays(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a.{suffix}"
     assert cv2.imwriteanimation(str(path), animation())

@@ -1,0 +1,41 @@
+"""Which files are pictures and which are films."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dfer.runtime.sources import expand, open_source
+
+GREY = np.full((32, 48, 3), 128, np.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".jp2", ".avif"])
+def test_still_pictures_of_rarer_formats_are_pictures(tmp_path: Path, suffix: str) -> None:
+    if not cv2.haveImageWriter(suffix):
+        pytest.skip(f"this OpenCV has no {suffix}")
+    cv2.imwrite(str(tmp_path / f"a{suffix}"), GREY)
+    cv2.imwrite(str(tmp_path / "b.jpg"), GREY)
+    with open_source(tmp_path) as source:
+        assert [(frame.file, frame.photo) for frame in source] == [(f"a{suffix}", True), ("b.jpg", True)]
+    with open_source(tmp_path / f"a{suffix}") as source:
+        assert [abs(int(frame.image.mean()) - 128) < 3 for frame in source] == [True]
+
+
+def test_a_gif_is_a_film_in_a_folder_as_it_is_alone(tmp_path: Path) -> None:
+    for name in ("1.gif", "2.gif"):
+        (tmp_path / name).write_bytes(b"GIF89a")
+    assert expand([tmp_path]) == [tmp_path / "1.gif", tmp_path / "2.gif"]
+
+
+def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.jpg"), GREY)
+    for name in ("b.HEIC", "c.HEIC", "notes.txt"):
+        (tmp_path / name).write_bytes(b"...")
+    told: list[str] = []
+    with open_source(tmp_path, warn=told.append) as source:
+        assert len(list(source)) == 1
+    assert told == [f"{tmp_path}: 2 pictures are left out, for .HEIC cannot be read; convert them to .jpg"]
