@@ -107,7 +107,7 @@ _PATH = click.Path(path_type=Path)
     "--metrics", type=int, metavar="PORT", help="Tell Prometheus on this machine how the run is, at /metrics of a port."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print errors and warnings only.")
+@click.option("--quiet", is_flag=True, help="Print errors and warnings only, and the addresses of ports chosen by 0.")
 @click.option("--verbose", is_flag=True, help="Print how long each stage took, too.")
 @window_option
 @click.option(
@@ -219,6 +219,12 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
     if options["bundle"] is None and (named := os.environ.get("DFER_BUNDLE")):
         options["bundle"] = Path(named)
         told.print(f"bundle {named}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
+    chosen = 0 in (options["web"], options["metrics"])  # a free port, told nowhere else
+
+    def tell(message: str) -> None:
+        out = console if chosen and message.startswith(("live page: ", "metrics: ")) else told
+        out.print(message, soft_wrap=True, markup=False)
+
     kept = KeptPredictions()
     if demo:
         specs = (DEMO_FOLDER / DEMO_CLIP,)
@@ -227,7 +233,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
         RunOptions(specs, **options),
         sinks=[kept] if demo else [],
         warn=lambda message: console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True),
-        tell=lambda message: told.print(message, soft_wrap=True, markup=False),
+        tell=tell,
         console=told,
     )
     _report(told, result, kept.predictions, talk.verbose)

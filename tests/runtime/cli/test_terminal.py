@@ -44,6 +44,11 @@ def test_two_things_for_standard_output_are_refused(face_video: Path) -> None:
     assert "two outputs go to standard output" in flat(run(face_video, "--csv", "-", "--jsonl", "-").output)
 
 
+def test_a_port_that_the_system_chose_is_told_to_quiet_runs_too(face_video: Path) -> None:
+    told = run(face_video, "--metrics", 0, "--quiet").stderr
+    assert re.fullmatch(r"metrics: http://127\.0\.0\.1:\d+/metrics\n", told)
+
+
 def test_who_reads_the_rows_may_have_had_enough(face_video: Path) -> None:
     program = "from dfer.runtime.cli import dfer_run; dfer_run()"
     command = [sys.executable, "-c", program, str(face_video), "--csv", "-", "--quiet"]
