@@ -17,7 +17,7 @@ from ..outputs.absence import Absence
 from ..outputs.folder import OutputFolder
 from ..outputs.summary import Summary
 from ..outputs.tables import run_header
-from ..outputs.timeline import Script
+from ..outputs.timeline import Script, drawable
 from ..outputs.writer import Drawing, OutputPaths, Sink, Sinks, file_sinks, file_states
 from ..pipeline.class_map import ClassMap
 from ..pipeline.feature_window import check_sampling
@@ -185,7 +185,9 @@ def run(
         if live and options.smooth is None:
             tell(f"live labels are smoothed over {recognizer.smoothing(live=True):g} s (--smooth 0 for none)")
         if options.video is not None or options.show or folder is not None:
-            _warn_of_letters(recognizer.classes, warn)
+            _warn_of_letters(recognizer.classes, in_ascii, warn)
+        elif paths.plot is not None and paths.plot.suffix.lower() != ".html":
+            _warn_of_letters(recognizer.classes, drawable, warn)
         page = None
         if options.web is not None:
             from ..web import ServedModel, WebPage
@@ -317,10 +319,12 @@ def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer
     )
 
 
-def _warn_of_letters(classes: Sequence[str], warn: Report) -> None:
-    if lost := [name for name in classes if "?" in in_ascii(name.replace("?", ""))]:
+def _warn_of_letters(classes: Sequence[str], drawn: Callable[[str], str], warn: Report) -> None:
+    if lost := [name for name in classes if "?" in drawn(name.replace("?", ""))]:
         told = ", ".join(lost)
-        warn(f"pictures, whose font is Latin, have ? for letters of {told}; rows have all; --classes gives other names")
+        warn(
+            f"pictures, whose font lacks them, have ? for letters of {told}; rows have all; --classes gives other names"
+        )
 
 
 def _turn(rotate: int | Literal["auto"], name: str, warn: Report) -> Turn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ Script = Sequence[Sequence[tuple[float, float, str]]]
 """Per face, in the order of their numbers, what it shows from when to when: (start, end, class), media seconds."""
 
 _BELOW, _THICK = -0.14, 0.16  # middle and height of the band that has the script, in the units of the probabilities
+_FONTS = ["Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"]
+"""Beside matplotlib's own, where they are installed."""
 _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 
 
@@ -60,8 +63,38 @@ class Timeline:
         """Draw nothing."""
 
 
+def drawable(text: str) -> str:
+    """A text as plots other than .html have it: with "?" for letters that no font here has."""
+    if text.isascii():
+        return text
+    letters = _letters()
+    return "".join(mark if ord(mark) in letters else "?" for mark in text)
+
+
+@cache
+def _families() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+
+
+@cache
+def _letters() -> frozenset[int]:
+    from matplotlib.font_manager import findfont, get_font
+
+    return frozenset().union(*(get_font(findfont(name)).get_charmap() for name in _families()))
+
+
 def draw_plot(history: History, path: Path, script: Script = ()) -> None:
     """A row per face, stacked areas over time: at each moment what was read from the window that ends there."""
+    from matplotlib import rc_context
+
+    with rc_context({"font.family": _families()}):
+        _draw(history, path, script)
+
+
+def _draw(history: History, path: Path, script: Script) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -77,7 +110,7 @@ def draw_plot(history: History, path: Path, script: Script = ()) -> None:
         axis.set(ylim=(0, 1), yticks=[0, 0.5, 1])
         axis.margins(x=0)
         if len(name) <= 10:
-            axis.set_ylabel(name)
+            axis.set_ylabel(_plain(name))
         else:
             axis.set_title(_plain(name), fontsize="small", loc="left")
     if not faces:
@@ -137,5 +170,5 @@ def _parts(series: ProbabilitySeries) -> list[list[list[float]]]:
 
 
 def _plain(text: str) -> str:
-    """Without the dollar signs that matplotlib reads as mathematics."""
-    return text.replace("$", r"\$")
+    """As it can be drawn, without the dollar signs that matplotlib reads as mathematics."""
+    return drawable(text).replace("$", r"\$")

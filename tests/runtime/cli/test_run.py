@@ -333,6 +333,9 @@ def test_classes_that_pictures_cannot_have_are_told_once(face_video: Path, tmp_p
     for one in (replace(options, video=tmp_path / "o.mp4"), replace(options, csv=tmp_path / "o.csv")):
         run_sources(one, warn=told.append)
     assert len(told) == 1 and "letters of 高兴, 悲?; rows" in told[0]
+    options = replace(options, classes={"happiness": "𒀀𒀁", "fear": "Страх"}, plot=tmp_path / "o.png")
+    run_sources(options, warn=told.append)
+    assert len(told) == 2 and "letters of 𒀀𒀁; rows" in told[1]
 
 
 def test_smoothing_calms_the_probabilities(face_video: Path, tmp_path: Path) -> None:

@@ -47,6 +47,21 @@ def test_faces_of_different_photographs_are_not_one_course(tmp_path: Path) -> No
     assert '"summary":""' not in page.replace(": ", ":")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_letters_that_no_font_has_are_drawn_as_question_marks(tmp_path: Path, suffix: str) -> None:
+    """Whatever fonts there are, none has this letter of Unicode's private use."""
+    for name, label in (("odd", "\uf8ff$ é"), ("plain", "?$ é")):
+        timeline = Timeline(tmp_path / f"{name}{suffix}", (label, "Ярость"))
+        one = Prediction(label, 0, 0.0, 1, (0, 0, 9, 9), np.array((0.8, 0.2), np.float32), (label, "Ярость"), "ready")
+        timeline.write(step_of(one))
+        timeline.write(step_of(replace(one, source=f"another {label}")))
+        timeline.close()
+    if suffix == ".png":
+        odd, plain = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("odd", "plain"))
+        np.testing.assert_array_equal(odd, plain)
+
+
 def test_a_short_recording_is_kept_point_by_point() -> None:
     series = ProbabilitySeries(3)
     times = [index / 8 for index in range(500)]
