@@ -27,7 +27,7 @@ class OutputFolder:
 
         >>> folder = OutputFolder(Path("out"))
         >>> [one.csv.name for one in folder.paths(["a/clip.mp4", "b/clip.mov", "rtsp://host/gate?x=1"])]
-        ['clip.csv', 'clip-2.csv', 'gate_x_1.csv']
+        ['clip.csv', 'clip-2.csv', 'gate_x=1.csv']
         """
         taken: set[str] = set()
         result = []
@@ -114,7 +114,7 @@ class _PerSource:
 
 
 def _file_name(source: str) -> str:
-    """Of a source's name what can be a file's: its last part, without the suffix of a file."""
+    """Of a source's name what can be a file's on any system: its last part, without the suffix of a file."""
     part = PurePath(source.split("://")[-1]).name
     stem = part if "?" in part else PurePath(part).stem
-    return re.sub(r"[^\w.\- ]+", "_", stem).strip("._ ") or "source"
+    return re.sub(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+', "_", stem).strip("._ ") or "source"
