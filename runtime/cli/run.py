@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
+from click.core import ParameterSource
 
 from ..errors import DferError, reports_errors
 from .options import (
@@ -183,6 +184,10 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     web: str | None = options.pop("web")
     if web is not None and not web.isdecimal():  # `--web clip.mp4`
         sources, web = (web, *sources), str(WEB_PORT)
+    given = click.get_current_context().get_parameter_source
+    for name in ("host", "token"):
+        if web is None and given(name) is ParameterSource.COMMANDLINE:  # $DFER_TOKEN may be there for other runs
+            raise click.UsageError(f"--{name} is of the live page; add --web")
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
     for source in sources:

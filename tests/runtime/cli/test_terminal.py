@@ -44,6 +44,13 @@ def test_two_things_for_standard_output_are_refused(face_video: Path) -> None:
     assert "two outputs go to standard output" in flat(run(face_video, "--csv", "-", "--jsonl", "-").output)
 
 
+def test_options_of_the_page_without_the_page_are_refused(face_video: Path) -> None:
+    for option in (("--host", "0.0.0.0"), ("--token", "secret")):
+        refused = run(face_video, *option)
+        assert (refused.exit_code, f"{option[0]} is of the live page; add --web" in flat(refused.stderr)) == (2, True)
+    assert run(face_video, DFER_TOKEN="secret").exit_code == 0
+
+
 def test_a_port_that_the_system_chose_is_told_to_quiet_runs_too(face_video: Path) -> None:
     told = run(face_video, "--metrics", 0, "--quiet").stderr
     assert re.fullmatch(r"metrics: http://127\.0\.0\.1:\d+/metrics\n", told)
