@@ -143,6 +143,19 @@ def open_pipeline(pipeline: str) -> Capture | None:
     return _open(pipeline, cv2.CAP_GSTREAMER)
 
 
+def csi_pipeline(spec: str, size: tuple[int, int] | None, fps: float | None) -> str:
+    """A Jetson's CSI camera through NVIDIA's own elements, the newest frame kept; 1280×720 at 30 unless asked."""
+    sensor = spec.removeprefix("csi://")
+    if not sensor.isdecimal():
+        raise DferError(f"{spec}: a CSI camera is named by its sensor number, such as csi://0")
+    width, height = size or (1280, 720)
+    return (
+        f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
+        f"framerate=(fraction){round(fps or 30)}/1, format=(string)NV12 ! nvvidconv ! video/x-raw, "
+        "format=(string)BGRx ! videoconvert ! video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1"
+    )
+
+
 def open_camera(device: int | str, size: tuple[int, int] | None = None, fps: float | None = None) -> Capture | None:
     """A camera by number or device file, asked for (width, height) and frames per second; None when it does not open.
 

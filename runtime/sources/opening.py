@@ -15,7 +15,7 @@ from typing import IO, Any, TypeAlias, TypeVar
 from ..errors import DferError, ParameterError
 from ..timing import call_within
 from .addresses import why_closed, with_encoded_credentials, without_credentials
-from .captures import READ_TIMEOUT, Capture, open_camera, open_pipeline, open_stream
+from .captures import READ_TIMEOUT, Capture, csi_pipeline, open_camera, open_pipeline, open_stream
 from .deferred import DeferredSource
 from .files import VideoFile
 from .films import Film, accelerator
@@ -103,7 +103,7 @@ def _open(
             failure = f"{name} does not start; it must end in an appsink, and run with gst-launch-1.0"
             return LiveSource(_in_time(connect, failure), connect, name, warn, reconnect_tries)
         if text.startswith("csi://"):
-            connect = partial(open_pipeline, _csi_pipeline(text, size, fps))
+            connect = partial(open_pipeline, csi_pipeline(text, size, fps))
             capture = _in_time(connect, f"{text} does not open; is the camera connected, and nvargus-daemon running?")
             return LiveSource(capture, connect, text, warn, reconnect_tries)
         if "://" in text:
@@ -151,7 +151,9 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, d
             warn(f"{name}: {len(foreign)} pictures are left out, for {kinds} cannot be read; convert them to .jpg")
     if not files:
         known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-        raise DferError(f"{name}: this folder holds no images and no videos ({known})")
+        inner = sum(file.is_dir() and not _is_litter(file.name) for file in path.iterdir())
+        more = f"; {inner} folders in it are not searched: name them, or use dfer-label" if inner else ""
+        raise DferError(f"{name}: this folder holds no images and no videos ({known}){more}")
     if path.is_dir() or _is_pattern(text):
         if _is_image(files[0]):
             return _open_images(files, name, image_rate, warn, photos)
@@ -352,19 +354,6 @@ def _compare(name: str, capture: Capture, size: tuple[int, int] | None, fps: flo
         warn(f"{name}: gives {capture.size[0]}×{capture.size[1]} pixels, not the {size[0]}×{size[1]} asked for")
     if fps and capture.rate and abs(capture.rate - fps) > 0.05 * fps:
         warn(f"{name}: gives {capture.rate:g} frames per second, not the {fps:g} asked for")
-
-
-def _csi_pipeline(spec: str, size: tuple[int, int] | None, fps: float | None) -> str:
-    """A Jetson's CSI camera through NVIDIA's own elements, the newest frame kept; 1280×720 at 30 unless asked."""
-    sensor = spec.removeprefix("csi://")
-    if not sensor.isdecimal():
-        raise DferError(f"{spec}: a CSI camera is named by its sensor number, such as csi://0")
-    width, height = size or (1280, 720)
-    return (
-        f"nvarguscamerasrc sensor-id={sensor} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
-        f"framerate=(fraction){round(fps or 30)}/1, format=(string)NV12 ! nvvidconv ! video/x-raw, "
-        "format=(string)BGRx ! videoconvert ! video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1"
-    )
 
 
 def _is_image(path: Path) -> bool:

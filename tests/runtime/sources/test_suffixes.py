@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dfer.runtime.errors import DferError
 from dfer.runtime.sources import expand, open_source
 
 GREY = np.full((32, 48, 3), 128, np.uint8)
@@ -39,3 +40,14 @@ def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     with open_source(tmp_path, warn=told.append) as source:
         assert len(list(source)) == 1
     assert told == [f"{tmp_path}: 2 pictures are left out, for .HEIC cannot be read; convert them to .jpg"]
+
+
+def test_a_folder_of_full_folders_is_told_from_an_empty_one(tmp_path: Path) -> None:
+    for name in ("anna", "bert", "@eaDir"):
+        (tmp_path / name).mkdir()
+        cv2.imwrite(str(tmp_path / name / "1.jpg"), GREY)
+    with pytest.raises(DferError, match=r"no images and no videos .*; 2 folders in it are not searched: name them"):
+        open_source(tmp_path)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DferError, match=r"no images and no videos \([^)]*\)$"):
+        open_source(tmp_path / "empty")
