@@ -54,8 +54,8 @@ class FeatureWindow:
 def check_sampling(window: float | None, fps: float | None) -> None:
     """Raise ParameterError for seconds and frames per second that no window can have; None is not looked at."""
     if window is not None and not 0 < window <= 60:
-        raise ParameterError("window", f"{window:g} s must lie between 0 and 60 seconds")
+        raise ParameterError("window", f"{window:g} s must be above 0 and at most 60 seconds")
     if fps is not None and not 0 < fps <= 240:
-        raise ParameterError("fps", f"{fps:g} must lie between 0 and 240 frames per second")
+        raise ParameterError("fps", f"{fps:g} must be above 0 and at most 240 frames per second")
     if window is not None and fps is not None and window * fps < 2:
         raise ParameterError("window", f"{window:g} s at {fps:g} frames per second: it must hold at least two")

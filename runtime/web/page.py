@@ -50,7 +50,7 @@ class WebPage:
     @staticmethod
     def check(port: int, host: str, token: str | None) -> None:
         """Raise DferError where a page could not be served, before anything else is done."""
-        listen(host, port, token).close()
+        listen(host, port, token, parameter="web").close()
 
     def show(self, step: Step, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> None:
         """Show one step; costs some microseconds, for all work is done elsewhere and only while somebody watches.

@@ -188,7 +188,7 @@ def test_bad_input_gives_one_line_status_1_and_no_files(bundle: Path, face_video
         ((face_video, *good, "--csv", out), "is a folder"),
         ((face_video, *good, "--plot", out / "o.txt"), "must end in"),
         ((face_video, *good, "--save-video", face_video), "is the source"),
-        ((face_video, *good, "--fps", 0), "--fps: 0 must lie between 0 and 240"),
+        ((face_video, *good, "--fps", 0), "--fps: 0 must be above 0 and at most 240"),
         ((face_video, *good, "--csv", out / "o.csv", "--jsonl", out / "." / ".." / "out" / "o.csv"), "two outputs"),
         ((face_video, *good, "--save-video", out / "o.avi"), "must end in .mp4"),
         ((face_video, *good, "--csv", "/dev/full"), "No space left"),

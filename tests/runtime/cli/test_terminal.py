@@ -101,7 +101,7 @@ def test_settings_are_checked_before_the_model_is_looked_at(face_video: Path, tm
         *(("--smooth", "99", "--smooth: 99"), ("--neutral-prior", "1", "--neutral-prior: 1")),
         ("--classes", tmp_path / "classes.json", "must hold an object"),
         ("--boxes", tmp_path / "boxes.csv", "must name the columns x,y,w,h"),
-        *(("--web", "70000", "70000 is none"), ("--host", "0.0.0.0", "--token: is needed")),
+        *(("--web", "70000", "--web: 70000 is none"), ("--host", "0.0.0.0", "--token: is needed")),
     ):
         web = ("--web", "0") if option == "--host" else ()
         result = run(face_video, option, value, *web, "--bundle", tmp_path / "absent.dfer")
