@@ -23,7 +23,7 @@ Examples:
   dfer-doctor --json > machine.json
 
 \b
-Exit status: 0 bundle and CPU provider work, 1 one of them does not, 2 wrong options.
+Exit status: 0 bundle and CPU provider work, 1 one of them does not, 2 a command line that cannot be understood.
 """
 
 _MARKS = {"works": ("✓", "green"), "fact": ("·", ""), "absent": ("–", "dim"), "broken": ("✗", "red")}

@@ -36,8 +36,8 @@ tracks.parquet (which tracks of a long video's parts are one person) and failure
 where it was interrupted. Videos longer than half an hour are cut, so that several workers read them.
 
 \b
-Exit status: 0 done (of a shard: its part), 1 an input or output cannot be used, 2 wrong options, 3 some videos could
-not be read and the others were.
+Exit status: 0 done (of a shard: its part), 1 an input, output or value cannot be used, 2 a command line that cannot
+be understood, 3 some videos could not be read and the others were.
 """
 
 

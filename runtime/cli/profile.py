@@ -35,7 +35,8 @@ Scenarios, encoder and head alone (MLPerf's words): single, one face after anoth
 faces per query, 99th percentile; offline, faces per second at the best batch. All stages are measured in each.
 
 \b
-Exit status: 0 done, 1 an input or output cannot be used, 2 wrong options, 3 --compare found a stage slower.
+Exit status: 0 done, 1 an input, output or value cannot be used, 2 a command line that cannot be understood,
+3 --compare found a stage slower.
 """
 
 

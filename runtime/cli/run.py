@@ -56,8 +56,9 @@ Examples:
   dfer-run clip.mp4 --csv - | grep surprise
 
 \b
-Exit status: 0 done (also when ended by Ctrl-C or a signal to terminate), 1 an input or output cannot be used,
-2 wrong options, 3 some of several sources, or photographs, could not be read and the others were.
+Exit status: 0 done (also when ended by Ctrl-C or a signal to terminate), 1 an input, output or value cannot
+be used, 2 a command line that cannot be understood, 3 some of several sources, or photographs, could not be read and
+the others were.
 """
 
 

@@ -34,7 +34,7 @@ Examples:
   dfer-export --ckpt small.pt --int8 --calib faces/
 
 \b
-Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 wrong options.
+Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 a command line that cannot be understood.
 """
 
 

@@ -36,7 +36,7 @@ Examples:
 
 \b
 Stopped half-way? The same command goes on where it ended.
-Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 wrong options.
+Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 a command line that cannot be understood.
 """
 
 
