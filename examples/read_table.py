@@ -9,6 +9,7 @@ Without arguments it reads the table that `dfer-run --demo` leaves.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import matplotlib
 
@@ -19,6 +20,8 @@ from dfer.runtime.outputs.palette import hex_of
 
 
 def main(table: str = "demo-output/predictions.csv", picture: str = "means.png") -> None:
+    if not Path(table).is_file():
+        sys.exit(f"{table}: no such file; dfer-run --demo makes one")
     rows = pandas.read_csv(table)
     columns = list(rows.columns)
     classes = columns[columns.index("entropy") + 1 : columns.index("state")]
@@ -26,10 +29,13 @@ def main(table: str = "demo-output/predictions.csv", picture: str = "means.png")
     trusted = rows[(rows["state"] == "ready") & ~(rows["quality"] < 0.25)]
     if trusted.empty:
         sys.exit(f"{table}: no row is ready and clear: the video is shorter than the window, or its faces are poor")
-    means = trusted.groupby(["source", "track"])[classes].mean()
+    # No window fills for photographs, and person 1 of the next is somebody else.
+    single = rows.groupby("source")["state"].transform(lambda states: (states == "ready").all())
+    photo = rows["file"].where(single).fillna("").rename("photo")
+    means = trusted.groupby(["source", photo, "track"])[classes].mean()
     print(means.round(3).to_string())
 
-    people = means.set_axis([f"person {track}" for _, track in means.index])
+    people = means.set_axis([f"{photo} person {track}".strip() for _, photo, track in means.index])[:40]
     axis = people.plot.barh(
         stacked=True, color=[hex_of(name, classes) for name in classes], figsize=(9, 1.5 + 0.6 * len(people))
     )

@@ -99,6 +99,25 @@ def test_a_table_without_rows_to_trust_is_told_so_in_a_line(demo: Path, tmp_path
     assert line.startswith("short.csv: no row is ready") and "shorter than the window" in line
 
 
+def test_the_table_of_photographs_keeps_people_of_different_pictures_apart(
+    face_frames: list[Any], tmp_path: Path
+) -> None:
+    for name in ("anna.png", "bert.png"):
+        cv2.imwrite(str(tmp_path / name), face_frames[10][..., ::-1])
+    assert run_command(f"{tmp_path}/*.png", "--csv", tmp_path / "album.csv", "--quiet").exit_code == 0
+    assert [row["file"] for row in rows_of(tmp_path / "album.csv")] == ["anna.png", "bert.png"]
+    lines = run_example("read_table.py", tmp_path, "album.csv").splitlines()
+    assert [sum(name in line for line in lines) for name in ("anna.png", "bert.png")] == [1, 1]
+
+
+def test_a_table_that_is_not_there_is_told_in_a_line(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "read_table.py")], cwd=tmp_path, capture_output=True, text=True
+    )
+    told = "demo-output/predictions.csv: no such file; dfer-run --demo makes one\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
 def test_an_example_without_its_clip_says_what_makes_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "capture_loop.py")], cwd=tmp_path, capture_output=True, text=True
