@@ -109,7 +109,7 @@ _PATH = click.Path(path_type=Path)
     "--metrics", type=int, metavar="PORT", help="Tell Prometheus on this machine how the run is, at /metrics of a port."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print errors and warnings only, and the addresses of ports chosen by 0.")
+@click.option("--quiet", is_flag=True, help="Print errors and warnings only, and the address where a port is 0.")
 @click.option("--verbose", is_flag=True, help="Print how long each stage took, too.")
 @window_option
 @click.option(
@@ -225,12 +225,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
     if options["bundle"] is None and (named := os.environ.get("DFER_BUNDLE")):
         options["bundle"] = Path(named)
         told.print(f"bundle {named}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
-    chosen = 0 in (options["web"], options["metrics"])  # a free port, told nowhere else
-
-    def tell(message: str) -> None:
-        out = console if chosen and message.startswith(("live page: ", "metrics: ")) else told
-        out.print(message, soft_wrap=True, markup=False)
-
+    opening = console if 0 in (options["web"], options["metrics"]) else told  # a free port is told nowhere else
     kept = KeptPredictions()
     if demo:
         specs = (DEMO_FOLDER / DEMO_CLIP,)
@@ -239,7 +234,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
         RunOptions(specs, **options),
         sinks=[kept] if demo else [],
         warn=lambda message: console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True),
-        tell=tell,
+        tell=lambda message: opening.print(message, soft_wrap=True, markup=False),
         console=told,
     )
     _report(told, result, kept.predictions, talk.verbose)
