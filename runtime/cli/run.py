@@ -86,7 +86,11 @@ _PATH = click.Path(path_type=Path)
 )
 @click.option("--plot", type=_PATH, help="Draw the timeline (.png, .svg, .pdf, .html).")
 @click.option(
-    "--out-dir", type=_PATH, metavar="FOLDER", help="Write NAME.csv, NAME.mp4 and NAME.png of each source to a folder."
+    "--out-dir",
+    type=_PATH,
+    metavar="FOLDER",
+    help="Write NAME.csv, NAME.mp4 and NAME.png of each source to a folder; of photographs NAME.csv and "
+    "NAME-pictures/.",
 )
 @click.option(
     "--jobs",

@@ -55,7 +55,8 @@ class RunOptions:
     neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
     rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
     csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered. Rows can go to
-    standard output, "-". out_dir: folder where each source gets a table, a video and a plot of its own.
+    standard output, "-". out_dir: folder where each source gets a table, a video and a plot of its own, or, of
+        photographs, a table and annotated pictures.
     jobs: files read at once, None for as many as there are cores, or half as many with out_dir.
     script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
     boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).

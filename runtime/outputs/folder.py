@@ -1,4 +1,4 @@
-"""A folder of results: for each source its own table, annotated video and timeline, by its name."""
+"""A folder of results: for each source its own table, and annotated video and timeline or pictures, by its name."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from ..predictions import Step
 from ..sources import SourceReader, readable
 from ..storage import sole_writer
 from ..timing import Stopwatch
-from .writer import Drawing, OutputPaths, Sink, Sinks, file_sinks, was_written
+from .writer import AnnotatedPictures, Drawing, OutputPaths, Sink, Sinks, file_sinks, was_written
 
 
 class OutputFolder:
-    """Where each source gets NAME.csv, NAME.mp4 and NAME.png, in a folder that is made where there is none."""
+    """Where each source gets NAME.csv, and NAME.mp4 and NAME.png if it is film, annotated photographs in NAME-pictures/
+    if not. It is made where there is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,8 +46,9 @@ class OutputFolder:
         if self.path.exists() and not self.path.is_dir():
             raise DferError(f"{readable(self.path)} is a file; name a folder")
         taken = {path.resolve() for path in inputs}
+        taken |= {path.parent for path in taken}
         for paths in self.paths(names):
-            for path in paths.wanted():
+            for path in (*paths.wanted(), _pictures(paths)):
                 if path.resolve() in taken:
                     raise DferError(f"{readable(path)} is a source; name another folder")
         try:
@@ -62,12 +64,15 @@ class OutputFolder:
             yield
 
     def describe(self, names: Sequence[str], before: Mapping[Path, object]) -> list[str]:
-        """The folder in a line, with how many sources have results of this run there.
+        """The folder with how many sources have results of this run there, in a line for film and one for photographs.
 
         before: what `file_states` told of them before it.
         """
-        count = sum(paths.csv is not None and was_written(paths.csv, before) for paths in self.paths(names))
-        return [f"{readable(self.path)}/: NAME.csv, NAME.mp4 and NAME.png of {count} source{'s' * (count != 1)}"]
+        written = [[was_written(path, before) for path in paths.wanted()] for paths in self.paths(names)]
+        films, albums = (sum(table and video is film for table, video, _ in written) for film in (True, False))
+        told = [("NAME.csv, NAME.mp4 and NAME.png", films)] if films or not albums else []
+        told += [("NAME.csv and NAME-pictures/", albums)] if albums else []
+        return [f"{readable(self.path)}/: {files} of {count} source{'s' * (count != 1)}" for files, count in told]
 
     def sink(
         self,
@@ -80,9 +85,13 @@ class OutputFolder:
         """What writes all of them. header: what plots say of a run of the named sources (see `file_sinks`)."""
         paths = dict(zip(readers, self.paths([reader.name for reader in readers]), strict=True))
 
-        def open_sinks(reader: SourceReader) -> list[Sink]:
-            rates = {reader.name: reader.rate}
-            return file_sinks(paths[reader], classes, rates, watch, lambda: header([reader.name]), drawing)
+        def open_sinks(reader: SourceReader, first: Step) -> list[Sink]:
+            rates, wanted = {reader.name: reader.rate}, paths[reader]
+            pictures: list[Sink] = []
+            if first.frame.photo:  # which have no time that a video or a timeline could show
+                pictures.append(AnnotatedPictures(_pictures(wanted), drawing, watch))
+                wanted = OutputPaths(csv=wanted.csv)
+            return [*pictures, *file_sinks(wanted, classes, rates, watch, lambda: header([reader.name]), drawing)]
 
         return _PerSource(open_sinks, readers)
 
@@ -90,7 +99,7 @@ class OutputFolder:
 class _PerSource:
     """Sinks of each source, opened at its first frame and closed after its last, so that few are open at once."""
 
-    def __init__(self, opening: Callable[[SourceReader], list[Sink]], readers: Sequence[SourceReader]) -> None:
+    def __init__(self, opening: Callable[[SourceReader, Step], list[Sink]], readers: Sequence[SourceReader]) -> None:
         self._opening = opening
         self._readers = {reader.name: reader for reader in readers}
         self._open: dict[str, Sinks] = {}
@@ -102,7 +111,7 @@ class _PerSource:
             self._open.pop(ended).close()
         name = step.source
         if name not in self._open:
-            self._open[name], self._written[name] = Sinks(self._opening(self._readers[name])), 0
+            self._open[name], self._written[name] = Sinks(self._opening(self._readers[name], step)), 0
         self._open[name].write(step)
         self._written[name] += 1
 
@@ -111,6 +120,12 @@ class _PerSource:
 
     def discard(self) -> None:
         Sinks(list(self._open.values())).discard()
+
+
+def _pictures(paths: OutputPaths) -> Path:
+    """Where annotated photographs go."""
+    assert paths.csv is not None
+    return paths.csv.with_name(f"{paths.csv.stem}-pictures")
 
 
 def _file_name(source: str) -> str:

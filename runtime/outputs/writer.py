@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError, ParameterError
 from ..predictions import Step
 from ..sources import readable
-from ..storage import sole_writer
+from ..storage import atomic_write, sole_writer
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import STDOUT, CsvSink, JsonlSink
@@ -259,3 +260,28 @@ class AnnotatedVideos:
                 stack.callback(video.close)
 
     discard = close  # what was written plays
+
+
+class AnnotatedPictures:
+    """Each photograph with what was read drawn into it, under its own name in a folder that is made at the first."""
+
+    def __init__(self, folder: Path, drawing: Drawing, watch: Stopwatch) -> None:
+        self._folder, self._drawing, self._watch = folder, drawing, watch
+
+    def write(self, step: Step) -> None:
+        path = self._folder / step.frame.file
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            path = path.with_name(f"{path.name}.jpg")
+        picture = self._drawing.of(step)
+        with self._watch.time("write"):
+            _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DferError(f"{readable(path.parent)}: {error.strerror}") from error
+            with atomic_write(path) as aside:
+                aside.write_bytes(data.tobytes())
+
+    def close(self) -> None: ...
+
+    discard = close

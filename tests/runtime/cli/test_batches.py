@@ -46,6 +46,29 @@ def test_a_photograph_that_cannot_be_read_fails_as_a_source_would(
     assert (film.exit_code, json.loads(film.stdout)["failed"]) == (0, {})  # as of a video's damaged frames
 
 
+def test_photographs_get_annotated_copies(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    album, out = tmp_path / "album", tmp_path / "out"
+    (album / "more").mkdir(parents=True)
+    names = ["anna.png", "bert.bmp", "more/carl.jpg", "more/dora.jpg"]
+    for name, picture in zip(names, [*face_frames[10:13], np.full((90, 120, 3), 90, np.uint8)], strict=True):
+        cv2.imwrite(str(album / name), picture[..., ::-1])
+    result = run_command(album / "*.*", album / "more", "--photos", "--out-dir", out)
+    assert result.exit_code == 0, result.output
+    assert "out/: NAME.csv and NAME-pictures/ of 2 sources" in flat(result.stderr)
+    copies = [path for path in out.rglob("*.*") if path.suffix != ".csv"]
+    found = {path.name: cv2.imread(str(path)) for path in copies}
+    assert set(found) == {"anna.png", "bert.bmp.jpg", "carl.jpg", "dora.jpg"}
+    for name, picture in found.items():
+        original = cv2.imread(str(next(album.rglob(name.removesuffix(".jpg") + "*"))))
+        changed = np.abs(picture.astype(int) - original).max(axis=2) > 40
+        assert (changed.mean() > 0.01) == (name != "dora.jpg")  # a box, a label and bars, where there is a face
+    (tmp_path / "x-pictures").mkdir()
+    cv2.imwrite(str(tmp_path / "x-pictures" / "x.png"), face_frames[10][..., ::-1])
+    refused = run_command(tmp_path / "x-pictures" / "x.png", "--out-dir", tmp_path)
+    assert refused.exit_code == 1
+    assert "x-pictures is a source; name another folder" in flat(refused.stderr)
+
+
 @pytest.fixture(scope="module")
 def batch(clips: Path) -> tuple[Path, str]:
     """The results' folder of a run over `clips`, beside a common table, and what was printed."""
