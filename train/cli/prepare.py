@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ..preparation.photographs import Prepared, State
 
 SHOWN = 20
-"""Clips without faces that the summary names; the report names all."""
+"""Clips of a kind that the summary names; the report names all."""
+
+TURNED = "faces not upright, not fit for training (turn these the right way up; the same command cuts them anew)"
 
 LEFT_OUT: dict[State, str] = {"no-face": "without a face", "unreadable": "unreadable", "copy": "copies of others"}
 
@@ -65,6 +67,7 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
 
     Clips are videos or folders of frames, however deep. Each becomes a folder of JPEGs; frames without the face are
     left out. OUT/report.csv says for each clip in how many of its frames the face was found.
+    Of clips and photographs whose faces do not stand upright the command warns.
 
     With --photos, VIDEOS is a folder of photographs ([train|val|test/]CLASS/picture) or a table of them (CSV: image,
     label or votes per class, person, split). Crops go to OUT/images, their table to OUT/labels.csv; photographs without
@@ -105,7 +108,7 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
         return
     _summarise(console, outcomes)
     console.print(f"wrote {out / REPORT}", markup=False)
-    if not any(outcome.state == "ok" for outcome in outcomes):
+    if not any(outcome.faces for outcome in outcomes):
         raise DferError(f"none of the {len(outcomes)} clips gave a face")
 
 
@@ -124,13 +127,17 @@ def _listed(names: list[str]) -> str:
 
 
 def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
-    from ..preparation.photographs import COPIES, REPORT, TABLE
+    from ..preparation.photographs import COPIES, KEPT, REPORT, TABLE
 
     total, ok = len(prepared.states), prepared.count("ok")
-    if not ok:
+    if not any(state in KEPT for state in prepared.states.values()):
         raise DferError(f"none of the {total} photographs gave a face; see {out / REPORT}")
     left_out = ", ".join(f"{prepared.count(state)} {words}" for state, words in LEFT_OUT.items())
-    console.print(f"{total} photographs: {ok} ok, {left_out}; see {REPORT} and {COPIES}", markup=False)
+    turned = sorted(name for name, state in prepared.states.items() if state == "turned")
+    told = f"{len(turned)} turned, " if turned else ""
+    console.print(f"{total} photographs: {ok} ok, {told}{left_out}; see {REPORT} and {COPIES}", markup=False)
+    if turned:
+        console.print(f"warning: {TURNED}{_listed(turned)}", markup=False)
     if prepared.split_by != "given":
         console.print(f"splits are by {prepared.split_by}: 10 % are val, the others train")
     stills = f"--stills {out / TABLE}"
@@ -143,11 +150,13 @@ def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
 def _summarise(console: Console, outcomes: list[Outcome]) -> None:
     counts = Counter(outcome.state for outcome in outcomes)
     frames, faces = sum(outcome.frames for outcome in outcomes), sum(outcome.faces for outcome in outcomes)
+    turned = f"{counts['turned']} turned, " if counts["turned"] else ""
     console.print(
-        f"{len(outcomes)} clips: {counts['ok']} ok, {counts['no-face']} without a face, "
+        f"{len(outcomes)} clips: {counts['ok']} ok, {turned}{counts['no-face']} without a face, "
         f"{counts['unreadable']} unreadable; faces in {faces} of {frames} frames"
     )
-    for state, words in (("no-face", "without a face"), ("unreadable", "unreadable")):
+    kinds = {"turned": f"warning: {TURNED}", "no-face": "without a face", "unreadable": "unreadable"}
+    for state, words in kinds.items():
         names = [outcome.clip for outcome in outcomes if outcome.state == state]
         if names:
             console.print(f"{words}{_listed(names)}", markup=False)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
+from ...runtime.faces.orientation import OrientationVote
 from ...runtime.faces.tracking import Tracker
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, folders_below, open_source, read_image
 from ...runtime.storage import atomic_write
@@ -57,7 +58,10 @@ class Film:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a clip: frames read, frames with the main face, and "ok", "no-face" or "unreadable"."""
+    """What became of a clip: frames read, frames with the main face, and "ok", "turned", "no-face" or "unreadable".
+
+    turned: cut as it is, but its faces do not stand upright.
+    """
 
     clip: str
     frames: int
@@ -101,7 +105,7 @@ def prepare(
     """Cut the faces of all clips below `videos` and write them to `out`, size×size, and the report; sorted by name.
 
     workers: processes; 1 works here. progress: called with the clips done and all clips, first with those that an
-    earlier run finished. Clips without a face and unreadable ones are tried again by every run.
+    earlier run finished. All but those that are "ok" are tried again by every run.
     Raises DferError when there are no clips, `out` cannot be written or holds crops of another size or folders that no
     run wrote, or a process dies.
     """
@@ -135,10 +139,10 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
     Frames per second, where known, go beside them to rate.txt. Nothing is written for a clip that cannot be read or
     shows no face.
     """
-    detector = _detector()
+    detector, vote = _detector(), OrientationVote()
     try:
         with open_source(film.path, _FRAME_RATE) as source:
-            frames, landmarks = follow_main_face(source, detector)
+            frames, landmarks = follow_main_face(source, detector, vote)
         if not landmarks:
             return Outcome(film.name, frames, 0, "no-face")
         aside = out / _ASIDE / film.folder
@@ -157,11 +161,13 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(target)
-    return Outcome(film.name, frames, len(landmarks), "ok")
+    return Outcome(film.name, frames, len(landmarks), "turned" if vote.degrees else "ok")
 
 
-def follow_main_face(source: Source, detector: FaceDetector) -> tuple[int, dict[int, NDArray[np.float32]]]:
-    """The number of frames, and where the main face is: landmarks [5,2] by frame index.
+def follow_main_face(
+    source: Source, detector: FaceDetector, vote: OrientationVote
+) -> tuple[int, dict[int, NDArray[np.float32]]]:
+    """The number of frames, and where the main face is: landmarks [5,2] by frame index. Faces vote which way is up.
 
     The main face is the one that is seen longest and largest: of all tracks the one whose face sizes add up to most.
     """
@@ -172,6 +178,8 @@ def follow_main_face(source: Source, detector: FaceDetector) -> tuple[int, dict[
     for frame in source:
         frames += 1
         faces = detector.detect(frame.image)
+        if faces:
+            vote.add(frame.image, faces)
         for face, track in zip(faces, tracker.update(faces, frame.time), strict=True):
             seen[track.id][frame.index] = face.landmarks
             presence[track.id] += math.sqrt(face.box[2] * face.box[3])

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ...runtime.errors import DferError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import Face, FaceDetector
+from ...runtime.faces.orientation import OrientationVote
 from ...runtime.sources import IMAGE_SUFFIXES, folders_below, read_image
 from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
@@ -30,7 +31,8 @@ from .copies import find_copies
 from .films import check_size, start_worker
 
 TABLE, REPORT, COPIES = "labels.csv", "report.csv", "copies.csv"
-State = Literal["ok", "no-face", "unreadable", "copy"]
+KEPT = ("ok", "turned")
+State = Literal["ok", "turned", "no-face", "unreadable", "copy"]
 
 _SMALL = 160  # pixels of the shorter side below which a picture is enlarged for the detector
 _ENLARGED = 192  # pixels that it is then
@@ -51,7 +53,10 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of each photograph, by name, and how the splits were made: "given", "person" or "image"."""
+    """What became of each photograph, by name, and how the splits were made: "given", "person" or "image".
+
+    Those that are "turned" are kept, but their faces do not stand upright.
+    """
 
     states: dict[str, State]
     split_by: Literal["given", "person", "image"]
@@ -109,14 +114,14 @@ def prepare_photographs(
         (out / "images").mkdir(parents=True, exist_ok=True)
         check_size((out / "images" / one.name for one in photographs), out, size)
         states: dict[str, State] = {}
-        for name, state in _cut_all(photographs, out / "images", size, workers):
+        for name, state in _cut_all(photographs, out, size, workers):
             states[name] = state
             progress(len(states), len(photographs))
-        kept = [photograph for photograph in photographs if states[photograph.name] == "ok"]
+        kept = [photograph for photograph in photographs if states[photograph.name] in KEPT]
         split_by = _give_splits(kept)
         copies = _drop_copies(kept, out / "images")
         states |= dict.fromkeys((copy.name for copy, _ in copies), "copy")
-        kept = [photograph for photograph in kept if states[photograph.name] == "ok"]
+        kept = [photograph for photograph in kept if states[photograph.name] in KEPT]
         columns = ["image", *(name for name in photographs[0].cells if name != "image")]
         columns += [name for name in ("person", "split") if name not in columns]
         _write(out / TABLE, columns, ([one.name, *(one.cells.get(name, "") for name in columns[1:])] for one in kept))
@@ -127,8 +132,12 @@ def prepare_photographs(
     return Prepared(states, split_by)
 
 
-def cut_face(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDArray[np.uint8] | None:
+def cut_face(
+    image: NDArray[np.uint8], detector: FaceDetector, size: int, vote: OrientationVote | None = None
+) -> NDArray[np.uint8] | None:
     """The face of a photograph, RGB [H,W,3], as an aligned crop [size,size,3]; None where the detector finds none.
+
+    vote: hears of the face, to say which way up it is.
 
     Of several faces the one that is large and near the middle. Small pictures, and those that a face fills so that none
     is found, are looked at again, enlarged and with their border replicated.
@@ -139,6 +148,8 @@ def cut_face(image: NDArray[np.uint8], detector: FaceDetector, size: int) -> NDA
         faces = detector.detect(picture)
         if faces:
             main = max(faces, key=lambda face: _prominence(face, picture.shape))
+            if vote is not None:
+                vote.add(picture, [main])
             return align(picture, main.landmarks, size)
     return None
 
@@ -160,21 +171,24 @@ def _prominence(face: Face, shape: tuple[int, ...]) -> float:
 
 
 def _cut_all(photographs: Sequence[Photograph], out: Path, size: int, workers: int) -> Iterator[tuple[str, State]]:
-    """In any order; those that an earlier run cut come first."""
+    """In any order; those that an earlier run cut, and found upright, come first."""
+    crops, report = out / "images", out / REPORT
+    earlier = read_rows(report, ("image", "state")) if report.is_file() else []
+    turned = {row["image"] for _, row in earlier if row["state"] == "turned"}
     todo = []
     for one in photographs:
-        if (out / one.name).is_file():
+        if (crops / one.name).is_file() and one.cells["image"] not in turned:
             yield one.name, "ok"
         else:
             todo.append((one.path, one.name))
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     if min(workers, len(chunks)) <= 1:
         for chunk in chunks:
-            yield from _cut_chunk(chunk, out, size)
+            yield from _cut_chunk(chunk, crops, size)
         return
     pool = ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), start_worker)
     try:
-        for found in pool.map(_cut_chunk, chunks, [out] * len(chunks), [size] * len(chunks)):
+        for found in pool.map(_cut_chunk, chunks, [crops] * len(chunks), [size] * len(chunks)):
             yield from found
     except BrokenProcessPool as error:
         raise DferError("a process died, perhaps of too little memory; run again, with fewer --workers") from error
@@ -190,13 +204,14 @@ def _cut(path: Path, target: Path, size: int) -> State:
     image = read_image(path)
     if image is None:
         return "unreadable"
-    crop = cut_face(image, _detector(), size)
+    vote = OrientationVote()
+    crop = cut_face(image, _detector(), size, vote)
     if crop is None:
         return "no-face"
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target) as aside:
         aside.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes())
-    return "ok"
+    return "turned" if vote.degrees else "ok"
 
 
 @cache

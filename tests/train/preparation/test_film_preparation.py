@@ -249,6 +249,23 @@ def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
     assert [rows["no_face.mp4"][column] for column in ("frames", "faces", "state")] == ["95", "0", "no-face"]
 
 
+def test_faces_that_are_not_upright_are_named_until_the_film_is_turned(shared_data: Path, tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    films.mkdir()
+    (films / "upside.mp4").symlink_to(shared_data / "cases" / "upside.mp4")
+    (films / "upright.mp4").symlink_to(shared_data / "videos" / "single_face.mp4")
+    for _ in range(2):  # a second run tells it again
+        result = run(films, tmp_path / "faces", "--workers", 1)
+        assert result.exit_code == 0, result.output
+        assert "1 ok, 1 turned" in result.output
+        assert "cuts them anew): upside.mp4\n" in result.output
+        assert report(tmp_path / "faces")["upside.mp4"]["state"] == "turned"
+    (films / "upside.mp4").unlink()
+    (films / "upside.mp4").symlink_to(shared_data / "videos" / "single_face.mp4")
+    assert "2 ok, 0 without a face" in run(films, tmp_path / "faces", "--workers", 1).output
+    assert len(list((tmp_path / "faces" / "upside").glob("*.jpg"))) == 72
+
+
 def test_preparing_needs_no_torch() -> None:
     program = "import sys; import dfer.train.preparation.films, dfer.train.cli.prepare; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

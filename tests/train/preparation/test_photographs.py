@@ -153,3 +153,20 @@ def test_the_command_says_what_it_found(photos: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     for words in ("6 ok", "1 without a face", "1 unreadable", "1 copies", "splits are by image", "labels.csv"):
         assert words in result.output
+
+
+def test_photographs_that_are_not_upright_are_named_until_they_are_turned(
+    face_photos: list[np.ndarray], tmp_path: Path
+) -> None:
+    arguments = [str(tmp_path / "photos"), str(tmp_path / "out"), "--photos", "--workers", "1"]
+    save(tmp_path / "photos" / "happy" / "upright.png", face_photos[0])
+    picture = save(tmp_path / "photos" / "sad" / "turned.png", face_photos[1][::-1, ::-1])
+    for _ in range(2):  # a second run tells it again
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+        assert "1 ok, 1 turned" in result.output
+        assert "cuts them anew): sad/turned.jpg\n" in result.output
+        states = {row["image"]: row["state"] for row in rows_of(tmp_path / "out" / "report.csv")}
+        assert states == {"happy/upright.png": "ok", "sad/turned.png": "turned"}
+    save(picture, face_photos[1])
+    assert "2 photographs: 2 ok, 0 without a face" in CliRunner().invoke(main, arguments).output
