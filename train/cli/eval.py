@@ -175,20 +175,24 @@ def _test(
         progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
     clips: ClipSet
+    part: str | None
     if stills is not None:
-        split = split or "val"
+        part = split = split or "val"
         classes = classes_of_stills(stills, model.classes)
         clips, name = StillClips(stills, split, warn=warn, classes=classes), f"{stills.name}, split {split}"
     else:
-        split = split or "test"
+        part = data.part(split or "test", True)
+        if split not in (None, part):
+            raise ParameterError("split", f"{data.root or data.name} has no split {split!r}; leave --split out")
         opening = progress.add_task("opening clips", total=None)
 
         def show(done: int, total: int) -> None:
             progress.update(opening, completed=done, total=total)
 
-        clips = data.open(split, True, show, warn, model.size)
+        clips = data.open(split or "test", True, show, warn, model.size)
         show(len(clips), len(clips))
-        name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, split {split}"
+        named = "all clips" if part is None else f"split {part}"
+        name = f"{data.name} not trained on" if data.data == "procedural" else f"{data.name}, {named}"
         if data.undivided:
             warn("the folder has no train and test, so these may be the clips the model learned from")
     matching = match_classes(clips, model.classes)
@@ -197,7 +201,6 @@ def _test(
     test_set = data.set_name if stills is None else stills_name(stills)
     name += ", frames shuffled" if shuffle else ""
     fold = data.fold if stills is None and data.has_folds else None
-    part = data.part(split, True) if stills is None else split
     return Tested(name, test_set, fold, part, scores, matching, model.learned)
 
 

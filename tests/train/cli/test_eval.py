@@ -147,6 +147,17 @@ def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tm
             assert f"protocol: {protocol}; labels of faces" in printed
 
 
+def test_a_split_that_is_not_there_is_refused_and_all_clips_are_called_so(root: Path) -> None:
+    printed, values = test(root / "zero.pt", *DATA, root / "b")
+    assert (values["data"], values["split"]) == ("zero.pt on folder, all clips", None)
+    assert "split" not in printed
+    for data, name in (([*DATA, root / "b"], root / "b"), ([], "40 procedural people")):
+        arguments = [str(argument) for argument in (root / "zero.pt", *data, "--split", "nonsense")]
+        result = CliRunner().invoke(evaluate, arguments)
+        assert result.exit_code == 1
+        assert f"{name} has no split 'nonsense'; leave --split out" in " ".join(result.output.split())
+
+
 @pytest.mark.parametrize("votes", [False, True])
 def test_photographs_may_have_classes_of_ones_own(root: Path, tmp_path: Path, votes: bool) -> None:
     """As labels or as votes: in training those of the clips, in a test those of checkpoint and bundle."""
