@@ -239,19 +239,21 @@ def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str,
 
 
 def _show(console: Console, tested: Tested) -> None:
+    from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
 
     scores, learned = tested.scores, tested.learned
-    table = Table(title=f"{escape(tested.name)}: rows true, columns predicted")
-    table.add_column("")
-    for name in scores.classes:
-        table.add_column(name[:5], justify="right")
+    title = f"{escape(tested.name)}: rows true, columns predicted"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0)  # so that eleven classes fit into 80 columns
+    table.add_column(overflow="fold")
+    for number in range(1, len(scores.classes) + 1):
+        table.add_column(str(number), justify="right")
     table.add_column("recall", justify="right")
-    for name, row, recall, support in zip(
-        scores.classes, scores.confusion, scores.recalls, scores.support, strict=True
-    ):
-        table.add_row(name, *(str(count) for count in row), f"{recall:.3f}" if support else "–")
+    rows = zip(scores.classes, scores.confusion, scores.recalls, scores.support, strict=True)
+    for number, (name, row, recall, support) in enumerate(rows, 1):
+        counts = (str(count) for count in row)
+        table.add_row(f"{number:2} {escape(name)}", *counts, f"{recall:.3f}" if support else "–")
     console.print(table)
     told = f"protocol: {tested.protocol}"
     if learned is not None:

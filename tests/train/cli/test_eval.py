@@ -158,6 +158,18 @@ def test_a_split_that_is_not_there_is_refused_and_all_clips_are_called_so(root: 
         assert f"{name} has no split 'nonsense'; leave --split out" in " ".join(result.output.split())
 
 
+def test_long_names_of_many_classes_stay_whole_in_the_confusion_matrix(root: Path) -> None:
+    names = ["attentive", "attentive-not", *(f"disappointment-{number}" for number in range(8)), "pain"]
+    (texts := root / "long.json").write_text(json.dumps(dict.fromkeys(names, "a face")))
+    printed, values = test(root / "zero.pt", "--describe", texts, *DATA, root / "b")
+    header = next(line.split() for line in printed.splitlines() if line.split()[-1:] == ["recall"])
+    assert header == [*map(str, range(1, 12)), "recall"]
+    for number, (name, counts) in enumerate(zip(values["classes"], values["confusion"], strict=True), 1):
+        (row,) = (line for line in printed.splitlines() if line.split()[:2] == [str(number), name])
+        assert row.split()[2:-1] == list(map(str, counts))
+        assert len(row) <= 80
+
+
 @pytest.mark.parametrize("votes", [False, True])
 def test_photographs_may_have_classes_of_ones_own(root: Path, tmp_path: Path, votes: bool) -> None:
     """As labels or as votes: in training those of the clips, in a test those of checkpoint and bundle."""
