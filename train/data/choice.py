@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,15 @@ class DataChoice:
         if self.data == "procedural":
             return f"{self.identities} procedural people"
         return f"{self.data}, fold {self.fold}" if self.has_folds else self.data
+
+    @property
+    def asked(self) -> str:
+        """The options that ask a command for these clips, each after a space; none for procedural people."""
+        if self.root is None:
+            return ""
+        fold = None if self.fold == 1 else self.fold
+        given = {"data": self.data, "root": self.root, "fold": fold, "lists": self.lists}
+        return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
 
     @property
     def has_folds(self) -> bool:

@@ -69,7 +69,8 @@ def match_classes(clips: ClipSet, classes: tuple[str, ...]) -> Matching:
     counterparts = {name: found[name] for name in counts if name in found}
     if not counterparts:
         raise DferError(
-            f"the data show {', '.join(counts)}; the model knows {', '.join(classes)}: none has a counterpart"
+            f"the data show {', '.join(counts)}; the model knows {', '.join(classes)}: none has a counterpart; "
+            "for clips of your own give --data folder --root FOLDER, or --data csv"
         )
     place = np.array([classes.index(found[name]) if name in found else -1 for name in clips.classes])
     left_out = {name: count for name, count in counts.items() if name not in found}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,18 @@ def test_labels_make_it_supervised_or_cross_data(root: Path) -> None:
     assert test(out, *DATA, root / "a")[1]["protocol"] == f"{seen}; not zero-shot: captions and test come from a"
     assert test(out, *DATA, root / "b")[1]["protocol"] == "cross-data"
     assert test(out, *DATA, root / "b")[1]["training_sets"] == ["a"]
+
+
+def test_what_training_prints_as_next_tests_on_the_same_data(root: Path, tmp_path: Path) -> None:
+    for label, own in zip(CLASSES, ("attentive", "bored", "so so"), strict=True):
+        shutil.copytree(root / "a" / label, tmp_path / "my clips" / own)
+    method = ["--method", "finecliper", "--option", "adapter=none"]
+    printed = run(train, tmp_path / "own.pt", *MODEL, *method, *DATA, tmp_path / "my clips")
+    said = re.search(r"next: dfer-eval (.*), dfer-export", printed)
+    assert said is not None
+    assert "WAR" in run(evaluate, *shlex.split(said[1]))
+    alone = CliRunner().invoke(evaluate, [str(tmp_path / "own.pt"), "--identities", "1"])
+    assert alone.exit_code != 0 and "--data folder --root" in alone.output
 
 
 def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tmp_path: Path) -> None:
