@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from ..runtime.errors import require
 from .training import Epoch
@@ -47,6 +48,17 @@ class EpochLog:
         self._file.close()
         if self._curves is not None:
             self._curves.close()
+
+
+def tell_anew(console: Console, out: Path) -> None:
+    """Print what a run that starts anew takes the place of: an interrupted run, or a finished one's file `out`."""
+    state = out.with_suffix(".state")
+    if state.is_file():
+        told = f"{escape(str(state))}: an interrupted run; starting anew, --resume would go on with it"
+        console.print(told, soft_wrap=True)
+    elif out.is_file():
+        told = f"[yellow]warning:[/] {escape(str(out))} is there from an earlier run and will be replaced"
+        console.print(told, soft_wrap=True)
 
 
 def tell_epoch(console: Console, epoch: Epoch, note: str) -> None:

@@ -28,7 +28,7 @@ from .data.stills import StillClips
 from .data.subsets import Subset
 from .data.videos import VideoClips
 from .digests import plain_option, weights_digest
-from .epoch_log import EpochLog, tell_epoch, tell_step
+from .epoch_log import EpochLog, tell_anew, tell_epoch, tell_step
 from .fabric import start_fabric
 from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
 from .methods import Method, method_class
@@ -72,8 +72,8 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
         method, made = load_checkpoint(options.out)
         if method.name != options.method:
             raise ParameterError("resume", f"{options.out} is of {method.name}; name another file, or go without")
-    if state.is_file() and not options.resume:
-        console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
+    if not options.resume:
+        tell_anew(console, options.out)
     torch.manual_seed(options.seed)
     with progress_bars(console) as progress:
         run = Run(options, fabric, progress, state, made)

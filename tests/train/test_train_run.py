@@ -77,6 +77,14 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     assert printed.exit_code == 0, printed.output
     assert options.out.with_name("other.jsonl").read_text() == log.read_text()
 
+    finished = options.out.with_name("other.pt").stat().st_mtime_ns
+    resumed = CliRunner().invoke(train, [*map(str, call), "--resume"], catch_exceptions=False).output
+    assert options.out.with_name("other.pt").stat().st_mtime_ns == finished
+    assert "nothing to resume" in resumed and "wrote" not in resumed and "replaced" not in resumed
+    assert "replaced" not in printed.output
+    anew = CliRunner().invoke(train, list(map(str, call)), catch_exceptions=False).output
+    assert "other.pt is there from an earlier run and will be replaced" in anew.replace("\n", " ")
+
     again = run_training(replace(options, resume=True))
     assert again == result  # it is finished; what it came to is read from the checkpoint
     for changes, words in (

@@ -134,7 +134,7 @@ def test_two_processes_train_together(few_people: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote ") == 1
+    assert done.stdout.count(" is ready;") == 1
     lines = [json.loads(line) for line in (tmp_path / "two.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(STEPS)
     assert load_checkpoint(out)[0].classes == EXPRESSIONS

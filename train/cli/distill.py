@@ -157,7 +157,7 @@ def main(data: DataChoice, **options: Any) -> None:
     for line in _describe(result):
         console.print(line)
     out = result.checkpoint
-    console.print(f"wrote {out}; next: dfer-eval {out}{data.asked}, dfer-export --ckpt {out}", markup=False)
+    console.print(f"{out} is ready; next: dfer-eval {out}{data.asked}, dfer-export --ckpt {out}", markup=False)
 
 
 def _describe(result: DistillResult) -> list[str]:

@@ -134,6 +134,7 @@ def main(
     from ..data.images import Images
     from ..data.procedural import HELD_OUT, ProceduralClips
     from ..data.stills import StillClips
+    from ..epoch_log import tell_anew
     from ..metrics import Scores
     from ..models.clip import load_clip, save_weights
     from ..pretraining import Pretraining, PretrainSettings, classify, description_tokens
@@ -144,8 +145,8 @@ def main(
         console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
     state = out.with_suffix(".state")
-    if state.is_file() and not resume:
-        console.print(f"{state}: an interrupted run; starting anew, --resume would go on with it", markup=False)
+    if not (resume and state.is_file()):
+        tell_anew(console, out)
     torch.manual_seed(seed)
     model = load_clip(clip, pretrained, grey)
     taught = None if teacher is None else load_clip(teacher_clip or clip, teacher, grey)

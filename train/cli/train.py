@@ -312,7 +312,8 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     if on_test:
         console.print("[bold red]epochs were chosen on the test split: these figures are no test results[/]")
     out = result.checkpoint
-    console.print(f"wrote {out}; next: dfer-eval {out}{options['data'].asked}, dfer-export --ckpt {out}", markup=False)
+    tested = f"dfer-eval {out}{options['data'].asked}"
+    console.print(f"{out} is ready; next: {tested}, dfer-export --ckpt {out}", markup=False)
 
 
 def _describe(calibration: Calibration) -> str:

@@ -26,7 +26,7 @@ from ..data.features import Extraction, FeatureSet, stored_features
 from ..data.procedural import UNLABELLED, ProceduralClips
 from ..data.subsets import split_validation
 from ..digests import weights_digest
-from ..epoch_log import EpochLog, tell_epoch
+from ..epoch_log import EpochLog, tell_anew, tell_epoch
 from ..evaluation import MethodModel, evaluate
 from ..fabric import start_fabric
 from ..methods import Method
@@ -113,8 +113,8 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     taught = None
     if options.resume and options.out.is_file() and not state.is_file():
         taught = _finished(options.out, asked)
-    elif state.is_file() and not options.resume:
-        console.print(f"{escape(str(state))}: an interrupted run; starting anew, resuming would go on with it")
+    elif not options.resume:
+        tell_anew(console, options.out)
     with progress_bars(console) as progress:
         if taught is None:
             taught = _Distillation(options, fabric, progress, teacher, asked, size).run(state)
