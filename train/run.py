@@ -236,6 +236,9 @@ class Run:
                 log.write(epoch)
             before = sum(phase.epochs for phase in phases[: steps.index(epoch.step)])
             note = f"{epoch.step}, loss {epoch.loss:.3f}, {epoch.told(3)}"
+            whole = [phase.epochs for phase in phases if phase.step == epoch.step][-1]  # epochs with all of its layers
+            if epoch.number <= epoch.epochs - whole:
+                note += "; layers are still to be added, so it is not chosen"
             self._progress.update(task, completed=before + epoch.number, note=note)
             tell_epoch(self._progress.console, epoch, note)
 

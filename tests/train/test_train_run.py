@@ -114,6 +114,16 @@ def test_a_log_is_told_of_every_epoch_when_it_ends(
     assert "\nepoch 2 of 2: 1-text, loss" in seen[1]
     assert "\nstep 1-text: best epoch" not in seen[1]
     assert "\nstep 1-text: best epoch" in seen[2] and "step 2-video" not in seen[2]
+    assert "so it is not chosen" not in log.getvalue()
+
+
+def test_epochs_before_a_steps_last_layer_say_that_they_are_not_chosen(options: TrainOptions, tmp_path: Path) -> None:
+    log = StringIO()
+    steps = replace(options, out=tmp_path / "grown.pt", method_options={"tokens": 2}, epochs=(1, 4, 1), depth=(1, 2, 1))
+    (_, best, _) = run_training(steps, Console(file=log)).steps
+    lines = [line for line in log.getvalue().splitlines() if line.startswith("epoch ") and ": 2-video, " in line]
+    assert ["layers are still to be added, so it is not chosen" in line for line in lines] == [True, True, False, False]
+    assert best.number > 2
 
 
 def test_frames_reach_a_model_of_large_crops_as_they_are(options: TrainOptions, tmp_path: Path) -> None:
