@@ -225,7 +225,7 @@ def main(
         result = export_checkpoint(checkpoint, out, options, status.update, method, described)
     _print(console, result, gate)
     if window is None and trained_window(result.bundle.manifest.provenance["training"]) is None:
-        told = "windows of 2 s are assumed: how long its training clips were is not known; else give --window"
+        told = "how long the training clips were is not known, so windows of 2 s are assumed; --window gives others"
         console.print(told, soft_wrap=True)
     _build_engines(console, result.bundle, engine, built_for)
     if repository is not None:

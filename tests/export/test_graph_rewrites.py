@@ -160,7 +160,7 @@ def test_the_command_warns_of_a_block_of_another_name(other: Other) -> None:
 
 
 def test_the_command_says_that_it_assumed_a_window(other: Other) -> None:
-    assert "windows of 2 s are assumed" in other.printed and "--window" in other.printed
+    assert "is not known, so windows of 2 s are assumed" in other.printed and "--window" in other.printed
     assert other.bundle.manifest.seconds == 2
 
 

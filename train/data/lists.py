@@ -214,15 +214,18 @@ def splits_of_folder(root: Path) -> dict[str, str]:
     }
 
 
-def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None) -> str:
-    """Our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`."""
+def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None, others: str = "") -> str:
+    """Our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`.
+
+    others: where other names could be had, for that error.
+    """
     name = text.strip().lower()
     name = ALIASES.get(name, name)
     if name not in allowed:
         meant = _suggestion(name)
         hint = f"; did you mean {meant}?" if meant in allowed else ""
         short = " (or happy, sad, angry, …)" if set(EXPRESSIONS) <= set(allowed) else ""
-        raise bad_line(path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)}{short}{hint}")
+        raise bad_line(path, line, f"unknown label {text!r}; allowed are {', '.join(allowed)}{short}{hint}{others}")
     return name
 
 

@@ -56,6 +56,8 @@ class StillClips:
         labels: list[int] = []
         shares: list[NDArray[np.float32]] = []
         counts = [0] * len(classes)
+        told = "; photographs of other classes need clips that show them, too (dfer-train --data folder, or csv)"
+        others = told if set(classes) <= set(EXPRESSIONS) else ""
         for line, row in read_rows(table, ("image", "split")):
             if row["split"] != split:
                 continue
@@ -65,7 +67,7 @@ class StillClips:
             if votes is not None and not votes.any():
                 continue
             if row.get("label") or votes is None:
-                label = classes.index(class_name(row["label"], classes, table, line))
+                label = classes.index(class_name(row["label"], classes, table, line, others))
             else:
                 label = int(votes.argmax())
             counts[label] += 1

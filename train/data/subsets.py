@@ -64,7 +64,7 @@ def split_validation(
     train, validation = np.flatnonzero(~chosen), np.flatnonzero(chosen)
     if not len(train) or not len(validation):
         raise DferError(
-            f"a validation share of {share} of {len(labels)} clips in {len(units)} groups leaves one part empty; "
-            "use another share or more clips"
+            f"{len(labels)} clips of {len(units)} people or films cannot be divided into some to train on and a share "
+            f"of {share} to hold back; a model needs two classes at least, and several clips of each"
         )
     return train, validation

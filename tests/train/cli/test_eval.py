@@ -206,3 +206,6 @@ def test_photographs_may_have_classes_of_ones_own(root: Path, tmp_path: Path, vo
         table.write_text(table.read_text().replace("Rage", "Rapture"))
         refused = CliRunner().invoke(train, [str(argument) for argument in (out, *call)])
         assert "line 6: unknown label 'Rapture'; allowed are joy, pain, rage\n" in refused.output
+        drawn = [out, *call[: -len(DATA) - 3], "--workers", 1, "--identities", 3, "--stills", table]
+        refused = CliRunner().invoke(train, [str(argument) for argument in drawn])
+        assert "unknown label" in refused.output and "(dfer-train --data folder, or csv)" in refused.output
