@@ -257,7 +257,7 @@ class MiddlePatches(nn.Module):
     """Of a vision transformer's tokens [N,1+P,D] the class token and the `count` patches nearest the face's middle.
 
     A fixed PatchDropout (Liu et al. 2023). Corners of an aligned crop show hair and background, and processors compute
-    tokens by sixteens: 15 of the 16 patches of a ViT-B/32 at 128 px take a sixth less time, for with the class token
+    tokens by sixteens: 15 of the 16 patches of a ViT-B/32 at 128 px take less time, for with the class token
     they are 16 tokens, not 17.
     """
 
