@@ -113,7 +113,11 @@ _PATH = click.Path(path_type=Path)
     "--metrics", type=int, metavar="PORT", help="Tell Prometheus on this machine how the run is, at /metrics of a port."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON on standard output.")
-@click.option("--quiet", is_flag=True, help="Print errors and warnings only, and the address where a port is 0.")
+@click.option(
+    "--quiet",
+    is_flag=True,
+    help="Print errors and warnings only; where a port is 0, its address and what else is told first, too.",
+)
 @click.option("--verbose", is_flag=True, help="Print how long each stage took, too.")
 @window_option
 @click.option(

@@ -45,12 +45,12 @@ class OutputFolder:
         """Make the folder. Raises DferError where it cannot be written, or a result would overwrite an input."""
         if self.path.exists() and not self.path.is_dir():
             raise DferError(f"{readable(self.path)} is a file; name a folder")
-        taken = {path.resolve() for path in inputs}
+        results = [path for paths in self.paths(names) for path in (*paths.wanted(), _pictures(paths)) if path.exists()]
+        taken = {path.resolve() for path in inputs} if results else set()
         taken |= {path.parent for path in taken}
-        for paths in self.paths(names):
-            for path in (*paths.wanted(), _pictures(paths)):
-                if path.resolve() in taken:
-                    raise DferError(f"{readable(path)} is a source; name another folder")
+        for path in results:
+            if path.resolve() in taken:
+                raise DferError(f"{readable(path)} is a source; name another folder")
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:

@@ -21,7 +21,7 @@ Script = Sequence[Sequence[tuple[float, float, str]]]
 
 _BELOW, _THICK = -0.14, 0.16  # middle and height of the band that has the script, in the units of the probabilities
 _FONTS = ["Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"]
-"""Beside matplotlib's own, where they are installed."""
+"""Beside those of matplotlib's settings, where they are installed."""
 _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 
 
@@ -73,10 +73,12 @@ def drawable(text: str) -> str:
 
 @cache
 def _families() -> list[str]:
+    from matplotlib import rcParams
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    return ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+    chosen = [*rcParams["font.family"], *rcParams["font.sans-serif"], *_FONTS]  # the user's own first
+    return list(dict.fromkeys(name for name in chosen if name in installed))
 
 
 @cache

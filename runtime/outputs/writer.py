@@ -80,7 +80,8 @@ class OutputPaths:
 
         sources: how many. inputs: the files that they read.
         """
-        taken = {path.resolve() for path in inputs}
+        there = any(path.exists() for path in self.wanted(sources))
+        taken = {path.resolve() for path in inputs} if there else set()  # of an album on a slow disk they take long
         seen: set[Path] = set()
         for path in self.wanted(sources):
             if path in (self.csv, self.jsonl) and path == STDOUT:
@@ -271,10 +272,12 @@ class AnnotatedPictures:
     def write(self, step: Step) -> None:
         path = self._folder / step.frame.file
         if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            path = path.with_name(f"{path.name}.jpg")
+            path = path.with_name(f"{path.name}.png")
         picture = self._drawing.of(step)
         with self._watch.time("write"):
-            _, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            done, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+            if not done:
+                raise DferError(f"{readable(path)}: OpenCV cannot write a picture of {picture.shape[1::-1]} pixels so")
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:

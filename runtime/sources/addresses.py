@@ -6,11 +6,13 @@ import base64
 import re
 import socket
 import ssl
+import time
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 _ENCRYPTED = ("rtsps", "https")
 _PATIENCE = 3.0  # seconds
+_LARGEST = 1 << 16  # bytes of an answer up to its empty line
 
 
 def without_credentials(url: str) -> str:
@@ -53,7 +55,7 @@ def why_closed(url: str) -> str:
     host = parts.hostname or ""
     try:
         status, ways = _ask(parts, port)
-        if status == 401 and parts.username is not None and ways:
+        if status == 401 and parts.username is not None:
             if "basic" not in ways or ("digest" in ways and parts.scheme.lower() not in _ENCRYPTED):
                 return unknown  # Digest keeps the password secret, which is worth more than to know what is wrong
             status, _ = _ask(parts, port, login=True)
@@ -97,7 +99,11 @@ def _ask(parts: SplitResult, port: int, login: bool = False) -> tuple[int | None
                 connection = ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname)
             with connection:
                 connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
-                answer = connection.recv(4096)
+                answer, end = b"", time.monotonic() + _PATIENCE
+                while b"\r\n\r\n" not in answer and len(answer) < _LARGEST and time.monotonic() < end:
+                    if not (part := connection.recv(4096)):
+                        break
+                    answer += part
         except OSError:
             return None, ""
     found = re.match(rb"(?:RTSP|HTTP)/1\.\d (\d{3})", answer)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ..errors import DferError, ParameterError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 """Of pictures that cameras and telephones make and OpenCV does not read."""
 
@@ -158,7 +158,9 @@ def folders_below(root: Path, but: Path | None = None) -> Iterator[tuple[Path, l
         if not isinstance(error, FileNotFoundError):  # what is not there holds nothing
             raise DferError(f"{readable(error.filename)}: this folder cannot be read ({error.strerror})") from error
 
-    seen = set() if but is None else {os.path.realpath(but)}
+    seen = {str(above) for above in Path(os.path.realpath(root)).parents}  # for links that lead upward
+    if but is not None:
+        seen.add(os.path.realpath(but))
     starts = [root]
     for start in starts:  # which grows: links come after what lies below `root` itself
         for place, folders, names in os.walk(start, onerror=refuse, followlinks=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,8 +157,9 @@ def main(data: DataChoice, **options: Any) -> None:
         raise DferError("stopped; the same command with --resume goes on from the last whole epoch") from None
     for line in _describe(result):
         console.print(line)
-    out = result.checkpoint
-    console.print(f"{out} is ready; next: dfer-eval {out}{data.asked}, dfer-export --ckpt {out}", markup=False)
+    out, quoted = result.checkpoint, shlex.quote(str(result.checkpoint))
+    told = f"{out} is ready; next: dfer-eval {quoted}{data.asked}, dfer-export --ckpt {quoted}"
+    console.print(told, markup=False, soft_wrap=True)
 
 
 def _describe(result: DistillResult) -> list[str]:

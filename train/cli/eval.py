@@ -182,7 +182,7 @@ def _test(
         clips, name = StillClips(stills, split, warn=warn, classes=classes), f"{stills.name}, split {split}"
     else:
         part = data.part(split or "test", True)
-        if split not in (None, part):
+        if split not in (None, "test", part):
             raise ParameterError("split", f"{data.root or data.name} has no split {split!r}; leave --split out")
         opening = progress.add_task("opening clips", total=None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,9 +313,9 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
         console.print(_describe(result.calibration))
     if on_test:
         console.print("[bold red]epochs were chosen on the test split: these figures are no test results[/]")
-    out = result.checkpoint
-    tested = f"dfer-eval {out}{options['data'].asked}"
-    console.print(f"{out} is ready; next: {tested}, dfer-export --ckpt {out}", markup=False)
+    out, quoted = result.checkpoint, shlex.quote(str(result.checkpoint))
+    told = f"{out} is ready; next: dfer-eval {quoted}{options['data'].asked}, dfer-export --ckpt {quoted}"
+    console.print(told, markup=False, soft_wrap=True)
 
 
 def _describe(calibration: Calibration) -> str:

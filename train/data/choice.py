@@ -52,7 +52,8 @@ class DataChoice:
         if self.root is None:
             return ""
         fold = None if self.fold == 1 else self.fold
-        given = {"data": self.data, "root": self.root, "fold": fold, "lists": self.lists}
+        missing = None if self.max_missing == DataChoice.max_missing else self.max_missing
+        given = {"data": self.data, "root": self.root, "fold": fold, "lists": self.lists, "max-missing": missing}
         return "".join(f" --{name} {shlex.quote(str(value))}" for name, value in given.items() if value is not None)
 
     @property

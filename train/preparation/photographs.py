@@ -114,7 +114,7 @@ def prepare_photographs(
         (out / "images").mkdir(parents=True, exist_ok=True)
         check_size((out / "images" / one.name for one in photographs), out, size)
         states: dict[str, State] = {}
-        for name, state in _cut_all(photographs, out, size, workers):
+        for name, state in _cut_all(photographs, out / "images", size, workers):
             states[name] = state
             progress(len(states), len(photographs))
         kept = [photograph for photograph in photographs if states[photograph.name] in KEPT]
@@ -172,23 +172,20 @@ def _prominence(face: Face, shape: tuple[int, ...]) -> float:
 
 def _cut_all(photographs: Sequence[Photograph], out: Path, size: int, workers: int) -> Iterator[tuple[str, State]]:
     """In any order; those that an earlier run cut, and found upright, come first."""
-    crops, report = out / "images", out / REPORT
-    earlier = read_rows(report, ("image", "state")) if report.is_file() else []
-    turned = {row["image"] for _, row in earlier if row["state"] == "turned"}
     todo = []
     for one in photographs:
-        if (crops / one.name).is_file() and one.cells["image"] not in turned:
+        if (out / one.name).is_file() and not _mark(out / one.name).exists():
             yield one.name, "ok"
         else:
             todo.append((one.path, one.name))
     chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     if min(workers, len(chunks)) <= 1:
         for chunk in chunks:
-            yield from _cut_chunk(chunk, crops, size)
+            yield from _cut_chunk(chunk, out, size)
         return
     pool = ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), start_worker)
     try:
-        for found in pool.map(_cut_chunk, chunks, [crops] * len(chunks), [size] * len(chunks)):
+        for found in pool.map(_cut_chunk, chunks, [out] * len(chunks), [size] * len(chunks)):
             yield from found
     except BrokenProcessPool as error:
         raise DferError("a process died, perhaps of too little memory; run again, with fewer --workers") from error
@@ -204,14 +201,24 @@ def _cut(path: Path, target: Path, size: int) -> State:
     image = read_image(path)
     if image is None:
         return "unreadable"
-    vote = OrientationVote()
+    vote, mark = OrientationVote(), _mark(target)
     crop = cut_face(image, _detector(), size, vote)
     if crop is None:
         return "no-face"
     target.parent.mkdir(parents=True, exist_ok=True)
+    if vote.degrees:
+        mark.touch()  # first, so that a run that ends here looks again
     with atomic_write(target) as aside:
         aside.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes())
-    return "turned" if vote.degrees else "ok"
+    if vote.degrees:
+        return "turned"
+    mark.unlink(missing_ok=True)
+    return "ok"
+
+
+def _mark(target: Path) -> Path:
+    """The file beside a crop whose face does not stand upright, by which the next run knows it."""
+    return target.with_suffix(".turned")
 
 
 @cache

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -83,4 +85,6 @@ def label_unit_or_end(unit: Unit, job: Job) -> int:
     except DferError:
         raise
     except Exception:
+        traceback.print_exc()  # into the worker's log
+        sys.stderr.flush()
         os._exit(1)

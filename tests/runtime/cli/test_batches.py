@@ -57,9 +57,9 @@ def test_photographs_get_annotated_copies(face_frames: list[np.ndarray], tmp_pat
     assert "out/: NAME.csv and NAME-pictures/ of 2 sources" in flat(result.stderr)
     copies = [path for path in out.rglob("*.*") if path.suffix != ".csv"]
     found = {path.name: cv2.imread(str(path)) for path in copies}
-    assert set(found) == {"anna.png", "bert.bmp.jpg", "carl.jpg", "dora.jpg"}
+    assert set(found) == {"anna.png", "bert.bmp.png", "carl.jpg", "dora.jpg"}
     for name, picture in found.items():
-        original = cv2.imread(str(next(album.rglob(name.removesuffix(".jpg") + "*"))))
+        original = cv2.imread(str(next(album.rglob(name.removesuffix(".png") + "*"))))
         changed = np.abs(picture.astype(int) - original).max(axis=2) > 40
         assert (changed.mean() > 0.01) == (name != "dora.jpg")  # a box, a label and bars, where there is a face
     (tmp_path / "x-pictures").mkdir()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.sources import expand, open_source
+from dfer.runtime.sources import open_source
 
 GREY = np.full((32, 48, 3), 128, np.uint8)
 
@@ -24,12 +24,6 @@ def test_still_pictures_of_rarer_formats_are_pictures(tmp_path: Path, suffix: st
         assert [(frame.file, frame.photo) for frame in source] == [(f"a{suffix}", True), ("b.jpg", True)]
     with open_source(tmp_path / f"a{suffix}") as source:
         assert [abs(int(frame.image.mean()) - 128) < 3 for frame in source] == [True]
-
-
-def test_a_gif_is_a_film_in_a_folder_as_it_is_alone(tmp_path: Path) -> None:
-    for name in ("1.gif", "2.gif"):
-        (tmp_path / name).write_bytes(b"GIF89a")
-    assert expand([tmp_path]) == [tmp_path / "1.gif", tmp_path / "2.gif"]
 
 
 def test_pictures_that_cannot_be_read_are_counted(tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_a_split_that_is_not_there_is_refused_and_all_clips_are_called_so(root: 
     printed, values = test(root / "zero.pt", *DATA, root / "b")
     assert (values["data"], values["split"]) == ("zero.pt on folder, all clips", None)
     assert "split" not in printed
+    assert test(root / "zero.pt", *DATA, root / "b", "--split", "test")[1] == values  # the default by its name
     for data, name in (([*DATA, root / "b"], root / "b"), ([], "40 procedural people")):
         arguments = [str(argument) for argument in (root / "zero.pt", *data, "--split", "nonsense")]
         result = CliRunner().invoke(evaluate, arguments)

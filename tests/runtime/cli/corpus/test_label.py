@@ -72,9 +72,10 @@ def leftovers(out: Path) -> list[Path]:
 
 def test_videos_below_a_linked_folder_are_found_and_each_once(tmp_path: Path) -> None:
     videos, disk = tmp_path / "videos", tmp_path / "disk"
-    for file in (videos / "b" / "1.mp4", videos / ".hidden" / "2.mp4", disk / "deep" / "3.mp4"):
-        file.parent.mkdir(parents=True)
+    for file in (videos / "b" / "1.mp4", videos / ".hidden" / "2.mp4", disk / "deep" / "3.mp4", tmp_path / "4.mp4"):
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
+    (videos / "b" / "upward").symlink_to(tmp_path, target_is_directory=True)  # is no part of what was named
     for link, target in ((videos / "a", videos / "b"), (videos / "disk", disk), (disk / "circle", videos)):
         link.symlink_to(target, target_is_directory=True)
     assert find_videos([videos]) == [videos / "b" / "1.mp4", videos / "disk" / "deep" / "3.mp4"]
