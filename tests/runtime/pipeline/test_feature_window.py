@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfer.runtime.pipeline.feature_window import FeatureWindow
+from dfer.runtime.errors import ParameterError
+from dfer.runtime.pipeline.feature_window import FeatureWindow, check_sampling
 
 
 def filled(times: list[float], length: int = 16, seconds: float = 2.0, step: float = 0.125) -> FeatureWindow:
@@ -50,6 +51,19 @@ def test_samples_left_out_under_load_are_bridged_up_to_half_the_window() -> None
         window = filled([index * 0.125 for index in range(16)])
         window.push(1.875 + gap, np.zeros(1, np.float32), missed)
         assert bool(window.stack()[0, 0]) is kept
+
+
+def test_where_sampling_is_slow_one_missing_sample_is_bridged_too() -> None:
+    window = filled([0.0, 1.0, 3.0], step=1.0)
+    assert window.stack()[0, 0] == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "fps"), [(1.9, 1.0), (0.0, 8.0), (61.0, 8.0), (2.0, 0.0), (2.0, 241.0)])
+def test_impossible_windows_are_refused(seconds: float, fps: float) -> None:
+    check_sampling(2.0, 1.0)
+    check_sampling(60.0, 240.0)
+    with pytest.raises(ParameterError):
+        check_sampling(seconds, fps)
 
 
 def test_slow_sampling_repeats_the_nearest_feature() -> None:
