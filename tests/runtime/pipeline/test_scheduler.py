@@ -50,6 +50,14 @@ def test_cost_follows_the_machine() -> None:
     assert len(scheduler.choose([Face(live=True) for _ in range(12)])) >= 9
 
 
+def test_one_slow_batch_weighs_half() -> None:
+    """As when another program ran for a moment."""
+    scheduler = Scheduler(0.1)
+    scheduler.learn(0.01, 1)
+    scheduler.learn(0.04, 1)
+    assert len(scheduler.choose([Face(live=True) for _ in range(12)])) == 4
+
+
 @given(st.lists(st.booleans(), max_size=20), st.floats(1e-4, 5), st.integers(1, 8))
 def test_faces_of_files_are_never_left_out(live: list[bool], seconds: float, count: int) -> None:
     scheduler = Scheduler(0.125)
@@ -63,6 +71,6 @@ def test_faces_of_files_are_never_left_out(live: list[bool], seconds: float, cou
 def test_the_shed_share_is_told() -> None:
     scheduler = Scheduler(0.125)
     assert scheduler.skipped_share == 0
-    scheduler.choose([Face(live=True)])
-    scheduler.skipped += 3
+    scheduler.choose([Face(live=True), Face(live=False)])  # a file's faces are no part of it
+    scheduler.skip(3)
     assert scheduler.skipped_share == 0.75
