@@ -82,6 +82,14 @@ def test_a_track_starts_afresh_after_a_gap_and_after_a_jump_back() -> None:
         assert final.label == "happiness"
 
 
+def test_a_face_that_comes_does_not_make_others_start_afresh() -> None:
+    smoother = Smoother(CLASSES, seconds=5)
+    smoother.refine(said(0.0, CALM))
+    smoother.refine(said(0.8, HAPPY, track=2))
+    final = smoother.refine(said(0.9, HAPPY))
+    assert final.label == "neutral" and final.probabilities[0] < 0.2
+
+
 def labels(smoother: Smoother, curve: list[tuple[float, ...]], rate: float = 10) -> list[str]:
     return [smoother.refine(said(index / rate, row)).label for index, row in enumerate(curve)]
 
@@ -158,6 +166,7 @@ def test_tracks_that_ended_are_forgotten() -> None:
 def test_below_the_limit_a_label_is_unsure_and_the_probabilities_stay(
     curve: list[tuple[float, ...]], limit: float
 ) -> None:
+    assert Smoother(CLASSES, unsure=0.5).refine(said(0, (0.5, 0.25, 0.25))).label == "happiness"  # not below
     sure, doubting = Smoother(CLASSES, seconds=0.3), Smoother(CLASSES, seconds=0.3, unsure=limit)
     for index, row in enumerate(curve):
         plain, final = sure.refine(said(index / 8, row)), doubting.refine(said(index / 8, row))
