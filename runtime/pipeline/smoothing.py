@@ -109,7 +109,6 @@ class Smoother:
         lead = memory.smoothed.max() - memory.smoothed[self.classes.index(held)]
         if lead < MARGIN and time - memory.since < self._seconds:
             return held
-        memory.rival = None
         return leader
 
     def _forget(self, time: float) -> None:
