@@ -72,6 +72,30 @@ def test_live_frames_are_followed_just_in_time() -> None:
     for _ in range(3):
         pace.learn(with_faces, 0.1)
     assert pace.rest(with_faces) < 0.1 - 0.03, "the next search would come late"
+    steady = pace.rest(with_faces)
+    pace.learn(with_faces, 0.2)  # one that took twice as long counts half
+    assert pace.rest(with_faces) == pytest.approx(steady + 0.05, abs=0.01)
+
+
+def test_nothing_is_made_any_more_when_no_more_are_taken() -> None:
+    def takers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "taker of frames"]
+
+    made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        made.set()
+        yield 2
+
+    with SourceReaders([]) as readers:
+        coming = prefetch(items(), readers)
+        assert next(coming) == 1 and made.wait(60) and takers()
+        time.sleep(0.3)  # it waits until the second is taken
+        coming.close()  # type: ignore[attr-defined]
+        for thread in takers():
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_an_item_is_prepared_until_it_is_taken() -> None:
