@@ -54,6 +54,7 @@ def test_an_empty_map_changes_nothing() -> None:
         ('["happiness"]', "must hold an object"),
         ("[]", "must hold an object"),
         ('{"joy": "happiness"}', 'no "joy"; it has happiness, sadness'),
+        ('{"' + "joy" * 3000 + '": "happiness"}', 'no "(joy){20}"; it has happiness'),
         ('{"happiness": 3}', "is no name; choose another"),
         ('{"happiness": " "}', "is no name"),
         ('{"happiness": "a\\nb"}', "holds what cannot be printed"),
