@@ -162,6 +162,18 @@ def test_the_last_frame_of_a_live_source_does_not_wait_for_a_file(
     assert asked.is_set()
 
 
+def test_beside_a_live_source_the_faces_of_files_are_not_gathered_in_front_of_its_own(
+    recognizer: Recognizer, face_frames: list[np.ndarray], batches: list[int]
+) -> None:
+    camera = Silent()
+    camera.live = True
+    with SourceReaders([camera, Frames(film(face_frames))]) as readers:
+        for step in recognizer.follow(readers, at_once=LARGEST_BATCH):
+            if step.frame.index == 59:
+                camera.close()
+    assert batches == [1] * 20
+
+
 def test_a_result_that_is_none_ends_the_run_after_the_frames_before(
     recognizer: Recognizer, face_frames: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
