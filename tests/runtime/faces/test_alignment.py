@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfer.runtime.faces.alignment import TEMPLATE, TEMPLATE_SIZE, align, similarity
+from dfer.runtime.faces.alignment import TEMPLATE, TEMPLATE_SIZE, align, resize_crop, similarity
 
 
 @given(
@@ -53,3 +53,24 @@ def test_a_photograph_comes_back_whatever_its_scale(scale: float) -> None:
     found = align(image, landmarks.astype(np.float32), 128)
     difference = np.abs(found.astype(int) - crop.astype(int))[8:-8, 8:-8]
     assert difference.mean() < 1.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 3.0, 4.4, 7.0])
+def test_what_a_picture_of_any_size_shows_lies_where_it_belongs_up_to_the_edge(scale: float) -> None:
+    landmarks = ((TEMPLATE + 0.5) * scale - 0.5 + 40).astype(np.float32)  # the picture's pixels are parts of the crop's
+    y, x = np.mgrid[: round(128 * scale) + 80, : round(128 * scale) + 80]
+    for place in ((64, 64), (4, 123), (123, 4)):
+        dot = np.array(place) * scale + (scale - 1) / 2 + 40
+        light = 200 * np.exp(-((x - dot[0]) ** 2 + (y - dot[1]) ** 2) / (2 * (1.2 * scale) ** 2))
+        crop = align(np.repeat(light[..., None], 3, axis=2).round().astype(np.uint8), landmarks, 128)[..., 0]
+        weights = crop / crop.sum()
+        found = (weights.sum(axis=0) @ np.arange(128), weights.sum(axis=1) @ np.arange(128))
+        assert found == pytest.approx(place, abs=0.1)
+
+
+@pytest.mark.parametrize("scale", [2.2, 4.5, 6.5])
+def test_stripes_too_fine_for_the_crop_become_grey(scale: float) -> None:
+    stripes = np.zeros((900, 900, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert align(stripes, TEMPLATE * np.float32(scale), 128).std() < 2
+    assert resize_crop(stripes, 300).std() < 50  # 127 where pixels are left out
