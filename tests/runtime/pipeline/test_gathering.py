@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dfer.runtime import DferError, Frame, Recognizer, Step, open_source
 from dfer.runtime.engines import LARGEST_BATCH
+from dfer.runtime.faces.boxes import read_boxes
 from dfer.runtime.pipeline import gathering
 from dfer.runtime.pipeline.prefetching import prefetch
 from dfer.runtime.pipeline.scheduler import Scheduler
@@ -212,6 +213,22 @@ def test_what_came_before_an_error_is_read_first(recognizer: Recognizer, face_fr
         for step in recognizer.follow(readers):
             seen.append((step.frame.index, len(step.predictions)))
     assert seen == [(index, int(index % 3 == 0)) for index in range(10)]
+
+
+def test_boxes_that_meet_no_frame_are_told_when_the_source_has_ended(
+    recognizer: Recognizer, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("source,frame,x,y,w,h\nframes,500,1,1,9,9\nframes #2,0,100,80,90,100\n")
+    for sources in (1, 2):
+        with SourceReaders([Frames(film(face_frames)[:4]) for _ in range(sources)]) as readers:
+            boxes = read_boxes(path, [reader.name for reader in readers.readers])
+            if sources == 1:
+                with pytest.raises(DferError, match="no box is at a frame that was read"):
+                    list(recognizer.follow(readers, boxes))
+            else:
+                assert sum(len(step.predictions) for step in recognizer.follow(readers, boxes)) == 2
+                assert list(readers.failures) == ["frames"]
 
 
 def test_a_file_gives_the_same_rows_each_time_in_int8_as_well(face_frames: list[np.ndarray], tmp_path: Path) -> None:
