@@ -58,6 +58,12 @@ def test_motion_that_is_known_is_followed_without_any_lag() -> None:
         steady.carry(SimilarityMotion((0.0, 0.0), (7.0, 0.0)))
         shown = steady.update(face(7.0 * index), index / 8)
         np.testing.assert_allclose(shown.landmarks, face(7.0 * index).landmarks, atol=1e-3)
+        np.testing.assert_allclose(shown.box, face(7.0 * index).box, atol=1e-3)
+    growing = LandmarkFilter(face(), 0.0)
+    for index in range(1, 20):
+        growing.carry(SimilarityMotion((0.0, 0.0), (0.0, 0.0), 1.05))
+        shown = growing.update(face(size=128 * 1.05**index), index / 8)
+        np.testing.assert_allclose(shown.box, face(size=128 * 1.05**index).box, atol=1e-3)
 
 
 def test_after_a_gap_nothing_is_dragged_along() -> None:
