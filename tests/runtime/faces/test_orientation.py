@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,8 +22,38 @@ def test_the_vote_finds_how_faces_must_be_turned(degrees: int, face_frames: list
     for frame in face_frames[::2]:
         turned = turn(frame, degrees)
         vote.add(turned, detector.detect(turned))
+        if frame is face_frames[0]:
+            assert vote.decided is (degrees == 0)  # for who is upright nobody else need be asked
     assert vote.decided
     assert (vote.degrees + degrees) % 360 == 0
+
+
+def test_the_largest_face_in_a_picture_votes_unless_it_is_out_of_it(face_frames: list[np.ndarray]) -> None:
+    large = face_frames[0]
+    both = np.hstack([large, np.zeros_like(large)])
+    both[:120, 320:480] = turn(large, 180)[::2, ::2]
+    faces = FaceDetector().detect(large)
+    x, y, width, height = faces[0].box
+    small = replace(faces[0], box=(480 - (x + width) / 2, 120 - (y + height) / 2, width / 2, height / 2))
+    for order in ([faces[0], small], [small, faces[0]]):
+        vote = OrientationVote()
+        vote.add(both, order)
+        assert vote.decided and vote.degrees == 0
+    vote = OrientationVote()
+    vote.add(large, [replace(faces[0], box=(5000.0, 80.0, 90.0, 100.0))])
+    assert not vote.decided and vote.degrees == 0
+
+
+def test_where_no_face_is_found_turned_ones_are_looked_for_now_and_then_and_not_for_ever(
+    face_frames: list[np.ndarray],
+) -> None:
+    nothing, upside = np.zeros((64, 64, 3), np.uint8), turn(face_frames[0], 180)
+    for empty, degrees in ((1, 0), (6, 180), (240, 0)):
+        vote = OrientationVote()
+        for _ in range(empty):
+            vote.add(nothing, [])
+        vote.add(upside, [])
+        assert vote.degrees == degrees
 
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
@@ -31,9 +62,10 @@ def test_pictures_are_turned_as_the_first_clear_face_asks(degrees: int, face_fra
     automatic = AutoTurn(lambda degrees, _: told.append(degrees))
     empty = np.zeros_like(turn(face_frames[0], degrees))
     assert automatic(Frame(empty, 0, 0.0)).shape == empty.shape  # nothing to go by yet
-    for index in range(1, 6):
-        automatic(Frame(empty, index, float(index)))
-    upright = automatic(Frame(turn(face_frames[0], degrees), 6, 6.0))
+    turned = turn(face_frames[0], degrees)
+    for index in range(1, 6):  # one of six pictures is looked at
+        np.testing.assert_array_equal(automatic(Frame(turned, index, float(index))), turned)
+    upright = automatic(Frame(turned, 6, 6.0))
     np.testing.assert_array_equal(upright, face_frames[0])
     assert told == ([(360 - degrees) % 360] if degrees else [])
 
