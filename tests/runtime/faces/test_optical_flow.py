@@ -54,6 +54,15 @@ def test_a_face_that_comes_nearer_grows() -> None:
     np.testing.assert_allclose(motion.face(face(was)).landmarks, now, atol=2)
 
 
+@pytest.mark.parametrize("height", [70, 140])
+def test_a_face_of_quite_another_size_is_no_motion_of_the_first(height: int) -> None:
+    before, (was,) = picture((PERSON, 300, 180, 100))
+    after, _ = picture((PERSON, 300, 180, height))
+    motion = MedianFlow()
+    motion.keep(before, [face(was).box])
+    assert motion.follow(after, [face(was).box]) == [None]
+
+
 def test_a_face_is_not_carried_off_by_a_person_who_passes_in_front() -> None:
     motion = MedianFlow()
     before, (back, front) = picture((OTHER, 300, 180, 100), (PERSON, 390, 180, 130))
