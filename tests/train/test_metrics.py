@@ -28,6 +28,12 @@ def test_folds_are_pooled() -> None:
     assert pooled([one, one]).confusion.tolist() == [[2, 4], [6, 8]]
 
 
+def test_of_no_clips_none_is_right() -> None:
+    scores = Scores.of(("a", "b"), np.array([], np.int64), np.empty((0, 2), np.float32))
+    assert scores.war == scores.calibration_error == 0
+    assert np.isnan([scores.uar(), *scores.recalls, *scores.confidence]).all()
+
+
 def test_a_known_case() -> None:
     scores = Scores.of(("a", "b", "c"), np.array([0, 0, 0, 0, 1, 1]), certain([0, 0, 0, 1, 1, 0], 3))
     assert scores.confusion.tolist() == [[3, 1, 0], [1, 1, 0], [0, 0, 0]]
