@@ -36,32 +36,23 @@ def plain_view(frames: Frames, size: int) -> Frames:
     return np.stack([_uint8(cv2.resize(frame, (size, size), interpolation=interpolation)) for frame in frames])
 
 
-def augmented_view(
-    frames: Frames,
-    size: int,
-    rng: np.random.Generator,
-    jitter: float = 0.0,
-    erase: float = 0.0,
-    affine: float = 1.0,
-) -> View:
+def augmented_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
     """A random view of a clip [T,H,W,3].
 
-    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %, each times `affine`), flip and change of light for
-    the whole clip, as the paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera
-    (blur, lower resolution, noise). `jitter` adds a slow random walk in position, scale and light from frame to frame
-    (0 none, 1 as unsteady as a badly tracked face) and makes a clip out of a still. `erase` is the probability
-    that a random rectangle is painted over, so that no single region carries the decision.
+    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %), flip and change of light for the whole clip, as the
+    paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera (blur, lower resolution,
+    noise). `jitter` adds a slow random walk in position, scale and light from frame to frame (0 none, 1 as unsteady as
+    a badly tracked face) and makes a clip out of a still.
     """
     count = len(frames)
     walk = _random_walk(count, 4, rng) * jitter
-    angle = np.deg2rad(rng.uniform(-10, 10) * affine)
+    angle = np.deg2rad(rng.uniform(-10, 10))
     flip = rng.random() < 0.5
-    scale, shift = 1 + rng.uniform(-0.14, 0.14) * affine, rng.uniform(-0.05, 0.05, 2) * affine
+    scale, shift = 1 + rng.uniform(-0.14, 0.14), rng.uniform(-0.05, 0.05, 2)
     curve = _light_curve(rng)
     blur = rng.uniform(0.4, 1.3) if rng.random() < 0.25 else 0.0
     coarse = rng.uniform(0.35, 0.8) if rng.random() < 0.25 else 1.0
     noise = rng.uniform(2, 9) if rng.random() < 0.3 else 0.0
-    patch = _random_patch(size, rng) if rng.random() < erase else None
     moves = np.stack(
         [
             _similarity(frames.shape[1], size, scale * (1 + 0.03 * step[0]), angle, shift + 0.02 * step[1:3], flip)
@@ -80,9 +71,6 @@ def augmented_view(
         if noise:
             grain = rng.normal(0, noise, (size, size, 1)).astype(np.float32)
             view = np.clip(view + grain, 0, 255).astype(np.uint8)
-        if patch is not None:
-            top, left, height, width, value = patch
-            view[top : top + height, left : left + width] = value
         result[index] = view
     return View(result, moves)
 
@@ -164,12 +152,6 @@ def _light_curve(rng: np.random.Generator) -> NDArray[np.float64]:
     tone = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.25))
     tone = (tone - 0.5) * rng.uniform(0.65, 1.35) + 0.5 + rng.uniform(-0.15, 0.15)
     return np.asarray(tone * 255)
-
-
-def _random_patch(size: int, rng: np.random.Generator) -> tuple[int, int, int, int, int]:
-    height, width = rng.integers(size // 8, size // 3, 2)
-    top, left = rng.integers(0, size - height), rng.integers(0, size - width)
-    return int(top), int(left), int(height), int(width), int(rng.integers(0, 256))
 
 
 def _uint8(image: object) -> Frames:
