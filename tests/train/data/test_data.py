@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.procedural.expressions import REVERSED
-from dfer.train.data.augmentation import augmented_view, plain_view
+from dfer.train.data.augmentation import AUGMENTATIONS, View, augmented_view, paper_view, plain_view, resized_crop_view
 from dfer.train.data.images import Images
 from dfer.train.data.procedural import ProceduralClips
 from dfer.train.data.stills import StillClips, classes_of_stills
@@ -121,6 +122,33 @@ def test_every_frame_of_a_clip_gets_the_same_crop_and_flip() -> None:
         assert np.abs(np.diff(view, axis=0)).max() <= 60  # grain at most
         slopes = np.sign(view[:, :, 80].mean(axis=(1, 2)) - view[:, :, 30].mean(axis=(1, 2)))
         assert len(set(slopes)) == 1
+
+
+def test_a_strong_view_turns_moves_and_scales_as_much_as_it_says() -> None:
+    clip = np.zeros((1, 128, 128, 3), np.uint8)
+    seen = []
+    for seed in range(60):
+        (move,) = augmented_view(clip, 112, np.random.default_rng(seed)).moves
+        zoom = np.sqrt(abs(np.linalg.det(move[:, :2]))) * 128 / 112
+        angle = np.rad2deg(np.arcsin(move[1, 0] / np.hypot(*move[:, 1])))
+        seen.append((zoom - 1, angle, *((move @ (63.5, 63.5, 1) - 55.5) / 112)))
+    assert np.abs(seen).max(axis=0) == pytest.approx([0.14, 10, 0.05, 0.05], rel=0.15)
+
+
+@pytest.mark.parametrize("view", [paper_view, resized_crop_view])
+def test_a_crop_lies_inside_the_picture(view: Callable[..., View]) -> None:
+    for seed in range(30):
+        (move,) = view(np.zeros((1, 128, 128, 3), np.uint8), 112, np.random.default_rng(seed)).moves
+        corners = np.array([[-0.5, -0.5], [111.5, 111.5]])
+        back = (corners - move[:, 2]) / np.diag(move[:, :2])
+        assert back.min() > -0.5 - 1e-6 and back.max() < 127.5 + 1e-6
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_what_is_bright_never_turns_dark(name: str) -> None:
+    clip = np.full((3, 64, 64, 3), 250, np.uint8)
+    for seed in range(40):
+        assert AUGMENTATIONS[name](clip, 64, np.random.default_rng(seed), 1.0).frames.min() > 80
 
 
 def test_clips_are_made_of_several_photographs_of_one_person(tmp_path: Path) -> None:
