@@ -18,7 +18,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.train.data import labels_of
 from dfer.train.data.augmentation import paper_view
-from dfer.train.data.features import Extraction, stored_features
+from dfer.train.data.features import Extraction, stored_features, stored_view
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import ClipSizes, build_clip, load_clip
 
@@ -126,6 +126,17 @@ def test_a_full_disk_is_told_before_anything_is_computed(
     with pytest.raises(DferError, match=r"features: store .*0.0 GB are needed, and the disk has less"):
         stored_features(tmp_path, method, clips, SETTINGS)
     assert clips.reads == 0
+
+
+def test_views_of_equal_clips_differ_from_clip_to_clip_view_to_view_and_seed_to_seed() -> None:
+    clips = NoiseClips(2)
+    equal = clips.frames(0)
+    clips.frames = lambda index, rng=None: equal  # type: ignore[method-assign, misc]
+    views = [
+        stored_view(clips, index, view, 32, Extraction(seed=seed)).tobytes()
+        for index, view, seed in ((0, 1, 0), (1, 1, 0), (0, 2, 0), (0, 1, 1))
+    ]
+    assert len(set(views)) == 4
 
 
 def test_labels_are_matched_by_name() -> None:
