@@ -19,6 +19,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.sources import Frame, LiveSource, Source, SourceReaders, open_source
 from dfer.runtime.sources.captures import Capture
 from dfer.runtime.sources.deferred import DeferredSource
+from dfer.runtime.sources.live import pauses
 from helpers import ctrl_c_as_on_windows
 from streams import MjpegServer, RtspServer, StreamServer
 
@@ -134,6 +135,11 @@ def test_a_camera_that_stays_away_is_an_error_after_the_tries() -> None:
             list(readers.batches())
         assert readers.readers[0].state == "failed"
     assert warnings == ["camera 0: lost; reconnecting"]
+
+
+def test_pauses_double_up_to_the_longest_however_often_it_is_tried() -> None:
+    assert list(pauses(5)) == [0.05, 0.1, 0.2, 0.2, 0.2]
+    assert list(pauses(3000))[-1] == 0.2
 
 
 def test_the_state_tells_of_reconnecting_and_closing_cuts_the_pause_short(monkeypatch: pytest.MonkeyPatch) -> None:
