@@ -150,6 +150,17 @@ def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept(
     assert "seen more briefly" in printed(summary.table())
 
 
+def test_poor_predictions_profiles_and_sources_without_a_face_are_told() -> None:
+    summary = Summary()
+    for time, quality in ((0.0, 0.1), (0.125, 0.24), (0.25, 0.26), (0.375, None)):
+        summary.write(replace(step_of(replace(said(time, "neutral"), quality=quality)), profiles=(7, 9)))
+    for source in ("a.mp4", "empty.mp4"):
+        summary.write(replace(step_of(said(0.5, "neutral", source=source)), predictions=()))
+    told = summary.to_json()
+    assert (told["predictions"], told["poor"], told["profile_samples"]) == (4, 2, 8)
+    assert told["faceless"] == ["empty.mp4"]
+
+
 def test_a_run_without_faces_has_a_summary() -> None:
     empty = {"predictions": 0, "poor": 0, "profile_samples": 0, "faces": [], "faces_left_out": 0, "faceless": []}
     assert Summary().to_json() == empty
