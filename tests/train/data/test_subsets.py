@@ -31,7 +31,10 @@ class Numbers:
 def test_a_subset_shows_the_chosen_clips() -> None:
     subset: ClipSet = Subset(Numbers(), np.array([8, 2]))
     assert (len(subset), subset.labels.tolist(), subset.jitter) == (2, [1, 2], 0.5)
-    assert subset.names == ["clip 8", "clip 2"]
+    assert (subset.names, subset.groups, subset.shares) == (["clip 8", "clip 2"], ["8", "2"], None)
+    voted = Numbers()
+    voted.shares = np.eye(10, 7, dtype=np.float32)  # type: ignore[assignment]
+    assert Subset(voted, np.array([5, 2])).shares.tolist() == voted.shares[[5, 2]].tolist()  # type: ignore
     assert [subset.frames(index)[0, 0, 0, 0] for index in range(2)] == [8, 2]
     assert subset.frames(0, np.random.default_rng(0)).min() >= 100
     others = [Subset(Numbers(), np.array(indices)) for indices in ([2, 8], [8])]
