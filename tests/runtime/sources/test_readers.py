@@ -157,6 +157,16 @@ def test_of_a_live_source_the_newest_frame_is_taken_and_the_others_counted() -> 
     assert len(indices) + readers.readers[0].dropped == 60
 
 
+def test_what_a_frame_of_a_file_waited_to_be_taken_is_none_of_its_latency() -> None:
+    with SourceReaders([Written(2)]) as readers:
+        while not readers.readers[0].waiting:
+            time.sleep(0.001)
+        time.sleep(0.05)
+        asked = time.monotonic()
+        [(_, frame)] = next(readers.batches())
+    assert asked <= frame.arrived <= time.monotonic()
+
+
 def test_a_file_played_as_if_live_takes_its_time_and_drops_what_nobody_took(tmp_path: Path) -> None:
     path = film(tmp_path / "v.mp4", 26, rate=50)
     begin = time.monotonic()
