@@ -110,6 +110,14 @@ def test_a_live_source_drops_what_is_not_taken_in_time() -> None:
     assert warnings == ["camera 0: gives no more pictures"]
 
 
+def test_time_rises_though_the_clock_ticks_less_often_than_pictures_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.sources.live.monotonic", lambda: 5.0)
+    with camera(Device(5)) as source:
+        times = [frame.time for frame in source.frames()]
+    assert times[0] == 0 and len(times) == 5
+    assert all(early < late for early, late in pairwise(times))
+
+
 def test_a_camera_pulled_out_and_put_back_goes_on_in_time_and_number() -> None:
     warnings: list[str] = []
     devices = [Device(20), Device(0), Device(1_000_000)]  # the second opens, but gives no picture yet
