@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from dfer.calibration.faces import FaceClips
 from dfer.calibration.graphs import Graph, largest, observe
 from dfer.calibration.int8 import Int8, quantizations, quantize_head
-from dfer.calibration.quantization import quantize_dynamic, quantize_static
+from dfer.calibration.quantization import quantize_dynamic, quantize_static, quantize_weight
 from dfer.calibration.ranges import Histogram, measure_channels, measure_ranges
 from dfer.calibration.sensitivity import SensitivityModel, plot_sensitivity
 from dfer.calibration.smoothing import find_groups, smooth
@@ -155,6 +155,17 @@ def test_sensitivity_is_measured_on_all_videos(graphs: tuple[bytes, bytes]) -> N
         ranges = {patches.data: 1.0}
         assert model.sensitivity(ranges, [patches.name]).cosine < 0.9
         assert model.rank(ranges, [patches.name])[0].cosine < 0.9
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_weight_is_told_to_half_a_step_of_its_channel(axis: int) -> None:
+    channels = np.random.default_rng(0).normal(0, 1, (5, 6, 7)).astype(np.float32)
+    channels[1, 2, 3] = 100
+    channels[3] = 0  # nothing uses it
+    values, scales = quantize_weight(np.moveaxis(channels, 0, axis), axis)
+    steps = scales[:, None, None]
+    assert (np.abs(np.moveaxis(values, axis, 0) * steps - channels) <= 0.5001 * steps).all()
+    assert scales.min() > 0 and scales.max() > 10 * np.median(scales)
 
 
 def test_ranges_ignore_a_stray_value_more_the_less_of_it_there_is() -> None:
