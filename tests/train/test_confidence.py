@@ -43,6 +43,13 @@ def test_below_the_limit_labels_are_wrong_more_often_than_right() -> None:
     assert right[below].mean() < 0.5 < right[~below].mean()
 
 
+def test_the_limit_lies_above_the_labels_that_are_left_out() -> None:
+    logits = np.array([[0.5, 0, 0]] * 20 + [[4, 0, 0]] * 40, np.float32)
+    found = fit_confidence(logits, np.array([1] * 20 + [0] * 40)).confidence
+    doubtful, sure = _softmax(logits / found.temperature).max(axis=1)[[0, -1]]
+    assert doubtful < found.unsure_below == pytest.approx(sure, abs=1e-3)
+
+
 def test_a_model_that_is_always_right_is_never_unsure() -> None:
     logits = np.eye(3, dtype=np.float32)[[0, 1, 2, 1]]
     found = fit_confidence(logits, np.array([0, 1, 2, 1])).confidence
