@@ -20,6 +20,8 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     assert calibration_error(np.array([0, 0]), np.array([sure, sure], np.float32)) == pytest.approx(0)
     assert calibration_error(np.array([1, 1]), np.array([sure, sure], np.float32)) == pytest.approx(1)
     mixed = calibration_error(np.array([0, 0, 1, 0]), np.array([sure, half, half, sure], np.float32))
+    nearly = np.array([sure, [0.95, 0.05]], np.float32)
+    assert calibration_error(np.array([1, 0]), nearly) == pytest.approx((1 - 0.05) / 2)  # certainty is in the last bin
     assert mixed == pytest.approx(0.5 * 0.05)  # two of the four: right half the time, 55 % sure
 
 
