@@ -96,6 +96,14 @@ def test_whatever_comes_there_are_few_points_and_their_shares_sum_to_one(steps: 
     assert sum(len(part[0]) - 2 for part in series.stretches()) == len(times)
 
 
+def test_a_face_seen_once_is_seen_and_not_before_the_recording_begins() -> None:
+    for time, begin, end in ((0.0, 0.0, 0.0625), (3.0, 2.9375, 3.0625)):
+        series = ProbabilitySeries(3)
+        series.add(time, np.array(shares(0), np.float32))
+        [(times, rows)] = series.stretches()
+        assert times.tolist() == [begin, time, end] and len(rows) == 3
+
+
 def test_an_absence_stays_an_absence_even_in_a_thinned_recording() -> None:
     series = ProbabilitySeries(3)
     for index in range(8 * 3600):
