@@ -10,7 +10,7 @@ import pytest
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
-from dfer.train.data.lists import Entry, read_dfer_clip, read_dfew, read_folder, read_named, read_table
+from dfer.train.data.lists import Entry, read_dfer_clip, read_dfew, read_folder, read_named, read_table, splits_of_table
 
 
 def written(path: Path, text: str) -> Path:
@@ -147,6 +147,15 @@ def test_a_table_has_splits_folds_and_people(tmp_path: Path) -> None:
     ]
     assert classes == EXPRESSIONS
     assert [entry.clip for entry in read_table(table, "train", 2)[0]] == ["b", "c"]
+
+
+def test_a_clip_of_a_table_that_is_tested_on_is_not_of_the_training_split(tmp_path: Path) -> None:
+    rows = "clip,split,fold\na.mp4,test,1\na.mp4,train,2\nb.mp4,train,\nb.mp4,val,\nc\\d.mp4,train,\n"
+    table = written(tmp_path / "labels.csv", rows)
+    assert splits_of_table(table, 1) == {"a.mp4": "test", "b.mp4": "val", "c/d.mp4": "train"}
+    assert splits_of_table(table, 2)["a.mp4"] == "train"
+    plain = written(tmp_path / "plain.csv", "clip\na.mp4\n")
+    assert splits_of_table(plain, 1) == {"a.mp4": "train"}
 
 
 def test_the_classes_of_a_table_do_not_depend_on_the_split(tmp_path: Path) -> None:
