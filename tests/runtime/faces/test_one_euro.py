@@ -59,6 +59,10 @@ def test_motion_that_is_known_is_followed_without_any_lag() -> None:
         shown = steady.update(face(7.0 * index), index / 8)
         np.testing.assert_allclose(shown.landmarks, face(7.0 * index).landmarks, atol=1e-3)
         np.testing.assert_allclose(shown.box, face(7.0 * index).box, atol=1e-3)
+    for index in range(1, 4):  # without a detection between
+        np.testing.assert_allclose(
+            steady.carry(SimilarityMotion((0.0, 0.0), (7.0, 0.0))).box, face(133 + 7 * index).box
+        )
     growing = LandmarkFilter(face(), 0.0)
     for index in range(1, 20):
         growing.carry(SimilarityMotion((0.0, 0.0), (0.0, 0.0), 1.05))
