@@ -145,27 +145,6 @@ def test_a_camera_that_stays_away_is_an_error_after_the_tries() -> None:
     assert warnings == ["camera 0: lost; reconnecting"]
 
 
-def test_of_damaged_pictures_ten_are_passed_over_but_what_is_slow_to_fail_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Damaged(Device):
-        failed, pause = 0, 0.0
-
-        def grab(self) -> bool:
-            self.failed += 1
-            time.sleep(self.pause)
-            return False
-
-    for pause, longest, least, most in ((0.0, 60.0, 10, 10), (0.06, 0.1, 1, 2)):
-        monkeypatch.setattr("dfer.runtime.sources.captures._LONGEST_STUMBLE", longest)
-        device = Damaged(1)
-        device.pause = pause
-        capture = Capture(device)
-        assert capture.read(10) is None
-        capture.release()
-        assert least <= device.failed <= most
-
-
 def test_pauses_double_up_to_the_longest_however_often_it_is_tried() -> None:
     assert list(pauses(5)) == [0.05, 0.1, 0.2, 0.2, 0.2]
     assert list(pauses(3000))[-1] == 0.2
