@@ -10,11 +10,14 @@ import ctypes
 import errno
 import importlib
 import math
+import multiprocessing
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -110,6 +113,19 @@ def default_threads(live: int, root: Path = ROOT) -> int:
 def default_workers(cores: int) -> int:
     """Worker processes for so many cores: one each, but on Windows, where nobody can wait for more, 60."""
     return min(cores, 60) if sys.platform == "win32" else cores
+
+
+def follow_parent() -> None:
+    """For a worker process, at its start: Ctrl-C is left to the parent, and where that ends, killed or not, so does the
+    worker, in the midst of its work, too."""
+
+    def end() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end, daemon=True).start()
 
 
 def physical_cores(root: Path = ROOT) -> int:

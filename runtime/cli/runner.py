@@ -31,7 +31,6 @@ from ..sources import (
     SourceSpec,
     Turn,
     expand,
-    files_of,
     open_sources,
     tell_apart,
 )
@@ -151,8 +150,7 @@ def run(
     if not specs:
         raise ParameterError("sources", "name at least one")
     paths = OutputPaths(*map(_path, (options.csv, options.jsonl, options.video, options.plot)))
-    inputs = [file for spec in specs for file in files_of(spec)]
-    paths.check(len(specs), inputs)
+    paths.check(specs)
     folder = None if options.out_dir is None else OutputFolder(Path(options.out_dir))
     _check(options)
     with ExitStack() as stack:
@@ -173,7 +171,7 @@ def run(
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
         if folder is not None:
-            folder.prepare([source.name for source in opened], inputs)
+            folder.prepare([source.name for source in opened], specs)
             stack.enter_context(folder.reserved())
         boxes = None
         if options.boxes is not None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
 from ..errors import DferError
 from ..predictions import Step
-from ..sources import SourceReader, readable
+from ..sources import SourceReader, SourceSpec, readable
 from ..storage import sole_writer
 from ..timing import Stopwatch
-from .writer import AnnotatedPictures, Drawing, OutputPaths, Sink, Sinks, file_sinks, was_written
+from .writer import AnnotatedPictures, Drawing, OutputPaths, Sink, Sinks, file_sinks, files_read, was_written
 
 
 class OutputFolder:
@@ -41,12 +41,15 @@ class OutputFolder:
             result.append(OutputPaths(csv, None, video, plot))
         return result
 
-    def prepare(self, names: Sequence[str], inputs: Iterable[Path]) -> None:
-        """Make the folder. Raises DferError where it cannot be written, or a result would overwrite an input."""
+    def prepare(self, names: Sequence[str], sources: Sequence[SourceSpec]) -> None:
+        """Make the folder. Raises DferError where it cannot be written, or a result would overwrite a source.
+
+        names: of the sources.
+        """
         if self.path.exists() and not self.path.is_dir():
             raise DferError(f"{readable(self.path)} is a file; name a folder")
-        results = [path for paths in self.paths(names) for path in (*paths.wanted(), _pictures(paths)) if path.exists()]
-        taken = {path.resolve() for path in inputs} if results else set()
+        results = [path for paths in self.paths(names) for path in (*paths.wanted(), _pictures(paths))]
+        taken = files_read(sources, results)
         taken |= {path.parent for path in taken}
         for path in results:
             if path.resolve() in taken:
@@ -55,7 +58,7 @@ class OutputFolder:
             self.path.mkdir(exist_ok=True)
         except OSError as error:
             raise DferError(f"{readable(self.path)}: {error.strerror}; the folder that it is in must exist") from error
-        OutputPaths(csv=self.path / "x.csv").check(1, [])
+        OutputPaths(csv=self.path / "x.csv").check([])
 
     @contextmanager
     def reserved(self) -> Iterator[None]:

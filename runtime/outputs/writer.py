@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import DferError, ParameterError
 from ..predictions import Step
-from ..sources import readable
+from ..sources import SourceSpec, files_of, readable
 from ..storage import atomic_write, sole_writer
 from ..timing import Stopwatch
 from .overlay import annotate
@@ -75,15 +75,12 @@ class OutputPaths:
                     stack.enter_context(sole_writer(path))
             yield
 
-    def check(self, sources: int, inputs: Iterable[Path]) -> None:
-        """Raise DferError for what could not be written, or would overwrite a source, before any work is done.
-
-        sources: how many. inputs: the files that they read.
-        """
-        there = any(path.exists() for path in self.wanted(sources))
-        taken = {path.resolve() for path in inputs} if there else set()  # of an album on a slow disk they take long
+    def check(self, sources: Sequence[SourceSpec]) -> None:
+        """Raise DferError for what could not be written, or would overwrite a source, before any work is done."""
+        wanted = self.wanted(len(sources))
+        taken = files_read(sources, wanted)
         seen: set[Path] = set()
-        for path in self.wanted(sources):
+        for path in wanted:
             if path in (self.csv, self.jsonl) and path == STDOUT:
                 if path in seen:
                     raise DferError("two outputs go to standard output")
@@ -104,6 +101,13 @@ class OutputPaths:
             raise ParameterError("plot", f"{self.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
         if self.video is not None and self.video.suffix.lower() != ".mp4":
             raise ParameterError("video", f"{self.video}: the name must end in .mp4")
+
+
+def files_read(sources: Sequence[SourceSpec], outputs: Sequence[Path]) -> set[Path]:
+    """The files that sources read, as far as one of the outputs may lie over one: they are looked up, which takes long
+    for an album on a slow disk, only if one of the outputs is there."""
+    there = any(path.exists() for path in outputs)
+    return {file.resolve() for spec in sources for file in files_of(spec)} if there else set()
 
 
 def file_states(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:

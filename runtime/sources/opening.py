@@ -145,9 +145,9 @@ def _open_pipe(text: str, warn: Warn, device: Any | None) -> Source:
 def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, device: Any | None) -> Source:
     path, name, files = Path(text), readable(text), files_of(text)
     if path.is_dir():
-        inside = [file.suffix for file in path.iterdir() if not _is_litter(file.name) and file.is_file()]
-        if foreign := [suffix for suffix in inside if suffix.lower() in FOREIGN_SUFFIXES]:
-            kinds = ", ".join(sorted(set(foreign)))
+        foreign = [file for file in path.iterdir() if file.suffix.lower() in FOREIGN_SUFFIXES]
+        if foreign := [file for file in foreign if not _is_litter(file.name) and file.is_file()]:
+            kinds = ", ".join(sorted({file.suffix for file in foreign}))
             warn(f"{name}: {len(foreign)} pictures are left out, for {kinds} cannot be read; convert them to .jpg")
     if not files:
         known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))

@@ -9,16 +9,13 @@ from __future__ import annotations
 import csv
 import functools
 import math
-import os
 import shutil
-import signal
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -30,6 +27,7 @@ from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.orientation import OrientationVote
 from ...runtime.faces.tracking import Tracker
+from ...runtime.machine import follow_parent
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, folders_below, open_source, read_image
 from ...runtime.storage import atomic_write
 from ..data.videos import RATE, folder_rate
@@ -203,16 +201,8 @@ def _prepare_all(films: Sequence[Film], out: Path, size: int, workers: int) -> I
 
 
 def start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
     cv2.setNumThreads(1)
-
-
-def _end_with_parent() -> None:
-    """A killed parent cannot end its workers; without this they would wait for ever."""
-    if parent := parent_process():
-        parent.join()
-        os._exit(1)
 
 
 @functools.cache

@@ -270,7 +270,7 @@ def _cells_of(name: PurePosixPath) -> dict[str, str]:
 
 
 def _hidden(name: PurePosixPath) -> bool:
-    return any(part.startswith((".", "__MACOSX", "@eaDir")) for part in name.parts)
+    return any(part.startswith(("__MACOSX", "@eaDir")) for part in name.parts)
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterator[list[str]]) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 
 from ...errors import DferError
+from ...machine import follow_parent
 from .plan import Unit
 from .settings import Job
 from .unit import label_unit
@@ -78,8 +77,7 @@ class _Worker:
 
 
 def _serve(questions: Connection, job: Job) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    follow_parent()
     while True:
         try:
             unit = questions.recv()
@@ -91,10 +89,3 @@ def _serve(questions: Connection, job: Job) -> None:
             questions.send(error)
         except BrokenPipeError:
             os._exit(0)
-
-
-def _end_with_parent() -> None:
-    """In the midst of a unit, too: the next run may already read the same."""
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)

@@ -115,9 +115,9 @@ def test_nothing_is_opened_before_the_first_frame(tmp_path: Path) -> None:
 def test_videos_of_several_sources_are_checked_by_their_own_names(tmp_path: Path) -> None:
     paths = OutputPaths(video=tmp_path / "o.mp4")
     (tmp_path / "o-2.mp4").write_bytes(b"mine")
-    paths.check(1, [tmp_path / "o-2.mp4"])
+    paths.check([tmp_path / "o-2.mp4"])
     with pytest.raises(DferError, match=r"o-2\.mp4 is the source"):
-        paths.check(2, [tmp_path / "o-2.mp4"])
+        paths.check([tmp_path / "o-2.mp4", 0])
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.mp4"])
