@@ -10,7 +10,6 @@ import ctypes
 import errno
 import importlib
 import math
-import multiprocessing
 import os
 import platform
 import shutil
@@ -118,9 +117,10 @@ def default_workers(cores: int) -> int:
 def follow_parent() -> None:
     """For a worker process, at its start: Ctrl-C is left to the parent, and where that ends, killed or not, so does the
     worker, in the midst of its work, too."""
+    from multiprocessing import parent_process  # no other command's start waits for it
 
     def end() -> None:
-        if parent := multiprocessing.parent_process():
+        if parent := parent_process():
             parent.join()
             os._exit(1)
 
