@@ -104,8 +104,8 @@ class Run:
         self._options, self._fabric, self._progress, self._state, self._made = options, fabric, progress, state, made
         usual = "strong" if options.data.data == "procedural" else method_class(options.method).augmentation
         self._augmentation = options.augmentation or usual
-        rank, world = fabric.global_rank, fabric.world_size
-        self._sampling = Sampling(options.batch, options.balance, history=options.history, rank=rank, world=world)
+        rank, world, span, history = fabric.global_rank, fabric.world_size, options.span, options.history
+        self._sampling = Sampling(options.batch, options.balance, span=span, history=history, rank=rank, world=world)
         self.calibration: Calibration | None = None
         self.divisions = divisions or divisions_of(options)
 

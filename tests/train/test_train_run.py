@@ -249,6 +249,22 @@ def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_pa
     assert "--descriptions: there are none of bored, engaged, pain, yawn; name a file" in refused.output
 
 
+def test_windows_are_drawn_as_the_run_is_told(options: TrainOptions, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label in ("happiness", "sadness", "fear"):
+        for number in range(4):
+            clip = tmp_path / "clips" / label / str(number)
+            clip.mkdir(parents=True)
+            for frame in range(16):
+                cv2.imwrite(str(clip / f"{frame:02}.png"), rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
+    own = replace(options, out=tmp_path / "own.pt", data=DataChoice("folder", tmp_path / "clips", workers=1), batch=4)
+    losses = set()
+    for windows in (own, replace(own, span=0.5), replace(own, history=1.0)):
+        run_training(windows)
+        losses.add((tmp_path / "own.jsonl").read_text().splitlines()[0])
+    assert len(losses) == 3  # all else being the same
+
+
 def test_a_bundle_reads_as_much_video_as_the_training_clips_had(options: TrainOptions, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for label in ("happiness", "sadness", "fear"):
