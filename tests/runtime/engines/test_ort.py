@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from dfer.runtime.bundle import DEMO, Bundle
-from dfer.runtime.engines import LARGEST_BATCH, compiled, open_engine, ort, present_providers
+from dfer.runtime.engines import BACKENDS, LARGEST_BATCH, compiled, open_engine, ort, present_providers
+from dfer.runtime.engines.choice import choose
 from dfer.runtime.errors import DferError
-from helpers import graph_bytes, reseal
+from helpers import edit_manifest, graph_bytes, reseal
 
 
 def test_the_cpu_runs_any_batch_and_says_what_it_is(bundle: Path) -> None:
@@ -158,6 +160,23 @@ def test_a_plug_in_without_a_device_is_no_candidate_and_an_error_where_asked_for
     assert "openvino" not in present_providers()
     with pytest.raises(DferError, match="openvino finds no CPU of a maker that it runs on; ask for cpu"):
         open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino")
+
+
+def test_a_plug_in_whose_library_does_not_load_is_left_out_by_auto_and_an_error_where_asked_for(
+    bundle: Path, own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_ep.py").write_text("def get_library_path():\n    return '/nowhere/libbroken.so'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    openvino = next(one for one in ort.BACKENDS if one.name == "openvino")
+    monkeypatch.setitem(BACKENDS, "openvino", replace(openvino, plugin="broken_ep", keeps_compiled=False))
+    with pytest.raises(DferError, match=r"libbroken\.so"):
+        open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino", precision="bf16")
+    precisions = json.loads((bundle / "manifest.json").read_text())["precisions"]
+    precisions["bf16"] = precisions["fp32"]
+    edit_manifest(bundle, precisions=precisions, recommended={"cpu": "fp32", "openvino": "bf16"})
+    told: list[str] = []
+    assert choose(Bundle.open(bundle), warn=told.append) == ("cpu", "fp32")
+    assert "provider auto leaves out openvino" in told[-1] and "libbroken.so" in told[-1]
 
 
 def test_openvino_that_is_not_installed_is_an_error_that_says_what_to_install(
