@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,3 +178,11 @@ def folders_below(root: Path, but: Path | None = None) -> Iterator[tuple[Path, l
 def readable(path: str | os.PathLike[str]) -> str:
     """A file's name as text for people and result files; bytes of it that are not UTF-8 as in "\\xe9"."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A file to read. Raises DferError that says why it cannot be opened."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DferError(f"{readable(path)}: {error.strerror}") from error

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, folders_below, readable
+from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, folders_below, open_file, readable
 
 _COMPARED = 8
 """Pictures of a folder whose sizes are compared, from the first to the last."""
@@ -154,23 +154,27 @@ def pictures_below(root: Path) -> Iterator[tuple[Path | None, list[Path]]]:
 
 def is_animation(path: Path) -> bool:
     """Whether an image is an animated WebP or a TIFF of several pages."""
-    data = path.read_bytes()
+    with open_file(path) as file:
+        data = file.read()
     if path.suffix.lower() in (".tif", ".tiff"):
-        return len(list(zip(range(2), _pages(data), strict=False))) > 1
+        try:
+            return len(list(zip(range(2), _pages(data), strict=False))) > 1
+        except cv2.error:  # empty, or too many pixels
+            return False
     return _is_animated_webp(data)
 
 
 def is_film(path: Path) -> bool:
     """Whether an image is a film to FFmpeg: an AVIF of a sequence, or an animated PNG, which has an animation control
     chunk before the picture (PNG, third edition, 11.3.6.1)."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         head, _, _ = file.read(1 << 16).partition(b"IDAT")
     return head[4:12] == b"ftypavis" or (head.startswith(b"\x89PNG") and b"acTL" in head)
 
 
 def _is_animated_webp(data: bytes) -> bool:
     """By the flag in its extended header (RFC 9649, 2.7)."""
-    return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and bool(data[20] & 2)
+    return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20 and bool(data[20] & 2)
 
 
 def _decode(path: Path, flags: int) -> NDArray[np.uint8] | None:

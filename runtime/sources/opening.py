@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ..errors import DferError, ParameterError
 from ..timing import call_within
@@ -19,7 +19,16 @@ from .captures import READ_TIMEOUT, Capture, csi_pipeline, open_camera, open_pip
 from .deferred import DeferredSource
 from .files import VideoFile
 from .films import Film, accelerator
-from .frames import FOREIGN_SUFFIXES, IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, Warn, natural_order, readable
+from .frames import (
+    FOREIGN_SUFFIXES,
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Source,
+    Warn,
+    natural_order,
+    open_file,
+    readable,
+)
 from .images import Animation, ImageFolder, are_photos, is_animation, is_film
 from .live import LiveSource
 
@@ -331,14 +340,6 @@ def _in_time(connect: Callable[[], Opened | None], failure: str, aside: bool = T
 def _release(opened: Capture | Film | None) -> None:
     if opened is not None:
         opened.release()
-
-
-def open_file(path: Path) -> IO[bytes]:
-    """A file to read. Raises DferError that says why it cannot be opened."""
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise DferError(f"{readable(path)}: {error.strerror}") from error
 
 
 def _exists(text: str) -> bool:

@@ -10,8 +10,7 @@ from pathlib import Path
 from time import monotonic
 
 from ...sources.films import Film
-from ...sources.frames import Frame, Source, readable
-from ...sources.opening import open_file
+from ...sources.frames import Frame, Source, open_file, readable
 
 _SAME = 1e-4
 """Seconds by which two time stamps of one picture may differ."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -45,3 +47,31 @@ def test_a_folder_of_full_folders_is_told_from_an_empty_one(tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(DferError, match=r"no images and no videos \([^)]*\)$"):
         open_source(tmp_path / "empty")
+
+
+def huge_tiff(side: int) -> bytes:
+    """A TIFF of one grey page that claims `side` × `side` pixels, and has none."""
+    tags = [(256, side), (257, side), (258, 8), (259, 1), (262, 1), (273, 8), (277, 1), (278, side), (279, side * side)]
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in tags)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("x.webp", b"RIFF\x08\0\0\0WEBPVP8X", "not an image that OpenCV can read"),
+        ("x.tif", b"", "not an image that OpenCV can read"),
+        ("x.tif", huge_tiff(40_000), r"more than \d+.* million pixels; to read it"),
+    ],
+)
+def test_a_damaged_picture_is_refused_with_its_reason(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DferError, match=f"{name}: {reason}"):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.mp4"])
+def test_a_file_that_may_not_be_read_is_refused_with_its_reason(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch(mode=0o000)
+    with pytest.raises(DferError, match=f"{name}: Permission denied"):
+        open_source(tmp_path / name)
