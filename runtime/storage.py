@@ -52,6 +52,18 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def check_writable(path: Path, *, aside: bool = False) -> None:
+    """Raise DferError for a file that could not be written, before hours are spent. aside: by `atomic_write`, which
+    writes into the file's folder."""
+    if not path.parent.is_dir():
+        raise DferError(f"{path}: folder {path.parent} does not exist")
+    if path.is_dir():
+        raise DferError(f"{path} is a folder; name a file")
+    itself = is_special(path) or (path.exists() and not aside)
+    if not os.access(path if itself else Path(os.path.realpath(path)).parent, os.W_OK):
+        raise DferError(f"{path}: no permission to write there")
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object, as `object_pairs_hook`. Raises ValueError for a repeated key, which would mean one thing to one
     reader and another to the next."""

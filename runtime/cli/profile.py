@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import DferError, reports_errors
-from ..storage import atomic_write, is_special
+from ..errors import reports_errors
+from ..storage import atomic_write, check_writable
 from .options import bundle_option, command, precision_option, provider_option, threads_option, version_option
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def main(
     from ..recognizer import Recognizer
 
     for path in (json_path, html_path):
-        _check(path)
+        if path is not None:
+            check_writable(path, aside=True)
     old = None if old_path is None else read_report(old_path)
     console = Console(stderr=True, highlight=False)
     named = bundle or os.environ.get("DFER_BUNDLE") or None
@@ -105,17 +106,6 @@ def main(
             console.print(f"wrote {written}", soft_wrap=True, markup=False)
     if any(change.verdict == "slower" for change in changes):
         raise click.exceptions.Exit(3)
-
-
-def _check(path: Path | None) -> None:
-    """Raise DferError for an output that could not be written, before minutes are spent."""
-    if path is not None:
-        if not path.parent.is_dir():
-            raise DferError(f"{path}: folder {path.parent} does not exist")
-        if path.is_dir():
-            raise DferError(f"{path} is a folder; name a file")
-        if not os.access(path if is_special(path) else Path(os.path.realpath(path)).parent, os.W_OK):
-            raise DferError(f"{path}: no permission to write there")
 
 
 def _write(path: Path, text: str) -> None:

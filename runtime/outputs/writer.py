@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import DferError, ParameterError
 from ..predictions import Step
 from ..sources import SourceSpec, files_of, readable
-from ..storage import atomic_write, sole_writer
+from ..storage import atomic_write, check_writable, sole_writer
 from ..timing import Stopwatch
 from .overlay import annotate
 from .tables import STDOUT, CsvSink, JsonlSink
@@ -86,12 +85,7 @@ class OutputPaths:
                     raise DferError("two outputs go to standard output")
                 seen.add(path)
                 continue
-            if not path.parent.is_dir():
-                raise DferError(f"{path}: folder {path.parent} does not exist")
-            if path.is_dir():
-                raise DferError(f"{path} is a folder; name a file")
-            if not os.access(path if path.exists() else path.parent, os.W_OK):
-                raise DferError(f"{path}: no permission to write there")
+            check_writable(path, aside=path == self.plot)
             if path.resolve() in taken:
                 raise DferError(f"{path} is the source; name another output")
             if path.resolve() in seen:

@@ -120,6 +120,17 @@ def test_videos_of_several_sources_are_checked_by_their_own_names(tmp_path: Path
         paths.check([tmp_path / "o-2.mp4", 0])
 
 
+def test_a_plot_needs_its_folder_and_a_table_only_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be put into a folder; root may, so the system's answer is made here."""
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    for name in ("o.csv", "o.svg"):
+        (tmp_path / name).touch()
+    OutputPaths(csv=tmp_path / "o.csv").check(["clip.mp4"])
+    for paths in (OutputPaths(csv=tmp_path / "new.csv"), OutputPaths(plot=tmp_path / "o.svg")):
+        with pytest.raises(DferError, match="no permission to write there"):
+            paths.check(["clip.mp4"])
+
+
 @pytest.mark.parametrize("name", ["o.csv", "o.jsonl", "o.mp4"])
 def test_an_output_that_is_deleted_meanwhile_is_told(tmp_path: Path, name: str) -> None:
     with pytest.raises(DferError, match=f"{name}: was deleted while it was written"):  # noqa: SIM117
