@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from ..runtime.engines import open_engine
-from ..runtime.errors import DferError
+from ..runtime.errors import DferError, first_line
 
 Array = NDArray[Any]
 
@@ -124,7 +124,7 @@ class Graph:
         try:
             inferred = onnx.shape_inference.infer_shapes(self._without_weights(), strict_mode=True)
         except Exception as error:  # several kinds, by onnx version
-            raise DferError(f"the graph's types cannot be inferred: {str(error).splitlines()[0]}") from error
+            raise DferError(f"the graph's types cannot be inferred: {first_line(error)}") from error
         infos = [*inferred.graph.value_info, *inferred.graph.output]
         types = {info.name: info.type.tensor_type.elem_type for info in infos}
         return [name for node in self.nodes for name in node.output if types.get(name) == TensorProto.FLOAT]

@@ -75,6 +75,15 @@ def printable(value: object) -> str:
     return "".join(mark if mark.isprintable() else " " if mark.isspace() else "?" for mark in str(value))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing.
+
+    >>> first_line(ValueError("too long\\nsince ...")), first_line(MemoryError())
+    ('too long', 'MemoryError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
     """Decorate a click command so that a `DferError`, or a file or device that fails, ends it with one line on stderr
     and exit status 1."""

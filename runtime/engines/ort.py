@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DferError, EngineError, ParameterError
+from ..errors import DferError, EngineError, ParameterError, first_line
 from ..machine import cpu_model, instructions
 from ..timing import call_within
 from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
@@ -72,7 +72,7 @@ class OrtEngine(Engine):
         except TimeoutError as error:
             raise EngineError(f"the graph {error} to run once: too large for this machine, or made to hang") from error
         except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise EngineError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
+            raise EngineError(f"ONNX Runtime cannot run the graph: {first_line(error)}") from error
         self._tried.add(batch)
         return dict(zip(self._outputs, results, strict=True))
 
@@ -195,7 +195,7 @@ class OrtBackend(Backend):
             except Exception as error:  # ONNX Runtime's exceptions share no public base class
                 if "creating execution provider" in str(error):
                     raise self._not_started() from error
-                raise DferError(f"ONNX Runtime cannot load the graph: {_first_line(error)}") from error
+                raise DferError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
             if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
                 raise self._not_started()
             return session
@@ -329,10 +329,6 @@ def _profile_shapes(graph: bytes, prefix: str) -> dict[str, str]:
         )
         for kind, batch in batches.items()
     }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 _GPU = "pip uninstall onnxruntime && pip install onnxruntime-gpu (on a Jetson, NVIDIA's wheel for its JetPack)"

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
-from ..errors import DferError
+from ..errors import DferError, first_line
 
 JETPACK = Path("/usr/lib")
 """JetPack and NVIDIA's Debian packages put the module into python3*/dist-packages below this."""
@@ -121,8 +121,7 @@ def _import(product: Product) -> Any:
                     raise
                 return module
         except (ImportError, OSError) as error:  # OSError: a library that ctypes cannot open
-            reason = str(error).splitlines()[0]
-            raise DferError(f"{product.title} does not load ({reason}); {product.install}") from error
+            raise DferError(f"{product.title} does not load ({first_line(error)}); {product.install}") from error
     raise DferError(f"{product.title} is not installed; {product.install}")
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ParameterError
+from ..errors import ParameterError, first_line
 from ..predictions import Step
 from .overlay import fit
 from .writer import Drawing
@@ -45,7 +45,7 @@ class Window:
             cv2.namedWindow(_NAME, cv2.WINDOW_NORMAL)
             cv2.resizeWindow(_NAME, *_SIZE)
         except cv2.error as error:
-            raise ParameterError("show", f"no window opens here ({_first_line(error)}); use the web page") from error
+            raise ParameterError("show", f"no window opens here ({first_line(error)}); use the web page") from error
 
     @staticmethod
     def check() -> None:
@@ -94,7 +94,3 @@ def _check() -> None:
         )
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         raise ParameterError("show", "there is no screen here (DISPLAY is not set); use the web page")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else "unknown"

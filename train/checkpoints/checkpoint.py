@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...runtime.bundle import Bundle
-from ...runtime.errors import DferError
+from ...runtime.errors import DferError, first_line
 from ...runtime.storage import atomic_write
 from ..confidence import Confidence
 from ..digests import weights_digest
@@ -75,7 +75,7 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
         method.confidence = Confidence(**content.get("confidence", {}))
         training = dict(content["training"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise DferError(f"checkpoint {path}: config or weights are not whole ({_first_line(error)})") from error
+        raise DferError(f"checkpoint {path}: config or weights are not whole ({first_line(error)})") from error
     return method.eval(), training
 
 
@@ -134,9 +134,5 @@ def _read(path: Path) -> Any:
                 f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
                 f"them would run code from the file; {_HINT}"
             ) from error
-        why = f" ({_first_line(error)})" if isinstance(error, RuntimeError) else ""  # others tell of pickle's insides
+        why = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""  # others tell of pickle's insides
         raise DferError(f"checkpoint {path}: not a PyTorch file{why}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

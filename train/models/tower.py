@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ...runtime.errors import ParameterError
+from ...runtime.errors import ParameterError, first_line
 from .clip import load_timm
 
 NEAR = 4
@@ -34,8 +34,8 @@ def build_tower(name: str, width: int, image_size: int) -> nn.Module:
         with torch.no_grad():
             shape = tuple(tower(torch.zeros(2, 3, image_size, image_size)).shape)
     except (TypeError, ValueError, AssertionError, RuntimeError, IndexError) as error:  # timm's models have their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ParameterError("image_size", f"{name} cannot read images of {image_size} px ({reason})") from error
+        why = f"{name} cannot read images of {image_size} px ({first_line(error)})"
+        raise ParameterError("image_size", why) from error
     if shape != (2, width):
         raise ParameterError("tower", f"{name} gives {shape} for two images, not one feature for each; take another")
     return tower

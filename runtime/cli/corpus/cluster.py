@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...errors import DferError, ParameterError, require
+from ...errors import DferError, ParameterError, first_line, require
 from .plan import Unit
 from .settings import Job
 from .unit import label_unit
@@ -40,7 +40,7 @@ def run_on_cluster(
         socket.create_connection((host, int(port)), _PATIENCE).close()  # Ray itself would try for many minutes
         ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except (OSError, RuntimeError, ValueError) as error:
-        raise DferError(f"no Ray cluster at {address}: {(str(error).splitlines() or ['no answer'])[0]}") from error
+        raise DferError(f"no Ray cluster at {address}: {first_line(error)}") from error
     # Tasks and no actors: an actor that starts again uses up the tries of the tasks that wait for it. Workers keep
     # their recognizer, so max_calls, which ends one that used a GPU after a task, is off.
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit_or_end)
@@ -63,7 +63,7 @@ def run_on_cluster(
                     cause = error.cause
                     raise cause if isinstance(cause, DferError) else DferError(f"unit {unit.name}: {cause}") from error
                 except ray.exceptions.RayError as error:
-                    raise DferError(f"the Ray cluster at {address} failed: {str(error).splitlines()[0]}") from error
+                    raise DferError(f"the Ray cluster at {address} failed: {first_line(error)}") from error
     finally:
         ray.shutdown()
 

@@ -74,6 +74,15 @@ def test_what_is_no_graph_is_refused() -> None:
         open_engine(b"nonsense", "abacus")
 
 
+def test_an_error_without_words_is_told_by_its_kind(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", out_of_memory)
+    with pytest.raises(DferError, match="ONNX Runtime cannot load the graph: MemoryError"):
+        open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "cpu")
+
+
 def test_openvino_runs_all_of_the_graph_in_the_precision_it_is_written_in(bundle: Path) -> None:
     if "openvino" not in present_providers():
         pytest.skip("OpenVINO is not installed, or this CPU is not Intel's")
