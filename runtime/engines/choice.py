@@ -145,7 +145,8 @@ def compare_providers(
                 engine.run({"frames": crop})
                 times[provider].append(1000 * (perf_counter() - start))
     if not times:
-        raise DferError(f"no provider runs bundle {bundle.path}; the CPU says: {failures['cpu']}")
+        why = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
+        raise DferError(f"no provider runs bundle {bundle.path}; {why}")
     for provider, failure in failures.items():
         warn(f"provider auto leaves out {provider}: {failure}")
     return {provider: median(spent) for provider, spent in times.items()}

@@ -86,7 +86,11 @@ def test_a_provider_that_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPa
     (said,) = here.said
     assert "leaves out cuda" in said
     here.delays["cpu"] = None
-    with pytest.raises(DferError, match="no provider runs"):
+    with pytest.raises(DferError, match=r"no provider runs .*; cuda: cuda does not start; cpu: cpu does not start"):
+        here.choose(threads=1)
+    del here.delays["cpu"]
+    here.delays["webgpu"] = None
+    with pytest.raises(DferError, match=r"no provider runs .*; cuda: cuda does not start; webgpu: webgpu does not"):
         here.choose(threads=1)
 
 
