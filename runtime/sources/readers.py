@@ -175,8 +175,8 @@ class SourceReaders:
     def batches(self) -> Iterator[list[tuple[SourceReader, Frame]]]:
         """The frames that are ready, in the order of the sources, at most one of each; waits until there is one.
 
-        Of several sources one may fail: it is warned of, its feed keeps the error, the others go on. Of a single one
-        the error is raised here, a DferError, after its last frame. Ends when all have ended, and after `close`.
+        If one of several fails, it is warned of, its reader keeps the error, and the others go on. A single source's
+        error is raised here as a DferError, after its last frame. Ends when all have ended, and after `close`.
         """
         while True:
             with self._ready:

@@ -63,7 +63,7 @@ class SegmentNote:
 
 
 class CorpusFolder:
-    """`path` as described above. `open` and `begin` make it."""
+    """`path` as described above; `begin` makes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

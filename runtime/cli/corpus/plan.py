@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from ...errors import DferError
 from ...sources import VIDEO_SUFFIXES, expand, folders_below, open_source
@@ -132,10 +133,6 @@ def from_json(line: str) -> Unit:
     return Unit(entry["name"], tuple(_segment(**segment) for segment in entry["segments"]))
 
 
-def _segment(cut: dict[str, object] | None, end: dict[str, object] | None, **known: object) -> Segment:
-    def place(entry: object) -> Place:
-        assert isinstance(entry, dict)
-        return Place(**entry)
-
-    begin = None if cut is None else Cut(place(cut["lead"]), place(cut["start"]), float(str(cut["clock"])))
-    return Segment(**known, cut=begin, end=None if end is None else place(end))  # type: ignore[arg-type]
+def _segment(cut: Any, end: Any, **known: Any) -> Segment:
+    begin = None if cut is None else Cut(Place(**cut["lead"]), Place(**cut["start"]), cut["clock"])
+    return Segment(**known, cut=begin, end=None if end is None else Place(**end))

@@ -25,7 +25,8 @@ from dfer.export.model_repository import write_repository
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
-from dfer.runtime.cli.corpus.plan import Segment, Unit, find_videos
+from dfer.runtime.cli.corpus.plan import Segment, Unit, find_videos, from_json, to_json
+from dfer.runtime.cli.corpus.sections import START, Cut, Place
 from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.cli.label import main
 from dfer.runtime.errors import DferError
@@ -357,6 +358,18 @@ def test_what_cannot_work_ends_in_a_line(
     assert result.exit_code in (1, 2)
     assert words in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", [{"end": 5}, {"cut": 5}, {"cut": {"clock": 0.0}}, {"seen": 1}])
+def test_a_damaged_plan_is_refused_in_a_line(tmp_path: Path, damage: dict[str, object]) -> None:
+    cut, end = Cut(START, Place(40, 1.6), 0.5), Place(80, 3.2)
+    unit = Unit("000000", (Segment("a.mp4", "/a.mp4", 1, 1.6, cut, end),))
+    assert from_json(to_json(unit)) == unit
+    entry = json.loads(to_json(unit))
+    entry["segments"][0] |= damage
+    (tmp_path / "plan.jsonl").write_text(json.dumps(entry) + "\n")
+    with pytest.raises(DferError, match=r"plan\.jsonl: not a plan that dfer-label wrote"):
+        CorpusFolder(tmp_path).units()
 
 
 def test_numbers_too_small_are_refused_before_anything_is_read(tmp_path: Path) -> None:
