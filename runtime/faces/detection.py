@@ -123,7 +123,7 @@ class FaceDetector:
         for row in self._net.find(part, min(self._min_score, 0.5)):
             face = _face(row, side / _CLOSE_UP, side / _CLOSE_UP)
             u, v, w, h = face.box
-            shared = _overlap((u + left, v + top, w, h), box)
+            shared = intersection_over_union((u + left, v + top, w, h), box)
             if shared >= overlap:
                 best, overlap = (face.landmarks + np.array([left, top])).astype(np.float32), shared
         return best
@@ -151,9 +151,14 @@ def _cut_square(image: NDArray[np.uint8], left: float, top: float, side: float, 
     return np.asarray(cv2.warpAffine(part, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
+def intersection(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
     width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    shared = max(width, 0.0) * max(height, 0.0)
-    return float(shared / (a[2] * a[3] + b[2] * b[3] - shared))
+    return max(width, 0) * max(height, 0)
+
+
+def intersection_over_union(a: Box, b: Box) -> float:
+    """What two boxes share of all that they cover; 0 of nothing."""
+    shared = intersection(a, b)
+    return shared / max(a[2] * a[3] + b[2] * b[3] - shared, 1e-9)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .color_histogram import ColorHistogram, color_histogram, hellinger_distance
 from .detection import Box as Box
-from .detection import Face, GivenFace
+from .detection import Face, GivenFace, intersection
 from .one_euro import LandmarkFilter
 from .optical_flow import MedianFlow, SimilarityMotion
 
@@ -203,7 +203,4 @@ def _centre(box: Box) -> tuple[float, float]:
 
 def _overlap(a: Box, b: Box) -> float:
     """Share of the smaller box that the other covers."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    smaller = min(a[2] * a[3], b[2] * b[3])
-    return width * height / smaller if width > 0 and height > 0 and smaller > 0 else 0.0
+    return intersection(a, b) / max(min(a[2] * a[3], b[2] * b[3]), 1e-9)

@@ -8,12 +8,13 @@ the lower edge of the box, in which every class has its share of the width.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..faces.detection import intersection
 from ..labels import in_ascii
 from ..predictions import Prediction, Step, VisibleFace
 from .palette import Colour, colour_of
@@ -25,20 +26,13 @@ _LETTERS, _FEW_LETTERS, _FEW_BELOW = 16, 3, 300  # of a class name; few where th
 _COVERED = 0.01  # share of a panel that may lie on faces or on other panels
 
 
-@dataclass(frozen=True)
-class _Rect:
+class _Rect(NamedTuple):
     """x, y, width, height in pixels."""
 
     x: int
     y: int
     w: int
     h: int
-
-    def overlap(self, other: _Rect) -> int:
-        """Pixels in common."""
-        width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
-        height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
-        return max(0, width) * max(0, height)
 
 
 def fit(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
@@ -104,7 +98,7 @@ def _draw_tag(
         above, below, inside = box.y - height, box.y + box.h, box.y + box.h - height
         places = [(left, above), (right, above), (left, below), (right, below), (left, inside), (left, box.y)]
         place = _place(image, places, width, height, taken)
-        if _cover(place, taken) <= place.overlap(box):  # its own face fills the picture, but no other's is hidden
+        if _cover(place, taken) <= intersection(place, box):  # its own face fills the picture, but no other's is hidden
             break
     colour = colour_of(prediction.label, prediction.classes)
     _shade(image, place, colour, 0.85)
@@ -184,8 +178,8 @@ def _place(
     return min(rects, key=lambda rect: _cover(rect, taken))
 
 
-def _cover(rect: _Rect, taken: Iterable[_Rect]) -> int:
-    return sum(rect.overlap(other) for other in taken)
+def _cover(rect: _Rect, taken: Iterable[_Rect]) -> float:
+    return sum(intersection(rect, other) for other in taken)
 
 
 def _shade(image: NDArray[np.uint8], rect: _Rect, colour: Colour, opacity: float) -> None:

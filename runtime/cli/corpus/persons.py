@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ...faces.detection import Box, intersection_over_union
+
 _SAME = 0.5  # intersection over union
 
 
@@ -18,6 +20,10 @@ class Seen(NamedTuple):
     y: float
     w: float
     h: float
+
+    @property
+    def box(self) -> Box:
+        return self.x, self.y, self.w, self.h
 
 
 class Part(NamedTuple):
@@ -64,12 +70,6 @@ def _overlaps(lead: Sequence[Seen], earlier: Sequence[Seen]) -> Counter[tuple[in
     for seen in earlier:
         frames.setdefault(seen.frame, []).append(seen)
     pairs = ((one, other) for one in lead for other in frames.get(one.frame, ()))
-    return Counter((one.track, other.track) for one, other in pairs if _overlap(one, other) >= _SAME)
-
-
-def _overlap(one: Seen, other: Seen) -> float:
-    """Intersection over union of two boxes."""
-    width = min(one.x + one.w, other.x + other.w) - max(one.x, other.x)
-    height = min(one.y + one.h, other.y + other.h) - max(one.y, other.y)
-    shared = max(0.0, width) * max(0.0, height)
-    return shared / max(one.w * one.h + other.w * other.h - shared, 1e-9)
+    return Counter(
+        (one.track, other.track) for one, other in pairs if intersection_over_union(one.box, other.box) >= _SAME
+    )
