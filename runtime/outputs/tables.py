@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from importlib import metadata
@@ -36,14 +36,14 @@ STDOUT = Path("-")
 class Lines:
     """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
 
-    path: of the file, or `STDOUT`.
+    path: of the file, or `STDOUT`. row: the line of a prediction, with its end.
     Raises DferError, naming the file, when it cannot be made, or a line not be written (a full disk); what was written
     before stays, and a line of which only a part found room is taken back, but not from standard output, where others
     may write, too.
     """
 
-    def __init__(self, path: Path, head: str) -> None:
-        self._path, self._size, self._head = path, 0, 0
+    def __init__(self, path: Path, head: str, row: Callable[[Prediction], str]) -> None:
+        self._path, self._size, self._head, self._row = path, 0, 0, row
         if path == STDOUT and sys.stdout is None:
             raise DferError("standard output is closed; name a file in place of -")
         try:
@@ -51,14 +51,18 @@ class Lines:
         except OSError as error:
             raise DferError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
-            self.append(head)
+            self._append(head)
         except BaseException:
             self.discard()
             raise
         self._head = self._size
 
-    def append(self, line: str) -> None:
-        """Add a line; it comes with its end."""
+    def write(self, step: Step) -> None:
+        """Add a line for each prediction of a step."""
+        for prediction in step.predictions:
+            self._append(self._row(prediction))
+
+    def _append(self, line: str) -> None:
         left = memoryview(line.encode("utf-8"))
         whole = self._size + len(left)
         try:
@@ -84,7 +88,7 @@ class Lines:
             raise DferError(f"{self._path}: was deleted while it was written; its {self._size} bytes are lost")
 
     def discard(self) -> None:
-        """Close; a plain file goes unless something follows its head."""
+        """Close; a plain file goes unless a row follows its head."""
         if self._path != STDOUT:
             self._file.close()
         if self._path != STDOUT and self._size == self._head and self._path.is_file():
@@ -98,6 +102,15 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
     'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state,quality,file'
     """
     return (*COLUMNS[0], *classes, *COLUMNS[1])
+
+
+def row_values(one: Prediction) -> tuple[object, ...]:
+    """A prediction's values of `columns`, not rounded."""
+    return (
+        *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
+        *one.probabilities.tolist(),
+        *(one.state, one.quality, one.file),
+    )
 
 
 def csv_head(classes: tuple[str, ...]) -> str:
@@ -125,7 +138,28 @@ def csv_row(prediction: Prediction) -> str:
     )
 
 
-class CsvSink:
+def jsonl_row(prediction: Prediction) -> str:
+    """A prediction's line of the JSONL."""
+    shares = zip(prediction.classes, prediction.probabilities, strict=True)
+    return _json_line(
+        {
+            "source": prediction.source,
+            "frame": prediction.frame,
+            "time_s": round(prediction.time, 4),
+            "track": prediction.track_id,
+            "box": [round(value, 1) for value in prediction.box],
+            "label": prediction.label,
+            "confidence": round(prediction.confidence, 4),
+            "entropy": round(prediction.entropy, 4),
+            "probabilities": {name: round(float(share), 4) for name, share in shares},
+            "state": prediction.state,
+            "quality": prediction.quality if prediction.quality is None else round(prediction.quality, 2),
+            "file": prediction.file or None,
+        }
+    )
+
+
+class CsvSink(Lines):
     """One line per prediction of any source.
 
     Columns as `columns` gives them: box in pixels of the source, time in media seconds, entropy in nats; file, the
@@ -133,21 +167,10 @@ class CsvSink:
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
-        self._lines = Lines(path, csv_head(classes))
-
-    def write(self, step: Step) -> None:
-        for prediction in step.predictions:
-            self._lines.append(csv_row(prediction))
-
-    def close(self) -> None:
-        self._lines.close()
-
-    def discard(self) -> None:
-        """Close; the file goes unless it holds a row."""
-        self._lines.discard()
+        super().__init__(path, csv_head(classes), csv_row)
 
 
-class JsonlSink:
+class JsonlSink(Lines):
     """JSON lines: first an object about the run, then one per prediction of any source, in the order they were made.
 
     The first line holds "schema": 2 and what `header` holds (see `run_header`). The others hold
@@ -169,35 +192,7 @@ class JsonlSink:
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
-        self._lines = Lines(path, _json_line({"schema": JSONL_SCHEMA, **header}))
-
-    def write(self, step: Step) -> None:
-        for prediction in step.predictions:
-            entry = {
-                "source": prediction.source,
-                "frame": prediction.frame,
-                "time_s": round(prediction.time, 4),
-                "track": prediction.track_id,
-                "box": [round(value, 1) for value in prediction.box],
-                "label": prediction.label,
-                "confidence": round(prediction.confidence, 4),
-                "entropy": round(prediction.entropy, 4),
-                "probabilities": {
-                    name: round(float(value), 4)
-                    for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
-                },
-                "state": prediction.state,
-                "quality": prediction.quality if prediction.quality is None else round(prediction.quality, 2),
-                "file": prediction.file or None,
-            }
-            self._lines.append(_json_line(entry))
-
-    def close(self) -> None:
-        self._lines.close()
-
-    def discard(self) -> None:
-        """Close; the file goes unless it holds a prediction."""
-        self._lines.discard()
+        super().__init__(path, _json_line({"schema": JSONL_SCHEMA, **header}), jsonl_row)
 
 
 def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
@@ -216,16 +211,7 @@ def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
     import pandas
 
     known = list(predictions)
-    rows = [
-        (
-            *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
-            *one.probabilities.tolist(),
-            one.state,
-            one.quality,
-            one.file,
-        )
-        for one in known
-    ]
+    rows = [row_values(one) for one in known]
     return pandas.DataFrame(rows, columns=columns(known[0].classes if known else ()))
 
 

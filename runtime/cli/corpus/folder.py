@@ -27,7 +27,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from ...errors import DferError, require
-from ...outputs.tables import columns
+from ...outputs.tables import columns, row_values
 from ...predictions import Prediction
 from ...storage import atomic_write
 from .persons import Part, Seen, join_tracks
@@ -210,13 +210,9 @@ class CorpusFolder:
             persons += [(source, *one) for one in joined]
             lines.append(_line(source, parts, len({person for _, _, person in joined})))
         names = ("source", "segment", "track", "person")
-        kinds = (pyarrow.string(), pyarrow.int32(), pyarrow.int32(), pyarrow.int32())
-        listed = {
-            name: pyarrow.array([row[place] for row in persons], kind)
-            for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
-        }
+        tracks = _arrow(names, [pyarrow.string(), *[pyarrow.int32()] * 3], persons)
         with atomic_write(self.path / "tracks.parquet", durable=True) as aside:
-            parquet.write_table(pyarrow.table(listed), aside)
+            parquet.write_table(tracks, aside)
         with (
             atomic_write(self.path / "summary.csv", durable=True) as aside,
             aside.open("w", newline="", encoding="utf-8") as out,
@@ -239,25 +235,20 @@ def _stored(run: Mapping[str, Any]) -> dict[str, Any]:
 def _table(classes: tuple[str, ...], rows: Iterable[tuple[Prediction, int]]) -> pyarrow.Table:
     import pyarrow
 
-    known = list(rows)
     text, label = pyarrow.string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
     number, half = pyarrow.int32(), pyarrow.float32()
     kinds = [label, pyarrow.int64(), pyarrow.float64(), number, *[half] * 4, label, half, half]
     kinds += [*[half] * len(classes), label, half, text, number]
-    names = (*columns(classes), "segment")
-    values = [
-        (
-            *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
-            *one.probabilities.tolist(),
-            *(one.state, one.quality, one.file, segment),
-        )
-        for one, segment in known
-    ]
+    return _arrow((*columns(classes), "segment"), kinds, [(*row_values(one), segment) for one, segment in rows])
+
+
+def _arrow(names: Sequence[str], kinds: Sequence[Any], rows: Sequence[tuple[object, ...]]) -> pyarrow.Table:
+    """A table of rows, each column of its kind."""
+    import pyarrow
+
+    listed = zip(names, kinds, strict=True)
     return pyarrow.table(
-        {
-            name: pyarrow.array([row[place] for row in values], kind)
-            for place, (name, kind) in enumerate(zip(names, kinds, strict=True))
-        }
+        {name: pyarrow.array([row[place] for row in rows], kind) for place, (name, kind) in enumerate(listed)}
     )
 
 
