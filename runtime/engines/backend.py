@@ -53,6 +53,17 @@ class Engine(ABC):
         self.close()
 
 
+def run_in_parts(
+    run: Callable[[Mapping[str, Array]], dict[str, NDArray[np.float32]]], inputs: Mapping[str, Array], largest: int
+) -> dict[str, NDArray[np.float32]]:
+    """What `run` gives for all rows, at most `largest` of them at a time."""
+    import numpy as np
+
+    starts = range(0, len(next(iter(inputs.values()))), largest)
+    parts = [run({name: array[start : start + largest] for name, array in inputs.items()}) for start in starts]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 @dataclass(frozen=True)
 class Backend(ABC):
     """A way to run graphs. It needs `is_present`, and `load` or `open`.

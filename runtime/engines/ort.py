@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DferError, EngineError, ParameterError, first_line
 from ..machine import cpu_model, instructions
 from ..timing import call_within
-from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report
+from .backend import LARGEST_BATCH, TYPICAL_BATCH, Backend, Engine, Report, run_in_parts
 from .compiled import CompiledGraph, folder_for
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class OrtEngine(Engine):
             raise DferError("the engine was closed")
         rows = len(next(iter(inputs.values())))
         if self._largest is not None and rows > self._largest:
-            return self._run_in_parts(inputs, rows, self._largest)
+            return run_in_parts(self.run, inputs, self._largest)
         batch = 1 if rows == 1 and self._alone else None
         if batch not in self._sessions:
             self._sessions[batch] = self._open_session(batch)
@@ -93,15 +93,6 @@ class OrtEngine(Engine):
         (session, *_) = self._sessions.values()
         parts = session.get_provider_graph_assignment_info()
         return sorted({node.op_type for part in parts if part.ep_name == _CPU for node in part.get_nodes()})
-
-    def _run_in_parts(self, inputs: Mapping[str, Array], rows: int, largest: int) -> dict[str, NDArray[np.float32]]:
-        import numpy as np
-
-        parts = [
-            self.run({name: array[start : start + largest] for name, array in inputs.items()})
-            for start in range(0, rows, largest)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in self._outputs}
 
     def close(self) -> None:
         self._sessions.clear()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
 from ..errors import DferError, EngineError, ParameterError
-from .backend import Backend, Engine, Report
+from .backend import Backend, Engine, Report, run_in_parts
 from .ort import BACKENDS
 
 if TYPE_CHECKING:
@@ -116,16 +116,8 @@ class TritonEngine(Engine):
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        import numpy as np
-
-        rows = len(next(iter(inputs.values())))
         with self._lock:
-            largest = self._server.largest  # which may have to be asked for
-            parts = [
-                self._infer({name: array[start : start + largest] for name, array in inputs.items()})
-                for start in range(0, rows, largest)
-            ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            return run_in_parts(self._infer, inputs, self._server.largest)
 
     def _infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         try:
