@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +32,7 @@ _MARKS = {"works": ("✓", "green"), "fact": ("·", ""), "absent": ("–", "dim"
 @click.option(
     "--bundle",
     type=click.Path(path_type=Path),
+    envvar="DFER_BUNDLE",
     help="Model to check; default: $DFER_BUNDLE, else the demo bundle.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
@@ -46,9 +46,8 @@ def main(bundle: Path | None, as_json: bool) -> None:
 
     from .diagnosis import examine
 
-    named = bundle or os.environ.get("DFER_BUNDLE")
     with Console(stderr=True).status("trying providers"):
-        found = examine(Path(named) if named else None)
+        found = examine(bundle)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
     else:

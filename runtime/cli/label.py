@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -107,8 +106,7 @@ def main(
     from .corpus.label import LabelOptions, label
     from .corpus.settings import LabelSettings
 
-    path = bundle or Path(os.environ.get("DFER_BUNDLE") or DEMO)
-    settings = LabelSettings(str(path.absolute()), **reading)
+    settings = LabelSettings(str((bundle or DEMO).absolute()), **reading)
     options = LabelOptions(videos, out, settings, workers, cluster, cpus, gpus, shard, retry_failed)
     console = Console(stderr=True)
     columns = (

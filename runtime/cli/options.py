@@ -57,6 +57,7 @@ version_option = click.version_option(package_name="dfer-edge", message="%(prog)
 bundle_option = click.option(
     "--bundle",
     type=click.Path(path_type=Path),
+    envvar="DFER_BUNDLE",
     help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
 )
 precision_option = click.option(

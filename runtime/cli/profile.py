@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,13 +84,12 @@ def main(
             check_writable(path, aside=True)
     old = None if old_path is None else read_report(old_path)
     console = Console(stderr=True, highlight=False)
-    named = bundle or os.environ.get("DFER_BUNDLE") or None
 
     def warn(message: str) -> None:
         console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
     with (
-        Recognizer(named, provider=provider, precision=precision, threads=threads, warn=warn) as recognizer,
+        Recognizer(bundle, provider=provider, precision=precision, threads=threads, warn=warn) as recognizer,
         tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder,
     ):
         report = _measure(console, recognizer, source, Path(folder), scenario, seconds)

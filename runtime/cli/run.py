@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -230,9 +229,8 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
 
     console = Console(stderr=True, highlight=False)
     told = Console(stderr=True, highlight=False, quiet=talk.quiet)
-    if options["bundle"] is None and (named := os.environ.get("DFER_BUNDLE")):
-        options["bundle"] = Path(named)
-        told.print(f"bundle {named}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
+    if click.get_current_context().get_parameter_source("bundle") is ParameterSource.ENVIRONMENT:
+        told.print(f"bundle {options['bundle']}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
     opening = console if 0 in (options["web"], options["metrics"]) else told  # a free port is told nowhere else
     kept = KeptPredictions()
     if demo:
