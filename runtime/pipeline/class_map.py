@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import ParameterError
 from ..labels import name_fault
+from ..storage import unique_keys
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,12 @@ class ClassMap:
     def read_names(path: Path) -> dict[str, Any]:
         """The object in the file, for a model that is not known yet. Raises ParameterError for anything else."""
         try:
-            pairs = json.loads(path.read_bytes(), object_pairs_hook=_Pairs)
+            names = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
         except (OSError, ValueError, RecursionError) as error:
-            reason = getattr(error, "strerror", None) or f"not JSON ({error})"
+            reason = getattr(error, "strerror", None) or f"cannot read JSON ({error})"
             raise ParameterError("classes", f"{path}: {reason}") from error
-        if not isinstance(pairs, _Pairs):
+        if not isinstance(names, dict):
             raise ParameterError("classes", f'{path}: must hold an object such as {{"happiness": "my name"}}')
-        names = dict(pairs)
-        if len(names) < len(pairs):
-            raise ParameterError("classes", f"{path}: names a class twice")
         return names
 
     def apply(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -89,7 +87,3 @@ class ClassMap:
 def _shown(name: object) -> str:
     """A name that somebody wrote, short and without what a terminal would act on."""
     return repr(str(name))[1:-1][:60]
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """A JSON object with its repetitions."""

@@ -49,8 +49,8 @@ def test_an_empty_map_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "not JSON"),
+        ("{", "cannot read JSON"),
+        ("[" * 100_000, "cannot read JSON"),
         ('["happiness"]', "must hold an object"),
         ("[]", "must hold an object"),
         ('{"joy": "happiness"}', 'no "joy"; it has happiness, sadness'),
@@ -61,9 +61,9 @@ def test_an_empty_map_changes_nothing() -> None:
         ('{"happiness": "\\ud800"}', "holds what cannot be printed"),
         ('{"happiness": "[red]joy"}', r'holds "\["'),
         ('{"\\u001b[2J": "joy"}', r"no .\\x1b\[2J"),
-        ('{"happiness": 1' + "0" * 5000 + "}", "not JSON"),
+        ('{"happiness": 1' + "0" * 5000 + "}", "cannot read JSON"),
         ('{"happiness": "label"}', "is taken"),
-        ('{"happiness": "a", "happiness": "b"}', "twice"),
+        ('{"happiness": "a", "happiness": "b"}', "happiness is there twice"),
         (json.dumps(dict.fromkeys(EXPRESSIONS)), "leaves no class"),
     ],
 )
