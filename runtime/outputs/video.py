@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError
-from ..machine import physical_cores
+from ..machine import physical_cores, run_tool
 from .overlay import fit
 
 _LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
@@ -143,21 +143,14 @@ def find_ffmpeg() -> str | None:
         import imageio_ffmpeg
 
         candidates.append(imageio_ffmpeg.get_ffmpeg_exe())
-    return next((path for path in candidates if path and "--enable-libx264" in _ask(path, "-version")), None)
+    able = (path for path in candidates if path and "--enable-libx264" in (run_tool(path, "-version") or ""))
+    return next(able, None)
 
 
 @cache
-def _ask(program: str, *question: str) -> str:
-    try:
-        answer = subprocess.run([program, "-hide_banner", *question], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return answer.stdout
-
-
 def _ends_plain(program: str) -> bool:
     """Whether it can turn a finished file into a plain MP4, in which every player can seek."""
-    return "hybrid_fragmented" in _ask(program, "-h", "muxer=mp4")
+    return "hybrid_fragmented" in (run_tool(program, "-hide_banner", "-h", "muxer=mp4") or "")
 
 
 class _Ffmpeg:
