@@ -19,10 +19,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 ROOT = Path("/")
 
@@ -76,9 +75,6 @@ class Machine:
     gpus: tuple[str, ...]
     l4t: str | None
     power_mode: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def describe_machine(root: Path = ROOT) -> Machine:

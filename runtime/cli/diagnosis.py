@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,9 +56,6 @@ class Examination:
     advice: Sequence[str]
     healthy: bool
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
     """Look at everything. bundle: None for the one that ships with the package. Takes seconds, more with TensorRT."""
@@ -66,7 +63,7 @@ def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
 
     machine = describe_machine(root)
     findings = [
-        *_software(),
+        Finding("software", "packages", ", ".join(f"{name} {version}" for name, version in versions().items())),
         *_hardware(machine),
     ]
     started = {name: _start(DEMO, name) for name, backend in BACKENDS.items() if backend.is_present()}
@@ -145,10 +142,6 @@ def _start(bundle: Path, provider: str) -> dict[str, Any]:
         said = done.stderr.strip().splitlines()
         return {"error": said[-1] if said else f"ended with status {done.returncode}"}
     return found or _try(str(bundle), provider)
-
-
-def _software() -> list[Finding]:
-    return [Finding("software", "packages", ", ".join(f"{name} {version}" for name, version in versions().items()))]
 
 
 def _hardware(machine: Machine) -> list[Finding]:

@@ -41,6 +41,7 @@ _MARKS = {"works": ("✓", "green"), "fact": ("·", ""), "absent": ("–", "dim"
 def main(bundle: Path | None, as_json: bool) -> None:
     """Look at this machine: providers, GPU, OpenCV, cameras, the bundle, and what would make it faster."""
     import json
+    from dataclasses import asdict
 
     from rich.console import Console
 
@@ -49,7 +50,7 @@ def main(bundle: Path | None, as_json: bool) -> None:
     with Console(stderr=True).status("trying providers"):
         found = examine(bundle)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2))
+        click.echo(json.dumps(asdict(found), indent=2))
     else:
         console = Console(highlight=False)
         console.print(_page(found))

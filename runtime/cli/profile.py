@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..profiling.comparison import Change
-    from ..profiling.profiler import Progress
     from ..profiling.report import Measurement, Report
     from ..recognizer import Recognizer
 
@@ -116,6 +115,7 @@ def _measure(
 ) -> Report:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    from ..procedural.demo import film_demo
     from ..profiling.energy import find_sensors
     from ..profiling.profiler import Profiler
 
@@ -126,20 +126,14 @@ def _measure(
         def told(done: float, what: str) -> None:
             bar.update(task, completed=done, description=what)
 
-        place = _film_demo(scratch, told) if source is None else source
+        if source is None:
+            told(0.0, "drawing the demo clip")
+            source = str(scratch / "demo.mp4")
+            film_demo(Path(source))
         sensors, reasons = find_sensors()
-        report = Profiler(recognizer, place, seconds, sensors, told).measure(scenario, reasons)
+        report = Profiler(recognizer, source, seconds, sensors, told).measure(scenario, reasons)
         told(1.0, "done")
     return report
-
-
-def _film_demo(folder: Path, progress: Progress) -> str:
-    from ..procedural.demo import film_demo
-
-    path = folder / "demo.mp4"
-    progress(0.0, "drawing the demo clip")
-    film_demo(path)
-    return str(path)
 
 
 def _show(console: Console, report: Report, changes: Sequence[Change], other: Sequence[str]) -> None:

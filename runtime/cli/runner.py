@@ -232,7 +232,9 @@ def run(
             tell(f"metrics: {stack.enter_context(MetricsEndpoint(options.metrics, metrics.text)).url}")
             every.append(metrics)
         if page is not None:
-            every.append(page.sink(watch.report, readers.readers))
+            from ..web.page import PageSink
+
+            every.append(PageSink(page, watch.report, readers.readers))
         if console is not None:
             together_read = sum(reader.live for reader in readers.readers) + jobs
             few = len(names) <= together_read

@@ -49,8 +49,19 @@ class Window:
 
     @staticmethod
     def check() -> None:
-        """Raise ParameterError where there can be no window, before anything else is done."""
-        _check()
+        """Raise ParameterError where there can be no window, before anything else is done.
+
+        Qt ends the whole program where it finds no screen, so that must be known before.
+        """
+        found = re.search(r"^\s*GUI:\s*(\S+)", cv2.getBuildInformation(), re.MULTILINE)
+        if found is None or found.group(1).upper() == "NONE":
+            raise ParameterError(
+                "show",
+                "this OpenCV has no windows; run: pip uninstall -y opencv-python-headless && "
+                "pip install opencv-python; or use the web page, which needs none",
+            )
+        if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise ParameterError("show", "there is no screen here (DISPLAY is not set); use the web page")
 
     def write(self, step: Step) -> None:
         """Show a step, annotated."""
@@ -81,16 +92,3 @@ class Window:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _check() -> None:
-    """Qt ends the whole program where it finds no screen, so that must be known before."""
-    found = re.search(r"^\s*GUI:\s*(\S+)", cv2.getBuildInformation(), re.MULTILINE)
-    if found is None or found.group(1).upper() == "NONE":
-        raise ParameterError(
-            "show",
-            "this OpenCV has no windows; run: pip uninstall -y opencv-python-headless && "
-            "pip install opencv-python; or use the web page, which needs none",
-        )
-    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise ParameterError("show", "there is no screen here (DISPLAY is not set); use the web page")

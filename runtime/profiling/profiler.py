@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 from math import isnan, nan
@@ -129,7 +129,7 @@ class Profiler:
             told.append(f"load: {load:.1f} when it began; other work on this machine is in these figures")
         return Report(
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            machine=machine.to_json(),
+            machine=asdict(machine),
             versions=versions(),
             setup={
                 "bundle": str(recognizer.bundle.path),
@@ -155,28 +155,26 @@ class Profiler:
 
     def pipeline(self, live: bool) -> list[Measurement]:
         """Every stage, outputs (an annotated video and a CSV) included; a live source at its own rate only."""
-        arrivals = ARRIVALS[1:] if live else ARRIVALS
-        measurements = {arrival: Measurement("pipeline", arrival) for arrival in arrivals}
-        seconds = _SHARES["pipeline"] * self.seconds / len(arrivals) / _TURNS
-        for turn in range(_TURNS):
-            for number, arrival in enumerate(arrivals):
-                done = (turn * len(arrivals) + number) / (_TURNS * len(arrivals))
-                self.progress(_SHARES["batches"] + done * _SHARES["pipeline"], f"pipeline, {arrival}")
-                self._play(measurements[arrival], seconds)
-        return list(measurements.values())
+        measurements = [Measurement("pipeline", arrival) for arrival in (ARRIVALS[1:] if live else ARRIVALS)]
+        self._take_turns(measurements, "pipeline", _SHARES["batches"], self._play)
+        return measurements
 
     def queries(self, scenario: str, best: int) -> list[Measurement]:
         """Encoder and head alone on noise. best: samples per query offline, which has no pace."""
         size = SCENARIOS[scenario] or best
         arrivals = ARRIVALS if scenario in TARGETS else ARRIVALS[:1]
-        measurements = {arrival: Measurement("query", arrival) for arrival in arrivals}
-        seconds = _SHARES["query"] * self.seconds / len(arrivals) / _TURNS
-        for turn in range(_TURNS):
-            for number, arrival in enumerate(arrivals):
-                done = (turn * len(arrivals) + number) / (_TURNS * len(arrivals))
-                self.progress(1 - _SHARES["query"] * (1 - done), f"{scenario}, {arrival}")
-                self._ask(measurements[arrival], size, seconds)
-        return list(measurements.values())
+        measurements = [Measurement("query", arrival) for arrival in arrivals]
+        self._take_turns(measurements, scenario, 1 - _SHARES["query"], partial(self._ask, size=size))
+        return measurements
+
+    def _take_turns(
+        self, measurements: list[Measurement], name: str, begin: float, take: Callable[[Measurement, float], None]
+    ) -> None:
+        """Give each of the measurements of a part its turns, of so many seconds. begin: share that was done before."""
+        share, turns = _SHARES[measurements[0].part], measurements * _TURNS
+        for number, measured in enumerate(turns):
+            self.progress(begin + share * number / len(turns), f"{name}, {measured.arrival}")
+            take(measured, share * self.seconds / len(turns))
 
     def batches(self) -> list[Batch]:
         """The encoder at `BATCHES`, which take turns."""
@@ -220,7 +218,7 @@ class Profiler:
                     self.frame = width, height
             measured.dropped += readers.readers[0].dropped - early
 
-    def _ask(self, measured: Measurement, size: int, seconds: float) -> None:
+    def _ask(self, measured: Measurement, seconds: float, size: int) -> None:
         """One turn of queries, added to `measured`."""
         watch = Recording()
         manifest = self.recognizer.bundle.manifest

@@ -13,9 +13,6 @@ from .board import Board, SourceState
 from .listening import listen
 from .messages import ServedModel
 
-PORT = 8000
-"""Where the page is served unless another port is named."""
-
 _STAGES_EVERY = 1.0  # seconds
 
 
@@ -33,7 +30,7 @@ class WebPage:
     def __init__(
         self,
         classes: Sequence[str],
-        port: int = PORT,
+        port: int,
         host: str = "127.0.0.1",
         token: str | None = None,
         model: ServedModel | None = None,
@@ -63,10 +60,6 @@ class WebPage:
             self._asked = now
             self._board.stages = tuple(stages())
 
-    def sink(self, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> PageSink:
-        """What shows every step of a run; arguments as of `show`."""
-        return PageSink(self, stages, states)
-
     def wait(self) -> None:
         """Go on serving what was shown last until Ctrl-C (KeyboardInterrupt)."""
         while True:
@@ -84,7 +77,7 @@ class WebPage:
 
 
 class PageSink:
-    """Shows the steps of one run on a page, which stays open after it."""
+    """Shows the steps of one run on a page, which stays open after it. Arguments as of `WebPage.show`."""
 
     def __init__(
         self, page: WebPage, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]
