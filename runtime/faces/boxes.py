@@ -71,7 +71,7 @@ class GivenBoxes:
 
     def finish(self) -> None:
         """Raise DferError when the source ended and no row was at any of its frames."""
-        if not self._used and self._moments:
+        if not self._used:
             what = "frame" if self._by_frame else "second"
             raise DferError(
                 f"{self._place}: no box is at a frame that was read; the rows are for {what}s {self._moments[0]:g} to "

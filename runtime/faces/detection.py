@@ -41,6 +41,13 @@ class Face:
         return math.sqrt(self.box[2] * self.box[3])
 
     @property
+    def nose(self) -> float:
+        """Where along the line between the eyes the tip of the nose lies: 0 at the left one, 1 at the right one."""
+        (x, y), (right, down), (tip, height) = self.landmarks[:3].tolist()
+        across, drop = right - x, down - y
+        return float((across * (tip - x) + drop * (height - y)) / max(across**2 + drop**2, 1e-9))
+
+    @property
     def frontal(self) -> bool:
         """Whether five landmarks describe this face: the tip of the nose lies between the eyes, along their line.
 
@@ -48,10 +55,7 @@ class Face:
         too large and shows half a cheek. So is 1 % of 2,117 press photographs, all of them profiles to the eye, and
         none of 688 frames of four videos (there the nose stays between 0.31 and 0.64 of the way).
         """
-        left, right, nose = self.landmarks[:3].astype(np.float64)
-        line = right - left
-        along = float(line @ (nose - left))
-        return 0 < along < float(line @ line)
+        return 0 < self.nose < 1
 
 
 @dataclass(frozen=True)

@@ -35,15 +35,12 @@ def face_quality(face: Face, sharp: float) -> float:
 
     sharp: `sharpness` of its aligned crop.
     """
-    (x, y), (right, down), (tip, height) = face.landmarks[:3].tolist()
-    across, drop = right - x, down - y
-    along = (across * (tip - x) + drop * (height - y)) / max(across**2 + drop**2, 1e-9)
     logarithm = math.log(max(sharp, 1e-9) / _SHARPNESSES[0]) / math.log(_SHARPNESSES[1] / _SHARPNESSES[0])
     parts = (
         _share(face.score, *_SCORES),
         _share(face.size, *_SIZES),
         logarithm,
-        _share(min(along, 1 - along), *_POSES),
+        _share(min(face.nose, 1 - face.nose), *_POSES),
     )
     return min(1.0, max(0.0, min(parts)))
 

@@ -14,6 +14,7 @@ from .detection import Face, GivenFace, intersection
 from .one_euro import LandmarkFilter
 from .optical_flow import MedianFlow, SimilarityMotion
 
+_SURE = 0.7  # score from which on a face begins a track
 _FARTHEST = 1.5  # face sizes between where a face was awaited and where it is found
 _LIKEST_SIZES = 2.5  # ratio of two boxes' areas that can still be one face
 _LIMIT = 2.6  # cost from which on two faces are two people
@@ -102,14 +103,14 @@ class Tracker:
     A detection is matched to the track that awaits it: near where its motion led, of like size and like colours, the
     surest pair first (exact assignment switched ids no less often in 42 filmed encounters). While faces overlap,
     neither look nor velocity is learnt. A track that an update did not find glides on, ever slower, and ends
-    `patience` seconds after it was seen. Faces scored under `start_score` may continue a track that no better one
+    `patience` seconds after it was seen. Faces scored under 0.7 may continue a track that no better one
     does, but begin none (ByteTrack, Zhang et al., ECCV 2022).
 
     next_id: number of the next track that begins.
     """
 
-    def __init__(self, patience: float = 2.0, start_score: float = 0.7, next_id: int = 1) -> None:
-        self._patience, self._start_score = patience, start_score
+    def __init__(self, patience: float = 2.0, next_id: int = 1) -> None:
+        self._patience = patience
         self._tracks: list[Track] = []
         self._visible: list[Track] = []
         self.next_id = next_id
@@ -152,7 +153,7 @@ class Tracker:
         histograms = [None if image is None else color_histogram(image, face.box) for face in faces]
         owner = self._match(faces, histograms, time)
         for f, face in enumerate(faces):
-            if f not in owner and (face.score >= self._start_score or _id_of(face) is not None):
+            if f not in owner and (face.score >= _SURE or _id_of(face) is not None):
                 owner[f] = Track(self._number(face), face, time)
                 self._tracks.append(owner[f])
         places = {id(track): track.box_at(time) for track in self._tracks}
@@ -174,7 +175,7 @@ class Tracker:
         nameless = [f for f, face in enumerate(faces) if _id_of(face) is None]
         for weak in (False, True):
             rows = [track for track in self._tracks if track not in owner.values()]
-            columns = [f for f in nameless if (faces[f].score < self._start_score) is weak]
+            columns = [f for f in nameless if (faces[f].score < _SURE) is weak]
             pairs = sorted(
                 (row._cost(faces[f], histograms[f], time), r, f) for r, row in enumerate(rows) for f in columns
             )
