@@ -34,7 +34,9 @@ class Preprocessing:
     def from_json(cls, values: dict[str, Any]) -> Preprocessing:
         """Rebuild from `to_json`'s dict. Raises DferError when a field is missing, unknown or out of range."""
         try:
-            result = cls(
+            if not isinstance(values["grey"], bool):
+                raise TypeError("grey must be true or false")
+            return cls(
                 size=whole(values["size"], 8, 1024),
                 encoder_size=whole(values["encoder_size"], 8, 1024),
                 mean=_triple(values["mean"], -1e3),
@@ -44,9 +46,6 @@ class Preprocessing:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DferError(f"bad preprocessing description {repr(values)[:200]}: {error}") from error
-        if not isinstance(result.grey, bool):
-            raise DferError(f"bad preprocessing description {repr(values)[:200]}: grey must be true or false")
-        return result
 
 
 def whole(value: Any, lowest: int, highest: int) -> int:

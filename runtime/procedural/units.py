@@ -34,8 +34,6 @@ class ActionUnits:
     def __mul__(self, weight: float) -> ActionUnits:
         return ActionUnits(*(weight * a for a in self.vector()))
 
-    __rmul__ = __mul__
-
     def vector(self) -> tuple[float, ...]:
         """The 17 values in field order."""
         return astuple(self)

@@ -32,9 +32,6 @@ class DeferredSource(Source):
         return self._opened is not None and self._opened.reconnecting
 
     def __iter__(self) -> Iterator[Frame]:
-        return self.frames()
-
-    def frames(self) -> Iterator[Frame]:
         self._opened = opened = self._open()
         opened.name = self.name  # another source may have had it first
         self.rate, self.count, self.unread = opened.rate, opened.count, opened.unread

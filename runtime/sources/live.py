@@ -75,7 +75,7 @@ class LiveSource(Source):
         if self._index == 0:
             self._start = now
         # Coarse clocks tick less often than bursts of pictures come.
-        self._time = max(now - self._start, self._time + 1e-6) if self._index else 0.0
+        self._time = max(now - self._start, self._time + 1e-6)
         frame = Frame(picture.image, self._index, self._time, picture.decode, now)
         self._index += 1
         return frame
