@@ -27,11 +27,11 @@ class DferError(Exception):
 
 
 class BundleError(DferError):
-    """A file of a bundle that is not what was exported, or no graph that is run: whatever is to run it."""
+    """A bundle's file is not what was exported, or its graph is not allowed; no backend could run it."""
 
 
 class EngineError(DferError):
-    """An engine that fails while it runs, or the device or server it is on: whatever pictures it is given."""
+    """An engine, or its device or server, failed while running; the input is not to blame."""
 
 
 class ParameterError(DferError):

@@ -111,8 +111,8 @@ def default_workers(cores: int) -> int:
 
 
 def follow_parent() -> None:
-    """For a worker process, at its start: Ctrl-C is left to the parent, and where that ends, killed or not, so does the
-    worker, in the midst of its work, too."""
+    """Call at the start of a worker process: it ignores Ctrl-C, and exits at once when its parent ends, however that
+    happens."""
     from multiprocessing import parent_process  # no other command's start waits for it
 
     def end() -> None:

@@ -213,9 +213,9 @@ class Recognizer:
         return made
 
     def read(self, gathered: Gathered, scheduler: Scheduler, watch: Stopwatch) -> Iterator[Step]:
-        """Encode the chosen faces of any streams, each once, and read all windows that end with them.
+        """Encode the chosen faces once each and classify the windows that end with them.
 
-        Raises DferError for results that are none, after the frames before.
+        Yields all earlier frames, then raises DferError for an invalid result.
         """
         readings: dict[EncodeRequest, Reading] = {}
         failure: DferError | None = None
@@ -237,7 +237,7 @@ class Recognizer:
         scheduler: Scheduler,
         watch: Stopwatch,
     ) -> None:
-        """Add the readings of a batch of faces, of the first of them where a result of a later one is none."""
+        """Add a batch's readings; at an invalid result, only those before it, then raise DferError."""
         crops = [one.crop for one in batch]
         watch.add("align", sum(crop.spent for crop in crops))
         pixels = np.stack([crop.pixels for crop in crops])
@@ -325,7 +325,7 @@ class Recognizer:
         )
 
     def _no_result(self, one: EncodeRequest, values: NDArray[np.float32], graph: str) -> DferError:
-        """What is wrong where a row of a graph's results is none."""
+        """The error for a row of results that is not valid."""
         return DferError(
             f"{one.stream.source}, track {one.number}, {one.frame.time:.2f} s: the {graph} of bundle "
             f"{self.bundle.path} gives {values.min():g} to {values.max():g} on {self.provider} in {self.precision}, "

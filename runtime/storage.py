@@ -76,7 +76,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_special(path: Path) -> bool:
-    """Whether it is there and neither file nor folder: a pipe or a device, which nothing can be put in place of."""
+    """Whether `path` is a pipe or a device, which cannot be replaced by renaming a file onto it."""
     try:
         kind = path.stat().st_mode
     except (OSError, ValueError):

@@ -72,8 +72,8 @@ class Stopwatch:
         return rows
 
     def cumulative(self, stage: str, bounds: Sequence[float]) -> tuple[list[int], float]:
-        """How many runs took at most each of `bounds` (seconds), to half a per cent of it, then how many ran; all
-        their seconds. May be called from another thread than measures: the counts are those of one moment.
+        """How many runs took at most each of `bounds` (seconds, to 0.5 %), then how many there were; and their summed
+        seconds. May be called from another thread than the one that measures: the counts are those of one moment.
         """
         counts, seconds = list(accumulate(self._bins[stage].copy(), initial=0)), self._sum[stage]
         edges = (round(math.log(bound / _FLOOR) / math.log(_GROWTH)) for bound in bounds)

@@ -34,7 +34,7 @@ class Bundle:
         """The bundle in the folder `path`, whose manifest is whole and whose files have the sizes that it lists.
 
         What is in a file is checked when it is read: starting takes as long as reading what is run, not as reading all.
-        A whole bundle is still a stranger's: see docs/security.md for what opening one means.
+        Passing these checks does not make a bundle trustworthy: see docs/security.md.
         Raises DferError, in one line, for the first thing that is wrong.
 
         >>> from dfer.runtime import Bundle
@@ -76,8 +76,8 @@ class Bundle:
             raise DferError(f"bundle {self.path}: {MANIFEST} cannot be read ({error.strerror})") from error
 
     def read(self, name: str) -> bytes:
-        """The bytes of a listed file, checked: their sha256 is the manifest's, and a graph is a plain graph with the
-        input and the output that the manifest tells. Raises BundleError when it is not so.
+        """The bytes of a listed file, after checking its sha256 and, for a graph, that it is plain ONNX with the input
+        and output the manifest gives. Raises BundleError otherwise.
         """
         data = _inside(self.path, name).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.digests[name]:
@@ -120,7 +120,7 @@ def beside(folder: Path, kind: str) -> Path:
 
 
 def bring_back(folder: Path) -> None:
-    """Put a bundle in its place again that somebody moved aside to replace it, and was killed. For who has the lock."""
+    """Restore a bundle that a killed writer had moved aside. The caller holds the lock."""
     old = beside(folder, "writing") / "old"
     if not folder.exists() and (old / MANIFEST).is_file():
         old.replace(folder)

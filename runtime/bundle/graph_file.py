@@ -35,7 +35,8 @@ _Span = tuple[int, int]  # of a nested message or of bytes: where it begins and 
 
 @dataclass(frozen=True)
 class TensorType:
-    """Of the one input or output: kind (`FLOAT`, `UINT8`) and axes after the batch; None for one that may vary."""
+    """An input or output. kind: ONNX's number for its data type (`FLOAT`, `UINT8`). axes: None for one that may vary;
+    types read from a file begin with the batch, those expected leave it out."""
 
     name: str | None
     kind: int

@@ -28,8 +28,8 @@ class Manifest:
 
     method: name of the model family. classes: C names in the order of the probabilities.
     window: T, features per prediction. width: D of a feature. scale: 1/τ.
-    precisions: per precision ("fp32"), its `files` ("encoder": file by provider, "default" for the others, without
-        which there are no others; "head"; "heads": those that some providers have in its place) and its figures:
+    precisions: per precision ("fp32"), its `files` ("encoder": file per provider, "default" for all others, which
+        cannot run it if that is absent; "head"; "heads": per-provider replacements) and its figures:
         `parity` with the PyTorch model, the `gate` that it passed ("off": none), the same by provider. "bf16" is the
         FP32 file, computed so where a provider can.
     recommended: per provider, the fastest precision that passes its gate there, as measured at export.

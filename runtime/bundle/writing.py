@@ -42,7 +42,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 @contextmanager
 def _place_aside(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path` that is this process's alone, without what a killed one left there."""
+    """An empty folder beside `path`, locked for this process; leftovers of a killed one are removed."""
     lock, aside = beside(path, "lock"), beside(path, "writing")
     with locked(lock):
         bring_back(path)

@@ -102,8 +102,8 @@ class Backend(ABC):
         return self.load(bundle.read(graph), precision, threads)
 
     def start(self) -> str:
-        """For `dfer-doctor`: what was found, in words, by a backend that is to be started without a bundle, since that
-        would take minutes, or more than its name. "" for the others, which run the demo bundle instead.
+        """For `dfer-doctor`: a description of what starts, from backends that should not build engines for the demo
+        bundle; "" from the others, which run it.
 
         Raises DferError when it does not start.
         """

@@ -87,7 +87,7 @@ def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) ->
 
 
 def check_precision(bundle: Bundle, precision: str, provider: str, warn: Warn) -> str:
-    """The precision that was asked for by name, told of where it failed its gate on this provider at export."""
+    """The requested precision; warns if it failed its gate on this provider at export."""
     found = bundle.manifest.precisions.get(precision, {}).get("providers", {}).get(provider)
     if isinstance(found, dict) and found.get("passes") is False:
         warn(

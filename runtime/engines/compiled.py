@@ -40,9 +40,9 @@ def folder_for(provider: str, graph: str = "") -> Path | None:
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """What a plug-in compiled, in a folder: a small graph `file`, its numbers beside, and a checksum of these.
+    """What a plug-in compiled, kept in a folder: a small graph `file`, its weights beside it, and a checksum of both.
 
-    The numbers are mapped into memory: of a file that was cut short, reading them would kill the process.
+    Weights are mapped into memory: reading those of a truncated file would kill the process.
     """
 
     folder: Path

@@ -100,7 +100,7 @@ class OrtEngine(Engine):
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """A graph that is read when it is needed: of what was compiled before, never. size: bytes. digest: sha256."""
+    """A graph that is read on demand; never, if its compiled form is kept. size: bytes. digest: sha256."""
 
     size: int
     digest: str

@@ -40,7 +40,7 @@ class OrientationVote:
         self._empty = 0  # pictures without a face
 
     def add(self, image: NDArray[np.uint8], faces: Sequence[Face]) -> None:
-        """Let the largest face of an RGB image [H,W,3] vote; now and then, of one without, a face that is turned."""
+        """Let the largest face of an RGB image [H,W,3] vote; if it has none, look for a turned one now and then."""
         if self.decided:
             return
         if not faces:

@@ -30,7 +30,7 @@ _FREE = b"\x0a\x02\x08\x01\x0a\x02\x08\x03\x0a\x03\x12\x01h\x0a\x03\x12\x01w"
 class YuNet:
     """YuNet of March 2023 (Wu, Peng, Yu: "YuNet: A Tiny Millisecond-level Face Detector", 2023).
 
-    One thread runs it: that takes the least of all cores together, and others decode meanwhile.
+    It runs on one thread: that costs the least CPU time in all, and others decode meanwhile.
 
     Raises DferError when the weights are missing or are not the file we know.
     """

@@ -61,7 +61,7 @@ class TrackSummary:
 
 
 def predictions_apart(step: Step) -> Iterator[Prediction]:
-    """Predictions of a frame; a photograph's have it as their source, for face 1 of the next is somebody else."""
+    """Predictions of a frame. A photograph's name its file as source, since face 1 of the next one is somebody else."""
     source = _source_of(step)
     return (one if one.source == source else replace(one, source=source) for one in step.predictions)
 

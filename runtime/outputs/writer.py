@@ -98,19 +98,19 @@ class OutputPaths:
 
 
 def files_read(sources: Sequence[SourceSpec], outputs: Sequence[Path]) -> set[Path]:
-    """The files that sources read, as far as one of the outputs may lie over one: they are looked up, which takes long
-    for an album on a slow disk, only if one of the outputs is there."""
+    """The files that sources read; empty if no output exists yet: then none can overwrite a source, and looking up an
+    album on a slow disk takes long."""
     there = any(path.exists() for path in outputs)
     return {file.resolve() for spec in sources for file in files_of(spec)} if there else set()
 
 
 def file_states(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """Of plain files that there are: what changes when they are written anew."""
+    """Inode and modification time of each file that exists."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths if path.is_file()}
 
 
 def was_written(path: Path, before: Mapping[Path, object]) -> bool:
-    """Whether there is such a file, and not as it was `before`, when a run began that may have failed."""
+    """Whether the file exists, and is new or changed since `before`."""
     return path.exists() and (path not in before or file_states([path])[path] != before[path])
 
 

@@ -28,7 +28,7 @@ class Gathered:
 
 
 def choose_faces(frames: Sequence[FollowedFrame], scheduler: Scheduler, spent: float = 0.0) -> Gathered:
-    """Choose those faces of any streams whose turn it is. Only then may the next frames be followed."""
+    """Choose the faces whose turn it is, from any streams. To be called before the next frames are followed."""
     chosen = scheduler.choose([request for followed in frames for request in followed.requests])
     for request in chosen:
         request.stream.take(request)
@@ -42,11 +42,10 @@ def gather(
     scheduler: Scheduler,
     watch: Stopwatch,
 ) -> Iterator[Gathered]:
-    """Every frame that is taken of sources, in order, with its faces, those together that are to be read together.
+    """Every frame taken from the sources, in order, with its faces, in groups to be read together.
 
-    They end with `at_once` faces or many pictures; with those that are ready, where that is 1 and while a live source
-    is read. The first ends with a face, so that results begin to come.
-    Those of a single file are the same every time.
+    A group ends with `at_once` faces or many pictures; with what is ready if `at_once` is 1 or a source is live. The
+    first ends with a face, so that results begin to come. Groups of a single file are the same every time.
 
     open_stream: called at the first frame of each source. watch: told what decoding took.
     """

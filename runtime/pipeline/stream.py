@@ -329,7 +329,7 @@ class StreamState:
         return request.state.window
 
     def read(self, followed: FollowedFrame, readings: Mapping[EncodeRequest, Reading]) -> Step:
-        """What was seen in a frame, and read from those of its faces that have a reading, made final here."""
+        """The `Step` of a frame: its faces in view, and the final predictions of those with a reading."""
         if followed.anew:
             self._smoother.restart()
         made = []
@@ -363,7 +363,7 @@ class StreamState:
                 yield track.id, track.box_at(time), self._states.get(track.id)
 
     def finish(self) -> None:
-        """The source has ended. Raises DferError when it fits nothing that was said of it."""
+        """The source has ended. Raises DferError when no given box matched a frame."""
         self._face_provider.finish()
 
 

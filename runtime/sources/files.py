@@ -74,9 +74,9 @@ class VideoFile(Source):
             self._tell_what_is_missing(handed, announced, time + step, steady < _STEADY * (handed - 1))
 
     def _tell_what_is_missing(self, handed: int, count: int, end: float, uneven: bool) -> None:
-        """Warn once. A film that goes on to the end it announced has holes; one that does not was cut.
+        """Warn once: of holes if the film reaches its announced end, else that it was cut.
 
-        count: frames announced, 0 where that tells nothing. uneven: nor do fewer pictures than its rate would give.
+        count: frames announced, 0 if unreliable. uneven: its times are, so that too few frames prove no damage.
         """
         film = self._film
         damaged = film.damaged

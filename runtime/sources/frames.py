@@ -38,8 +38,8 @@ class Decoded(Protocol):
 class Frame:
     """One picture of a source.
 
-    image: RGB uint8 [H,W,3]. Films' are converted to RGB when they are first asked for: of frames between two samples
-    nobody may. shape: of `image`, at no cost.
+    image: RGB uint8 [H,W,3]. Video frames are converted to RGB on first use; many between two samples never are.
+    shape: of `image`, at no cost.
     index: in the source, from 0. time: media seconds since the first frame, always rising.
     decode: seconds that reading and decoding took, and conversion, once it is done; for live sources without the wait
     for the picture to come (a network stream is decoded while waiting, so there it is the conversion only).

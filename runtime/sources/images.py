@@ -141,8 +141,8 @@ def are_photos(paths: Sequence[Path]) -> str:
 
 
 def pictures_below(root: Path) -> Iterator[tuple[Path | None, list[Path]]]:
-    """The pictures below a folder, hidden ones left out: those of each folder in order, with that folder where they are
-    the frames of one clip, which are called by their numbers, as `dfer-prepare` writes them; None for photographs."""
+    """The pictures below a folder, hidden ones left out, grouped by folder: (folder, files) for a clip's frames, whose
+    names are numbers as `dfer-prepare` writes them; (None, files) for photographs."""
     folders: dict[Path, list[Path]] = {}
     for path in sorted(path for _, files in folders_below(root) for path in files):
         if path.suffix.lower() in IMAGE_SUFFIXES:
