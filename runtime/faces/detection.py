@@ -118,7 +118,7 @@ class FaceDetector:
         return sorted(faces, key=lambda face: face.size, reverse=True)
 
     def refine_landmarks(self, image: NDArray[np.uint8], box: Box) -> NDArray[np.float32] | None:
-        """Landmarks [5,2] of the face that fills a box of an RGB image best, from a close-up; None without one."""
+        """Landmarks [5,2] of the face that best fills a box of an RGB image, from a close-up; None if there is none."""
         x, y, width, height = box
         side = max(width, height) * (1 + 2 * _AROUND)
         left, top = x + width / 2 - side / 2, y + height / 2 - side / 2

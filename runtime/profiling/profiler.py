@@ -170,7 +170,10 @@ class Profiler:
     def _take_turns(
         self, measurements: list[Measurement], name: str, begin: float, take: Callable[[Measurement, float], None]
     ) -> None:
-        """Give each of the measurements of a part its turns, of so many seconds. begin: share that was done before."""
+        """Measure a part: `take` adds a turn, of so many seconds, to each of the measurements, `_TURNS` times over.
+
+        begin: the share of the whole profile that was done before.
+        """
         share, turns = _SHARES[measurements[0].part], measurements * _TURNS
         for number, measured in enumerate(turns):
             self.progress(begin + share * number / len(turns), f"{name}, {measured.arrival}")

@@ -1,4 +1,4 @@
-"""From what a user writes to open sources."""
+"""Opens the sources that a user names."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .live import LiveSource
 SourceSpec: TypeAlias = "str | int | Path"
 
 IMAGE_RATE = 8.0
-"""Images that make a second where nothing else is said."""
+"""Images that make a second, unless told otherwise."""
 _OPENING = 30.0
 """Seconds that opening may take; streams give up sooner by themselves."""
 _NUMBER = re.compile(r"%0?\d*d")
@@ -195,8 +195,8 @@ def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: 
 
 
 def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
-    """The places of single sources: a pattern becomes the files that it matches, in natural order, and a folder of
-    videos these.
+    """Single sources: a pattern is replaced by the files that it matches, in natural order, a folder of videos by
+    these.
 
     specs: several, or one. A pattern or folder of images stays as it is, for that is one source. Raises DferError for
     what names nothing, a pattern that matches nothing, and a pattern or folder of both images and other files.
@@ -350,7 +350,7 @@ def _exists(text: str) -> bool:
 
 
 def _compare(name: str, capture: Capture, size: tuple[int, int] | None, fps: float | None, warn: Warn) -> None:
-    """Warn when a camera gives something else than it was asked for."""
+    """Warn when a camera does not give what it was asked for."""
     if size and capture.size != size:
         warn(f"{name}: gives {capture.size[0]}×{capture.size[1]} pixels, not the {size[0]}×{size[1]} asked for")
     if fps and capture.rate and abs(capture.rate - fps) > 0.05 * fps:
@@ -371,7 +371,7 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
 
 
 def _is_pattern(spec: SourceSpec) -> bool:
-    """Whether `spec` has wildcards, and is no address and no file that is really called so."""
+    """Whether `spec` has wildcards, and is neither an address nor the name of a file that exists."""
     text = str(spec)
     if isinstance(spec, int) or "://" in text or " ! " in text or _exists(text):
         return False
