@@ -198,8 +198,10 @@ def test_photographs_may_have_classes_of_ones_own(root: Path, tmp_path: Path, vo
     call = [*MODEL, "--method", "finecliper", "--option", "adapter=none", *DATA, root / "a", "--stills", table]
     printed = run(train, out, *call)
     assert "photographs to train on + to validate on: joy " in printed
-    export_checkpoint(out, out.with_suffix(".dfer"))
-    for model in (out, out.with_suffix(".dfer")):
+    models = [out]
+    if votes:
+        models.append(export_checkpoint(out, out.with_suffix(".dfer")).bundle.path)
+    for model in models:
         _, values = test(model, "--stills", table)
         assert (set(values["classes"]), values["clips"]) == (set(CLASSES), 3)
         assert values["no_counterpart"] == {"data": {}, "model": []}
