@@ -70,7 +70,8 @@ class Pretraining:
     clip: one that was pre-trained before goes on from there, towards the same class vectors.
     teacher: a CLIP that was pre-trained before, of any size; its probabilities for an image and its mirror image,
         averaged, are part of the targets (Furlanello et al. 2018).
-    state: file to keep what is needed to go on after an interruption; None for no such file.
+    state: file to keep what is needed to go on after an interruption, to be removed when the weights are saved; None
+        for no such file.
     compiled: let torch compile the image tower first: a minute, then a third faster; needs a C++ compiler.
     """
 
@@ -125,8 +126,6 @@ class Pretraining:
         self._learner.load_state_dict(self._average.module.state_dict())
         fit_text(self._clip, self.vectors)
         self._clip.model.eval()
-        if self._state is not None:
-            self._state.unlink(missing_ok=True)
 
     def size(self, step: int) -> int:
         """Side of the views that a step sees, pixels."""

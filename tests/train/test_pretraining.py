@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -89,7 +90,6 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(images: Images, t
     again, heard = nano(), []
     Pretraining(again, [(images, 1.0)], settings, state=state).run(True, lambda step, _: heard.append(step))
     assert heard == [8, 9, 10, 11, 12]
-    assert not state.exists()
     visual: dict[str, torch.Tensor] = whole.model.visual.state_dict()  # type: ignore[union-attr, operator]
     for name, value in again.model.visual.state_dict().items():  # type: ignore[union-attr, operator]
         torch.testing.assert_close(value, visual[name], atol=1e-5, rtol=1e-4)
@@ -187,7 +187,9 @@ def test_images_are_classified_by_probabilities(images: Images) -> None:
     assert classify(clip, images).max() > found.max()  # the learned scale says how sure it is
 
 
-def test_a_table_with_train_and_test_alone_is_tested_on_test(images: Images, tmp_path: Path) -> None:
+def test_a_table_with_train_and_test_alone_is_tested_on_test(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As dfer-prepare --photos leaves FER2013, before it names this command as the next."""
     rows = ["image,label,person,split"]
     for index, frame in enumerate(images.frames):
@@ -196,6 +198,15 @@ def test_a_table_with_train_and_test_alone_is_tested_on_test(images: Images, tmp
     (tmp_path / "labels.csv").write_text("\n".join(rows))
     call = [tmp_path / "faces.pt", "--clip", "dfer-nano", "--stills", tmp_path / "labels.csv", "--stills-share", 1]
     call += ["--identities", 2, "--steps", 10, "--batch", 4, "--workers", 1]
+    resumable = []
+
+    def saving(*arguments: Any) -> None:
+        resumable.append((tmp_path / "faces.state").is_file())
+        save_weights(*arguments)
+
+    monkeypatch.setattr("dfer.train.models.clip.save_weights", saving)
     printed = CliRunner().invoke(main, [str(argument) for argument in call])
     assert printed.exit_code == 0, printed.output
     assert "labels.csv, split test: 2 images" in printed.output
+    assert resumable == [True]  # until the weights are safe
+    assert not (tmp_path / "faces.state").exists()

@@ -187,6 +187,7 @@ def main(
 
         run.run(resume, show)
     save_weights(model, out, description_tokens(model))
+    state.unlink(missing_ok=True)
     for name, images in tests.items():
         probabilities = classify(model, images)
         scores = Scores.of(EXPRESSIONS, images.labels, probabilities)
