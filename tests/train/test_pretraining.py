@@ -187,6 +187,16 @@ def test_images_are_classified_by_probabilities(images: Images) -> None:
     assert classify(clip, images).max() > found.max()  # the learned scale says how sure it is
 
 
+def test_shares_of_photographs_may_make_up_all() -> None:
+    shares = [
+        argument for share in ("0.33", "0.56", "0.11") for argument in ("--stills", "no.csv", "--stills-share", share)
+    ]
+    refused = CliRunner().invoke(main, ["faces.pt", "--clip", "dfer-nano", *shares])
+    assert "no.csv" in refused.output and "--stills-share" not in refused.output
+    too_many = CliRunner().invoke(main, ["faces.pt", *shares[:-1], "0.12"])
+    assert "--stills-share: give as many as --stills, which together are at most 1" in too_many.output
+
+
 def test_a_table_with_train_and_test_alone_is_tested_on_test(
     images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,17 +206,20 @@ def test_a_table_with_train_and_test_alone_is_tested_on_test(
         cv2.imwrite(str(tmp_path / f"{index}.png"), frame)
         rows.append(f"{index}.png,{EXPRESSIONS[index % 7]},,{'test' if index > 9 else 'train'}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    call = [tmp_path / "faces.pt", "--clip", "dfer-nano", "--stills", tmp_path / "labels.csv", "--stills-share", 1]
-    call += ["--identities", 2, "--steps", 10, "--batch", 4, "--workers", 1]
+    call: list[Any] = [tmp_path / "faces.pt", "--clip", "dfer-nano", "--identities", 2, "--steps", 10, "--batch", 10]
+    call += ["--workers", 1]
+    for share in (0.7, 0.2, 0.1):  # whose sum is a little less than 1 for Python
+        call += ["--stills", tmp_path / "labels.csv", "--stills-share", share]
     resumable = []
 
     def saving(*arguments: Any) -> None:
-        resumable.append((tmp_path / "faces.state").is_file())
+        state = torch.load(tmp_path / "faces.state")
+        resumable.append(len(state["identity"]["images"]))
         save_weights(*arguments)
 
     monkeypatch.setattr("dfer.train.models.clip.save_weights", saving)
     printed = CliRunner().invoke(main, [str(argument) for argument in call])
     assert printed.exit_code == 0, printed.output
     assert "labels.csv, split test: 2 images" in printed.output
-    assert resumable == [True]  # until the weights are safe
+    assert resumable == [3]  # until the weights are safe; no fourth part of drawn faces
     assert not (tmp_path / "faces.state").exists()

@@ -119,7 +119,8 @@ def main(
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")
     shares = stills_share or (STILLS_SHARE,) * (len(stills) == 1)
-    if len(shares) != len(stills) or sum(shares) > 1:
+    photographs = round(sum(shares), 9)  # 0.33 + 0.56 + 0.11 are more than 1, 0.7 + 0.2 + 0.1 less
+    if len(shares) != len(stills) or photographs > 1:
         raise ParameterError("stills_share", "give as many as --stills, which together are at most 1")
     if teacher_clip is not None and teacher is None:
         raise ParameterError("teacher_clip", "is the kind of --teacher, which is not given")
@@ -162,9 +163,9 @@ def main(
             tests[f"{table.name}, split {split}"] = Images.of_stills(StillClips(table, split, warn=warn))
             progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
-        if sum(shares) < 1:
+        if photographs < 1:
             drawn = ProceduralClips(range(identities), workers, lambda _: progress.advance(drawing))
-            sources.append((Images.of_procedural(drawn), 1 - sum(shares)))
+            sources.append((Images.of_procedural(drawn), 1 - photographs))
         people = range(HELD_OUT, HELD_OUT + held_out)
         tests["procedural, held-out people"] = Images.of_procedural(
             ProceduralClips(people, workers, lambda _: progress.advance(drawing))
