@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..runtime.bundle import Preprocessing
-from ..runtime.errors import DferError, ParameterError
+from ..runtime.errors import DferError
 from ..runtime.labels import EXPRESSIONS
 from ..runtime.storage import atomic_write
+from .checkpoints.states import read_state
 from .data.augmentation import plain_view
 from .data.batches import sampling_probabilities
 from .data.images import Images, random_views
@@ -205,23 +206,12 @@ class Pretraining:
 
     def _read_state(self, path: Path) -> int:
         """Take the state file's weights; returns the steps that are done."""
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds; all mean the same to the user
-            raise self._refuse("cannot be read") from error
-        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-            raise self._refuse("is not a pre-training state of this version")
-        changed = [name for name, value in self._identity.items() if state["identity"].get(name) != value]
-        if changed:
-            raise self._refuse(f"was begun with other settings ({', '.join(changed)}); give the same ones")
+        state = read_state(path, STATE_FORMAT, self._identity)
         self._learner.load_state_dict(state["weights"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         return int(state["step"])
-
-    def _refuse(self, why: str) -> ParameterError:
-        return ParameterError("resume", f"{self._state} {why}, or train without it")
 
 
 class _Learner(nn.Module):

@@ -19,6 +19,7 @@ from .captions.contrast import CaptionTokens
 from .captions.reading import Captions
 from .checkpoints.checkpoint import load_checkpoint, save_checkpoint, save_trained
 from .checkpoints.protocol import KEY, Division, divisions_of, learned_from
+from .checkpoints.states import check_finished
 from .confidence import LEAST, Calibration, Confidence
 from .data import ClipSet
 from .data.batches import Batches, FeatureBatches, PixelBatches, Sampling, Source, clip_seconds, count_classes
@@ -210,10 +211,9 @@ class Run:
     def _finished(self, made: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:
         """What an earlier run came to. Raises ParameterError where that was another one."""
         out = self._options.out
-        changed = [name for name, value in record.items() if made.get(name, value) != value]  # some told less
-        if changed:
-            told = f"{out} was made with other settings ({', '.join(changed)}); give the same ones, or go without"
-            raise ParameterError("resume", told)
+        extras = {"captions": None, "middle": None}  # which are told where given only; earlier versions told less
+        known = record | extras | made
+        check_finished(out, {name: known[name] for name in extras | record}, record)
         self._progress.console.print(f"{escape(str(out))} is finished; there is nothing to resume")
         fitted = made.get("calibration")
         self.calibration = None if fitted is None else Calibration.from_json(fitted)

@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.storage import atomic_write
+from .checkpoints.states import read_state
 from .confidence import LEAST, Calibration, fit_confidence
 from .data import Batch
 from .data.batches import Batches
@@ -122,7 +123,9 @@ class Trainer:
         on_end: called when the last epoch is over, the model being as that left it.
         Raises DferError for a state file of another run, or a loss that is no longer a number.
         """
-        state = self._read_state() if resume and self._state_path.is_file() else None
+        state = None
+        if resume and self._state_path.is_file():
+            state = read_state(self._state_path, STATE_FORMAT, self._identity)
         start = 0 if state is None else int(state["phase"])
         for index, phase in enumerate(self._phases):
             torch.manual_seed(_seed(self._settings.seed, index))  # new layers are the same after an interruption
@@ -323,21 +326,6 @@ class Trainer:
         }
         with atomic_write(self._state_path) as aside:
             torch.save(content, aside)
-
-    def _read_state(self) -> dict[str, Any]:
-        try:
-            state = torch.load(self._state_path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises many kinds; all mean the same to the user
-            raise self._refuse("cannot be read") from error
-        if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-            raise self._refuse("is not a training state of this version")
-        if state["identity"] != self._identity:
-            changed = [name for name in self._identity if state["identity"].get(name) != self._identity[name]]
-            raise self._refuse(f"was begun with other settings ({', '.join(changed)}); give the same ones")
-        return dict(state)
-
-    def _refuse(self, why: str) -> ParameterError:
-        return ParameterError("resume", f"{self._state_path} {why}, or train without it")
 
 
 class _Objective(nn.Module):

@@ -18,6 +18,7 @@ from rich.progress import Progress
 from ...runtime.errors import ParameterError
 from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from ..checkpoints.protocol import KEY, LearnedFrom, divisions_of, learned_from
+from ..checkpoints.states import check_finished
 from ..confidence import Calibration, Confidence
 from ..data import ClipSet
 from ..data.batches import Sampling
@@ -158,11 +159,7 @@ def _finished(out: Path, asked: dict[str, Any]) -> tuple[Student, dict[str, Any]
     if not isinstance(student, Student):
         raise ParameterError("resume", f"{out} is no student; name another file, or distil without")
     told = training["distillation"]
-    changed = [name for name, value in asked.items() if told.get(name) != value]
-    if changed:
-        raise ParameterError(
-            "resume", f"{out} was made with other settings ({', '.join(changed)}); give the same ones, or go without"
-        )
+    check_finished(out, {name: told.get(name) for name in asked}, asked)
     return student, training
 
 

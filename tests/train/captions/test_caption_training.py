@@ -173,6 +173,9 @@ def test_drawn_captions_train_from_the_command_and_are_recorded(tmp_path: Path) 
     assert training["captions"]["weight"] == 0.25
     assert len(training["captions"]["sha256"]) == 64
     assert b"lip corners" not in out.read_bytes()
+    without = call(out, "--identities", 2, "--resume")
+    assert without.exit_code == 1
+    assert "was made with other settings (captions); give the same ones" in without.output
 
 
 def test_captions_where_none_belong_are_refused(tmp_path: Path) -> None:

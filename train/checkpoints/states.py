@@ -1,0 +1,47 @@
+"""State files, which interrupted runs go on from, and whether a run may be gone on from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...runtime.errors import ParameterError
+
+
+def read_state(path: Path, wanted: str, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What an interrupted run left in its state file. wanted: its format, "dfer-edge … state N".
+
+    Raises ParameterError for another file, and for a state that does not agree with `identity`.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds; all mean the same to the user
+        raise _refuse(f"{path} cannot be read") from error
+    if not isinstance(state, dict) or state.get("format") != wanted:
+        kind = wanted.removeprefix("dfer-edge ").rstrip(" 0123456789")
+        raise _refuse(f"{path} is not a {kind} of this version")
+    changed = _changed(state["identity"], identity)
+    if changed:
+        raise _refuse(f"{path} was begun with other settings ({changed}); give the same ones")
+    return state
+
+
+def check_finished(out: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Raise ParameterError where a finished run's file `out` was made with other settings than those asked for."""
+    changed = _changed(made, asked)
+    if changed:
+        raise ParameterError(
+            "resume", f"{out} was made with other settings ({changed}); give the same ones, or go without"
+        )
+
+
+def _changed(earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The settings that differ; one that is left out is None."""
+    return ", ".join(name for name in {**asked, **earlier} if earlier.get(name) != asked.get(name))
+
+
+def _refuse(why: str) -> ParameterError:
+    return ParameterError("resume", f"{why}, or train without it")
