@@ -113,13 +113,17 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     state = options.out.with_suffix(".state")
     taught = None
     if options.resume and options.out.is_file() and not state.is_file():
-        taught = _finished(options.out, asked)
+        taught = _finished(options, asked)
     elif not options.resume:
         tell_anew(console, options.out)
     with progress_bars(console) as progress:
         if taught is None:
             taught = _Distillation(options, fabric, progress, teacher, asked, size).run(state)
-        elif options.labelled is None or "teacher_recalls" in taught[1]["distillation"]:
+        elif (
+            options.labelled is None
+            or _tuned(taught[1])
+            or (not options.tune_head and "teacher_recalls" in taught[1]["distillation"])
+        ):
             console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
             return DistillResult.of_checkpoint(options.out, taught[1])
         if options.labelled is not None:
@@ -153,14 +157,28 @@ def _asked(options: DistillOptions, size: int, training: dict[str, Any], teacher
     }
 
 
-def _finished(out: Path, asked: dict[str, Any]) -> tuple[Student, dict[str, Any]]:
+def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, dict[str, Any]]:
     """A student whose tower was taught. Raises ParameterError where that was by another run."""
-    student, training = load_checkpoint(out)
+    student, training = load_checkpoint(options.out)
     if not isinstance(student, Student):
-        raise ParameterError("resume", f"{out} is no student; name another file, or distil without")
-    told = training["distillation"]
-    check_finished(out, {name: told.get(name) for name in asked}, asked)
+        raise ParameterError("resume", f"{options.out} is no student; name another file, or distil without")
+    made = {name: training["distillation"].get(name) for name in asked}
+    if options.labelled is not None and _tuned(training):
+        asked = dict(asked)
+        for name, was, now in (
+            ("data", training["name"], options.labelled.name),
+            ("stills_share", sum(training["shares"][1:]), 0 if options.stills is None else options.stills_share),
+            ("tune_head", True, options.tune_head),
+            ("tune_epochs", training["plan"]["epochs"][0], options.tune_epochs),
+        ):
+            made[name], asked[name] = was, now
+    check_finished(options.out, made, asked)
     return student, training
+
+
+def _tuned(training: dict[str, Any]) -> bool:
+    """Whether a student's head was tuned to the end."""
+    return "scores" in training
 
 
 class _Distillation:

@@ -178,6 +178,22 @@ def test_a_test_split_that_chose_the_teachers_epochs_is_told(
     assert "warning: the test split is held back, as by the teacher" in log.getvalue()
 
 
+def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path) -> None:
+    faces = DataChoice("folder", folder / "faces", workers=1)
+    options = replace(options, labelled=faces, epochs=1, tune_head=False, tune_epochs=1)
+    assert distill(options).tuned is None
+    options = replace(options, resume=True)
+    log = StringIO()
+    assert distill(options, Console(file=log)).tuned is None and "nothing to resume" in log.getvalue()
+    options, log = replace(options, tune_head=True), StringIO()
+    tuned = distill(options, Console(file=log))
+    assert tuned.tuned is not None and "nothing to resume" not in log.getvalue()
+    assert distill(options) == tuned
+    for changes, names in (({"tune_epochs": 2}, "tune_epochs"), ({"tune_head": False}, "tune_head")):
+        with pytest.raises(ParameterError, match=rf"made with other settings \({names}\)"):
+            distill(replace(options, **changes))  # type: ignore[arg-type]
+
+
 @pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     options: DistillOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
