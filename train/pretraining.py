@@ -97,7 +97,7 @@ class Pretraining:
         self._forward = torch.compile(self._learner) if compiled else self._learner
         self._teacher = None if teacher is None else _Learner(teacher, class_features(teacher).detach()).eval()
         self._teacher_size = None if teacher is None or teacher.resizable else teacher.preprocessing.encoder_size
-        self._average = moving_average(self._learner, settings.average, use_buffers=True)
+        self._average = moving_average(self._learner, settings.average)
         groups = _parameter_groups(self._learner, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(

@@ -158,6 +158,9 @@ class Trainer:
         objective = _Objective(method, self._class_weights() if settings.class_weights else None)
         self._objective, self._optimizer = fabric.setup(objective, optimizer)
         self._learned = nn.ParameterList(parameter for group in groups for parameter in group["params"])
+        for name, buffer in method.named_buffers():  # without them averaged weights would be scored with others'
+            if phase.group_of(name) is not None and name.endswith(("running_mean", "running_var")):
+                self._learned.register_buffer(name.replace(".", "/"), buffer)
         self._average = moving_average(self._learned, settings.ema) if settings.ema else None
         begin = 0
         if state is not None:
@@ -165,7 +168,7 @@ class Trainer:
             optimizer.load_state_dict(state["optimizer"])
             fabric.strategy.precision.load_state_dict(state["precision"])
             if self._average is not None:
-                self._average.load_state_dict(state["average"])
+                self._average.load_state_dict(state["average"], strict=False)  # earlier versions averaged less
             self._best = _unpack(state["best"])
             self.results = [Epoch(**result) for result in state["results"]]
         same_step = [other.epochs for other in self._phases if other.step == phase.step]
@@ -245,14 +248,15 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The model with averaged parameters within, where they are averaged."""
+        """The model with averaged weights within, where they are averaged."""
         if self._average is None:
             yield
             return
-        current = [parameter.detach().clone() for parameter in self._learned]
-        _copy(self._average.module.parameters(), self._learned)
+        learned = self._learned.state_dict().values()  # which share memory with the model's own
+        current = [value.clone() for value in learned]
+        _copy(self._average.module.state_dict().values(), learned)
         yield
-        _copy(current, self._learned)
+        _copy(current, learned)
 
     @torch.no_grad()
     def _score(self) -> dict[str, float]:
@@ -349,10 +353,9 @@ class _Objective(nn.Module):
         return self.method.loss(batch, class_matrix, self._class_weights)
 
 
-@torch.no_grad()
-def _copy(values: Iterable[Tensor], parameters: Iterable[Tensor]) -> None:
-    for value, parameter in zip(values, parameters, strict=True):
-        parameter.copy_(value)
+def _copy(values: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    for value, target in zip(values, targets, strict=True):
+        target.copy_(value)
 
 
 def _unpack(best: list[Any] | None) -> tuple[float, dict[str, Tensor], Epoch] | None:

@@ -16,9 +16,11 @@ from dfer.train.data.batches import FeatureBatches, PixelBatches, Sampling, samp
 from dfer.train.data.features import FeatureSet
 from dfer.train.fabric import start_fabric
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.methods.dfer_clip import DferClip
 from dfer.train.methods.method import SMOOTHING, Batch, cross_entropies
-from dfer.train.methods.phases import Plan
+from dfer.train.methods.phases import Phase, Plan, two_drops
 from dfer.train.models.clip import load_clip
+from dfer.train.models.prompts import DescribedPrompts
 from dfer.train.training import Epoch, Trainer, TrainSettings
 
 CLASSES = ("one", "two", "three")
@@ -113,6 +115,35 @@ def test_averaged_weights_survive_an_interruption(tmp_path: Path) -> None:
         train(tmp_path / "b", stop_after=3, ema=0.9)
     method, _ = train(tmp_path / "b", resume=True, ema=0.9)
     torch.testing.assert_close(wanted.video_side.state_dict(), method.video_side.state_dict())
+
+
+def test_running_statistics_are_averaged_with_the_weights(tmp_path: Path) -> None:
+    def train_tower(folder: Path, resume: bool = False, stop_after: int = 9) -> DferClip:
+        torch.manual_seed(0)
+        clip, clips = load_clip("dfer-nano", crop_size=48), NoiseClips(21)
+        method = DferClip(clip, DescribedPrompts.from_sentences(clip, list(clips.classes)))
+        batches = PixelBatches([(clips, 1.0)], clips.classes, 48, "paper", sampling=Sampling(batch=7))
+        phases = [Phase("tower", 3, {"clip_model.visual": 0.1}, two_drops, trains_text=False)]
+        fabric, settings = start_fabric("fp32"), TrainSettings(ema=0.9)
+        trainer = Trainer(method, phases, batches, batches, settings, fabric, folder / "run.state", {})
+
+        def on_epoch(epoch: Epoch) -> None:
+            if epoch.number > stop_after:
+                raise Interruption
+
+        trainer.run(resume, on_epoch)
+        return method
+
+    (tmp_path / "cut").mkdir()
+    wanted = train_tower(tmp_path).state_dict()
+    with pytest.raises(Interruption):
+        train_tower(tmp_path / "cut", stop_after=1)
+    torch.testing.assert_close(train_tower(tmp_path / "cut", resume=True).state_dict(), wanted)
+    state = torch.load(tmp_path / "run.state")
+    statistics = [name for name in state["weights"] if name.endswith("running_var")]
+    assert statistics
+    for name in statistics:  # of what was scored, not of the last steps' weights
+        assert not torch.equal(state["best"][1][name], state["weights"][name])
 
 
 def test_the_scale_of_fp16_gradients_survives_an_interruption(tmp_path: Path) -> None:
