@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import cv2
 import numpy as np
@@ -17,6 +15,7 @@ from ...runtime.labels import EXPRESSIONS
 from ...runtime.procedural import Identity
 from ...runtime.procedural.expressions import ExpressionCurve, render_clip
 from ...runtime.procedural.units import describe_course
+from ..preparation.processes import run_in_processes
 from . import WINDOW
 
 _SECONDS, _RATE = 2.0, 8.0  # of a clip, and its frames per second
@@ -44,30 +43,19 @@ class ProceduralClips:
     shares: NDArray[np.float32] | None = None
 
     def __init__(
-        self, identities: Sequence[int], workers: int = 1, progress: Callable[[int], object] | None = None
+        self, identities: Sequence[int], workers: int = 1, progress: Callable[[int], object] = lambda _: None
     ) -> None:
         clips: list[NDArray[np.uint8]] = []
         intensities: list[NDArray[np.float32]] = []
         captions: list[str] = []
         landmarks: list[NDArray[np.float32]] = []
-        if workers > 1:
-            # Not fork: the parent may already run torch's or OpenCV's threads.
-            pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-            drawn = pool.map(_perform, identities, chunksize=4)
-        else:
-            pool = None
-            drawn = map(_perform, identities)
-        try:
-            for done, (frames, intensity, told, traced) in enumerate(drawn, 1):
-                clips.append(frames)
-                captions.extend(told)
-                landmarks.extend(traced)
-                intensities.append(intensity)
-                if progress is not None:
-                    progress(done)
-        finally:
-            if pool is not None:
-                pool.shutdown(cancel_futures=True)
+        drawn = run_in_processes(_perform, identities, workers, chunk=4)
+        for done, (frames, intensity, told, traced) in enumerate(drawn, 1):
+            clips.append(frames)
+            captions.extend(told)
+            landmarks.extend(traced)
+            intensities.append(intensity)
+            progress(done)
         self._frames = np.concatenate(clips)
         self.fingerprint = hashlib.sha256(self._frames.data).hexdigest()
         self.intensity = np.concatenate(intensities)

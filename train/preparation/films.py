@@ -11,11 +11,8 @@ import functools
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
@@ -27,10 +24,10 @@ from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.orientation import OrientationVote
 from ...runtime.faces.tracking import Tracker
-from ...runtime.machine import follow_parent
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, folders_below, open_source, read_image
 from ...runtime.storage import atomic_write
 from ..data.videos import RATE, folder_rate
+from .processes import run_in_processes
 
 REPORT = "report.csv"
 _ASIDE = ".partial"
@@ -114,17 +111,18 @@ def prepare(
         outcomes = _finished(films, out)
         check_size((out / film.folder / "00000.jpg" for film in films), out, size)
         done = {outcome.clip for outcome in outcomes}
-        _write_report(out, outcomes)
+        write_rows(out / REPORT, _COLUMNS, (outcome.row() for outcome in outcomes))
         progress(len(outcomes), len(films))
         with (out / REPORT).open("a", newline="", encoding="utf-8") as report:
             rows = csv.writer(report)
-            for outcome in _prepare_all([film for film in films if film.name not in done], out, size, workers):
+            cut = functools.partial(prepare_film, out=out, size=size)
+            for outcome in run_in_processes(cut, [film for film in films if film.name not in done], workers):
                 outcomes.append(outcome)
                 rows.writerow(outcome.row())
                 report.flush()
                 progress(len(outcomes), len(films))
         outcomes.sort(key=lambda outcome: outcome.clip)
-        _write_report(out, outcomes)
+        write_rows(out / REPORT, _COLUMNS, (outcome.row() for outcome in outcomes))
         shutil.rmtree(out / _ASIDE, ignore_errors=True)
     except OSError as error:
         raise DferError(f"{error.filename or out}: {error.strerror or error}") from error
@@ -137,7 +135,7 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
     Frames per second, where known, go beside them to rate.txt. Nothing is written for a clip that cannot be read or
     shows no face.
     """
-    detector, vote = _detector(), OrientationVote()
+    detector, vote = own_detector(), OrientationVote()
     try:
         with open_source(film.path, _FRAME_RATE) as source:
             frames, landmarks = follow_main_face(source, detector, vote)
@@ -149,7 +147,7 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
         with open_source(film.path, _FRAME_RATE) as source:
             cut = (align(frame.image, landmarks[frame.index], size) for frame in source if frame.index in landmarks)
             for number, crop in enumerate(cut):
-                (aside / f"{number:05d}.jpg").write_bytes(_jpeg(crop))
+                (aside / f"{number:05d}.jpg").write_bytes(jpeg(crop))
             if rate := film.rate if film.path.is_dir() else source.rate:
                 (aside / RATE).write_text(f"{rate:g}\n", encoding="utf-8")
     except (DferError, cv2.error):
@@ -184,33 +182,14 @@ def follow_main_face(
     return frames, seen[max(presence, key=presence.__getitem__)] if presence else {}
 
 
-def _prepare_all(films: Sequence[Film], out: Path, size: int, workers: int) -> Iterator[Outcome]:
-    """In the order in which they end."""
-    if min(workers, len(films)) <= 1:
-        yield from (prepare_film(film, out, size) for film in films)
-        return
-    # Not fork: the parent may already run OpenCV's threads.
-    pool = ProcessPoolExecutor(min(workers, len(films)), get_context("spawn"), start_worker)
-    try:
-        for future in as_completed([pool.submit(prepare_film, film, out, size) for film in films]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        raise ParameterError("workers", "one died, perhaps of too little memory; run again with fewer") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def start_worker() -> None:
-    follow_parent()
-    cv2.setNumThreads(1)
-
-
 @functools.cache
-def _detector() -> FaceDetector:
+def own_detector() -> FaceDetector:
+    """This process's."""
     return FaceDetector()
 
 
-def _jpeg(crop: NDArray[np.uint8]) -> bytes:
+def jpeg(crop: NDArray[np.uint8]) -> bytes:
+    """A crop as it is kept."""
     return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
 
 
@@ -254,6 +233,7 @@ def check_size(crops: Iterable[Path], out: Path, size: int) -> None:
         raise ParameterError("size", f"{out} holds faces of {len(found)} pixels; give that or another folder")
 
 
-def _write_report(out: Path, outcomes: Sequence[Outcome]) -> None:
-    with atomic_write(out / REPORT) as aside, aside.open("w", newline="", encoding="utf-8") as report:
-        csv.writer(report).writerows([_COLUMNS, *(outcome.row() for outcome in outcomes)])
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV, completely or not at all."""
+    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([columns, *rows])

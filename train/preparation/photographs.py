@@ -5,13 +5,9 @@ A photograph is finished when its crop has its name, so a run that was stopped g
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -28,7 +24,8 @@ from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
 from ..data.lists import SPLITS
 from .copies import find_copies
-from .films import check_size, start_worker
+from .films import check_size, jpeg, own_detector, write_rows
+from .processes import run_in_processes
 
 TABLE, REPORT, COPIES = "labels.csv", "report.csv", "copies.csv"
 KEPT = ("ok", "turned")
@@ -39,7 +36,6 @@ _ENLARGED = 192  # pixels that it is then
 _BORDER = 1 / 3  # of the side, replicated around faces that fill their picture: detectors want to see more
 _VALIDATION = 0.1  # share of the photographs without a split that goes to "val"
 _CHUNK = 16  # photographs that a worker takes at a time
-_JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 
 
 @dataclass(frozen=True)
@@ -124,9 +120,11 @@ def prepare_photographs(
         kept = [photograph for photograph in kept if states[photograph.name] in KEPT]
         columns = ["image", *(name for name in photographs[0].cells if name != "image")]
         columns += [name for name in ("person", "split") if name not in columns]
-        _write(out / TABLE, columns, ([one.name, *(one.cells.get(name, "") for name in columns[1:])] for one in kept))
-        _write(out / REPORT, ["image", "state"], ([one.cells["image"], states[one.name]] for one in photographs))
-        _write(out / COPIES, ["image", "copy_of"], ([one.cells["image"], of.cells["image"]] for one, of in copies))
+        write_rows(
+            out / TABLE, columns, ([one.name, *(one.cells.get(name, "") for name in columns[1:])] for one in kept)
+        )
+        write_rows(out / REPORT, ["image", "state"], ([one.cells["image"], states[one.name]] for one in photographs))
+        write_rows(out / COPIES, ["image", "copy_of"], ([one.cells["image"], of.cells["image"]] for one, of in copies))
     except OSError as error:
         raise DferError(f"{error.filename or out}: {error.strerror or error}") from error
     return Prepared(states, split_by)
@@ -172,44 +170,29 @@ def _prominence(face: Face, shape: tuple[int, ...]) -> float:
 
 def _cut_all(photographs: Sequence[Photograph], out: Path, size: int, workers: int) -> Iterator[tuple[str, State]]:
     """In any order; those that an earlier run cut, and found upright, come first."""
-    todo = []
+    todo: list[Photograph] = []
     for one in photographs:
         if (out / one.name).is_file() and not _mark(out / one.name).exists():
             yield one.name, "ok"
         else:
-            todo.append((one.path, one.name))
-    chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
-    if min(workers, len(chunks)) <= 1:
-        for chunk in chunks:
-            yield from _cut_chunk(chunk, out, size)
-        return
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), get_context("spawn"), start_worker)
-    try:
-        for found in pool.map(_cut_chunk, chunks, [out] * len(chunks), [size] * len(chunks)):
-            yield from found
-    except BrokenProcessPool as error:
-        raise DferError("a process died, perhaps of too little memory; run again, with fewer --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+            todo.append(one)
+    cut = run_in_processes(partial(_cut, out=out, size=size), todo, workers, _CHUNK)
+    yield from zip((one.name for one in todo), cut, strict=True)
 
 
-def _cut_chunk(chunk: Sequence[tuple[Path, str]], out: Path, size: int) -> list[tuple[str, State]]:
-    return [(name, _cut(path, out / name, size)) for path, name in chunk]
-
-
-def _cut(path: Path, target: Path, size: int) -> State:
-    image = read_image(path)
+def _cut(photograph: Photograph, out: Path, size: int) -> State:
+    image = read_image(photograph.path)
     if image is None:
         return "unreadable"
-    vote, mark = OrientationVote(), _mark(target)
-    crop = cut_face(image, _detector(), size, vote)
+    target, vote = out / photograph.name, OrientationVote()
+    mark, crop = _mark(target), cut_face(image, own_detector(), size, vote)
     if crop is None:
         return "no-face"
     target.parent.mkdir(parents=True, exist_ok=True)
     if vote.degrees:
         mark.touch()  # first, so that a run that ends here looks again
     with atomic_write(target) as aside:
-        aside.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes())
+        aside.write_bytes(jpeg(crop))
     if vote.degrees:
         return "turned"
     mark.unlink(missing_ok=True)
@@ -219,11 +202,6 @@ def _cut(path: Path, target: Path, size: int) -> State:
 def _mark(target: Path) -> Path:
     """The file beside a crop whose face does not stand upright, by which the next run knows it."""
     return target.with_suffix(".turned")
-
-
-@cache
-def _detector() -> FaceDetector:
-    return FaceDetector()
 
 
 def _drop_copies(kept: Sequence[Photograph], folder: Path) -> list[tuple[Photograph, Photograph]]:
@@ -271,8 +249,3 @@ def _cells_of(name: PurePosixPath) -> dict[str, str]:
 
 def _hidden(name: PurePosixPath) -> bool:
     return any(part.startswith(("__MACOSX", "@eaDir")) for part in name.parts)
-
-
-def _write(path: Path, columns: Sequence[str], rows: Iterator[list[str]]) -> None:
-    with atomic_write(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([columns, *rows])
