@@ -290,7 +290,7 @@ def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) 
 def _suggestion(name: str) -> str | None:
     """The class of ours that a word probably means."""
     alike = get_close_matches(name, [*MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS], 1, cutoff=0.8)
-    return ALIASES.get(alike[0], SYNONYMS.get(alike[0], alike[0])) if alike else None
+    return meaning(alike[0]) if alike else None
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS
-from ...runtime.sources import read_image
 from ...runtime.sources.tables import bad_line, image_places, read_rows
 from ..digests import content_digests, damaged_pictures
 from . import WINDOW
 from .lists import class_name, classes_of, few_missing, own_name
+from .videos import read_picture
 
 
 class StillClips:
@@ -107,11 +107,8 @@ class StillClips:
         return len(self.paths)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The photograph as RGB [H,W,3] (grey ones have three equal channels)."""
-        image = read_image(self.paths[index])
-        if image is None:
-            raise DferError(f"cannot read image {self.paths[index]}")
-        return image
+        """The photograph as RGB [H,W,3]."""
+        return read_picture(self.paths[index])
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         shown = self.image(index)

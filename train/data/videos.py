@@ -105,7 +105,7 @@ class VideoClips:
         path = self.paths[index]
         if path.is_dir():
             for file in image_files(path, self.damaged):
-                yield _fit(_read(file), self._size)
+                yield _fit(read_picture(file), self._size)
         else:
             with open_source(path) as source:
                 for frame in source:
@@ -205,11 +205,12 @@ def _read_images(
     if not files:
         raise DferError(f"{folder}: this clip has lost its frames")
     numbers = choose_frames(len(files), rng)
-    kept = {index: _fit(_read(files[index]), size) for index in set(numbers.tolist())}
+    kept = {index: _fit(read_picture(files[index]), size) for index in set(numbers.tolist())}
     return np.stack([kept[index] for index in numbers.tolist()]), numbers
 
 
-def _read(file: Path) -> NDArray[np.uint8]:
+def read_picture(file: Path) -> NDArray[np.uint8]:
+    """A picture as RGB [H,W,3] (grey ones have three equal channels). Raises DferError for a file that is none."""
     image = read_image(file)
     if image is None:
         raise DferError(f"{file}: not an image that OpenCV can read")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError, ParameterError
-from ...runtime.sources import VIDEO_SUFFIXES, pictures_below, read_image
+from ...runtime.sources import VIDEO_SUFFIXES, pictures_below
 from ...runtime.sources.tables import image_places, read_rows
 from ..data import WINDOW
 from ..data.augmentation import plain_view
@@ -19,6 +19,7 @@ from ..data.benchmarks import TABLE
 from ..data.choice import SIDE
 from ..data.lists import few_missing, holds_photographs, splits_in
 from ..data.procedural import ProceduralClips
+from ..data.videos import read_picture
 from ..digests import content_digests, damaged_pictures
 
 DRAWN = "drawn"
@@ -69,9 +70,7 @@ class Crops:
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         path = self.paths[index]
-        image = read_image(path)
-        if image is None:
-            raise DferError(f"cannot read image {path}")
+        image = read_picture(path)
         height, width = image.shape[:2]
         if max(height, width) > _OBLONG * min(height, width):
             raise DferError(
