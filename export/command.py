@@ -312,8 +312,7 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
 
 def _print(console: Console, result: ExportResult, gate: str) -> None:
     """Tables of parity, sensitivity to INT8 and latency, the warnings, and what to do next."""
-    from rich.markup import escape
-
+    from ..train.epoch_log import tell_warning
     from .latency import slower
 
     bundle = result.bundle
@@ -330,7 +329,7 @@ def _print(console: Console, result: ExportResult, gate: str) -> None:
     if result.measurements:
         console.print(_latency_table(result, gate))
     for line in (*result.warnings, *slower(result.measurements)):
-        console.print(f"[yellow]warning:[/] {escape(line)}", soft_wrap=True)
+        tell_warning(console, line)
     size = sum((bundle.path / name).stat().st_size for name in bundle.digests)
     told = f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {bundle.path}"
     console.print(told, markup=False)

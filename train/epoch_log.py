@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress, TextColumn
 
 from ..runtime.errors import require
 from .training import Epoch
@@ -50,6 +52,22 @@ class EpochLog:
             self._curves.close()
 
 
+def progress_bars(console: Console) -> Progress:
+    """Bars with the time left and a note behind each."""
+    return Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
+
+
+def add_bar(progress: Progress, description: str) -> Callable[[int, int], object]:
+    """Another bar, whose end is not known yet; call the result with how much is done, and how much there is."""
+    task = progress.add_task(description, total=None, note="")
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def tell_warning(console: Console, message: str) -> None:
+    """Print a warning."""
+    console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
 def tell_anew(console: Console, out: Path) -> None:
     """Print what a run that starts anew takes the place of: an interrupted run, or a finished one's file `out`."""
     state = out.with_suffix(".state")
@@ -57,8 +75,7 @@ def tell_anew(console: Console, out: Path) -> None:
         told = f"{escape(str(state))}: an interrupted run; starting anew, --resume would go on with it"
         console.print(told, soft_wrap=True)
     elif out.is_file():
-        told = f"[yellow]warning:[/] {escape(str(out))} is there from an earlier run and will be replaced"
-        console.print(told, soft_wrap=True)
+        tell_warning(console, f"{out} is there from an earlier run and will be replaced")
 
 
 def tell_epoch(console: Console, epoch: Epoch, note: str) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, TextColumn
+from rich.progress import Progress
 
 from ..runtime.errors import ParameterError
 from ..runtime.labels import EXPRESSIONS
@@ -29,7 +29,7 @@ from .data.stills import StillClips
 from .data.subsets import Subset
 from .data.videos import VideoClips
 from .digests import plain_option, weights_digest
-from .epoch_log import EpochLog, tell_anew, tell_epoch, tell_step
+from .epoch_log import EpochLog, add_bar, progress_bars, tell_anew, tell_epoch, tell_step, tell_warning
 from .fabric import start_fabric
 from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
 from .methods import Method, method_class
@@ -81,11 +81,6 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
         return TrainResult(options.out, tuple(run.train()), run.calibration)
 
 
-def progress_bars(console: Console) -> Progress:
-    """Bars with the time left and a note behind each."""
-    return Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
-
-
 class Run:
     """What the parts of one run share.
 
@@ -107,6 +102,7 @@ class Run:
         self._augmentation = options.augmentation or usual
         rank, world, span, history = fabric.global_rank, fabric.world_size, options.span, options.history
         self._sampling = Sampling(options.batch, options.balance, span=span, history=history, rank=rank, world=world)
+        self._warn = partial(tell_warning, progress.console)
         self.calibration: Calibration | None = None
         self.divisions = divisions or divisions_of(options)
 
@@ -290,14 +286,10 @@ class Run:
         return sources
 
     def _open_data(self, size: int) -> list[Source]:
-        options, data, progress = self._options, self._options.data, self._progress
+        options, data = self._options, self._options.data
         if options.stills is not None and not options.stills.is_file():  # or it would be told when all clips are drawn
             raise ParameterError("stills", f"{options.stills}: no such file")
-        task = progress.add_task("opening clips", total=None, note="")
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+        show = add_bar(self._progress, "opening clips")
         clips, split = data.open("train", False, show, self._warn, size), self.divisions[0].chosen_on
         show(len(clips), len(clips))
         held_back = None if split is None else data.open(split, True, show, self._warn, size)
@@ -315,11 +307,7 @@ class Run:
         """The clips to learn from by captions alone, which are those that have some."""
         options = self._options
         assert options.captions is not None
-        task = self._progress.add_task("opening clips", total=None, note="")
-
-        def show(done: int, total: int) -> None:
-            self._progress.update(task, completed=done, total=total)
-
+        show = add_bar(self._progress, "opening clips")
         clips, splits = open_unlabelled(options.data, options.out, show, self._warn, size)
         show(len(clips), len(clips))
         captions = captions_of(clips, options.captions, classes, splits)
@@ -364,9 +352,6 @@ class Run:
                 found.append(clips.fingerprint)
             self._progress.advance(task)
         return found
-
-    def _warn(self, message: str) -> None:
-        self._progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
     def _feature_batches(self, method: Method, sources: list[Source]) -> tuple[Batches, Batches]:
         options, fabric = self._options, self._fabric

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,17 +164,14 @@ def _test(
     model: Model, data: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
 ) -> Tested:
     """A model's scores on the clips asked for."""
-    from rich.markup import escape
-
     from ..checkpoints.protocol import stills_name
     from ..data import ClipSet
     from ..data.matching import match_classes
     from ..data.stills import StillClips, classes_of_stills
+    from ..epoch_log import add_bar, tell_warning
     from ..evaluation import evaluate
 
-    def warn(message: str) -> None:
-        progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
+    warn = partial(tell_warning, progress.console)
     clips: ClipSet
     part: str | None
     if stills is not None:
@@ -184,11 +182,7 @@ def _test(
         part = data.part(split or "test", True)
         if split not in (None, "test", part):
             raise ParameterError("split", f"{data.root or data.name} has no split {split!r}; leave --split out")
-        opening = progress.add_task("opening clips", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(opening, completed=done, total=total)
-
+        show = add_bar(progress, "opening clips")
         clips = data.open(split or "test", True, show, warn, model.size)
         show(len(clips), len(clips))
         named = "all clips" if part is None else f"split {part}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import accumulate
 from math import isnan
 from pathlib import Path
@@ -128,24 +129,18 @@ def main(
         require(module, "train")
     import torch
     from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress, TextColumn
 
     from ...runtime.sources.tables import read_rows
     from ..data.images import Images
     from ..data.procedural import HELD_OUT, ProceduralClips
     from ..data.stills import StillClips
-    from ..epoch_log import tell_anew
+    from ..epoch_log import progress_bars, tell_anew, tell_warning
     from ..metrics import Scores
     from ..models.clip import load_clip, save_weights
     from ..pretraining import Pretraining, PretrainSettings, classify, description_tokens
 
     console = Console()
-
-    def warn(message: str) -> None:
-        console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
-    state = out.with_suffix(".state")
+    warn, state = partial(tell_warning, console), out.with_suffix(".state")
     if not (resume and state.is_file()):
         tell_anew(console, out)
     torch.manual_seed(seed)
@@ -153,7 +148,7 @@ def main(
     taught = None if teacher is None else load_clip(teacher_clip or clip, teacher, grey)
     sources: list[tuple[Images, float]] = []
     tests: dict[str, Images] = {}
-    with Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console) as progress:
+    with progress_bars(console) as progress:
         held_out = max(2, identities // 10)
         reading = progress.add_task("reading photographs", total=len(stills), note="", visible=bool(stills))
         for table, share in zip(stills, shares, strict=True):

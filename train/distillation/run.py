@@ -27,7 +27,7 @@ from ..data.features import Extraction, FeatureSet, stored_features
 from ..data.procedural import UNLABELLED, ProceduralClips
 from ..data.subsets import split_validation
 from ..digests import weights_digest
-from ..epoch_log import EpochLog, tell_anew, tell_epoch
+from ..epoch_log import EpochLog, add_bar, progress_bars, tell_anew, tell_epoch, tell_warning
 from ..evaluation import MethodModel, evaluate
 from ..fabric import start_fabric
 from ..methods import Method
@@ -36,7 +36,7 @@ from ..methods.student import Student, check_teacher, distillation_phase
 from ..metrics import pooled
 from ..models.tower import build_tower
 from ..options import TrainOptions
-from ..run import Run, progress_bars
+from ..run import Run
 from ..training import Epoch, Trainer, TrainSettings
 from .batches import TaughtBatches
 from .crops import DRAWN, Crops, DrawnCrops, find_crops
@@ -259,19 +259,15 @@ class _Distillation:
         return student, {"distillation": told}
 
     def _open_crops(self) -> ClipSet:
-        options, progress, classes = self._options, self._progress, self._teacher.classes
-        task = progress.add_task("opening faces", total=None, note="")
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+        options, classes = self._options, self._teacher.classes
+        show = add_bar(self._progress, "opening faces")
         if options.faces == DRAWN:
             people = range(UNLABELLED, UNLABELLED + options.identities)
             drawn = ProceduralClips(people, options.workers, lambda n: show(n, options.identities))
             return DrawnCrops(drawn, classes)
         paths, groups = find_crops(Path(options.faces))
         side = max(SIDE, self._size, self._teacher.preprocessing.size)
-        crops = Crops(paths, groups, classes, side, self._warn, show)
+        crops = Crops(paths, groups, classes, side, partial(tell_warning, self._progress.console), show)
         show(len(crops), len(crops))
         return crops
 
@@ -287,9 +283,6 @@ class _Distillation:
         listed = ", ".join(f"{name} {n}" for name, n in zip(teacher.classes, counts, strict=True))
         self._progress.console.print(escape(f"faces as the teacher takes them: {listed}"), soft_wrap=True)
         return replace(stored, labels=labels)
-
-    def _warn(self, message: str) -> None:
-        self._progress.console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
 def _use_labels(
@@ -325,16 +318,14 @@ def _use_labels(
     tested = [source.tested for source in sources]
     same = all(one.trained in ("", now.trained) for one, now in zip(divisions, run.divisions, strict=True))
     unseen = None not in earlier and same
-    doubts = []
+    warn = partial(tell_warning, progress.console)
     if not unseen:
-        doubts.append(
+        warn(
             "the teacher may have been trained on clips that are held back here, since it does not say how these data "
             "were divided, or they were others: figures may be too good, and its temperature and limit are kept"
         )
     if "test" in [division.chosen_on for division in divisions]:
-        doubts.append("the test split is held back, as by the teacher: figures of it are no test results")
-    for doubt in doubts:
-        progress.console.print(f"[yellow]warning:[/] {doubt}", soft_wrap=True)
+        warn("the test split is held back, as by the teacher: figures of it are no test results")
     told = {**training["distillation"], "unseen": unseen}
     for name, model in (("teacher", teacher), ("untuned", student)):
         task = progress.add_task(f"testing {name}", total=sum(map(len, tested)), note="")
