@@ -25,7 +25,7 @@ STEPS = ("1-text", "2-video", "3-joint")
 
 def command(name: str, *arguments: object) -> None:
     """Run one of our commands, or end with what it said."""
-    program = f"import sys; from dfer.train.cli.{name} import main; main()"
+    program = f"from dfer.train.cli.{name} import main; main()"
     call = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from pages import Check, publish, table, take_turns
-from precision import draw_crops
+from precision import drawn_faces
 from windows import ours
 
 from dfer.export.engine import build_engines
@@ -64,11 +64,7 @@ def export(work: Path, clip: str, name: str) -> tuple[Bundle, dict[str, str]]:
     if not (path / MANIFEST).is_file() or not told.is_file():
         method = make(clip, VARIANTS[name])
         size = method.preprocessing.size
-        faces = work / f"faces.{size}"
-        if not faces.is_dir():
-            faces.mkdir(parents=True)
-            draw_crops(faces, size)
-        options = ExportOptions(fp16=True, int8=True, faces=faces)
+        options = ExportOptions(fp16=True, int8=True, faces=drawn_faces(work, size))
         print(f"exporting {clip}, {name}", file=sys.stderr)
         exported = export_method(method, path, {}, options, lambda step: print(f"  {step}", file=sys.stderr))
         lines = {}

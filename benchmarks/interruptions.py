@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-COMMAND = "import sys; from dfer.train.cli.{} import main; main()"
+COMMAND = "from dfer.train.cli.{} import main; main()"
 
 
 def start(name: str, *arguments: object) -> subprocess.Popen[bytes]:

@@ -22,7 +22,7 @@ from dfer.runtime.bundle import DEMO
 from dfer.runtime.engines import open_engine, present_providers
 from dfer.runtime.machine import physical_cores
 from dfer.runtime.recognizer import Recognizer
-from dfer.train.models.clip import _open_clip
+from dfer.train.models.clip import load_timm
 
 SIDE = 224
 MUST = {"cpu": 1.0, "openvino": 0.9}
@@ -33,14 +33,11 @@ STUDENT = 0.25
 
 def efficientnet(folder: Path) -> Path:
     """EfficientNet-B0 for seven classes as an FP32 graph: float32 [N,3,224,224] → logits [N,7]."""
-    _open_clip()  # makes torchvision, which timm imports, load beside a CPU-only torch
-    import timm
-
     path = folder / "efficientnet_b0.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(0)
-        network = timm.create_model("efficientnet_b0", num_classes=7).eval()
+        network = load_timm().create_model("efficientnet_b0", num_classes=7).eval()
         batch = torch.export.Dim("N", min=1, max=64)
         torch.onnx.export(
             network,

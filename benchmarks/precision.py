@@ -74,16 +74,16 @@ def add_outliers(tower: Any, factor: float = 45.0, channels: int = 6) -> None:
                 weight[:, picked] /= factor
 
 
-def draw_crops(folder: Path, size: int) -> None:
-    """`CROPS` procedural faces as PNG files."""
-    clips, done = ProceduralClips(range(8)), 0
-    for index in range(len(clips)):
-        for frame in plain_view(clips.frames(index), size):
-            if done < CROPS:
-                cv2.imwrite(str(folder / f"{done:04}.png"), frame[..., ::-1])
-                done += 1
-    if done < CROPS:
-        raise SystemExit(f"only {done} faces were drawn")
+def drawn_faces(work: Path, size: int) -> Path:
+    """A folder of `CROPS` procedural faces as PNG files, drawn where there are none yet."""
+    folder = work / f"faces.{size}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not any(folder.iterdir()):
+        clips = ProceduralClips(range(8))
+        frames = (frame for index in range(len(clips)) for frame in plain_view(clips.frames(index), size))
+        for number, frame in zip(range(CROPS), frames, strict=False):
+            cv2.imwrite(str(folder / f"{number:04}.png"), frame[..., ::-1])
+    return folder
 
 
 def naive_parity(method: Method, bundle: Bundle, faces: Path) -> Parity:
@@ -238,10 +238,7 @@ def main() -> None:
         add_outliers(method.clip_model.visual)
         title += ", outlier channels"
     with tempfile.TemporaryDirectory() as scratch:
-        faces = options.calib or Path(scratch) / "faces"
-        if options.calib is None:
-            faces.mkdir()
-            draw_crops(faces, method.preprocessing.size)
+        faces = options.calib or drawn_faces(Path(scratch), method.preprocessing.size)
         begun = monotonic()
 
         def told(step: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from distillation import PEER, PRECISIONS, measure
 from pages import publish, table
-from precision import draw_crops
+from precision import drawn_faces
 
 from dfer.export.exporting import export_method
 from dfer.export.options import ExportOptions
@@ -44,13 +44,10 @@ def export(work: Path, teacher: Path, tower: str, size: int) -> tuple[Path, str]
     """The bundle of an untaught student and its parameters, in millions."""
     torch.manual_seed(0)
     student = Student.of_teacher(load_checkpoint(teacher)[0], tower, size, None).eval()
-    path, faces = work / f"{tower}-{size}.dfer", work / f"faces.{size}"
+    path = work / f"{tower}-{size}.dfer"
     if not (path / MANIFEST).is_file():
         print(f"exporting {tower}", file=sys.stderr, flush=True)
-        if not faces.is_dir():
-            faces.mkdir(parents=True)
-            draw_crops(faces, size)
-        export_method(student, path, {}, ExportOptions(int8=True, faces=faces, gate="off"))
+        export_method(student, path, {}, ExportOptions(int8=True, faces=drawn_faces(work, size), gate="off"))
     return path, f"{sum(one.numel() for one in student.tower.parameters()) / 1e6:.2f}"
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from precision import draw_crops
+from precision import drawn_faces
 
 from dfer.export.exporting import export_method
 from dfer.export.options import ExportOptions
@@ -36,11 +36,7 @@ def vit_bundle(
     """The bundle of `random_dfer_clip`, made on first use and then kept in `folder`."""
     path = folder / f"{clip}.{size}{f'.{patches}' if patches else ''}{'.int8' if int8 else ''}.dfer"
     if not (path / MANIFEST).is_file():
-        faces = folder / f"faces.{size}"
-        faces.mkdir(parents=True, exist_ok=True)
-        if int8 and not any(faces.iterdir()):
-            draw_crops(faces, size)
-        options = ExportOptions(int8=int8, faces=faces if int8 else None)
+        options = ExportOptions(int8=int8, faces=drawn_faces(folder, size) if int8 else None)
         export_method(
             random_dfer_clip(clip, size, patches), path, {}, options, lambda step: print(step, file=sys.stderr)
         )
