@@ -25,7 +25,7 @@ class Layer:
     """A MatMul, Gemm or Conv with constant weights, which INT8 can replace.
 
     name: the node's. data: its input tensor. weight: its initializer. output: its output tensor.
-    axis: the weight's axis of output channels. inner: the weight's axis of input channels.
+    axis: the weight's axis of output channels.
     """
 
     name: str
@@ -33,7 +33,6 @@ class Layer:
     weight: str
     output: str
     axis: int
-    inner: int
 
 
 class Graph:
@@ -115,8 +114,7 @@ class Graph:
             if node.op_type == "MatMul" and len(dims) != 2:
                 continue
             transposed = node.op_type == "Conv" or bool(attributes.get("transB", 0))
-            axis, inner = (0, 1) if transposed else (1, 0)
-            found.append(Layer(node.name, node.input[0], node.input[1], node.output[0], axis, inner))
+            found.append(Layer(node.name, node.input[0], node.input[1], node.output[0], 0 if transposed else 1))
         return found
 
     def float_tensors(self) -> list[str]:

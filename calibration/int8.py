@@ -79,9 +79,9 @@ def quantizations(
     names = [layer.name for layer in layers]
     with SensitivityModel(encoder, head, window, frames[spread(len(frames), SENSITIVITY_FRAMES)]) as model:
         report("int8: choosing the kind of range")
-        cosines = {kind: model.sensitivity(measured.kinds[kind], names).cosine for kind in KINDS}
+        cosines = {kind: model.sensitivity(measured[kind], names).cosine for kind in KINDS}
         kind = max(KINDS, key=cosines.__getitem__)
-        ranges = measured.kinds[kind]
+        ranges = measured[kind]
         ranking = model.rank(ranges, names, lambda _: report(f"int8: sensitivity of each of {len(names)} layers"))
         worst = [sensitivity.layer for sensitivity in ranking]
         count = 0  # of float layers

@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +82,8 @@ def _divergence(counts: NDArray[np.float64], edge: int) -> float:
     return float((wanted * np.log(wanted / found)).sum())
 
 
-@dataclass(frozen=True)
-class Ranges:
-    """The largest |x| to represent, by kind of range and tensor. key: hash of the graph, tensors and frames."""
-
-    key: str
-    kinds: Mapping[str, Mapping[str, float]]
+Ranges = Mapping[str, Mapping[str, float]]
+"""The largest |x| to represent, by kind of range and tensor."""
 
 
 def measure_ranges(
@@ -115,11 +110,10 @@ def measure_ranges(
         for name, histogram in histograms.items():
             histogram.add(values[name])
     kinds = {kind: {name: histogram.range(kind) for name, histogram in histograms.items()} for kind in KINDS}
-    ranges = Ranges(key, kinds)
     if cache:
         with atomic_write(cache) as aside:
-            aside.write_text(json.dumps(asdict(ranges)), encoding="utf-8")
-    return ranges
+            aside.write_text(json.dumps({"key": key, "kinds": kinds}), encoding="utf-8")
+    return kinds
 
 
 def measure_channels(graph: bytes, frames: NDArray[np.uint8], tensors: Sequence[str]) -> dict[str, Array]:
@@ -136,7 +130,7 @@ def _read(cache: Path, key: str) -> Ranges | None:
     """The ranges in the file if they have this key; None otherwise and where it cannot be read: they are measured."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
-        ranges = Ranges(content["key"], content["kinds"])
+        kinds: Ranges = content["kinds"]
+        return kinds if content["key"] == key and set(kinds) == set(KINDS) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return ranges if ranges.key == key and set(ranges.kinds) == set(KINDS) else None

@@ -28,13 +28,11 @@ class LayerSensitivity:
     """How far features and class probabilities are from the float ones with one or several layers in INT8.
 
     layer: the one in INT8, or "all" for several. cosine: the lowest of any frame's two features. delta: largest |Δp|.
-    top1: share of frames whose most probable class is the same.
     """
 
     layer: str
     cosine: float
     delta: float
-    top1: float
 
 
 class SensitivityModel:
@@ -66,12 +64,10 @@ class SensitivityModel:
         cosines = (found * wanted).sum(axis=1) / np.maximum(
             np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1), 1e-12
         )
-        found_p = self._classify(found)
         return LayerSensitivity(
             layer=next(iter(names)) if len(names) == 1 else "all",
             cosine=float(np.nan_to_num(cosines.min(), nan=-1.0)),
-            delta=float(np.abs(found_p - wanted_p).max()),
-            top1=float((found_p.argmax(axis=1) == wanted_p.argmax(axis=1)).mean()),
+            delta=float(np.abs(self._classify(found) - wanted_p).max()),
         )
 
     def rank(

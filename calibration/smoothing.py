@@ -81,7 +81,7 @@ def smooth(data: bytes, channels: Mapping[str, Array]) -> bytes:
             values = graph.constant(norm.input[place]) / factors
             norm.input[place] = graph.add_constant(f"{group.output}.smooth.{place}", values.astype(np.float32))
         for layer in group.layers:
-            shape = [1, -1] if layer.inner == 1 else [-1, 1]
+            shape = [1, -1] if layer.axis == 0 else [-1, 1]
             values = graph.constant(layer.weight) * factors.reshape(shape)
             nodes[layer.output].input[1] = graph.add_constant(f"{layer.output}.weight", values.astype(np.float32))
     graph.rebuild(list(graph.nodes))

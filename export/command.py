@@ -261,7 +261,7 @@ def _faces(faces: str | None, root: Path | None, fold: int, lists: Path | None) 
             raise DferError(f"--calib {faces} needs --root, the folder of its clips")
         from ..train.data.choice import DataChoice
 
-        chosen = DataChoice(faces, root, fold, lists, max_missing=0.01, identities=0, workers=1)
+        chosen = DataChoice(faces, root, fold, lists)
         if chosen.one_list:  # held-out faces would be the calibration faces
             raise ParameterError(
                 "lists", f"{lists} is one list; name the folder of the lists of training and test clips"

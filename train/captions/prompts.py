@@ -74,4 +74,4 @@ def _frames(path: Path) -> dict[str, Any] | None:
 
 
 def _once(count: int) -> list[int]:
-    return sorted(set(choose_frames(count, None).tolist()))
+    return sorted(set(choose_frames(count).tolist()))

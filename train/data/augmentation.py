@@ -45,7 +45,7 @@ def augmented_view(frames: Frames, size: int, rng: np.random.Generator, jitter: 
     a badly tracked face) and makes a clip out of a still.
     """
     count = len(frames)
-    walk = _random_walk(count, 4, rng) * jitter
+    walk = _random_walk(count, rng) * jitter
     angle = np.deg2rad(rng.uniform(-10, 10))
     flip = rng.random() < 0.5
     scale, shift = 1 + rng.uniform(-0.14, 0.14), rng.uniform(-0.05, 0.05, 2)
@@ -81,7 +81,7 @@ def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: floa
 
     jitter: as in `augmented_view`; stills would stand still otherwise.
     """
-    walk = _random_walk(len(frames), 4, rng) * jitter
+    walk = _random_walk(len(frames), rng) * jitter
     part = rng.choice([1.0, 112 / 120, 0.875])
     shift = rng.uniform(-0.5, 0.5, 2) * (1 - part) / part
     flip = rng.random() < 0.5
@@ -97,7 +97,7 @@ def resized_crop_view(frames: Frames, size: int, rng: np.random.Generator, jitte
     jitter: as in `augmented_view`.
     """
     source = frames.shape[1]
-    walk = _random_walk(len(frames), 4, rng) * jitter
+    walk = _random_walk(len(frames), rng) * jitter
     ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)) / 2)
     sides = np.minimum(np.sqrt(rng.uniform(0.08, 1.0)) * np.array([ratio, 1 / ratio]), 1.0)  # width, height
     centre = rng.uniform(sides / 2, 1 - sides / 2) * source - 0.5
@@ -140,10 +140,10 @@ def _similarity(
     return np.hstack([linear, (target - linear @ centre)[:, None]])
 
 
-def _random_walk(count: int, dimensions: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A smooth path [count, dimensions] of about unit size that starts anywhere."""
-    steps = rng.normal(0, 0.35, (count, dimensions))
-    steps[0] = rng.normal(0, 0.7, dimensions)
+def _random_walk(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A smooth path [count, 4] of about unit size that starts anywhere."""
+    steps = rng.normal(0, 0.35, (count, 4))
+    steps[0] = rng.normal(0, 0.7, 4)
     return np.cumsum(steps, axis=0)
 
 

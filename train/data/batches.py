@@ -240,7 +240,7 @@ class PixelBatches:
                             names.append(self._sets[number].names[index])
                     parts = [(self._labels[number][index], self._soft[number], index) for number, index in drawn]
                     ahead.append((views, labels, names, _drawn_shares(parts)))
-                if step >= _AHEAD and ahead:
+                if step >= _AHEAD:
                     views, labels, names, shares = ahead.popleft()
                     frames, pictures = zip(*(view.result() for view in views), strict=True)
                     inputs = torch.from_numpy(np.stack(frames))

@@ -53,7 +53,7 @@ class TaughtBatches:
                     views = rng.integers(0, self._features.features.shape[0], len(drawn))
                     pixels = [pool.submit(self._view, *one) for one in zip(drawn, views, strict=True)]
                     ahead.append((pixels, drawn, views))
-                if step >= _AHEAD and ahead:
+                if step >= _AHEAD:
                     pixels, drawn, views = ahead.popleft()
                     yield self._batch([one.result() for one in pixels], drawn, views)
                     self._progress()

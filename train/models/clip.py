@@ -120,8 +120,7 @@ class Clip:
     @property
     def width(self) -> int:
         """D, the joint embedding's width."""
-        with torch.no_grad():
-            projection = self.text.model.text_projection
+        projection = self.text.model.text_projection
         if isinstance(projection, nn.Linear):
             return int(projection.out_features)
         return int(projection.shape[1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,12 +16,10 @@ _SIDE = 32  # pixels of the grey versions that are compared
 _ROWS = 2048  # compared with all others at a time
 
 
-def find_copies(
-    crops: Sequence[NDArray[np.uint8]], progress: Callable[[int], object] = lambda _: None
-) -> NDArray[np.int64]:
+def find_copies(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
     """For each aligned crop, uint8 [H,W] or [H,W,3], the first that it is a copy of, itself where there is none.
 
-    Copies of copies are copies. progress: hears of crops compared.
+    Copies of copies are copies.
     """
     plain, mirrored = _signatures(crops, mirror=False), _signatures(crops, mirror=True)
     first = np.arange(len(crops))
@@ -30,7 +28,6 @@ def find_copies(
         alike = np.maximum(plain[rows] @ plain.T, mirrored[rows] @ plain.T) >= ALIKE
         for row, other in zip(*np.nonzero(alike), strict=True):
             _join(first, start + int(row), int(other))
-        progress(len(alike))
     return np.array([_root(first, index) for index in range(len(crops))], np.int64)
 
 
