@@ -89,7 +89,7 @@ class DescribedBundle(BundleModel):
         self.classes, self.temperature = self._head.classes, self._head.temperature
 
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._head.classify_features(self._window(frames))
+        return self._head.classify(self._window(frames))
 
 
 class MethodModel(Model):
@@ -106,14 +106,8 @@ class MethodModel(Model):
         with torch.inference_mode():
             self._matrix = method.class_matrix()
 
-    def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return self._classify(frames)
-
-    def classify_features(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities [C] of a window of frame features float32 [T,D]."""
-        return self._classify(features)
-
-    def _classify(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+    def classify(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
+        """Probabilities [C] of a window of frames, or of frame features float32 [T,D]."""
         with self._torch.inference_mode():
             logits = self._method(self._torch.from_numpy(inputs)[None].to(self._device), self._matrix)
             probabilities: NDArray[np.float32] = logits.softmax(dim=-1)[0].cpu().numpy()

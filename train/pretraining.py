@@ -30,7 +30,7 @@ from .data.augmentation import plain_view
 from .data.batches import sampling_probabilities
 from .data.images import Images, random_views
 from .digests import weights_digest
-from .methods import lay_out, normalise_pixels
+from .methods.method import lay_out, normalise_pixels, standardise
 from .models.averaging import moving_average
 from .models.clip import Clip
 from .models.descriptions import DESCRIPTIONS
@@ -38,6 +38,7 @@ from .precision import mixed_precision
 
 STATE_FORMAT = "dfer-edge pre-training state 1"
 
+_AT_ONCE = 256  # images that are classified together
 _MAX_SCALE = 100.0  # of CLIP's learned 1/τ, as in its training
 _TEXT_STEPS, _TEXT_RATE = 100, 5e-4  # the fit takes seconds; cosines are then above 0.99
 
@@ -141,7 +142,8 @@ class Pretraining:
             int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0])
         )
         frames, targets = self._draw(np.random.default_rng([settings.seed, step]))
-        pixels = _normalised(random_views(frames, self.size(step), generator), self._clip.preprocessing)
+        views = random_views(frames, self.size(step), generator).expand(-1, 3, -1, -1)
+        pixels = standardise(views, self._clip.preprocessing)
         if settings.mixup:
             pixels, targets = _mix(pixels, targets, settings.mixup, generator)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -231,10 +233,10 @@ class _Learner(nn.Module):
             return torch.as_tensor(scale * features @ self.vectors.T)
 
 
-def fit_text(clip: Clip, vectors: Tensor, progress: Callable[[int], object] = lambda _: None) -> None:
+def fit_text(clip: Clip, vectors: Tensor) -> None:
     """Train the text tower of `clip` so that the descriptions of each class have its vector, float32 [C,D].
 
-    Its word embeddings stay: a few dozen words cannot teach 49,408 of them. progress: hears of each step.
+    Its word embeddings stay: a few dozen words cannot teach 49,408 of them.
     """
     tokens = description_tokens(clip)
     clip.text.model.token_embedding.requires_grad_(False)
@@ -242,12 +244,11 @@ def fit_text(clip: Clip, vectors: Tensor, progress: Callable[[int], object] = la
     learned = [one for one in clip.model.parameters() if one.requires_grad and id(one) not in tower]
     optimizer = torch.optim.Adam(learned, lr=_TEXT_RATE)
     wanted = vectors.repeat_interleave(len(tokens) // len(vectors), dim=0)
-    for step in range(1, _TEXT_STEPS + 1):
+    for _ in range(_TEXT_STEPS):
         loss = 1 - (_sentence_features(clip, tokens) * wanted).sum(dim=-1).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        progress(step)
 
 
 def class_features(clip: Clip) -> Tensor:
@@ -257,12 +258,12 @@ def class_features(clip: Clip) -> Tensor:
 
 
 @torch.inference_mode()
-def classify(clip: Clip, images: Images, batch: int = 256) -> NDArray[np.float32]:
+def classify(clip: Clip, images: Images) -> NDArray[np.float32]:
     """Probabilities float32 [N,C] of the images' test views: softmax of cosines times the learned scale."""
     learner = _Learner(clip, class_features(clip)).eval()
     rows = []
-    for start in range(0, len(images.frames), batch):
-        views = plain_view(images.frames[start : start + batch], clip.preprocessing.size)
+    for start in range(0, len(images.frames), _AT_ONCE):
+        views = plain_view(images.frames[start : start + _AT_ONCE], clip.preprocessing.size)
         rows.append(learner(normalise_pixels(torch.from_numpy(views), clip.preprocessing)).softmax(dim=-1).numpy())
     return np.concatenate(rows)
 
@@ -288,12 +289,6 @@ def _orthonormal(count: int, width: int, seed: int) -> Tensor:
     drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(seed))
     basis: Tensor = torch.linalg.qr(drawn)[0]
     return basis.T.contiguous()
-
-
-def _normalised(views: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Views [N,C,S,S] in 0..1 as the image tower wants them, [N,3,S,S]."""
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return (views.expand(-1, 3, -1, -1) - mean) / std
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:

@@ -127,7 +127,8 @@ def _listed(names: list[str]) -> str:
 
 
 def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
-    from ..preparation.photographs import COPIES, KEPT, REPORT, TABLE
+    from ..data.lists import TABLE
+    from ..preparation.photographs import COPIES, KEPT, REPORT
 
     total, ok = len(prepared.states), prepared.count("ok")
     if not any(state in KEPT for state in prepared.states.values()):

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from .lists import (
+    TABLE,
     Entry,
     read_dfer_clip,
     read_dfew,
@@ -67,7 +68,6 @@ BENCHMARKS = {
 }
 DATA = (*BENCHMARKS, "folder", "csv")
 """What `load_clips` can load."""
-TABLE = "labels.csv"
 
 
 def load_clips(

@@ -19,7 +19,7 @@ SIDE = 128
 """
 
 DRAWN = "drawn"
-"""In place of a file of captions: those of procedural people, from what moves their faces."""
+"""In place of a file of captions, or of a folder of faces: those of procedural people."""
 
 
 @dataclass(frozen=True)

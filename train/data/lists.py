@@ -58,6 +58,8 @@ EMOTION_STEMS = (
 )
 """Beginnings, as regular expressions, of further words that name an emotion in a text (see `emotion_words`)."""
 SPLITS = ("train", "val", "test")
+TABLE = "labels.csv"
+"""Of clips or photographs, in their folder."""
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
 
@@ -194,7 +196,7 @@ def splits_of_table(path: Path, fold: int) -> dict[str, str]:
 
 def holds_photographs(root: Path) -> bool:
     """Whether `dfer-prepare --photos` wrote this folder."""
-    return (root / "images").is_dir() and (root / "labels.csv").is_file()
+    return (root / "images").is_dir() and (root / TABLE).is_file()
 
 
 def splits_in(root: Path) -> list[str]:

@@ -15,15 +15,11 @@ from ...runtime.sources import VIDEO_SUFFIXES, pictures_below
 from ...runtime.sources.tables import image_places, read_rows
 from ..data import WINDOW
 from ..data.augmentation import plain_view
-from ..data.benchmarks import TABLE
-from ..data.choice import SIDE
-from ..data.lists import few_missing, holds_photographs, splits_in
+from ..data.choice import DRAWN, SIDE
+from ..data.lists import TABLE, few_missing, holds_photographs, splits_in
 from ..data.procedural import ProceduralClips
 from ..data.videos import read_picture
 from ..digests import content_digests, damaged_pictures
-
-DRAWN = "drawn"
-"""The name of faces that are procedural people."""
 
 _OBLONG = 1.25  # a picture whose sides differ by more is no crop of a face
 _MISSING = 0.01  # share of the pictures that may be missing or damaged

@@ -22,7 +22,7 @@ from ..checkpoints.states import check_finished
 from ..confidence import Calibration, Confidence
 from ..data import ClipSet
 from ..data.batches import Sampling
-from ..data.choice import SIDE
+from ..data.choice import DRAWN, SIDE
 from ..data.features import Extraction, FeatureSet, stored_features
 from ..data.procedural import UNLABELLED, ProceduralClips
 from ..data.subsets import split_validation
@@ -39,7 +39,7 @@ from ..options import TrainOptions
 from ..run import Run
 from ..training import Epoch, Trainer, TrainSettings
 from .batches import TaughtBatches
-from .crops import DRAWN, Crops, DrawnCrops, find_crops
+from .crops import Crops, DrawnCrops, find_crops
 from .options import DistillOptions
 
 if TYPE_CHECKING:

@@ -46,10 +46,10 @@ def bap_phases(method: TwoSided, plan: Plan) -> list[Phase]:
 
     def begin_text() -> None:
         method.video_side = TemporalMean()
-        method.text_side = _new_encoder(length, width, text_layers)
+        method.text_side = Synchronizer.grown(length, width, text_layers)
 
     def begin_video() -> None:
-        method.video_side = _new_encoder(length, width, 1)
+        method.video_side = Synchronizer.grown(length, width, 1)
 
     def begin_joint() -> None:
         assert isinstance(method.video_side, Synchronizer)  # step 2 made it
@@ -69,14 +69,6 @@ def bap_phases(method: TwoSided, plan: Plan) -> list[Phase]:
     for index, epochs in enumerate(_shares(plan.epochs[2], 1 + joint_layers - inherited)):
         phases.append(Phase(STEPS[2], epochs, rates, warm_cosine, grow if index else begin_joint))
     return phases
-
-
-def _new_encoder(length: int, width: int, layers: int) -> Synchronizer:
-    """A dynamic encoder that begins as (nearly) the temporal mean, so that no step begins below the one before."""
-    encoder = Synchronizer(length, width, 0)
-    for _ in range(layers):
-        encoder.grow()
-    return encoder
 
 
 def _shares(epochs: int, parts: int) -> list[int]:

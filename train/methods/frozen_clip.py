@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 from torch.nn import functional
 
 from ..models.clip import Clip
 from .method import Method
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class FrozenClip(Method):
@@ -33,7 +28,7 @@ class FrozenClip(Method):
     def width(self) -> int:
         return self._clip.width
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> FrozenClip:
         """Switch to training; CLIP stays in evaluation, as it is frozen."""
         super().train(mode)
         self.clip_model.eval()

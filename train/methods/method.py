@@ -33,7 +33,12 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as OpenCV's
 
 def normalise_pixels(frames: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [N,H,W,3] → float32 [N,3,S,S], scaled, grey if asked, at the encoder's size and normalised."""
-    pixels = lay_out(frames.to(torch.float32), preprocessing) / 255  # cast first: TensorRT's uint8 can only be cast
+    # Cast first: TensorRT's uint8 can only be cast.
+    return standardise(lay_out(frames.to(torch.float32), preprocessing) / 255, preprocessing)
+
+
+def standardise(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Pixels [N,3,S,S] in 0..1, minus the encoder's mean and divided by its standard deviation."""
     mean = torch.tensor(preprocessing.mean, device=pixels.device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=pixels.device).view(1, 3, 1, 1)
     return (pixels - mean) / std
@@ -141,6 +146,35 @@ class Method(nn.Module, ABC):
         """
         raise DferError(f"this {self.name} learned a text for each class, so it knows no others")
 
+    @property
+    def final_scale(self) -> float:
+        """What similarities are multiplied by, temperature included."""
+        return self.scale / self.confidence.temperature
+
+    def encode_frames(self, frames: Tensor) -> Tensor:
+        """Features float32 [N,D] of crops uint8 [N,H,W,3] RGB."""
+        return self.encode_pixels(normalise_pixels(frames, self.preprocessing))
+
+    def logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Class logits float32 [N,C] of windows of frame features [N,T,D]; without a class matrix, with the model's."""
+        return self.compare(self.pool(features), class_matrix)
+
+    def compare(self, pooled: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Class logits float32 [N,C] of video features [N,D]; without a class matrix, with the model's."""
+        matrix = self.class_matrix() if class_matrix is None else class_matrix
+        with torch.autocast(pooled.device.type, enabled=False):  # times 100: half precision would show
+            return self.final_scale * pooled.float() @ matrix.float().T
+
+    def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
+        """Logits [N,C] of clips, given as features [N,T,D] or as crops uint8 [N,T,H,W,3]."""
+        return self.logits(self.encode_clips(inputs), class_matrix)
+
+    def encode_clips(self, inputs: Tensor) -> Tensor:
+        """Frame features [N,T,D] of clips that are given so already, or as crops uint8 [N,T,H,W,3]."""
+        if inputs.dtype == torch.uint8:
+            inputs = self.encode_frames(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
+        return inputs
+
     # -- how it is trained
 
     @abstractmethod
@@ -181,35 +215,6 @@ class Method(nn.Module, ABC):
         """Whether any of the phases trains what features of frames depend on."""
         encoder = {id(value) for value in self.image_encoder.state_dict(keep_vars=True).values()}
         return any(id(value) in encoder for value in self.trained_state(phases).values())
-
-    @property
-    def final_scale(self) -> float:
-        """What similarities are multiplied by, temperature included."""
-        return self.scale / self.confidence.temperature
-
-    def encode_frames(self, frames: Tensor) -> Tensor:
-        """Features float32 [N,D] of crops uint8 [N,H,W,3] RGB."""
-        return self.encode_pixels(normalise_pixels(frames, self.preprocessing))
-
-    def logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
-        """Class logits float32 [N,C] of windows of frame features [N,T,D]; without a class matrix, with the model's."""
-        return self.compare(self.pool(features), class_matrix)
-
-    def compare(self, pooled: Tensor, class_matrix: Tensor | None = None) -> Tensor:
-        """Class logits float32 [N,C] of video features [N,D]; without a class matrix, with the model's."""
-        matrix = self.class_matrix() if class_matrix is None else class_matrix
-        with torch.autocast(pooled.device.type, enabled=False):  # times 100: half precision would show
-            return self.final_scale * pooled.float() @ matrix.float().T
-
-    def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
-        """Logits [N,C] of clips, given as features [N,T,D] or as crops uint8 [N,T,H,W,3]."""
-        return self.logits(self.encode_clips(inputs), class_matrix)
-
-    def encode_clips(self, inputs: Tensor) -> Tensor:
-        """Frame features [N,T,D] of clips that are given so already, or as crops uint8 [N,T,H,W,3]."""
-        if inputs.dtype == torch.uint8:
-            inputs = self.encode_frames(inputs.flatten(0, 1)).unflatten(0, inputs.shape[:2])
-        return inputs
 
 
 def cross_entropy(logits: Tensor, batch: Batch, class_weights: Tensor | None) -> Tensor:

@@ -59,9 +59,7 @@ class ZeroShot(FrozenClip):
         self.clip_model: nn.Module = clip.model.requires_grad_(False)
         self.temporal: nn.Module = TemporalMean()
         if layers is not None:
-            self.temporal = Synchronizer(window, clip.width, 0)
-            for _ in range(layers):
-                self.temporal.grow()
+            self.temporal = Synchronizer.grown(window, clip.width, layers)
         self.matrix: Tensor  # the text tower is frozen, so it is read once
         self.register_buffer("matrix", torch.zeros(len(classes), clip.width))
 

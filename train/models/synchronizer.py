@@ -57,6 +57,9 @@ class TemporalLayer(nn.Module):
         return result
 
 
+HEADS, DROPOUT = 8, 0.1
+
+
 class Synchronizer(nn.Module):
     """Positional embedding [1,L,D], temporal layers, mean over time, L2-norm: [N,L,D] → [N,D].
 
@@ -64,15 +67,22 @@ class Synchronizer(nn.Module):
     the two in time (Align-DFER, section on JAS; layer layout, 8 heads and MLP 4D are our reading).
     """
 
-    def __init__(self, length: int, width: int, layers: int, heads: int = 8, dropout: float = 0.1) -> None:
+    def __init__(self, length: int, width: int, layers: int) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
         self.position = nn.Parameter(torch.randn(1, length, width) * 0.02)
-        self.layers = nn.ModuleList(TemporalLayer(width, heads, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(TemporalLayer(width, HEADS, DROPOUT) for _ in range(layers))
+
+    @classmethod
+    def grown(cls, length: int, width: int, layers: int) -> Synchronizer:
+        """One that begins as (nearly) the temporal mean, so that no step of training begins below the one before."""
+        synchronizer = cls(length, width, 0)
+        for _ in range(layers):
+            synchronizer.grow()
+        return synchronizer
 
     def grow(self) -> None:
         """Add a layer behind the others that changes nothing yet."""
-        layer = TemporalLayer(self.position.shape[2], self.heads, self.dropout).start_as_identity()
+        layer = TemporalLayer(self.position.shape[2], HEADS, DROPOUT).start_as_identity()
         self.layers.append(layer.to(self.position.device))
 
     def first_layers(self, count: int) -> Synchronizer:

@@ -22,12 +22,12 @@ from ...runtime.faces.orientation import OrientationVote
 from ...runtime.sources import IMAGE_SUFFIXES, folders_below, read_image
 from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
-from ..data.lists import SPLITS
+from ..data.lists import SPLITS, TABLE
 from .copies import find_copies
 from .films import check_size, jpeg, own_detector, write_rows
 from .processes import run_in_processes
 
-TABLE, REPORT, COPIES = "labels.csv", "report.csv", "copies.csv"
+REPORT, COPIES = "report.csv", "copies.csv"
 KEPT = ("ok", "turned")
 State = Literal["ok", "turned", "no-face", "unreadable", "copy"]
 

@@ -29,9 +29,8 @@ from dfer.train.cli.distill import main
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.confidence import Confidence
 from dfer.train.data.batches import Source
-from dfer.train.data.choice import DataChoice
+from dfer.train.data.choice import DRAWN, DataChoice
 from dfer.train.data.procedural import HELD_OUT
-from dfer.train.distillation.crops import DRAWN
 from dfer.train.distillation.options import DistillOptions
 from dfer.train.distillation.run import distill
 from dfer.train.epoch_log import EpochLog
