@@ -40,7 +40,7 @@ def fuse_attention(data: bytes) -> bytes:
 def merge_products(data: bytes, names: Collection[str]) -> tuple[bytes, set[str]]:
     """The same function with one product, split afterwards, for those of one tensor with several constant matrices.
 
-    names: of the layers that may be merged; those are whose result only the Add of a constant bias reads.
+    names: layers that may be merged; only those read solely by the Add of a constant bias are.
     Returns the graph, and `names` with the new layers for the merged ones.
     """
     graph = Graph(data)

@@ -51,8 +51,8 @@ class FaceClips:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A photograph still to be read (crops: None), or a clip cut out of a video. origin: the file it is from; film: the
-    folder whose frames are one clip, of which it is one."""
+    """A photograph still to be read (crops: None), or a clip cut out of a video. origin: its file. film: the folder of
+    frames it belongs to, if any."""
 
     origin: Path
     label: str | None = None

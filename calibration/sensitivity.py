@@ -36,7 +36,7 @@ class LayerSensitivity:
 
 
 class SensitivityModel:
-    """An encoder of which each run chooses the layers that are INT8, the others being float. A context manager.
+    """An encoder whose INT8 layers are chosen at each run. A context manager.
 
     graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] to measure on.
     INT8 is computed in float here (quantise, dequantise, multiply): integer kernels differ by rounding only.

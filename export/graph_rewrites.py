@@ -265,7 +265,7 @@ def _classes(node: Any) -> list[str]:
 
 
 def _selects_token(graph: Any, attention: Any) -> bool:
-    """Whether tokens [N,L,D] are computed after the last attention of which one, [N,D] or [N,1,D], is read."""
+    """Whether all tokens [N,L,D] are computed after the last attention though one is read."""
     shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in graph.value_info}
     for node in list(graph.node)[list(graph.node).index(attention) :]:
         if node.op_type in ("Gather", "Slice"):

@@ -54,8 +54,8 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
     The model is called like the bundle: align.dfer becomes align-encoder. One of that name is replaced, in one step
     where the system can. precision: fp32, fp16 or int8, "auto" for what the bundle recommends for a GPU.
     tensorrt: let the server build TensorRT engines of it, in that precision, when it loads the model.
-    Raises ParameterError for a precision that the bundle has not, DferError when the folder cannot be written, where
-    what has the model's name is not of a bundle of this name, and for a bundle whose name has no Latin letter.
+    Raises ParameterError for a precision that the bundle does not have, DferError when the folder cannot be written,
+    when another bundle's model has that name, and for a name without a Latin letter or digit.
     """
     if precision == "auto":
         precision = precision_for(bundle, "cuda")

@@ -62,8 +62,7 @@ class ExportOptions:
 def trained_window(training: object) -> float | None:
     """Seconds of video that a model read at once in training, by what its checkpoint tells; None where it does not.
 
-    Its windows covered `span` to all of a clip, so it is the middle of these, of a clip of median length; to 0.05 s,
-    from 0.5 to 4.
+    The mean of `span` and 1, times the median clip length; to 0.05 s, from 0.5 to 4.
     """
     told = training if isinstance(training, Mapping) else {}
     length, span = told.get(CLIP_SECONDS), told.get("span", 1.0)

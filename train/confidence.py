@@ -47,8 +47,7 @@ class Calibration:
 def fit_confidence(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Calibration:
     """Temperature scaling (Guo et al. 2017, §4.2) of logits [N,C] to true classes int64 [N], and the "unsure" limit.
 
-    The limit is the probability under which labels are left out so that right minus wrong labels are the most: below
-    it a label is wrong more often than right.
+    Labels below the limit are left out; it maximises right minus wrong labels among those kept.
     """
     before, after = _softmax(logits), _softmax(logits / (temperature := _best_temperature(logits, labels)))
     confidence = Confidence(round(temperature, 4), round(_best_limit(after, labels), 3))
@@ -86,7 +85,7 @@ def _best_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) ->
 
 
 def _best_limit(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """Of all confidences, the one under which most is gained by saying nothing; 0 where nothing is."""
+    """The confidence below which dropping labels gains most; 0 if none does."""
     confidence = probabilities.max(axis=1)
     order = np.argsort(confidence)
     right = (probabilities.argmax(axis=1) == labels)[order]

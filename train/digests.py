@@ -1,4 +1,4 @@
-"""What is told of large things once: digests of clips and of weights, and which pictures of clips are damaged."""
+"""Digests of clips and which of their pictures are damaged, computed once and cached; digests of weights."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from .training import Epoch
 class EpochLog:
     """A line of `path` per epoch; with `tensorboard` a folder, curves of loss, learning rate and what was measured.
 
-    append: keep the lines of the run that this goes on with; an epoch that it told and did not end is not told again.
+    append: keep the resumed run's lines; epochs already logged are skipped.
     Names that are not `Epoch`'s may come with an epoch, and are written with it.
 
     Raises DferError when TensorBoard is asked for and absent.
@@ -69,7 +69,7 @@ def tell_warning(console: Console, message: str) -> None:
 
 
 def tell_anew(console: Console, out: Path) -> None:
-    """Print what a run that starts anew takes the place of: an interrupted run, or a finished one's file `out`."""
+    """Say that a new run replaces an interrupted one, or the finished file `out`."""
     state = out.with_suffix(".state")
     if state.is_file():
         told = f"{escape(str(state))}: an interrupted run; starting anew, --resume would go on with it"

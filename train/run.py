@@ -84,7 +84,7 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
 class Run:
     """What the parts of one run share.
 
-    made: what `options.out` says of its training, where it is there already and only remains to be compared.
+    made: the training record of a finished `options.out`, to compare with.
     divisions: of the clips and the photographs, where the options do not say it.
     """
 

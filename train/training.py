@@ -118,9 +118,8 @@ class Trainer:
     ) -> None:
         """Train to the end, from the start or, with `resume`, from where the state file says.
 
-        on_epoch: hears of every epoch. on_step: hears of each step's best epoch, the model being as that left it; again
-        on resuming for a step whose end was reached but perhaps not dealt with.
-        on_end: called when the last epoch is over, the model being as that left it.
+        on_epoch: called with every epoch. on_step: called with each step's best epoch, its weights loaded; after
+        resuming, perhaps again for the last one. on_end: called after the last epoch, with the weights it left.
         Raises DferError for a state file of another run, or a loss that is no longer a number.
         """
         state = None

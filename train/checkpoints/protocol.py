@@ -104,8 +104,8 @@ class LearnedFrom:
         return LearnedFrom(labels, captions, folds, self.encoder or other.encoder, divisions)
 
     def division_of(self, own: Division) -> Division | None:
-        """How the set that `own` divides was divided when it was learned from; `own` where it was not learned from.
-        None where that is not known, or was done in several ways, or to another part or fold."""
+        """How the model's training divided `own`'s set; `own` if it was not trained on it. None if unknown, ambiguous,
+        or another part or fold."""
         name = own.name.lower()
         if name not in map(str.lower, (*self.labels, *self.captions)):
             return own

@@ -24,7 +24,7 @@ class ClipSet(Protocol):
     """Labelled clips of aligned faces.
 
     classes: names of the classes. labels: int64 [N], indices into `classes`.
-    names: per clip what its list calls it; what is known of a clip elsewhere (a caption, say) is found by this name.
+    names: each clip's name in its list; captions and landmarks are looked up by it.
     groups: per clip the person or film it shows, or None; clips of one group are not divided between sets.
     shares: float32 [N,C], what several people made of each clip (soft targets), in the order of `classes`; None where
     there are labels only.
@@ -54,7 +54,7 @@ class ClipSet(Protocol):
 
 
 class FilmClips(ClipSet, Protocol):
-    """Clips whose frames are known one by one, so that what is told of a frame elsewhere can be found.
+    """Clips with numbered frames, so that landmarks of a frame can be found.
 
     seconds: how long each clip is, None where that is not known.
     """

@@ -69,7 +69,7 @@ class Source:
 
     @classmethod
     def divided(cls, clips: ClipSet, share: float, division: Division, held_back: ClipSet | None) -> Source:
-        """The clips, a share of which is for validation, or all for training where others are held back."""
+        """Split into training and validation; all train when `held_back` is given."""
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
         return cls(clips, share, *split_validation(clips.labels, division.share, division.seed, clips.groups))

@@ -83,8 +83,8 @@ class DataChoice:
         return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
     def part(self, split: str, held_out: bool = False) -> str | None:
-        """What protocols call the clips that `open` gives for a split: that, or where it makes no difference what the
-        single list is called (`part_of_list`); None for all clips of a folder that is not divided."""
+        """The protocol's name for a split's clips: the split; a single list's name (`part_of_list`); None for an
+        undivided folder."""
         if self.data == "procedural":
             return "test" if held_out else "train"
         if self.one_list:

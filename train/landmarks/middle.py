@@ -54,7 +54,7 @@ class Middle(nn.Module):
 
 
 def run_with(tower: nn.Module, own: nn.ModuleList, other: nn.Module, pixels: Tensor, window: int) -> Tensor:
-    """What the tower makes of pixels with the adapters `other` in place of `own`, which are in it.
+    """Run the tower with its adapters `own` replaced by `other`.
 
     Where the tower computes activations twice to save memory, so does this, but for all layers of `window` pictures
     together: what is swapped in is no longer there when torch comes to a single layer again.
@@ -92,6 +92,5 @@ def distil(student: Tensor, teacher: Tensor, told: Tensor) -> Tensor:
 
 
 def mean_of(losses: Tensor, told: Tensor) -> Tensor:
-    """The mean of those of losses [B] that are `told`; 0 where none is, with the same gradients' paths: all processes
-    of a run must have them."""
+    """Mean of the losses [B] where `told`, else 0; still part of the graph, which DDP needs."""
     return torch.where(told, losses, 0.0).sum() / told.sum().clamp(min=1)

@@ -197,8 +197,7 @@ class Method(nn.Module, ABC):
         return cross_entropy(self(batch.inputs, class_matrix), batch, class_weights)
 
     def retrieved(self, batch: Batch) -> Tensor:
-        """What epochs of a method without labels are chosen by: which of a batch's clips have one of their own captions
-        as the closest of all those of the batch, bool [B]."""
+        """bool [B]: clips whose nearest caption in the batch is their own. Epochs without labels are chosen by this."""
         raise NotImplementedError
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:

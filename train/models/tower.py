@@ -43,7 +43,7 @@ def build_tower(name: str, width: int, image_size: int) -> nn.Module:
 
 @torch.no_grad()
 def inherit(tower: nn.Module, encoder: nn.Module) -> None:
-    """Give a tower the weights of an encoder of the same kind that has all of its layers, and others.
+    """Copy weights from an encoder of the same type that contains all of its layers.
 
     A shallower tower so begins as a part of its teacher's layers (Sanh et al. 2019, §3), which is far ahead of random
     weights. The last layer is taken if it fits. encoder: a tower, or open_clip's of a timm model (`trunk`, and a linear
