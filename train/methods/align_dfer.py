@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
-from ..models.clip import Clip, rebuild_clip
+from ..models.clip import Clip
 from ..models.descriptions import Texts, describe, positive_texts
 from ..models.synchronizer import Synchronizer, TemporalMean
 from ..models.tokens import AlignmentTokens, WordedSentences
@@ -118,23 +117,12 @@ class AlignDfer(FrozenClip):
 
     def config(self) -> dict[str, Any]:
         return {
-            "clip": self._clip.identity,
-            "preprocessing": self.preprocessing.to_json(),
-            "classes": list(self.classes),
-            "window": self.window,
+            **super().config(),
             "tokens": self.sentences.tokens.shape[2] if isinstance(self.sentences, AlignmentTokens) else 0,
             "video_layers": _depth(self.video_side),
             "text_layers": _depth(self.text_side),
             "joint": self.text_side is self.video_side,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> AlignDfer:
-        """Rebuild the model of `config()`, with random weights."""
-        preprocessing = Preprocessing.from_json(config["preprocessing"])
-        clip = rebuild_clip(config["clip"], preprocessing)
-        rest = {name: config[name] for name in ("window", "tokens", "video_layers", "text_layers", "joint")}
-        return cls(clip, tuple(config["classes"]), **rest)
 
 
 def _side(window: int, width: int, layers: int | None) -> nn.Module:

@@ -12,7 +12,6 @@ from torch.func import functional_call
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.labels import EXPRESSIONS
 from ..captions import WEIGHT
@@ -22,7 +21,7 @@ from ..landmarks import MIDDLE
 from ..landmarks import WEIGHT as MIDDLE_WEIGHT
 from ..landmarks.middle import KINDS, Middle, distil, mean_of
 from ..models.adapters import PARALLEL, insert_adapters, insert_low_rank, make_adapters, make_low_rank, run_adapted
-from ..models.clip import Clip, rebuild_clip
+from ..models.clip import Clip
 from ..models.descriptions import Sides, Texts, load_descriptions
 from ..models.prompts import mean_of_units
 from ..models.synchronizer import TemporalMean
@@ -336,10 +335,7 @@ class FineCliper(FrozenClip):
 
     def config(self) -> dict[str, Any]:
         return {
-            "clip": self._clip.identity,
-            "preprocessing": self.preprocessing.to_json(),
-            "classes": list(self.classes),
-            "window": self.window,
+            **super().config(),
             "layers": len(self.temporal.layers) if isinstance(self.temporal, TemporalNet) else None,
             "length": self.sentences.shape[2],
             "ratio": self._ratio,
@@ -350,10 +346,3 @@ class FineCliper(FrozenClip):
             "negatives": len(self.text_adapters) == 2,
             "texts": self._texts,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> FineCliper:
-        """Rebuild the model of `config()`, with random weights and empty sentences."""
-        clip = rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"]))
-        rest = {name: value for name, value in config.items() if name not in ("clip", "preprocessing", "classes")}
-        return cls(clip, tuple(config["classes"]), **rest)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..models.clip import Clip
+from ...runtime.bundle import Preprocessing
+from ..models.clip import Clip, rebuild_clip
 from .method import Method
 
 
@@ -27,6 +30,21 @@ class FrozenClip(Method):
     @property
     def width(self) -> int:
         return self._clip.width
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "clip": self._clip.identity,
+            "preprocessing": self.preprocessing.to_json(),
+            "classes": list(self.classes),
+            "window": self.window,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> FrozenClip:
+        """Rebuild the model of `config()`, whose further values are arguments of the class, with random weights."""
+        clip = rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"]))
+        rest = {name: value for name, value in config.items() if name not in ("clip", "preprocessing", "classes")}
+        return cls(clip, tuple(config["classes"]), **rest)
 
     def train(self, mode: bool = True) -> FrozenClip:
         """Switch to training; CLIP stays in evaluation, as it is frozen."""

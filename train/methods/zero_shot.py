@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...runtime.bundle import Preprocessing
 from ...runtime.labels import EXPRESSIONS
 from ..captions.contrast import CaptionTokens, contrast
 from ..data import Batch
-from ..models.clip import Clip, rebuild_clip
+from ..models.clip import Clip
 from ..models.descriptions import Texts, load_descriptions, positive_texts
 from ..models.prompts import mean_of_units
 from ..models.synchronizer import Synchronizer, TemporalMean
@@ -143,15 +142,6 @@ class ZeroShot(FrozenClip):
 
     def config(self) -> dict[str, Any]:
         return {
-            "clip": self._clip.identity,
-            "preprocessing": self.preprocessing.to_json(),
-            "classes": list(self.classes),
-            "window": self.window,
+            **super().config(),
             "layers": len(self.temporal.layers) if isinstance(self.temporal, Synchronizer) else None,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> ZeroShot:
-        """Rebuild the model of `config()`, with random weights and an empty class matrix."""
-        clip = rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"]))
-        return cls(clip, tuple(config["classes"]), config["window"], config["layers"])
