@@ -39,8 +39,7 @@ teach "$work/teacher.pt"
 teach "$here/../../train/models/weights/demo.safetensors" --teacher "$work/teacher.pt" --balance 0.4
 
 dfer-train "$work/demo.pt" --pretrained demo --stills "$votes" --stills-most 6000 --stills-share 0.75 \
-    --validation-split tune --views 1 --epochs 10,9,9 --depth 1,2,2 --ema 0.99 --balance 0 --span 0.6 --history 0.5 \
-    --precision bf16
+    --validation-split tune --views 1 --epochs 10,9,9 --depth 1,2,2 --ema 0.99 --balance 0 --history 0.5 --precision bf16
 dfer-export --ckpt "$work/demo.pt" --out "$work/demo.dfer" --int8 --int8-for cpu --calib "$votes" --window 1.35
 rm -r "$here/demo.dfer"
 cp -r "$work/demo.dfer" "$here/"
