@@ -114,11 +114,13 @@ def main() -> None:
             costs.append(line)
     parts = [
         f"    python benchmarks/adapters.py WORK --clip {' --clip '.join(clips)}{' --engines' * options.engines}",
-        "FineCLIPER with random weights, `--option activation=tower`, so that adapters beside MLPs fold into them. "
-        "(These towers have GELU, the default, anyway.) Parameters are millions that are trained: images + texts + "
-        "temporal layer. Of each precision: cosine of features with PyTorch's, most that a probability differs, gate.",
+        "FineCLIPER with random weights and `--option activation=tower`, which lets export fold the adapters beside "
+        "MLPs into these. (These towers use GELU, the default, anyway.) Parameters: millions trained, for images + "
+        "texts + temporal layer. Precisions: cosine of the features with PyTorch's, largest difference of a "
+        "probability, gate.",
         table(("CLIP", "", "parameters", "FP32", "FP16", "INT8"), parities),
-        "A prediction in INT8 (one frame through the encoder, and the head), in turns, and its ratio to plain CLIP's:",
+        "Time of a prediction in INT8 (one frame through the encoder, and the head), measured in turns, and its ratio "
+        "to plain CLIP's:",
         table(("CLIP", "", *providers), costs),
     ]
     if built:

@@ -149,8 +149,8 @@ def main() -> None:
     speed = 14 / base
     hours = VIDEOS * MINUTES * 60 / speed / NODES / 3600
     text = [
-        f"Clips of 14 s. What one more costs, from {len(few)} and {len(clips)} of them, and what a run costs before "
-        f"the first; medians of {options.rounds} rounds in turns:",
+        f"Clips of 14 s: seconds for each further clip, from runs over {len(few)} and {len(clips)} of them, and "
+        f"seconds to start. Medians of {options.rounds} rounds in turns:",
         table(
             ("", "s for a clip", "of the plain loop", "s to start"),
             [
@@ -158,9 +158,9 @@ def main() -> None:
                 for name, spent in each.items()
             ],
         ),
-        f"One core reads {speed:.0f} s of video a second. By arithmetic alone, and nothing of it was run: {VIDEOS:,} "
-        f"videos of {MINUTES} minutes on {NODES:,} nodes of one such core each would take {hours:.0f} hours, if the "
-        "storage gives each node its videos as fast as a local disk does and no node is slower than this one.",
+        f"One core processes {speed:.0f} s of video per second. This was calculated, not run: {VIDEOS:,} videos of "
+        f"{MINUTES} minutes on {NODES:,} nodes with one such core each would take {hours:.0f} hours, if the storage "
+        "serves each node as fast as a local disk and no node is slower than this one.",
     ]
     publish("corpora.md", "What labelling a corpus costs", text, checks, options.write)
 

@@ -116,11 +116,11 @@ def main() -> None:
     flags += [f"--epochs {options.epochs} --learning-rate {options.learning_rate:g}"]
     parts = [
         f"    python benchmarks/distillation.py TEACHER.pt LABELS.csv WORK {' '.join(flags)} --write",
-        f"Students learned from the photographs of split train, without their labels, for {options.epochs} epochs. "
-        "WAR / UAR (over classes with ten or more photographs) on split val, by the folder of the table:",
+        f"Students were trained on the photographs of split train, without labels, for {options.epochs} epochs. WAR / "
+        "UAR (over classes with ten or more photographs) on split val; columns are named after the table's folder:",
         table(("", "", *(stills.parent.name for stills in tests)), read),
-        "A prediction (one frame through the encoder, and the head), taken in turns, and its part of what "
-        f"{PEER} takes for one frame, in FP32 on ONNX Runtime's CPU provider, {times[PEER]:.1f} ms:",
+        "Time of a prediction (one frame through the encoder, and the head), measured in turns, and its ratio to the "
+        f"{times[PEER]:.1f} ms that {PEER} takes for one frame in FP32 on ONNX Runtime's CPU provider:",
         table(("", "", *providers), cost),
     ]
     publish("distillation.md", "Students", parts, checks, options.write)

@@ -72,24 +72,23 @@ def main() -> None:
         [
             "The demo model's encoder in FP32 on a Triton server (tritonserver 2.51, ONNX Runtime on its Python "
             "backend, two instances of one thread). Server, clients and everything else on this machine share its "
-            f"cores. Its load was {load:.1f} when this began: what else it did is in the figures.",
+            f"cores. The load average was {load:.1f} at the start, so other work on the machine is in the figures.",
             f"Four processes that share the server, each reading one clip of {SECONDS} s (640×360, one face): "
-            f"{four:.0f} frames/s together. One process with the encoder in itself, reading the same four clips: "
-            f"{one:.0f} frames/s. They took {four_used:.0f} s of processor time, the server's included, and "
-            f"{one_used:.0f} s. Starting is counted. Medians of runs that took turns.",
+            f"{four:.0f} frames/s together. One process with its own encoder, reading the same four clips: "
+            f"{one:.0f} frames/s. They took {four_used:.0f} s of processor time, including the server's, and "
+            f"{one_used:.0f} s. Start-up is included. Medians of runs that took turns.",
             "## Live streams",
-            f"Clips of 640×360 with one face, played as `dfer-run --realtime` plays them, for {LIVE} s from when all "
-            f"clients had started. Due are {PER_SECOND} predictions a second of each. A frame is dropped when the next "
-            "one is there before it was taken. Samples skipped are those of faces in view that the scheduler left out "
-            "for lack of time. Age: from a frame's arrival to its prediction. Cores: what clients and server "
-            "together got of the machine.",
+            f"Clips of 640×360 with one face, played as by `dfer-run --realtime`, for {LIVE} s after all clients had "
+            f"started. {PER_SECOND} predictions per second are due for each stream. A frame is dropped when the next "
+            "one arrives before it was taken. Skipped samples are faces in view that the scheduler left out for lack "
+            "of time. Age: from a frame's arrival to its prediction. Cores: used by clients and server together.",
             table(Played.HEAD, [one.row() for one in played]),
             *budget(played[0]),
             "## Why the server must not starve",
-            "Triton's Python backend runs models in worker processes, and the server ends when these stand still for "
-            f"too long. Both were held still while requests came: {held}. Too many clients on the server's own "
-            "cores may hold them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server and "
-            "have no such workers.",
+            "Triton's Python backend runs models in worker processes, and the server ends when these stall for too "
+            f"long. Both workers were stopped while requests came in: {held}. Too many clients on the server's cores "
+            "may stall them as long. ONNX Runtime and TensorRT in NVIDIA's container run inside the server, without "
+            "such workers.",
         ],
         [
             Check(
@@ -227,11 +226,11 @@ def budget(unhurried: Played) -> list[str]:
     client, server = (seconds / len(unhurried.ages) * per_second for seconds in (unhurried.client, unhurried.server))
     return [
         f"## {CAMERAS} cameras, on paper",
-        "This is arithmetic: the processor time of a prediction in the table's first row, times "
-        f"{per_second} predictions a second.",
+        "This was calculated, not run: the processor time of a prediction in the table's first row, times "
+        f"{per_second} predictions per second.",
         f"- Clients: {client:.1f} cores like these for {CAMERAS} cameras of 640×360 at {unhurried.rate} frames/s, one "
-        "face each. They decode, search and follow faces and run the head, whatever the model.\n"
-        f"- Server: {server:.1f} cores for the demo model's encoder. A GPU has {1000 / per_second:.1f} ms for each "
+        "face each. They decode, detect and track faces, and run the head, whatever the encoder.\n"
+        f"- Server: {server:.1f} cores for the demo model's encoder. A GPU would have {1000 / per_second:.1f} ms per "
         "face.\n"
         f"- Network: {per_second * 224 * 224 * 3 / 1e6:.0f} MB/s for crops of 224×224 pixels, half of a gigabit line; "
         f"{per_second * 80 * 80 * 3 / 1e6:.0f} MB/s for the demo model's.",

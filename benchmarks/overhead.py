@@ -107,10 +107,10 @@ def main() -> None:
         [
             "    python benchmarks/overhead.py WORK --write",
             "Outside: decoding, detection, tracking, alignment, bookkeeping, per frame of 640×360. The ViT encodes one "
-            "face of every frame, the demo model all faces of every third. Frames per second over the whole file, back "
-            f"to back. Frame by frame as from a camera, else {LARGEST_BATCH} faces at once, as files are read. The "
-            "next frames are followed and their faces cut out while the encoder runs; outside is the time in which it "
-            "does not. ONNX Runtime's CPU provider; models in turns; means.",
+            "face of every frame, the demo model all faces of every third. Frames per second are for the whole file, "
+            f'back to back. "Frame by frame" is as from a camera; otherwise {LARGEST_BATCH} faces are encoded at '
+            "once, as from a file. Faces are tracked and cut out of the next frames while the encoder runs; outside is "
+            "the time in which it does not. ONNX Runtime's CPU provider; models measured in turns; means.",
             table(("", "outside, ms per frame", "encoder, ms per frame", "outside / encoder", "frames/s"), rows),
         ],
         [

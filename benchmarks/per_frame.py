@@ -102,8 +102,8 @@ def main() -> None:
         "Against recognisers that look at one frame",
         [
             f"    python benchmarks/per_frame.py WORK{' --student STUDENT.dfer' * bool(options.student)} --write",
-            "Median milliseconds per face and frame, crop to probabilities, taken in turns; random weights. What a "
-            "prediction sees is what differs: a per-frame recogniser cannot tell an onset from an offset.",
+            "Median milliseconds per face and frame, from crop to probabilities, measured in turns; random weights. "
+            "The predictions see different spans of time: a per-frame recogniser cannot tell an onset from an offset.",
             table(("", "ms", "against EfficientNet-B0 on CPU", "a prediction sees"), rows),
         ],
         checks,

@@ -171,12 +171,13 @@ def main() -> None:
     ]
     few = ", ".join(label for label, n in zip(EXPRESSIONS, support, strict=True) if n < FEW)
     parts = [
-        f"{len(stills)} photographs of FER+ `val` whose face the runtime's detector finds; class by plurality of the "
-        f"votes. UAR over the classes with {FEW} images or more (fewer: {few or 'none'}). Each model has, of three "
-        "ways to crop, the one with which its WAR is best; the recalls are per class, with the number of images.",
+        f"{len(stills)} photographs of FER+ `val` in which the runtime's detector finds a face; the class is the one "
+        f"with most votes. UAR is over the classes with {FEW} images or more (fewer: {few or 'none'}). For each model "
+        "we use the one of three crops with which its WAR is best. The other columns are recalls per class, with the "
+        "number of images.",
         table([*head, "calibration error", "ms a face"], rows),
-        "The peers' authors do not say which photographs their models were trained on; these may be among them. Ours "
-        "did not see them, but learned from other photographs of the same collection, with votes of the same kind.",
+        "The authors of the other models do not say which photographs they were trained on; these may be among them. "
+        "Ours was not trained on these, but on other photographs of the same collection, with votes of the same kind.",
         "Command: `python benchmarks/recognisers.py FERPLUS FACES WHEELS`.",
     ]
     publish("recognisers.md", "Recognisers of expressions on the same photographs", parts, checks, options.write)

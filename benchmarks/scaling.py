@@ -130,9 +130,9 @@ def main() -> None:
         "Streams and faces per machine",
         [
             "    python benchmarks/scaling.py WORK --write",
-            f"{model}; 640×360 at 24 frames per second, 8 sampled per second; {FRAMES} frames in all per run, decoding "
-            "to prediction, back to back; medians of runs taken in turns. The last column is how many seconds of each "
-            "source's video a second of this machine reads, summed over the sources.",
+            f"{model}; 640×360 at 24 frames per second, 8 sampled per second; {FRAMES} frames in all per run, from "
+            "decoding to prediction, back to back; medians of runs taken in turns. The last column is the number of "
+            "seconds of video, summed over the sources, that this machine processes per second.",
             table(head, rows),
         ],
         checks,

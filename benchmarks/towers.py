@@ -71,9 +71,9 @@ def main() -> None:
     head = [f"{provider}, {precision.upper()}" for provider, precision in product(providers, PRECISIONS)]
     parts = [
         "    python benchmarks/towers.py TEACHER.pt WORK --write",
-        "A prediction: one frame through the encoder, and the teacher's head. Random weights; parameters of the "
-        f"tower in millions. Beside the milliseconds, their part of {PEER}'s, FP32 on ONNX Runtime's CPU provider, "
-        f"{times[PEER]:.1f} ms for a frame. All in turns.",
+        "Time of a prediction: one frame through the encoder, and the teacher's head. Random weights; parameters of "
+        f"the tower in millions. The second number is the ratio to the {times[PEER]:.1f} ms that {PEER} takes for one "
+        "frame in FP32 on ONNX Runtime's CPU provider. Measured in turns.",
         table(("tower", "pixels", "parameters", *head), rows),
     ]
     publish("towers.md", "What students cost", parts, [], options.write)
