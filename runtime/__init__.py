@@ -1,6 +1,6 @@
 """The torch-free runtime: bundles, sources, faces, tracks, windows and predictions.
 
-Names are loaded when first used, so that importing this package costs nothing.
+Names are loaded on first use, so importing this package costs nothing.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# ONNX Runtime from 1.29 on keeps a device id and a queue of events in the cache folder and looks up a server at every
-# start. It reads this when it is first imported, which every way into this package comes before.
+# From 1.29 on, ONNX Runtime stores a device id and an event queue in the cache folder and contacts a server at every
+# start. It reads this variable on its first import, which always comes after the import of this package.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-# OpenCV refuses larger pictures before it decodes them; a file of 100 kB could take gigabytes.
+# OpenCV refuses larger images before decoding them; a file of 100 kB could take gigabytes.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", "100000000")
 
 _HOMES = {

@@ -1,4 +1,4 @@
-"""The one exception users meet: a message that says what is wrong, with which input, and what to do."""
+"""The one exception type users meet. Its message says what is wrong, with which input, and what to do."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ class DferError(Exception):
 
 
 class BundleError(DferError):
-    """A bundle's file is not what was exported, or its graph is not allowed; no backend could run it."""
+    """A bundle's file is not what was exported, or its graph is not allowed, so no backend can run it."""
 
 
 class EngineError(DferError):
-    """An engine, or its device or server, failed while running; the input is not to blame."""
+    """An engine, its device or its server failed while running; the input is not to blame."""
 
 
 class ParameterError(DferError):
-    """What is wrong with one parameter of a function.
+    """A problem with one parameter of a function.
 
-    Its text is "parameter: problem". A command decorated with `reports_errors` names its own option instead.
+    The message is "parameter: problem". A command decorated with `reports_errors` names its own option instead.
 
     >>> from dfer.runtime import ParameterError
     >>> print(ParameterError("window", "must hold at least two sampled frames"))
@@ -57,7 +57,7 @@ _LEAST = {"threads": 1, "max_faces": 1, "min_face": 0, "detect_every": 1, "jobs"
 
 
 def check_least(settings: Mapping[str, Any]) -> None:
-    """Raise ParameterError for a whole number that is too small for its name; None, and other names, are not looked at.
+    """Raise ParameterError for a whole number below the minimum for its name; None and other names are ignored.
 
     >>> check_least({"threads": 2, "max_faces": None, "provider": "cpu"})
     """
@@ -67,7 +67,7 @@ def check_least(settings: Mapping[str, Any]) -> None:
 
 
 def printable(value: object) -> str:
-    r"""A value as one line without what a terminal would act on; what names and errors come from may be anybody's.
+    r"""Return a value as one line without terminal control characters; names and errors may come from untrusted input.
 
     >>> printable("two\nlines, \x1b[31mred")
     'two lines, ?[31mred'
@@ -76,7 +76,7 @@ def printable(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its kind where it says nothing.
+    """Return the first line of an error's message, or its type if the message is empty.
 
     >>> first_line(ValueError("too long\\nsince ...")), first_line(MemoryError())
     ('too long', 'MemoryError')
@@ -85,8 +85,8 @@ def first_line(error: BaseException) -> str:
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a click command so that a `DferError`, or a file or device that fails, ends it with one line on stderr
-    and exit status 1."""
+    """Decorate a click command so that a `DferError`, or a failing file or device, ends it with one line on stderr and
+    exit status 1."""
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -100,7 +100,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise click.ClickException(str(error)) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
-                raise  # `| head` has read enough; click ends quietly
+                raise  # the reader (`| head`) has closed the pipe; click ends quietly
             place = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(f"{place}{error.strerror or error}") from error
 
@@ -108,7 +108,7 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _option(parameter: str) -> str:
-    """How the running click command spells a parameter: its longest option, its argument, or the name itself."""
+    """Return how the running click command spells a parameter: its longest option, its argument, or the name itself."""
     import click
 
     for declared in click.get_current_context().command.params:

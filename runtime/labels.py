@@ -1,4 +1,4 @@
-"""The names and order of the expression classes, shared by training, export and serving; and what a name may be."""
+"""Names and order of the expression classes, shared by training, export and serving; rules for class names."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ EXPRESSIONS: tuple[str, ...] = (
     "disgust",
     "fear",
 )
-"""Seven classes in DFER-CLIP's order; a class's index is its place here. Other data is mapped by name."""
+"""Seven classes in DFER-CLIP's order; a class's index is its position here. Other data sets are mapped by name."""
 
 MAFW_EXPRESSIONS: tuple[str, ...] = (*EXPRESSIONS, "contempt", "anxiety", "helplessness", "disappointment")
 """The eleven classes of MAFW, in DFER-CLIP's order."""
 
 UNSURE = "unsure"
-"""In place of a class: where even the most probable one is too improbable to be believed."""
+"""The label when even the most probable class is too improbable."""
 
 COLUMNS = (
     ("source", "frame", "time_s", "track", "x", "y", "w", "h", "label", "confidence", "entropy"),
     ("state", "quality", "file"),
 )
-"""Of the CSV, before and after those of the classes."""
+"""CSV columns before and after the class columns."""
 RESERVED = (*COLUMNS[0], *COLUMNS[1], UNSURE)
-"""Names that no class may have: columns of the CSV, and the label of what is not known."""
+"""Names that no class may have: CSV columns, and `UNSURE`."""
 
 LONGEST_NAME = 64
 
 _SPELT = str.maketrans("øłđıØŁĐ’–", "oldiOLD'-") | str.maketrans(
     {"ß": "ss", "æ": "ae", "œ": "oe", "Æ": "AE", "Œ": "OE"}
 )
-"""Letters and marks that are no other ones with an accent."""
+"""Characters that Unicode does not decompose into a base letter and an accent."""
 
 
 def name_fault(name: object) -> str | None:
-    """Why something cannot be a class's name, None when it can.
+    """Return why something cannot be a class name, None if it can.
 
-    Names are shown in terminals, on pages, in plots and spreadsheets, which take some characters for commands.
+    Names appear in terminals, web pages, plots and spreadsheets, where some characters are interpreted.
 
     >>> name_fault("joy"), name_fault("[red]joy")
     (None, 'holds "["')
@@ -61,7 +61,7 @@ def name_fault(name: object) -> str | None:
 
 
 def in_ascii(name: str) -> str:
-    """A name as pictures have it, whose font has ASCII alone: without accents, "?" for what is not Latin.
+    """Return a name in ASCII, all that OpenCV's font has: without accents, "?" for non-Latin letters.
 
     >>> in_ascii("Größe"), in_ascii("高兴")
     ('Grosse', '??')

@@ -1,6 +1,6 @@
-"""What this machine is: cores, clocks, instruction sets, memory, GPUs, power mode, versions.
+"""Describe this machine: cores, clocks, instruction sets, memory, GPUs, power mode, versions.
 
-Most is read from files that Linux may or may not have; what cannot be found out is None or empty, never an error.
+Most is read from files that Linux may or may not have; what cannot be determined is None or empty, never an error.
 `root` is the folder that holds /proc and /sys, so that descriptions of other machines can be read, too.
 """
 
@@ -37,7 +37,7 @@ PACKAGES = (
     "tensorrt-rtx-cu13-libs",
     "cuda-bindings",
 )
-"""Distributions whose version says something about speed or results."""
+"""Distributions whose version affects speed or results."""
 
 _INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -52,15 +52,14 @@ _INSTRUCTIONS = {
     "bf16": "BF16",
     "sve": "SVE",
 }
-"""By a flag of Linux without underscores, which is NumPy's in small letters, our name of it; those that change how fast
-an encoder runs."""
+"""Instruction sets that affect encoder speed: CPU flag (Linux's without underscores, NumPy's in lower case) → name."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """system: kernel and architecture. board: of a Jetson or the like. cores: physical, that this process may use.
+    """system: kernel and architecture. board: model of a Jetson or similar. cores: physical cores this process may use.
 
-    threads: logical processors it may use. clock: MHz now, their mean. memory: bytes. l4t: NVIDIA's Linux for Tegra.
+    threads: logical processors it may use. clock: current mean, MHz. memory: bytes. l4t: NVIDIA's Linux for Tegra.
     """
 
     system: str
@@ -78,7 +77,7 @@ class Machine:
 
 
 def describe_machine(root: Path = ROOT) -> Machine:
-    """The machine as it is now."""
+    """Return a description of the machine as it is now."""
     memory = next((line.split()[1] for line in _lines(root / "proc/meminfo") if line.startswith("MemTotal:")), "")
     return Machine(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -97,23 +96,23 @@ def describe_machine(root: Path = ROOT) -> Machine:
 
 
 def default_threads(live: int, root: Path = ROOT) -> int:
-    """Threads for an engine beside `live` sources that are read at the same time.
+    """Return the number of threads for an engine that runs beside `live` sources.
 
-    The physical cores without one for every two readers, but never less than half of them.
+    All physical cores minus one per two readers, but at least half of them.
     """
     cores = physical_cores(root)
     return max(cores - live // 2, (cores + 1) // 2)
 
 
 def default_workers(cores: int) -> int:
-    """Worker processes for so many cores: one each, but on Windows, where nobody can wait for more, 60."""
+    """Return the number of worker processes for so many cores: one each, but at most 60 on Windows, an OS limit."""
     return min(cores, 60) if sys.platform == "win32" else cores
 
 
 def follow_parent() -> None:
-    """Call at the start of a worker process: it ignores Ctrl-C, and exits at once when its parent ends, however that
-    happens."""
-    from multiprocessing import parent_process  # no other command's start waits for it
+    """Ignore Ctrl-C and exit as soon as the parent process ends, however that happens. Call at the start of a worker
+    process."""
+    from multiprocessing import parent_process  # imported here to keep other commands' start fast
 
     def end() -> None:
         if parent := parent_process():
@@ -125,7 +124,7 @@ def follow_parent() -> None:
 
 
 def physical_cores(root: Path = ROOT) -> int:
-    """Cores that this process may use: of its affinity mask, a core's hyper-threads once, within the cgroup's quota."""
+    """Return the physical cores this process may use: those in its affinity mask, within the cgroup's CPU quota."""
     siblings = {number: _siblings(root, number) for number in _usable()}
     cores = len({together or number for number, together in siblings.items()})
     if not any(siblings.values()):  # Windows, macOS
@@ -137,14 +136,14 @@ def physical_cores(root: Path = ROOT) -> int:
 
 
 def cpu_model(root: Path = ROOT) -> str:
-    """The processor's name as it calls itself; on boards that do not tell, the architecture."""
+    """Return the processor's model name, or the architecture if it is not reported."""
     fields = _cpuinfo(root)
     return fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine()
 
 
 def instructions(root: Path = ROOT) -> tuple[str, ...]:
-    """The processor's instructions that change how fast an encoder runs. Where the system does not tell, as Windows,
-    they are those that NumPy looks for: VNNI only with AVX-512, and no AMX."""
+    """Return the processor's instruction sets that affect encoder speed. If the system does not report them (Windows),
+    they are those that NumPy detects: VNNI only with AVX-512, and no AMX."""
     fields = _cpuinfo(root)
     told = fields.get("flags") or fields.get("features")
     flags = _numpy_flags() if told is None else set(told.replace("_", "").split())
@@ -152,12 +151,12 @@ def instructions(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def board(root: Path = ROOT) -> str | None:
-    """The model of a board that has a device tree: "NVIDIA Jetson Orin Nano Developer Kit"."""
+    """Return the model of a board that has a device tree: "NVIDIA Jetson Orin Nano Developer Kit"."""
     return read_text(root / "proc/device-tree/model")
 
 
 def gpus(root: Path = ROOT) -> tuple[str, ...]:
-    """Names of NVIDIA's GPUs; a Jetson's is the board's own."""
+    """Return the names of NVIDIA's GPUs; for a Jetson, the board's name."""
     files = find_files(root / "proc/driver/nvidia/gpus", "*/information")
     found = [line.partition(":")[2].strip() for file in files for line in _lines(file) if line.startswith("Model:")]
     if not found and root == ROOT:
@@ -168,7 +167,7 @@ def gpus(root: Path = ROOT) -> tuple[str, ...]:
 
 
 def versions() -> dict[str, str]:
-    """Python's version and those of the packages of `PACKAGES` that are installed."""
+    """Return Python's version and those of the installed `PACKAGES`."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -179,7 +178,7 @@ def versions() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where what is worth keeping between runs lies: $XDG_CACHE_HOME/dfer-edge, else ~/.cache/dfer-edge.
+    """Return the folder for data kept between runs: $XDG_CACHE_HOME/dfer-edge, else ~/.cache/dfer-edge.
 
     It need not exist. Raises OSError when this user has no home.
     """
@@ -192,7 +191,7 @@ def cache_folder() -> Path:
 
 
 def run_tool(name: str, *arguments: str) -> str | None:
-    """What a program prints, stripped; None when it is not here, fails, or takes more than ten seconds."""
+    """Return a program's stripped output; None when it is missing, fails, prints nothing, or takes over ten seconds."""
     if shutil.which(name) is None:
         return None
     try:
@@ -203,20 +202,20 @@ def run_tool(name: str, *arguments: str) -> str | None:
 
 
 def _usable() -> list[int]:
-    """Logical processors this process may run on."""
+    """Return the logical processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def _siblings(root: Path, number: int) -> str | None:
-    """The logical processors of the core of one of them: "0,4". A core's own number is not unique on every board."""
+    """Return the logical processors sharing a core with this one: "0,4". Core numbers are not unique on every board."""
     topology = root / f"sys/devices/system/cpu/cpu{number}/topology"
     return read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list")  # before Linux 5.3
 
 
 def _numpy_flags() -> set[str]:
-    for core in ("numpy._core", "numpy.core"):  # of NumPy 2, and 1
+    for core in ("numpy._core", "numpy.core"):  # NumPy 2, NumPy 1
         with suppress(ImportError, AttributeError):
             found = importlib.import_module(f"{core}._multiarray_umath").__cpu_features__
             return {name.lower() for name, there in found.items() if there}
@@ -224,7 +223,7 @@ def _numpy_flags() -> set[str]:
 
 
 def _quota(root: Path) -> float | None:
-    """Processors' worth of time that this process's cgroups, version 2 or 1, grant it; None for no limit."""
+    """Return the CPU quota, in processors, of this process's cgroups, version 2 or 1; None for no limit."""
     found = []
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, place = [*line.split(":", 2), "", ""][:3]
@@ -258,7 +257,7 @@ def _clock(root: Path) -> float | None:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """The first processor's fields, names in lower case."""
+    """Return the first processor's fields, names in lower case."""
     fields: dict[str, str] = {}
     for line in _lines(root / "proc/cpuinfo"):
         name, separator, value = line.partition(":")
@@ -268,7 +267,7 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def _power_mode() -> str | None:
-    """A Jetson's power mode: "15W"."""
+    """Return a Jetson's power mode: "15W"."""
     told = run_tool("nvpmodel", "-q") or ""
     return next((line.partition(":")[2].strip() for line in told.splitlines() if "Power Mode:" in line), None)
 
@@ -278,7 +277,7 @@ def _lines(path: Path) -> Iterator[str]:
 
 
 def read_text(path: Path) -> str | None:
-    """A small text file, stripped of blanks and zero bytes; None where there is nothing to read."""
+    """Return a small text file without surrounding whitespace and zero bytes; None if it is empty or cannot be read."""
     try:
         return path.read_bytes().decode(errors="replace").strip(" \n\t\0") or None
     except (OSError, ValueError):
@@ -293,9 +292,9 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def give_back_large_blocks() -> None:
-    """Let glibc return memory of a megabyte and more to the system as soon as it is free; elsewhere, change nothing.
+    """Make glibc return freed blocks of a megabyte and more to the system at once; elsewhere, do nothing.
 
-    Left to itself it keeps pictures' memory for each thread that ever read one: with the files read, that grows.
+    By default it keeps image memory for each thread that ever read one, which grows with the number of files.
     """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD

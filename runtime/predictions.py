@@ -1,4 +1,4 @@
-"""What the runtime says: predictions, one per track and sampled frame, and the steps of a stream that hold them."""
+"""Result types: predictions, one per track and sampled frame, and the steps of a stream that hold them."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from .sources.frames import Frame
 State = Literal["warmup", "ready"]
 
 BRIDGED = 2.25
-"""Steps from one sample to the next across which a face's course goes on: one sample may be missing."""
+"""Longest gap between two samples of one face, in sampling steps: one sample may be missing."""
 POOR = 0.25
-"""Quality below which a prediction is marked as poor."""
+"""Quality below which a prediction counts as poor."""
 
 
 def longest_gap(step: float) -> float:
-    """Seconds without a prediction, `step` seconds being between samples, after which a face's course begins anew."""
+    """Return the seconds without a prediction after which a face starts afresh, for samples `step` seconds apart."""
     return max(1.0, BRIDGED * step)
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The expression of one face at one moment, read from the window that ends there. Equal if all of it is equal.
+    """The expression of one face at one moment, read from the window that ends there. Compares by value.
 
     source: name of the source, without credentials. frame: index in the source, from 0. time: media time, seconds.
-    track_id: which face, per source; of photographs, per picture. box: x, y, width, height in pixels of the source.
+    track_id: number of the face in its source, or in its photograph. box: x, y, width, height in pixels of the source.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
-    state: "warmup" while the window is not filled and its beginning is padded, then "ready"; of photographs "ready".
-    label: one of `classes`; the most probable unless given (smoothing may hold an earlier one for a while), or
-    `UNSURE` where even that is too improbable to be believed.
-    quality: how well the face can be read, 0..1 (`faces.quality`); None where that was not measured.
-    file: of an image the name of its file (see `Frame`), else "".
+    state: "warmup" while the window is not full and its beginning is padded, then "ready"; photographs are "ready".
+    label: one of `classes`, by default the most probable (smoothing may hold an earlier one for a while), or `UNSURE`
+    if even that is too improbable.
+    quality: how well the face can be seen, 0..1 (`faces.quality`); None if not measured.
+    file: for images, the file name (see `Frame`), else "".
 
     >>> import numpy as np
     >>> from dfer.runtime import Prediction
@@ -74,26 +74,26 @@ class Prediction:
 
     @property
     def confidence(self) -> float:
-        """The label's probability, 0..1; of an unsure one the highest there is."""
+        """The label's probability, 0..1; if the label is unsure, the highest probability."""
         if self.label == UNSURE:
             return float(self.probabilities.max())
         return float(self.probabilities[self.classes.index(self.label)])
 
     @property
     def poor(self) -> bool:
-        """Whether the face is so small, blurred, turned or badly found that its reading means little."""
+        """Whether the face is too small, blurred, turned or poorly detected for a reliable prediction."""
         return self.quality is not None and self.quality < POOR
 
     @property
     def entropy(self) -> float:
-        """How undecided the probabilities are, in nats: 0 for one certain class, ln C when all are equal."""
+        """Entropy of the probabilities in nats: 0 for one certain class, ln C when all are equal."""
         certain = self.probabilities[self.probabilities > 0].astype(np.float64)
         return max(0.0, float(-(certain * np.log(certain)).sum()))
 
 
 @dataclass(frozen=True)
 class VisibleFace:
-    """A face in a frame: its track, where it is by now, and what was last read from it."""
+    """A face in a frame: its track, its current box, and its latest prediction."""
 
     track_id: int
     box: tuple[float, float, float, float]
@@ -102,9 +102,9 @@ class VisibleFace:
 
 @dataclass(frozen=True)
 class Step:
-    """One frame of a source, the predictions made at it (none unless it was sampled), and all faces in view.
+    """One frame of a source, its predictions (none unless the frame was sampled), and all faces in view.
 
-    profiles: tracks that were sampled but turn their side to the camera, so that nothing was read from them.
+    profiles: tracks that were sampled but not classified because the face is in profile.
 
     >>> from dfer.runtime import Recognizer, open_source
     >>> with Recognizer() as recognizer:

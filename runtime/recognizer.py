@@ -1,4 +1,4 @@
-"""The loop: source → face → track → feature → window → prediction; for sources, and for frames of one's own."""
+"""The main loop: source → face → track → feature → window → prediction; for sources and for frames you push."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from .sources import Frame, Source, SourceReader, SourceReaders, SourceSpec, che
 from .timing import Stopwatch
 
 LIVE_SMOOTHING = 0.4
-"""Seconds; a label that follows a face in half a second and does not flicker."""
+"""Seconds. A label follows the face within half a second and does not flicker."""
 
 
 class Recognizer:
-    """Expressions from video with the engines of a bundle. Use as a context manager.
+    """Recognise facial expressions in video with the engines of a bundle. Use as a context manager.
 
-    bundle: folder of an exported model; None takes the demo bundle that ships with the package.
-    provider: a key of `engines.BACKENDS`; "auto" takes what is fastest here (see `engines.choice.choose`).
-    window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded; None takes
-    what the model was trained for.
-    max_faces: how many faces of a source are read, largest first; None for all.
-    min_face: side in pixels of the smallest face that is read; the larger, the faster faces are found.
-    detect_every: frames from one search for faces to the next; between them faces are carried along by their motion.
-    None searches sampled frames, five to ten times a second, half as often while no face moves.
-    precision: which of the bundle's graphs; "auto" takes what the bundle recommends for the provider, else FP32.
-    threads: of the CPU, at most, for one run of an engine; None for all physical cores this process may use.
-    smooth, classes, neutral_prior, unsure: how predictions become final (see `Smoother`): seconds of smoothing, None
-    for 0.4 s of live sources and none of files; new names of classes, as a mapping or a JSON file (see `ClassMap`); the
-    share of "neutral" in training; the confidence below which a label is "unsure", None for the model's own.
-    warn: told, in one line, about trouble that is not an error.
+    bundle: folder of an exported model; None uses the demo bundle that ships with the package.
+    provider: a key of `engines.BACKENDS`; "auto" picks the fastest one here (see `engines.choice.choose`).
+    window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded. None uses what
+    the model was trained with.
+    max_faces: how many faces of a source are classified, largest first; None for all.
+    min_face: side in pixels of the smallest face that is classified; larger values make detection faster.
+    detect_every: frames from one face detection to the next; in between, faces are carried along by their motion.
+    None runs detection on sampled frames, five to ten times a second, about half as often while no face moves.
+    precision: which of the bundle's graphs to run; "auto" takes what the bundle recommends for the provider, else FP32.
+    threads: most CPU threads that one run of an engine uses; None for all physical cores this process may use.
+    smooth, classes, neutral_prior, unsure: post-processing (see `Smoother`): seconds of smoothing, None for 0.4 s on
+    live sources and none on files; new class names, as a mapping or a JSON file (see `ClassMap`); the share of
+    "neutral" in training; the confidence below which a label is "unsure", None for the model's own threshold.
+    warn: called with one line about each problem that is not an error.
 
-    classes: names of the final probabilities, in their order. face_cost: seconds that one face takes.
-    Raises DferError for a bad bundle, an absent provider or impossible settings.
+    classes: names of the final probabilities, in order. face_cost: seconds the encoder takes for one face.
+    Raises DferError for a bad bundle, an unavailable provider or invalid settings.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Recognizer:
         self.min_face, self.detect_every = min_face, detect_every
         self.threads = default_threads(0) if threads is None else threads
         self.stopwatch = Stopwatch()
-        self._turn = threading.Lock()  # one run of an engine at a time, whichever session asks
+        self._turn = threading.Lock()  # one engine run at a time, across all sessions
         with ExitStack() as stack:
             self.precision, self.encoder, self.head = self._open_engines(stack, provider, precision)
             self.face_cost = self._try_engines()
@@ -108,32 +108,32 @@ class Recognizer:
         self.scheduler = Scheduler(1 / fps, self.face_cost)
 
     def smoothing(self, live: bool) -> float:
-        """Seconds over which predictions of a source are smoothed."""
+        """Return the smoothing time in seconds for a live or recorded source."""
         if self._smooth is not None:
             return self._smooth
         return LIVE_SMOOTHING if live else 0.0
 
     def new_smoother(self, live: bool, fps: float | None = None) -> Smoother:
-        """What makes predictions of one source final, of which `fps` frames per second are sampled."""
+        """Return a smoother for the predictions of one source that is sampled at `fps` frames per second."""
         return self._new_smoother(seconds=self.smoothing(live), gap=longest_gap(1 / (fps or self.fps)))
 
     @property
     def provider(self) -> str:
-        """What really runs the encoder."""
+        """The provider that actually runs the encoder."""
         return self.encoder.provider
 
     def stream(self, *specs: SourceSpec) -> Iterator[Prediction]:
-        """Predictions for cameras' numbers, files, folders or URLs, as they are made; several are read side by side.
+        """Yield predictions for camera numbers, files, folders or URLs as they are made; several are read in parallel.
 
-        Raises DferError for a source that fails; of several, the others go on, and it is raised when they have ended.
+        Raises DferError for a source that fails; the other sources finish first.
         """
         for step in self.steps(*open_sources(specs, self.fps, self.warn)):
             yield from step.predictions
 
     def steps(self, *sources: Source) -> Iterator[Step]:
-        """Every frame of open sources with what was seen in it; memory does not grow with their length.
+        """Yield every frame of open sources with what was recognised in it; memory does not grow with their length.
 
-        Raises DferError as `stream` does, naming every source that failed; `warn` is told of each at once.
+        Raises DferError as `stream` does, naming each failed source; with several, `warn` is called at each failure.
         """
         with SourceReaders(sources) as readers:
             yield from self.follow(readers)
@@ -142,11 +142,11 @@ class Recognizer:
     def follow(
         self, readers: SourceReaders, boxes: Sequence[FaceProvider] | None = None, at_once: int = LARGEST_BATCH
     ) -> Iterator[Step]:
-        """Every frame that is taken of sources being read, with what was seen in it.
+        """Yield a step for every frame taken from the readers.
 
-        boxes: per source, what says where its faces are in place of the detector (`faces.boxes.read_boxes`).
-        at_once: faces of files that are encoded together, from several frames of each, up to three times faster than
-        one by one. Frames wait for that, live ones never. The next are followed meanwhile, live ones just in time.
+        boxes: per source, a provider of face boxes that replaces the detector (`faces.boxes.read_boxes`).
+        at_once: faces of files encoded in one batch, from several frames, up to three times faster than one by one.
+        Frames wait for it, but never live ones. Meanwhile the next frames are prepared, live ones just in time.
         """
 
         def open_stream(reader: SourceReader) -> StreamState:
@@ -164,16 +164,16 @@ class Recognizer:
             pace.learn(gathered, monotonic() - begun)
 
     def session(self, name: str = "session", *, live: bool = False, rate: float | None = None) -> Session:
-        """A stream whose frames you push yourself. See `Session`."""
+        """Return a stream whose frames you push yourself. See `Session`."""
         return Session(self, name, live, rate)
 
     def predict(
         self, image_or_clip: NDArray[np.uint8] | Sequence[NDArray[np.uint8]], rate: float | None = None
     ) -> list[Prediction]:
-        """The faces of one picture, RGB uint8 [H,W,3], or of a clip's last second: one prediction for each, its last.
+        """Return one prediction per face: of an image, RGB uint8 [H,W,3], or the latest from a clip's last second.
 
-        rate: pictures of the clip per second; None for as many as are sampled (`fps`).
-        Raises DferError for anything that is no such picture.
+        rate: images of the clip per second; None for the sampling rate (`fps`).
+        Raises DferError for anything that is not such an image.
         """
         single = not isinstance(image_or_clip, Iterable) or getattr(image_or_clip, "ndim", 4) < 4
         clip: Sequence[NDArray[np.uint8]] = [image_or_clip] if single else image_or_clip  # type: ignore[list-item, assignment]
@@ -188,12 +188,12 @@ class Recognizer:
     def predict_crops(
         self, crops: Sequence[NDArray[np.uint8]], times: Sequence[float] | None = None, *, aligned: bool = True
     ) -> list[Prediction]:
-        """One face that you found yourself: a prediction for each of its crops, from the window that ends with it.
+        """Return a prediction for each crop of one face that you found yourself, made from the window ending there.
 
-        crops: RGB uint8 [H,W,3], square and aligned as the runtime aligns (`faces.alignment`); with `aligned` False
-        boxes around the face, in which its eyes, nose and mouth are looked for first.
+        crops: RGB uint8 [H,W,3], square and aligned as by `faces.alignment`; with `aligned` False, boxes around the
+        face, in which eyes, nose and mouth are located first.
         times: seconds, rising; None for crops that follow each other at `fps`.
-        Raises DferError for anything that is no such crop.
+        Raises DferError for anything that is not such a crop.
         """
         moments = np.arange(len(crops)) / self.fps if times is None else np.asarray(times, np.float64)
         if len(moments) != len(crops) or not (np.diff(moments) > 0).all() or not np.isfinite(moments).all():
@@ -215,7 +215,7 @@ class Recognizer:
     def read(self, gathered: Gathered, scheduler: Scheduler, watch: Stopwatch) -> Iterator[Step]:
         """Encode the chosen faces once each and classify the windows that end with them.
 
-        Yields all earlier frames, then raises DferError for an invalid result.
+        Yields all frames before an invalid result, then raises DferError.
         """
         readings: dict[EncodeRequest, Reading] = {}
         failure: DferError | None = None
@@ -237,7 +237,7 @@ class Recognizer:
         scheduler: Scheduler,
         watch: Stopwatch,
     ) -> None:
-        """Add a batch's readings; at an invalid result, only those before it, then raise DferError."""
+        """Add a batch's readings. At an invalid result, add only those before it, then raise DferError."""
         crops = [one.crop for one in batch]
         watch.add("align", sum(crop.spent for crop in crops))
         pixels = np.stack([crop.pixels for crop in crops])
@@ -246,12 +246,12 @@ class Recognizer:
         spent = perf_counter() - begun
         watch.add("encode", spent)
         scheduler.learn(spent, len(batch))
-        encoded = int(np.append(np.isfinite(features).all(axis=1), False).argmin())  # those before the first bad
+        encoded = int(np.append(np.isfinite(features).all(axis=1), False).argmin())  # rows before the first bad one
         windows, warmups = [], []
         with watch.time("head"):
             for one, feature in zip(batch, features[:encoded], strict=False):
                 window = one.stream.add(one, feature)
-                windows.append(window.stack())  # before the next face of this track comes in
+                windows.append(window.stack())  # before the next feature of this track is pushed
                 warmups.append(window.warmup)
             rows = self.classify(np.stack(windows)) if windows else np.empty((0, 1), np.float32)
         distributed = np.abs(rows.sum(axis=1) - 1) < 0.01
@@ -264,13 +264,13 @@ class Recognizer:
             raise self._no_result(batch[encoded], features[encoded], "encoder")
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
+        """Return the features [N,D] of aligned RGB crops uint8 [N,H,W,3]."""
         with self._turn:
             (features,) = self.encoder.run({"frames": crops}).values()
         return features
 
     def classify(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The model's own probabilities [N,C] of windows of features [N,T,D]."""
+        """Return the model's own probabilities [N,C] for windows of features [N,T,D]."""
         with self._turn:
             (probabilities,) = self.head.run({"features": windows}).values()
         return probabilities
@@ -294,7 +294,7 @@ class Recognizer:
         def turned(degrees: int) -> None:
             self.warn(f"{name}: faces are turned; rotate by {degrees} degrees (--rotate {degrees}) to read them right")
 
-        # Weak detections keep tracks alive, but begin none.
+        # Weak detections keep tracks alive but do not begin new ones.
         detector = FaceDetector(min_score=0.4, min_face=self.min_face)
         return DetectionScheduler(detector, self.detect_every, turned)
 
@@ -325,7 +325,7 @@ class Recognizer:
         )
 
     def _no_result(self, one: EncodeRequest, values: NDArray[np.float32], graph: str) -> DferError:
-        """The error for a row of results that is not valid."""
+        """Return the error for an invalid row of results."""
         return DferError(
             f"{one.stream.source}, track {one.number}, {one.frame.time:.2f} s: the {graph} of bundle "
             f"{self.bundle.path} gives {values.min():g} to {values.max():g} on {self.provider} in {self.precision}, "
@@ -333,7 +333,7 @@ class Recognizer:
         )
 
     def _open_engines(self, stack: ExitStack, provider: str, precision: str) -> tuple[str, Engine, Engine]:
-        """The precision that runs, and both engines, which `stack` closes."""
+        """Return the precision in use, the encoder and the head; `stack` closes both."""
         if provider == "auto":
             provider, recommended = choose(self.bundle, self.threads, self.warn, precision)
         else:
@@ -345,12 +345,12 @@ class Recognizer:
         return precision, stack.enter_context(own), opened
 
     def _try_engines(self) -> float:
-        """Run both graphs, which warms them up; returns the seconds that a face takes. Raises DferError when they are
-        not what the manifest says."""
+        """Run both graphs to warm them up; return the seconds the encoder takes for one face. Raises DferError when the
+        output shapes differ from the manifest."""
         manifest = self.bundle.manifest
         size, width, classes = manifest.preprocessing.size, manifest.width, len(manifest.classes)
-        features = self.encode(np.zeros((2, size, size, 3), np.uint8))  # two: no second face is to wait, live, for
-        probabilities = self.classify(np.zeros((2, manifest.window, width), np.float32))  # what several rows need
+        features = self.encode(np.zeros((2, size, size, 3), np.uint8))  # two rows: also prepares batches, so that
+        probabilities = self.classify(np.zeros((2, manifest.window, width), np.float32))  # no live face waits for it
         if features.shape != (2, width) or probabilities.shape != (2, classes):
             raise DferError(
                 f"bundle {self.bundle.path}: the graphs give {features.shape[1:]} and {probabilities.shape[1:]} per "
@@ -362,14 +362,14 @@ class Recognizer:
 
 
 class Session:
-    """Frames of one's own: push each, and get the predictions that it gives. Made by `Recognizer.session`.
+    """Predictions for frames you push yourself. Created by `Recognizer.session`.
 
-    name: what predictions call the source. live: whether faces may be left out when there are more than can be encoded
-    in time. rate: frames per second that are pushed, where that is fewer than are sampled.
+    name: what predictions call the source. live: whether faces may be skipped when there are more than can be encoded
+    in time. rate: frames pushed per second, if that is fewer than are sampled.
 
-    Sessions of one recogniser may be used from several threads, each from one at a time.
+    Several threads may use sessions of one recogniser, but each session only one thread at a time.
 
-    stopwatch: how long each stage took.
+    stopwatch: durations of each stage.
     """
 
     def __init__(self, recognizer: Recognizer, name: str, live: bool, rate: float | None) -> None:
@@ -382,14 +382,14 @@ class Session:
         self._index, self._time = -1, 0.0
 
     def push(self, image: NDArray[np.uint8], seconds: float) -> tuple[Prediction, ...]:
-        """What the frame at `seconds` (rising) gives: a prediction for each face, where the frame is sampled.
+        """Process the frame at `seconds` (rising); return a prediction for each face if the frame is sampled.
 
         image: RGB uint8 [H,W,3]. Raises DferError for another shape or type, and for a time that does not rise.
         """
         return self.step(image, seconds).predictions
 
     def step(self, image: NDArray[np.uint8], seconds: float) -> Step:
-        """The same with all faces in view, for drawing (`outputs.overlay.annotate`)."""
+        """Do the same, but return all faces in view, for drawing (`outputs.overlay.annotate`)."""
         picture = check_image(image, "image")
         if not np.isfinite(seconds) or (self._index >= 0 and seconds <= self._time):
             raise ParameterError("seconds", f"{seconds} does not come after the frame before, at {self._time:g}")

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written aside, then renamed; locks that end with their holder."""
+"""Atomic file writes (to a temporary file, then renamed) and locks that end with their holder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .errors import DferError
 
 @contextmanager
 def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A path beside `path`, with its suffix, to write to; renamed to `path` when the body is done, removed if it fails.
+    """Yield a path beside `path`, with its suffix, to write to. It is renamed to `path` on success, removed on failure.
 
-    A link stays one, and what it leads to is written; pipes and devices such as /dev/stdout are written themselves.
-    durable: the bytes are on the disk before the name is, at the price of a wait: for what cost hours to compute.
+    A symbolic link is kept and its target is written; pipes and devices such as /dev/stdout are written directly.
+    durable: flush data, then name, to disk before returning; slower, for results that took hours to compute.
     Raises DferError, naming `path`, when it cannot be written.
 
     >>> import tempfile
@@ -53,8 +53,8 @@ def atomic_write(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def check_writable(path: Path, *, aside: bool = False) -> None:
-    """Raise DferError for a file that could not be written, before hours are spent. aside: by `atomic_write`, which
-    writes into the file's folder."""
+    """Raise DferError for a file that could not be written, before hours are spent. aside: it will be written by
+    `atomic_write`, which needs write access to its folder."""
     if not path.parent.is_dir():
         raise DferError(f"{path}: folder {path.parent} does not exist")
     if path.is_dir():
@@ -65,8 +65,8 @@ def check_writable(path: Path, *, aside: bool = False) -> None:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, as `object_pairs_hook`. Raises ValueError for a repeated key, which would mean one thing to one
-    reader and another to the next."""
+    """Build a JSON object, as `object_pairs_hook`. Raises ValueError for a repeated key, which parsers interpret
+    differently."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name in values:
@@ -76,7 +76,7 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def is_special(path: Path) -> bool:
-    """Whether `path` is a pipe or a device, which cannot be replaced by renaming a file onto it."""
+    """Return whether `path` is a pipe or a device, which cannot be replaced by renaming a file onto it."""
     try:
         kind = path.stat().st_mode
     except (OSError, ValueError):
@@ -86,10 +86,10 @@ def is_special(path: Path) -> bool:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock `path`, a file that is made and stays, against other processes and threads.
+    """Hold the lock file `path`, which is created if needed and stays, against other processes and threads.
 
-    waiting: called when another holds it and this one has to wait. The system gives it back however the holder ends.
-    Raises OSError when the file cannot be made.
+    waiting: called if this one has to wait for another holder. The system releases the lock however the holder ends.
+    Raises OSError when the file cannot be created.
     """
     from filelock import FileLock, Timeout
 
@@ -105,13 +105,13 @@ def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator
 
 @contextmanager
 def sole_writer(path: Path) -> Iterator[None]:
-    """Hold the output `path` against this user's other runs; nothing is left beside it.
+    """Reserve the output `path` against this user's other runs; no lock file is left beside it.
 
-    Raises DferError when another holds it.
+    Raises DferError when another run holds it.
     """
     from filelock import FileLock, Timeout
 
-    user = os.getuid() if hasattr(os, "getuid") else ""  # another's lock could not be opened
+    user = os.getuid() if hasattr(os, "getuid") else ""  # another user's lock file could not be opened
     key = hashlib.sha256(f"{user}\0".encode() + os.fsencode(path.resolve())).hexdigest()[:32]
     try:
         with FileLock(Path(tempfile.gettempdir()) / f"dfer-output-{key}.lock", blocking=False):
@@ -121,7 +121,7 @@ def sole_writer(path: Path) -> Iterator[None]:
 
 
 def flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk; Windows flushes what may be written, no folder."""
+    """Wait until a file, or a folder's entries, are on disk; on Windows, which cannot flush folders, only files."""
     if os.name == "nt" and path.is_dir():
         return
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
@@ -132,9 +132,9 @@ def flush(path: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Swap two files or folders of one file system at once, so that neither name is ever without; Linux only.
+    """Swap two files or folders of one file system atomically, so that both names always exist; Linux only.
 
-    Returns False, and has done nothing, where the system or the file system cannot. Raises OSError.
+    Returns False, having changed nothing, if the system or the file system does not support it. Raises OSError.
     """
     import ctypes
 

@@ -1,4 +1,4 @@
-"""How long each stage takes: exact counts, means and maxima, percentiles to 1 %, in constant memory. Time limits."""
+"""Durations per stage: exact counts, means and maxima, percentiles to 1 %, in constant memory. Also time limits."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import TypeVar
 R = TypeVar("R")
 
 STAGES = ("decode", "detect", "track", "align", "encode", "head", "draw", "write", "total")
-"""In the order in which a frame meets them. "total" is no stage of its own: from the arrival of a frame that was
-predicted on to its outputs written, waits included."""
+"""In the order in which a frame passes them. "total" is not a stage: it runs from the arrival of a frame with
+predictions until its outputs are written, waits included."""
 
 SHORT_WAIT = 0.2
-"""Seconds. A thread that waits longer at a time is deaf to Ctrl-C on Windows, which Python hears between waits."""
-_FLOOR = 1e-6  # seconds; what is shorter counts as this in percentiles
+"""Seconds. On Windows, Python handles Ctrl-C only between waits, so no single wait may be longer."""
+_FLOOR = 1e-6  # seconds; shorter durations count as this in percentiles
 _GROWTH = 1.01  # width of a histogram bin
 _BINS = math.ceil(math.log(1e4 / _FLOOR) / math.log(_GROWTH))
 
@@ -40,7 +40,7 @@ class StageTimes:
 
 
 class Stopwatch:
-    """Collects durations per stage; those of one stage in one thread."""
+    """Collects durations per stage; each stage must be measured by one thread."""
 
     def __init__(self) -> None:
         self._bins = {stage: [0] * _BINS for stage in STAGES}
@@ -49,7 +49,7 @@ class Stopwatch:
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Measure the body as one run of `stage`; a body that raises does not count."""
+        """Measure the body as one run of `stage`; a body that raises is not counted."""
         start = perf_counter()
         yield
         self.add(stage, perf_counter() - start)
@@ -61,7 +61,7 @@ class Stopwatch:
         self._max[stage] = max(self._max[stage], seconds)
 
     def report(self) -> list[StageTimes]:
-        """The stages that ran, in the order in which a frame meets them."""
+        """Return the stages that ran, in the order in which a frame passes them."""
         rows = []
         for stage in STAGES:
             n = sum(self._bins[stage])
@@ -72,15 +72,15 @@ class Stopwatch:
         return rows
 
     def cumulative(self, stage: str, bounds: Sequence[float]) -> tuple[list[int], float]:
-        """How many runs took at most each of `bounds` (seconds, to 0.5 %), then how many there were; and their summed
-        seconds. May be called from another thread than the one that measures: the counts are those of one moment.
+        """Return how many runs took at most each of `bounds` (seconds, to 0.5 %), then their number; and their total
+        seconds. May be called from another thread than the measuring one: the counts are a consistent snapshot.
         """
         counts, seconds = list(accumulate(self._bins[stage].copy(), initial=0)), self._sum[stage]
         edges = (round(math.log(bound / _FLOOR) / math.log(_GROWTH)) for bound in bounds)
         return [*(counts[edge] for edge in edges), counts[-1]], seconds
 
     def _percentile(self, stage: str, share: float, n: int) -> float:
-        """Nearest rank: the smallest duration that `share` of the runs do not exceed, at its bin's middle."""
+        """Return the smallest duration that `share` of the runs do not exceed (nearest rank), at its bin's middle."""
         rank, seen = math.ceil(share * n), 0
         for place, count in enumerate(self._bins[stage]):
             seen += count
@@ -92,18 +92,18 @@ class Stopwatch:
 def call_within(
     seconds: float, call: Callable[[], R], name: str | None = None, discard: Callable[[R], object] = lambda _: None
 ) -> R:
-    """What `call` returns or raises. It runs in a thread of its own, so Ctrl-C ends the waiting for what is deaf to it.
+    """Run `call` in its own thread and return or raise its result, so that Ctrl-C can interrupt the wait.
 
-    name: the thread's. discard: takes a result that comes when nobody waits for it any more.
+    name: the thread's. discard: called with a result that arrives after the wait has ended.
 
-    Raises TimeoutError when it takes longer. What is not waited for goes on, and ends with the program.
+    Raises TimeoutError when it takes longer. The abandoned call goes on, and ends with the program.
     """
     future: Future[R] = Future()
 
     def work() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # raised again where the result is waited for
+        except BaseException as error:  # re-raised in the waiting thread
             future.set_exception(error)
 
     thread = threading.Thread(target=work, name=name, daemon=True)
