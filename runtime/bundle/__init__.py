@@ -1,4 +1,4 @@
-"""The folder that export writes and the runtime reads, and how it says that pixels are prepared."""
+"""The bundle: the folder that export writes and the runtime reads, and its description of the preprocessing."""
 
 from .bundle import CLASS_MATRIX, DEMO, Bundle
 from .manifest import MANIFEST, Manifest

@@ -1,4 +1,4 @@
-"""The bundle: the folder that export writes and the runtime reads. Everything in it is checked before it is used."""
+"""The bundle: the folder that export writes and the runtime reads. Everything in it is checked before use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEMO = Path(__file__).parents[1] / "assets" / "demo.dfer"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as `Bundle.open` returns it. digests: sha256 that every listed file must have, by name."""
+    """A bundle as `Bundle.open` returns it. digests: required sha256 of every listed file, by name."""
 
     path: Path
     manifest: Manifest
@@ -31,9 +31,9 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
-        """The bundle in the folder `path`, whose manifest is whole and whose files have the sizes that it lists.
+        """Open the bundle in the folder `path`, after checking its manifest and the sizes of the files it lists.
 
-        What is in a file is checked when it is read: starting takes as long as reading what is run, not as reading all.
+        A file's content is checked when it is read, so that opening only reads the files that are run.
         Passing these checks does not make a bundle trustworthy: see docs/security.md.
         Raises DferError, in one line, for the first thing that is wrong.
 
@@ -43,7 +43,7 @@ class Bundle:
         ('happiness', 'sadness', 'neutral')
         """
         folder = Path(path)
-        if folder.name in ("", ".."):  # "." has none, and people are told it
+        if folder.name in ("", ".."):  # Path(".") has no name, and messages need one
             folder = folder.resolve()
         if beside(folder, "writing").is_dir() and not folder.is_dir():
             with suppress(OSError), locked(beside(folder, "lock")):
@@ -66,7 +66,7 @@ class Bundle:
 
     @property
     def digest(self) -> str:
-        """sha256 of the manifest that lies there now, which holds those of all other files: the bundle's identity.
+        """sha256 of the manifest now on disk, which lists those of all other files: the bundle's identity.
 
         Raises DferError when it cannot be read.
         """
@@ -76,9 +76,8 @@ class Bundle:
             raise DferError(f"bundle {self.path}: {MANIFEST} cannot be read ({error.strerror})") from error
 
     def read(self, name: str) -> bytes:
-        """The bytes of a listed file, after checking its sha256 and, for a graph, that it is plain ONNX with the input
-        and output the manifest gives. Raises BundleError otherwise.
-        """
+        """Return the bytes of a listed file after checking its sha256 and, for a graph, that it is plain ONNX with the
+        input and output that the manifest gives. Raises BundleError otherwise."""
         data = _inside(self.path, name).read_bytes()
         if hashlib.sha256(data).hexdigest() != self.digests[name]:
             raise BundleError(
@@ -94,40 +93,40 @@ class Bundle:
         return data
 
     def size(self, name: str) -> int:
-        """Bytes of a listed file. Raises DferError when it is not there any more."""
+        """Return the size of a listed file in bytes. Raises DferError when it no longer exists."""
         return _inside(self.path, name).stat().st_size
 
     def verify(self) -> None:
-        """Read every file, to find what is wrong with any. Raises BundleError for the first thing that is."""
+        """Read and check every file. Raises BundleError for the first that is wrong."""
         for name in self.digests:
             self.read(name)
 
     def class_matrix(self) -> NDArray[np.float32]:
-        """Float32 [C,D], L2-normalised text features: the numbers folded into the head."""
+        """Return the text features of the classes, float32 [C,D]: the numbers folded into the head."""
         shape = len(self.manifest.classes), self.manifest.width
         data = self.read(CLASS_MATRIX)
         numbers = 4 * shape[0] * shape[1]
-        # NumPy's own reader believes the header; what is expected is known here.
+        # NumPy's own reader would trust the header; the expected shape is known here.
         if len(data) < numbers or not data.startswith(b"\x93NUMPY") or b"'<f4'" not in data[:-numbers]:
             raise DferError(f"bundle {self.path}: {CLASS_MATRIX} is not float32 of {shape[0]}×{shape[1]}")
         return np.frombuffer(data[-numbers:], "<f4").reshape(shape)
 
 
 def beside(folder: Path, kind: str) -> Path:
-    """Where whoever writes a bundle keeps the lock ("lock") and what is not in its place yet ("writing")."""
+    """Return the path of a bundle's lock file ("lock") or of the folder it is written in ("writing")."""
     folder = folder if folder.name else folder.resolve()
     return folder.parent / f".{folder.name}.{kind}"
 
 
 def bring_back(folder: Path) -> None:
-    """Restore a bundle that a killed writer had moved aside. The caller holds the lock."""
+    """Restore a bundle that a killed writer had moved aside. The caller must hold the lock."""
     old = beside(folder, "writing") / "old"
     if not folder.exists() and (old / MANIFEST).is_file():
         old.replace(folder)
 
 
 def _graphs(manifest: Manifest) -> dict[str, tuple[TensorType, TensorType]]:
-    """Every graph that some precision needs on some provider, with its input and its output."""
+    """Return every graph that some precision needs on some provider, with its input and output."""
     side = manifest.preprocessing.size
     encoder = TensorType("frames", UINT8, (side, side, 3)), TensorType(None, FLOAT, (manifest.width,))
     window = TensorType("features", FLOAT, (manifest.window, manifest.width))
@@ -141,7 +140,7 @@ def _graphs(manifest: Manifest) -> dict[str, tuple[TensorType, TensorType]]:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file `name` of the folder, a plain name; refuses what is no regular file, and links that lead elsewhere."""
+    """Return the path of the file `name`; refuse anything but a regular file, and links that leave the folder."""
     file = folder / name
     try:
         if file.is_symlink() and file.resolve().parent != folder.resolve():
@@ -150,7 +149,7 @@ def _inside(folder: Path, name: str) -> Path:
             return file
         if file.exists():
             raise DferError(f"bundle {folder}: {name} is not a regular file")
-    except (OSError, RuntimeError, ValueError) as error:  # names too long, links in a circle, zero bytes
+    except (OSError, RuntimeError, ValueError) as error:  # overlong names, circular links, null bytes
         raise DferError(f"bundle {folder}: {name[:80]!r} cannot be read ({error})") from error
     if name == MANIFEST:
         raise DferError(f"bundle {folder}: no {MANIFEST}; is this a bundle?")

@@ -1,8 +1,8 @@
-"""Is an ONNX file a plain graph? A reader of its wire format, which looks at all but the numbers before anything loads.
+"""Check that an ONNX file is a plain graph, by reading its wire format (all but the weights) before anything loads it.
 
-ONNX is Protocol Buffers (https://protobuf.dev/programming-guides/encoding): fields of (number, wire type, value). The
-numbers here are those of onnx.proto, IR version 13. What is not read below is skipped by its length, so that tensors'
-numbers cost nothing and memory stays what it is.
+ONNX is Protocol Buffers (https://protobuf.dev/programming-guides/encoding): fields of (number, wire type, value). Field
+numbers here are those of onnx.proto, IR version 13. Other fields are skipped by their length, so weights cost no time
+and no memory.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import BinaryIO
 from ..errors import DferError
 
 FLOAT, UINT8 = 1, 2
-"""Of `TensorProto.DataType`."""
+"""Values of `TensorProto.DataType`."""
 
-MOST_FIELDS = 300_000  # of one file; encoders of 24 layers have about 20,000
+MOST_FIELDS = 300_000  # per file; encoders of 24 layers have about 20,000
 HIGHEST_RANK = 8
 _BITS = {
     **dict.fromkeys((1, 6, 12), 32),  # float, int32, uint32
@@ -27,16 +27,16 @@ _BITS = {
     **dict.fromkeys((7, 11, 13), 64),  # int64, double, uint64
     **dict.fromkeys((21, 22, 23), 4),  # uint4, int4, float4
 }
-"""By the data type of a tensor, bits of one number; strings and complex numbers have no business in an encoder."""
+"""Bits per number, by tensor data type; strings and complex numbers do not belong in an encoder."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_Span = tuple[int, int]  # of a nested message or of bytes: where it begins and ends in the file
+_Span = tuple[int, int]  # begin and end, in the file, of a nested message or of bytes
 
 
 @dataclass(frozen=True)
 class TensorType:
-    """An input or output. kind: ONNX's number for its data type (`FLOAT`, `UINT8`). axes: None for one that may vary;
-    types read from a file begin with the batch, those expected leave it out."""
+    """An input or output. kind: ONNX's number for its data type (`FLOAT`, `UINT8`). axes: sizes, None where they may
+    vary; types read from a file include the batch axis, expected ones do not."""
 
     name: str | None
     kind: int
@@ -44,11 +44,11 @@ class TensorType:
 
 
 def check_graph(file: BinaryIO, expected: TensorType, result: TensorType) -> None:
-    """Refuse an ONNX file that is more than a graph from one tensor to one tensor of numbers.
+    """Refuse an ONNX file unless it is a plain graph from one numeric tensor to one numeric tensor.
 
-    expected, result: what its input and its output must be. An output's axes may be left open, and its name.
-    Raises DferError with the reason alone: tensors kept in other files, graphs within (loops, scans, branches),
-    functions, operators of other domains, sequences, other ends than expected, a fixed batch, impossible sizes, damage.
+    expected, result: what its input and its output must be. An output's axes and name may be left open.
+    Raises DferError with the reason only: external data, nested graphs (loops, scans, branches), functions, operators
+    of other domains, sequences, unexpected inputs or outputs, a fixed batch, impossible sizes, damage.
     """
     size = file.seek(0, 2)
     reader = _Reader(file, size)
@@ -157,7 +157,7 @@ def _check_tensor(reader: _Reader, tensor: _Span) -> None:
 
 
 def _value_type(reader: _Reader, value_info: _Span) -> TensorType | None:
-    """What an input or output is; None without a type. Refuses all but tensors."""
+    """Return the type of an input or output, None if it has none. Refuses anything but tensors."""
     name, tensors = "", []
     for number, value in reader.fields(value_info, {1: _BYTES, 2: _BYTES}):
         if number == 1:
@@ -188,17 +188,17 @@ def _tensor_type(reader: _Reader, name: str, tensor: _Span) -> TensorType:
 
 
 class _Reader:
-    """Fields of a file, one after the other, each once; counts them, so that a file of nothing but fields ends."""
+    """Reads the fields of a file in order. Their number is limited, so that a malicious file cannot keep it busy."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._left = file, MOST_FIELDS
-        self._block, self._start = b"", 0  # what was read last, and where it lies
+        self._block, self._start = b"", 0  # the last block read, and its position
 
     def fields(
         self, message: _Span, kinds: dict[int, int], packed: tuple[int, ...] = ()
     ) -> Iterator[tuple[int, int | _Span]]:
-        """(number, value) of the fields that `kinds` names, with their wire types, or `packed`, numbers in either
-        spelling; a number's value, or where a nested message or bytes lie. All others are skipped."""
+        """Yield (number, value) of the fields in `kinds`, which gives their wire types, and in `packed` (repeated
+        numbers, packed or not). A value is a number, or the span of a nested message or of bytes."""
         place, end = message
         while place < end:
             self._left -= 1
@@ -226,7 +226,7 @@ class _Reader:
                 yield number, value
 
     def text(self, value: int | _Span) -> str:
-        """A name; no name is longer than 200 bytes where it matters."""
+        """Return a name, cut at 200 bytes; the names that matter are shorter."""
         begin, end = self.span(value)
         self._file.seek(begin)
         return self._file.read(min(end - begin, 200)).decode(errors="replace")
@@ -239,7 +239,7 @@ class _Reader:
 
     @staticmethod
     def number(value: int | _Span) -> int:
-        """A signed number of 64 bits."""
+        """Return a value as a signed 64-bit number."""
         if not isinstance(value, int):
             raise DferError("it is damaged, or no ONNX file")
         return value - (1 << 64) if value >> 63 else value
@@ -251,7 +251,7 @@ class _Reader:
             yield value
 
     def _varint(self, place: int, end: int) -> tuple[int, int]:
-        """A number of up to 64 bits, and where the next thing begins."""
+        """Return a number of up to 64 bits and the position after it."""
         offset = place - self._start
         if not 0 <= offset <= len(self._block) - 10:
             self._file.seek(place)

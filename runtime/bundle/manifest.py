@@ -1,4 +1,4 @@
-"""The manifest: what a bundle says of itself, in a file that is taken for a stranger's until all of it is checked."""
+"""The manifest: a bundle's description of itself, in a file that is not trusted until all of it is checked."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a bundle says of itself.
+    """A bundle's description of itself.
 
     method: name of the model family. classes: C names in the order of the probabilities.
     window: T, features per prediction. width: D of a feature. scale: 1/τ.
     precisions: per precision ("fp32"), its `files` ("encoder": file per provider, "default" for all others, which
-        cannot run it if that is absent; "head"; "heads": per-provider replacements) and its figures:
-        `parity` with the PyTorch model, the `gate` that it passed ("off": none), the same by provider. "bf16" is the
-        FP32 file, computed so where a provider can.
+        cannot run it if that is absent; "head"; "heads": per-provider replacements) and its figures: `parity` with the
+        PyTorch model, the `gate` that it passed ("off": none), and both again by provider. "bf16" uses the FP32 file,
+        computed in BF16 where a provider can.
     recommended: per provider, the fastest precision that passes its gate there, as measured at export.
-    seconds, fps: the video behind a window and the frames sampled per second, as the model was trained for them.
-    temperature: by which logits were divided so that probabilities are calibrated; `scale` has it already, and so has
-        the head. unsure_below: confidence under which the label is not to be trusted, 0 for never.
+    seconds, fps: video seconds per window and frames sampled per second, as used in training.
+    temperature: divisor that calibrates the logits; `scale` and the head include it. unsure_below: confidence below
+        which the label is not to be trusted, 0 for never.
     provenance: where it came from (checkpoint's sha256, versions, date).
     """
 
@@ -54,12 +54,12 @@ class Manifest:
     unsure_below: float = 0.0
 
     def encoders(self, precision: str) -> Mapping[str, str]:
-        """By provider, or "default" for the others, the name of the encoder's file; of older bundles it is not told."""
+        """Return the encoder's file name by provider, "default" for the others; older bundles do not list it."""
         files = self.precisions[precision].get("files", {})
         return files.get("encoder", {}) or {"default": f"encoder.{precision}.onnx"}
 
     def graphs(self, precision: str, provider: str) -> tuple[str, str]:
-        """Names of the encoder's and the head's file for a precision on a provider; DferError if not for it."""
+        """Return the file names of encoder and head for a precision on a provider; ParameterError if there are none."""
         files = self.precisions[precision].get("files", {})
         encoders = self.encoders(precision)
         encoder = encoders.get(provider) or encoders.get("default")
@@ -69,7 +69,7 @@ class Manifest:
         return encoder, files.get("heads", {}).get(provider) or files.get("head", "head.fp32.onnx")
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields as the file has them, without `schema`, `files` and `sha256`."""
+        """Return the fields as in the file, without `schema`, `files` and `sha256`."""
         return {
             "method": self.method,
             "classes": list(self.classes),
@@ -86,7 +86,7 @@ class Manifest:
 
 
 def seal(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
-    """The file: the manifest, the sizes and sha256 of the bundle's other files, and a sha256 of all that."""
+    """Return the file's content: the manifest, size and sha256 of the bundle's other files, and a sha256 of it all."""
     listed = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
     content = {"schema": SCHEMA, **manifest.to_json(), "files": listed}
     content["sha256"] = _content_digest(content)
@@ -94,9 +94,9 @@ def seal(manifest: Manifest, files: Mapping[str, bytes]) -> bytes:
 
 
 def read_manifest(file: Path) -> tuple[Manifest, dict[str, tuple[int, str]]]:
-    """The manifest in a regular file, and size and sha256 of every file that it lists, by name.
+    """Read the manifest from a regular file; return it, and size and sha256 of every listed file by name.
 
-    Raises DferError, which names the bundle's folder, for one that is damaged, newer, or not to be believed.
+    Raises DferError, naming the bundle's folder, for a manifest that is damaged, newer, or implausible.
     """
     try:
         content = _load(file)
@@ -106,7 +106,7 @@ def read_manifest(file: Path) -> tuple[Manifest, dict[str, tuple[int, str]]]:
 
 
 def plain_name(name: object) -> bool:
-    """Whether it is the name of a file in a bundle, a precision or a provider: letters, digits, dots, dashes."""
+    """Return whether it may name a bundle's file, a precision or a provider: letters, digits, ".", "_" and "-"."""
     return isinstance(name, str) and _PLAIN.fullmatch(name) is not None and ".." not in name
 
 
@@ -129,7 +129,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _content_digest(content: Mapping[str, Any]) -> str:
-    """sha256 of a manifest's values in canonical form, its own digest left out."""
+    """Return the sha256 of a manifest's values in canonical form, without its own digest."""
     values = {name: value for name, value in content.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

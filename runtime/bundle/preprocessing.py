@@ -1,4 +1,4 @@
-"""What happens to a face crop's pixels before the encoder. It belongs to the checkpoint, so the bundle carries it."""
+"""Preprocessing of a face crop's pixels for the encoder. It belongs to the checkpoint, so the bundle carries it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import DferError
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an aligned RGB crop becomes the encoder's input; all of it but the crop is done inside the graph.
+    """How an aligned RGB crop becomes the encoder's input; everything but the cropping is done inside the graph.
 
     size: side in pixels of the square crop that the host hands over (uint8 RGB).
     encoder_size: side the encoder expects; crops are upsampled (bilinear) inside the graph when it differs.
     mean, std: per RGB channel, for pixels scaled to [0, 1].
-    grey: replace the three channels by their luma first (models taught on grey photographs).
-    patches: how many of its patches a vision transformer reads, those nearest the middle of the face; None for all.
+    grey: replace the three channels by their luma first (for models trained on greyscale photographs).
+    patches: how many patches a vision transformer reads, those nearest the middle of the face; None for all.
     """
 
     size: int
@@ -27,7 +27,7 @@ class Preprocessing:
     patches: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields; without `patches` where all are read, as files that are older have none."""
+        """Return the fields; without `patches` if all are read, as in older files."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
@@ -49,7 +49,7 @@ class Preprocessing:
 
 
 def whole(value: Any, lowest: int, highest: int) -> int:
-    """A whole number of a JSON file within bounds; TypeError or ValueError for anything else, true and 3.0 too."""
+    """Return a JSON whole number within bounds; TypeError or ValueError for anything else, even true or 3.0."""
     if type(value) is not int:
         raise TypeError(f"{repr(value)[:40]} is no whole number")
     if not lowest <= value <= highest:
@@ -58,7 +58,7 @@ def whole(value: Any, lowest: int, highest: int) -> int:
 
 
 def real(value: Any, lowest: float, highest: float) -> float:
-    """A number of a JSON file within bounds, so neither NaN nor infinite; TypeError or ValueError for anything else."""
+    """Return a finite number of a JSON file within bounds as float; TypeError or ValueError for anything else."""
     if type(value) not in (int, float):
         raise TypeError(f"{repr(value)[:40]} is no number")
     if not lowest <= value <= highest:

@@ -1,4 +1,4 @@
-"""Writing a bundle: whole or not at all, and in the place of an older one at once."""
+"""Write a bundle atomically: completely or not at all, replacing an older one in one step."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .manifest import MANIFEST, Manifest, seal
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle, verify and open it; an existing one is replaced as a whole, and stays whole whatever happens.
+    """Write, verify and open a bundle. An existing one is replaced as a whole and never left incomplete.
 
-    Waits for others that write the same bundle. Where the system cannot swap folders (anything but Linux), somebody who
-    is killed between two renames leaves the old one aside; whoever writes or opens it next brings it back.
-    Raises DferError when the folder is missing, is something else than a bundle, or cannot be written.
+    Waits for other writers of the same bundle. Where the system cannot swap folders (all but Linux), a writer killed
+    between two renames leaves the old bundle aside; the next to write or open it restores it.
+    Raises DferError when the parent folder is missing, when `path` is not a bundle, or when it cannot be written.
     """
     if not path.parent.is_dir():
         raise DferError(f"folder {path.parent} does not exist")
@@ -42,7 +42,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 @contextmanager
 def _place_aside(path: Path) -> Iterator[Path]:
-    """An empty folder beside `path`, locked for this process; leftovers of a killed one are removed."""
+    """Yield an empty folder beside `path`, locked for this process; leftovers of killed writers are removed."""
     lock, aside = beside(path, "lock"), beside(path, "writing")
     with locked(lock):
         bring_back(path)
@@ -52,7 +52,7 @@ def _place_aside(path: Path) -> Iterator[Path]:
             yield aside
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-            with suppress(OSError):  # Windows does it when the lock is given back
+            with suppress(OSError):  # on Windows, releasing the lock deletes the file
                 lock.unlink()
 
 
