@@ -1,9 +1,9 @@
-"""Where frames come from: cameras, video files, images, network streams, GStreamer pipelines; one or several at once.
+"""Sources of frames: cameras, video files, images, network streams, GStreamer pipelines; one or several at once.
 
-Recordings are read by PyAV, cameras, streams and pipelines by OpenCV.
+Recordings are read by PyAV; cameras, streams and pipelines by OpenCV.
 
-Files hand over every frame and wait; live sources hand over the newest frame and drop the others. Times are media
-times: a file's presentation time stamps, counted from its first frame; for live sources, the moment of arrival.
+Files deliver every frame and wait; live sources deliver the newest frame and drop the others. Times are media times: a
+file's presentation time stamps, counted from its first frame; for live sources, the time of arrival.
 
     with SourceReaders(open_sources(["a.mp4", "rtsp://host/stream", 0])) as readers:
         for batch in readers.batches():

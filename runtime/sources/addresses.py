@@ -1,4 +1,4 @@
-"""Addresses of streams: their credentials, and why one does not open."""
+"""Stream URLs: handling their credentials, and finding out why one does not open."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 _PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935}
 _ENCRYPTED = ("rtsps", "https")
 _PATIENCE = 3.0  # seconds
-_LARGEST = 1 << 16  # bytes of an answer up to its empty line
+_LARGEST = 1 << 16  # bytes of a response's header
 
 
 def without_credentials(url: str) -> str:
-    """The URL without user name, password, query and fragment, any of which may be a secret.
+    """Return the URL without user name, password, query and fragment, any of which may be a secret.
 
-    Cut by hand: passwords are often not percent-encoded, and a "/" or "#" in one misleads URL parsers.
+    Split by hand: passwords are often not percent-encoded, and a "/" or "#" in one misleads URL parsers.
     """
     scheme, _, rest = url.partition("://")
     return f"{scheme}://" + re.split(r"[?#]", rest.rpartition("@")[2])[0]
 
 
 def with_encoded_credentials(url: str) -> str:
-    """The URL with user name and password percent-encoded where they were written as they are.
+    """Return the URL with user name and password percent-encoded where necessary.
 
     >>> with_encoded_credentials("rtsp://me:a/b#c?d@host:554/live")
     'rtsp://me:a%2Fb%23c%3Fd@host:554/live'
@@ -45,7 +45,7 @@ def with_encoded_credentials(url: str) -> str:
 
 
 def why_closed(url: str) -> str:
-    """Half a sentence about why a stream does not open, from asking its server once more, for some seconds at most."""
+    """Return half a sentence on why a stream does not open, after querying its server again, for seconds at most."""
     unknown = "check the address and that the stream is up"
     try:
         parts = urlsplit(with_encoded_credentials(url))
@@ -57,7 +57,7 @@ def why_closed(url: str) -> str:
         status, ways = _ask(parts, port)
         if status == 401 and parts.username is not None:
             if "basic" not in ways or ("digest" in ways and parts.scheme.lower() not in _ENCRYPTED):
-                return unknown  # Digest keeps the password secret, which is worth more than to know what is wrong
+                return unknown  # Digest keeps the password secret, which matters more than a precise message
             status, _ = _ask(parts, port, login=True)
     except socket.gaierror:
         return f"no host of the name {host} is known"
@@ -79,10 +79,9 @@ def why_closed(url: str) -> str:
 
 
 def _ask(parts: SplitResult, port: int, login: bool = False) -> tuple[int | None, str]:
-    """The status with which an RTSP or HTTP server answers, None for no such answer; what it says of how to log in, in
-    small letters.
+    """Return the status of an RTSP or HTTP server's response, if any, and the login schemes it offers, in lower case.
 
-    login: whether to send the password, which only encryption hides. Raises OSError where nothing can be connected to.
+    login: whether to send the password, which only encryption protects. Raises OSError if the connection fails.
     """
     scheme, host = parts.scheme.lower(), parts.netloc.rpartition("@")[2]
     place = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,4 +1,4 @@
-"""OpenCV's VideoCapture, made safe: any thread may release it, opening has a time limit, its log stays quiet."""
+"""A safe wrapper of OpenCV's VideoCapture: any thread may release it, opening has a time limit, its log is silent."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it when it
 OPEN_TIMEOUT, READ_TIMEOUT = 10.0, 10.0
 """Seconds after which a network stream that does not answer, or falls silent, counts as lost."""
 _LONGEST_STUMBLE = 1.0
-"""Seconds of failed reads after which no more are tried: what is damaged fails at once, what is gone may be slow."""
+"""Seconds of failed reads after which to stop trying: damaged frames fail at once, lost devices may be slow."""
 _USB2 = 24e6
 """Bytes per second that a camera can send over USB 2 (isochronous: 3 × 1024 bytes in each of 8000 microframes)."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """image: RGB uint8 [H,W,3]. decode: seconds from when it came (which for FFmpeg includes decoding) until it was
-    RGB."""
+    """image: RGB uint8 [H,W,3]. decode: seconds from arrival (with FFmpeg, after decoding) until it was RGB."""
 
     image: NDArray[np.uint8]
     decode: float
@@ -49,7 +48,7 @@ class Capture:
         self.size = int(opened.get(cv2.CAP_PROP_FRAME_WIDTH)), int(opened.get(cv2.CAP_PROP_FRAME_HEIGHT))
 
     def read(self, tries: int = 1) -> Picture | None:
-        """The next picture, at most `tries` - 1 damaged ones passed over; None where there is none, or when released.
+        """Return the next picture, skipping at most `tries` - 1 damaged ones; None if there is none, or after release.
 
         OpenCV does not tell a damaged picture from the end: either is a failed read.
         """
@@ -82,7 +81,7 @@ class Capture:
         return Picture(rgb, perf_counter() - came)
 
     def release(self) -> None:
-        """Let go of the device, now or, if another thread reads, when that read returns. Does not wait."""
+        """Release the device, now or, if another thread is reading, when that read returns. Does not wait."""
         self._released = True
         if self._lock.acquire(blocking=False):
             try:
@@ -95,7 +94,7 @@ class Capture:
 
 
 class _Quiet:
-    """OpenCV's log is silent while any capture is open: errors are ours to word, and its lines may hold addresses."""
+    """Silences OpenCV's log while any capture is open: we report errors ourselves, and the log may contain URLs."""
 
     _lock = threading.Lock()
     _count, _previous = 0, 0
@@ -116,23 +115,23 @@ class _Quiet:
 
     @staticmethod
     def _set_level(level: int) -> int:
-        """Returns the previous one."""
-        log: Any = getattr(cv2.utils, "logging", cv2)  # before OpenCV 4.13, a Jetson's included, cv2 itself
+        """Set the log level; return the previous one."""
+        log: Any = getattr(cv2.utils, "logging", cv2)  # cv2 itself before OpenCV 4.13, as on a Jetson
         return int(log.setLogLevel(level))
 
 
 def open_stream(url: str) -> Capture | None:
-    """Anything behind a URL; None when it does not open in time."""
-    if not built_with("FFMPEG"):  # a Jetson's OpenCV may have GStreamer only, whose own limit is 30 s
+    """Open any URL; None when it does not open in time."""
+    if not built_with("FFMPEG"):  # a Jetson's OpenCV may have only GStreamer, which has its own limit of 30 s
         return _open(url)
     limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, OPEN_TIMEOUT), (cv2.CAP_PROP_READ_TIMEOUT_MSEC, READ_TIMEOUT)
     return _open(url, cv2.CAP_FFMPEG, [number for key, limit in limits for number in (key, round(1000 * limit))])
 
 
 def open_pipeline(pipeline: str) -> Capture | None:
-    """A GStreamer pipeline that ends in an appsink; None when it does not start.
+    """Open a GStreamer pipeline that ends in an appsink; None when it does not start.
 
-    Raises DferError where this OpenCV has no GStreamer.
+    Raises DferError if this OpenCV is built without GStreamer.
     """
     if not built_with("GStreamer"):
         raise DferError(
@@ -144,7 +143,7 @@ def open_pipeline(pipeline: str) -> Capture | None:
 
 
 def csi_pipeline(spec: str, size: tuple[int, int] | None, fps: float | None) -> str:
-    """A Jetson's CSI camera through NVIDIA's own elements, the newest frame kept; 1280×720 at 30 unless asked."""
+    """Return the pipeline for a Jetson's CSI camera, keeping only the newest frame; by default 1280×720 at 30 fps."""
     sensor = spec.removeprefix("csi://")
     if not sensor.isdecimal():
         raise DferError(f"{spec}: a CSI camera is named by its sensor number, such as csi://0")
@@ -157,16 +156,16 @@ def csi_pipeline(spec: str, size: tuple[int, int] | None, fps: float | None) -> 
 
 
 def open_camera(device: int | str, size: tuple[int, int] | None = None, fps: float | None = None) -> Capture | None:
-    """A camera by number or device file, asked for (width, height) and frames per second; None when it does not open.
+    """Open a camera by number or device file, requesting a size and frames per second; None if it does not open.
 
-    MJPG is asked for where that much raw video (YUYV, 2 bytes a pixel) does not fit through USB 2.
+    MJPG is requested if raw video of that size and rate (YUYV, 2 bytes a pixel) exceeds the bandwidth of USB 2.
     """
-    # By name, for on a Jetson OpenCV would else reach cameras through GStreamer, which takes none of these requests.
+    # Named explicitly: on a Jetson, OpenCV would otherwise use GStreamer, which ignores these requests.
     backend = cv2.CAP_V4L2 if sys.platform == "linux" else cv2.CAP_ANY
     wishes: list[tuple[int, float]] = []
     width, height = size or (640, 480)
     if width * height * 2 * (fps or 30) > _USB2:
-        wishes.append((cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")))  # first: it opens up the sizes
+        wishes.append((cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG")))  # first: it makes more sizes available
     if size:
         wishes += [(cv2.CAP_PROP_FRAME_WIDTH, width), (cv2.CAP_PROP_FRAME_HEIGHT, height)]
     if fps:
@@ -175,7 +174,7 @@ def open_camera(device: int | str, size: tuple[int, int] | None = None, fps: flo
 
 
 def built_with(library: str) -> bool:
-    """Whether this OpenCV has "FFMPEG" or "GStreamer"."""
+    """Return whether this OpenCV was built with "FFMPEG" or "GStreamer"."""
     return re.search(rf"\b{library}:\s+YES", cv2.getBuildInformation()) is not None
 
 

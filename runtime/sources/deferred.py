@@ -1,4 +1,4 @@
-"""A source that is opened when it is its turn to be read."""
+"""A source that is opened only when it is read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from .live import pauses
 
 
 class DeferredSource(Source):
-    """What `opening` opens, once its first frame is asked for; rate and count are None until then.
+    """The source that `opening` returns, opened when its first frame is requested; rate and count are None until then.
 
-    name: what it is called, whatever the opened source calls itself. live: whether that is live.
-    tries: how often it is tried again, the pauses between growing, where it does not open.
-    Its frames raise what `opening` raises.
+    name: overrides the opened source's name. live: whether it is live.
+    tries: how often to retry if it does not open, with growing pauses. Iterating raises what `opening` raises.
     """
 
     def __init__(
@@ -33,7 +32,7 @@ class DeferredSource(Source):
 
     def __iter__(self) -> Iterator[Frame]:
         self._opened = opened = self._open()
-        opened.name = self.name  # another source may have had it first
+        opened.name = self.name  # may have been numbered to be unique
         self.rate, self.count, self.unread = opened.rate, opened.count, opened.unread
         if self._closing.is_set():
             opened.close()
@@ -41,7 +40,7 @@ class DeferredSource(Source):
             yield from opened.frames()
         finally:
             self.close()
-            self._opened = None  # its decoder's threads end when nothing refers to it
+            self._opened = None  # the decoder's threads end when nothing references it
 
     def _open(self) -> Source:
         for pause in pauses(self._tries):

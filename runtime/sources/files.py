@@ -10,19 +10,19 @@ from .films import Film
 from .frames import Frame, Source, Warn
 
 _WHOLE = 0.95
-"""Share of what was announced that is no truncation: containers often count a little that is never shown."""
+"""Share of the announced frames that counts as complete: containers often count a few that are never shown."""
 _STEADY = 0.9
-"""Share of even steps from which on a film has an even rate, so that a hole in it is damage."""
+"""Share of even steps at which a film counts as constant frame rate, so that missing frames mean damage."""
 _JUMP = 10.0
-"""Seconds of a broadcast's clock that no picture is held for (FFmpeg's `dts_delta_threshold`)."""
+"""Seconds between two time stamps of a broadcast that count as a clock jump (FFmpeg's `dts_delta_threshold`)."""
 _SET_BACK, _LEAST = 1.0, 1e-3
-"""Seconds: further back a stamp is another clock's; by how much a time must rise."""
+"""Seconds: a stamp further back belongs to another clock; least increase from frame to frame."""
 
 
 class VideoFile(Source):
-    """Every frame of a recorded video, with its presentation time. Damaged frames are left out, with one warning.
+    """Every frame of a recorded video, with its presentation time. Damaged frames are skipped, with one warning.
 
-    Where the clock of a transport stream jumps, it is warned of, times go on by one frame, and the frame is a `cut`.
+    Where the clock of a transport stream jumps, a warning is given, times go on by one frame, and the frame is a `cut`.
     Raises DferError when not even one frame can be decoded.
     """
 
@@ -31,7 +31,7 @@ class VideoFile(Source):
         self.warn = warn
         self._film = film
         self._closed = False
-        # Decoding the first frame now tells a broken file before any output is made.
+        # Decoding the first frame now detects a broken file before any output is created.
         self._first = film.read()
         if self._first is None:
             self.close()
@@ -61,7 +61,7 @@ class VideoFile(Source):
                     time = stamp - offset
                 elif stamp is None or rise < -_SET_BACK:
                     time += step  # at the nominal rate
-                else:  # by as little as will do, so that the stamps that follow are true again
+                else:  # by as little as possible, so that the following stamps are correct again
                     time += rise if rise > 0 else min(step, _LEAST)
             if cut and not jumped:
                 self.warn(f"{self.name}: its clock jumps at {time:.2f} s (discontinuity); times go on by one frame")
@@ -74,9 +74,9 @@ class VideoFile(Source):
             self._tell_what_is_missing(handed, announced, time + step, steady < _STEADY * (handed - 1))
 
     def _tell_what_is_missing(self, handed: int, count: int, end: float, uneven: bool) -> None:
-        """Warn once: of holes if the film reaches its announced end, else that it was cut.
+        """Warn once: about missing frames if the film reaches its announced end, else about truncation.
 
-        count: frames announced, 0 if unreliable. uneven: its times are, so that too few frames prove no damage.
+        count: frames announced, 0 if unreliable. uneven: variable frame rate, so too few frames are no proof of damage.
         """
         film = self._film
         damaged = film.damaged

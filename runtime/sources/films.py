@@ -1,4 +1,4 @@
-"""Recorded video, decoded by FFmpeg through PyAV: exact time stamps, pixels made square, interlaced frames whole."""
+"""Recorded video, decoded by FFmpeg through PyAV: exact time stamps, square pixels, deinterlaced frames."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from numpy.typing import NDArray
 
 from ..errors import DferError, ParameterError
 
-_THREADS = 2  # of a decoder: a third gains little, and many files may be open
+_THREADS = 2  # per decoder: a third gains little, and many files may be open
 _MOST_DAMAGED = 10_000
-"""Failed reads in a row after which a film has ended, whatever it announced; each takes microseconds."""
-_ASPECTS = 0.25, 4.0  # widths of a pixel, in heights, that are believed
-_SQUARE = 0.01  # change of a side that is not worth resampling for
+"""Consecutive failed reads after which a film counts as ended; each takes microseconds."""
+_ASPECTS = 0.25, 4.0  # plausible sample aspect ratios, width to height
+_SQUARE = 0.01  # relative change of a side that is not worth resampling for
 _FILES = ("matroska", "mov", "avi", "asf", "ogg", "gif", "apng")
-"""Containers that are files, however they come; the others are live where they tell no duration."""
+"""Containers that always hold recordings; the others are live if they report no duration."""
 _UNDECODED = "the device does not decode its codec; the CPU does, where no device is named"
 
 
 def accelerator(device: str) -> Any:
-    """A device of this machine that decodes video, by FFmpeg's name: "cuda", "qsv", "videotoolbox", "d3d11va", …
+    """Return a hardware decoder of this machine by FFmpeg's name: "cuda", "qsv", "videotoolbox", "d3d11va", …
 
-    Pictures come back to memory. What it cannot decode is an error, and not left to the CPU. Untested on real devices.
+    Pictures are copied back to memory. A codec the device cannot decode is an error, not left to the CPU. Untested on
+    real devices.
 
     Raises ParameterError for one that this FFmpeg was built without.
     """
@@ -39,7 +40,7 @@ def accelerator(device: str) -> Any:
 
 
 class _Converter:
-    """Makes RGB of FFmpeg's frames; one for all of a film, since a new one costs as much as a frame."""
+    """Converts FFmpeg's frames to RGB; one per film, since creating one costs as much as a frame."""
 
     def __init__(self) -> None:
         import av
@@ -54,14 +55,13 @@ class _Converter:
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture that is not RGB yet. stamp: seconds by the container's clock, None where it has none. spent:
-    seconds that reading and decoding took. shape: [H,W,3], as it is shown.
-    """
+    """A decoded picture, not yet RGB. stamp: seconds by the container's clock, None without a time stamp. spent:
+    seconds that reading and decoding took. shape: [H,W,3], as displayed."""
 
     stamp: float | None
     spent: float
     _frame: Any
-    _size: tuple[int, int]  # width and height with square pixels, before it is turned
+    _size: tuple[int, int]  # width and height with square pixels, before rotation
     _turns: int  # by 90 degrees, counter-clockwise
     _converter: _Converter
 
@@ -71,23 +71,23 @@ class Picture:
         return (width, height, 3) if self._turns % 2 else (height, width, 3)
 
     def convert(self) -> NDArray[np.uint8]:
-        """RGB uint8 [H,W,3]. Any thread may ask, also when the film is closed."""
+        """Return RGB uint8 [H,W,3]. Any thread may call it, even after the film is closed."""
         image = self._converter.convert(self._frame, *self._size)
         return np.ascontiguousarray(np.rot90(image, self._turns))
 
 
 class Film:
-    """An open video. Its stream is the one marked as default; pictures come out upright, with square pixels.
+    """An open video. Reads the stream marked as default; pictures are upright, with square pixels.
 
-    place: an open binary file, which is closed with the film, or an address. name: for errors.
-    timeout: seconds after which a silent network counts as lost; None waits.
-    hwaccel: what `accelerator` gives; None decodes on the CPU.
+    place: an open binary file, which is closed with the film, or a URL. name: for errors.
+    timeout: seconds without data after which a connection counts as lost; None waits forever.
+    hwaccel: from `accelerator`; None decodes on the CPU.
 
     rate: frames per second, or None. count: pictures announced, or None. length: seconds announced, or None.
     accelerated: whether a device decodes.
-    ends: whether it is a recording, not a stream that goes on. jumps: whether its clock may jump, as broadcasts' do.
-    damaged: pictures that did not decode. fault: the system's words where reading broke off.
-    Raises DferError for what holds no video; ParameterError for one that the accelerator does not decode.
+    ends: whether it is a recording, not an endless stream. jumps: whether its clock may jump, as in broadcasts.
+    damaged: pictures that did not decode. fault: the system's error message if reading broke off.
+    Raises DferError if there is no video in it; ParameterError if the accelerator does not decode it.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Film:
         self._pictures = self._decode()
 
     def _measure(self, whole_riff: bool) -> None:
-        """What the container says of itself. An AVI's header often miscounts; the index of a whole one does not."""
+        """Read the container's metadata. An AVI's header often miscounts; the index of a complete one does not."""
         import av
 
         container, stream = self._container, self._stream
@@ -156,7 +156,7 @@ class Film:
         if kind == "avi" and stream.frames:
             self.count = len(stream.index_entries) if whole_riff else stream.frames
             self.length = None if self.rate is None else self.count / self.rate
-        elif stream.frames and by_time:  # an edit list leaves out some of those that are stored
+        elif stream.frames and by_time:  # an edit list may skip stored frames
             self.count = min(stream.frames, max(by_time, 1))
         else:
             self.count = stream.frames or by_time
@@ -165,7 +165,7 @@ class Film:
         self.jumps = bool(container.format.flags & av.format.Flags.ts_discont.value)
 
     def read(self) -> Picture | None:
-        """The next picture that decodes; None at the end, and when released."""
+        """Return the next picture that decodes; None at the end and after release."""
         try:
             with self._lock:
                 if self._released:
@@ -182,14 +182,14 @@ class Film:
                 self.release()
 
     def _decode(self) -> Iterator[Any]:
-        """Frames as they are shown; interlaced ones as whole pictures."""
+        """Yield frames in display order, deinterlaced."""
         weave = _Deinterlacer(self._stream)
         for frame in self._frames():
             yield from weave.push(frame)
         yield from weave.finish()
 
     def _frames(self) -> Iterator[Any]:
-        """What decodes, in order of presentation."""
+        """Yield the frames that decode, in display order."""
         import av
 
         for packet in self._packets():
@@ -207,7 +207,7 @@ class Film:
                     yield frame
 
     def _packets(self) -> Iterator[Any]:
-        """Behind damage the next is tried; at the end an empty one, for what the decoder still holds."""
+        """Yield packets, going on after damaged ones; at the end an empty one, to flush the decoder."""
         import av
 
         failed = 0
@@ -215,7 +215,7 @@ class Film:
             try:
                 for packet in self._container.demux(self._stream):
                     failed = 0
-                    if packet.size:  # an empty one would end the decoder
+                    if packet.size:  # an empty one would flush the decoder
                         yield packet
                 break
             except av.InvalidDataError:
@@ -223,7 +223,7 @@ class Film:
             except EOFError:
                 break
             except (av.FFmpegError, OSError) as error:
-                # A stream that tells neither seconds nor bytes ends so.
+                # A stream without known duration or size ends this way.
                 if self._file is not None or self.length is not None or self._container.size > 0:
                     self.fault = getattr(error, "strerror", None) or str(error)
                 break
@@ -232,7 +232,7 @@ class Film:
         yield end
 
     def _size(self, frame: Any) -> tuple[int, int]:
-        """Width and height of a frame with square pixels; enlarged, so that nothing is lost."""
+        """Return width and height of a frame with square pixels; enlarged, so that no detail is lost."""
         width, height = frame.width, frame.height
         aspect = float(self._stream.sample_aspect_ratio or 1)
         if _ASPECTS[0] <= aspect <= _ASPECTS[1] and abs(aspect - 1) > _SQUARE:
@@ -240,16 +240,16 @@ class Film:
         return width, height
 
     def seek(self, stamp: float) -> None:
-        """Read on from the last picture at or before `stamp` from which decoding can begin; before the first read, or
-        between two, of a film in a file."""
+        """Continue from the last keyframe at or before `stamp`. Only for films in files, before the first read or
+        between two."""
         with self._lock:
             self._pictures.close()  # type: ignore[attr-defined]
             self._container.seek(int(stamp / float(self._stream.time_base or 1)), stream=self._stream)
             self._pictures = self._decode()
 
     def stamps(self) -> list[float]:
-        """Seconds by the container's clock of all pictures that are stored, as they lie there; without decoding them.
-        Empty where one has none."""
+        """Return the time stamps, in seconds by the container's clock, of all stored pictures in stored order, without
+        decoding them. Empty if any has none."""
         self.seek(-1e6)
         with self._lock:
             packets = [packet for packet in self._packets() if packet.size and not packet.is_discard]
@@ -258,7 +258,7 @@ class Film:
             return [float(packet.pts * packet.time_base) for packet in packets]
 
     def release(self) -> None:
-        """Let go of the file, now or, if another thread reads, when that read returns. Does not wait."""
+        """Release the file, now or, if another thread is reading, when that read returns. Does not wait."""
         self._released = True
         if self._lock.acquire(blocking=False):
             try:
@@ -274,7 +274,7 @@ class Film:
 
 
 class _Nameless:
-    """A binary file whose name FFmpeg does not see: it may be no UTF-8, and what a file is its content tells."""
+    """A binary file whose name is hidden from FFmpeg: it may not be UTF-8, and the content determines the format."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.read, self.seekable = file.read, file.seekable
@@ -283,7 +283,7 @@ class _Nameless:
 
 
 def _is_whole_riff(file: IO[bytes]) -> bool:
-    """Whether it is a RIFF file, such as AVI, as long as it says."""
+    """Return whether it is a RIFF file, such as AVI, that is as long as its header says."""
     if not file.seekable():
         return False
     start = file.tell()
@@ -294,7 +294,7 @@ def _is_whole_riff(file: IO[bytes]) -> bool:
 
 
 class _Deinterlacer:
-    """Whole pictures from interlaced ones (Bob Weaver, `bwdif`); progressive ones pass as they are."""
+    """Deinterlaces frames (Bob Weaver, `bwdif`); progressive ones pass unchanged."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -334,7 +334,7 @@ class _Deinterlacer:
             yield frame
 
     def finish(self) -> Iterator[Any]:
-        """What is still in it."""
+        """Yield the frames still in the filter."""
         if self._graph is not None:
             self._graph.push(None)
             yield from self._pull()

@@ -1,4 +1,4 @@
-"""What every source is and gives."""
+"""The interfaces shared by all sources, `Source` and `Frame`, and helpers for files."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from ..errors import DferError, ParameterError
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
-"""Of pictures that cameras and telephones make and OpenCV does not read."""
+"""Image formats of cameras and phones that OpenCV does not read."""
 
 Warn = Callable[[str], object]
-"""Told, in one line, about trouble that is not an error; by whichever thread meets it."""
+"""Called with one line about a problem that is not an error, from the thread that finds it."""
 
 
 class Decoded(Protocol):
-    """A picture in its decoder's own format. shape: [H,W,3], of the RGB image that `convert` makes of it."""
+    """A picture in its decoder's own format. shape: [H,W,3] of the RGB image that `convert` returns."""
 
     @property
     def shape(self) -> tuple[int, int, int]: ...
 
     def convert(self) -> NDArray[np.uint8]:
-        """RGB uint8 [H,W,3]. Any thread may ask."""
+        """Return RGB uint8 [H,W,3]. Any thread may call it."""
 
 
 class Frame:
-    """One picture of a source.
+    """One image of a source.
 
     image: RGB uint8 [H,W,3]. Video frames are converted to RGB on first use; many between two samples never are.
-    shape: of `image`, at no cost.
+    shape: of `image`, without converting.
     index: in the source, from 0. time: media seconds since the first frame, always rising.
-    decode: seconds that reading and decoding took, and conversion, once it is done; for live sources without the wait
-    for the picture to come (a network stream is decoded while waiting, so there it is the conversion only).
-    arrived: `time.monotonic()` at which it could first be processed: live, when decoded; from a file, when taken.
-    cut: it does not follow from the frame before, so tracks and windows begin anew.
-    file: of an image its own name, else "".
+    decode: seconds spent on reading, decoding and, once done, conversion. Live sources exclude the wait for the frame;
+    a network stream is decoded during that wait, so for it this is the conversion only.
+    arrived: `time.monotonic()` when it could first be processed: live, when decoded; from a file, when taken.
+    cut: it does not continue the frame before, so tracks and windows start anew.
+    file: for images, the file name, else "".
 
     >>> from dfer.runtime import open_source
     >>> with open_source("clip.mp4") as source:
@@ -69,7 +69,7 @@ class Frame:
 
     @property
     def image(self) -> NDArray[np.uint8]:
-        image = self._image  # once: another thread may put the converted one there
+        image = self._image  # read once: another thread may replace it with the converted one
         if not isinstance(image, np.ndarray):
             start = perf_counter()
             self._image = image = image.convert()
@@ -81,21 +81,21 @@ class Frame:
         return self._image.shape
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies and pickles hold: the image, since decoders' own pictures cannot be pickled."""
+        """Return the state to copy or pickle: with the RGB image, since decoders' own pictures cannot be pickled."""
         return vars(self) | {"_image": self.image}
 
     @property
     def photo(self) -> bool:
-        """Whether it is a photograph that stands alone, with people of its own."""
+        """Whether it is a photograph, unrelated to the images before and after it."""
         return self.cut and self.file != ""
 
 
 class Source(ABC):
     """Frames in order, once. Use as a context manager.
 
-    name: for people and result files; holds no credentials.
-    rate: frames per second where the source tells, else None. count: frames announced, else None.
-    live: whether frames that are not taken in time are dropped. reconnecting: lost, and being looked for again.
+    name: for display and result files; holds no credentials.
+    rate: frames per second if the source reports it, else None. count: frames announced, else None.
+    live: whether frames not taken in time are dropped. reconnecting: whether the connection is lost and being retried.
     unread: names of photographs that could not be read so far, and why.
     """
 
@@ -109,14 +109,14 @@ class Source(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]:
-        """The frames; of a live source the newest each time one is asked for."""
+        """Iterate over the frames; for live sources, each step returns the newest."""
 
     def frames(self) -> Iterator[Frame]:
-        """Every frame, read by the thread that asks; what a `SourceReader` reads."""
+        """Iterate over all frames, reading in the calling thread; used by `SourceReader`."""
         return iter(self)
 
     def close(self) -> None:  # noqa: B027 (images hold nothing open)
-        """Let go of the file or device. Any thread may call it, at any time, and it does not wait."""
+        """Release the file or device. Any thread may call it at any time; it does not wait."""
 
     def __enter__(self) -> Source:
         return self
@@ -126,7 +126,7 @@ class Source(ABC):
 
 
 def check_image(image: object, parameter: str) -> NDArray[np.uint8]:
-    """A picture of the user's own, contiguous in memory. Raises ParameterError unless it is RGB uint8 [H,W,3]."""
+    """Return the user's image, contiguous in memory. Raises ParameterError unless it is RGB uint8 [H,W,3]."""
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape[2:] == (3,) and image.size:
         return np.ascontiguousarray(image)
     if image is None:
@@ -147,41 +147,41 @@ def natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def folders_below(root: Path, but: Path | None = None) -> Iterator[tuple[Path, list[Path]]]:
-    """`root` and the folders below it, each with what it holds beside folders. Links to folders are followed, hidden
-    names left out; a folder to which several names lead comes once, a link's last.
+    """Yield `root` and the folders below it, each with its files. Links to folders are followed, hidden names skipped;
+    a folder reachable by several names comes once, links last.
 
-    but: a folder that is left out, with all in it.
+    but: a folder to skip, with all in it.
     Raises DferError for a folder that cannot be read.
     """
 
     def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # what is not there holds nothing
+        if not isinstance(error, FileNotFoundError):  # a missing folder holds nothing
             raise DferError(f"{readable(error.filename)}: this folder cannot be read ({error.strerror})") from error
 
-    seen = {str(above) for above in Path(os.path.realpath(root)).parents}  # for links that lead upward
+    seen = {str(above) for above in Path(os.path.realpath(root)).parents}  # against links to parent folders
     if but is not None:
         seen.add(os.path.realpath(but))
     starts = [root]
-    for start in starts:  # which grows: links come after what lies below `root` itself
+    for start in starts:  # grows: links come after everything below `root` itself
         for place, folders, names in os.walk(start, onerror=refuse, followlinks=True):
             here = Path(place)
             if (real := os.path.realpath(here)) in seen:
                 folders.clear()
                 continue
             seen.add(real)
-            visible = [here / name for name in folders if name[0] != "." and name != "lost+found"]  # root's, of a disk
+            visible = [here / name for name in folders if name[0] != "." and name != "lost+found"]  # only root reads it
             starts += [folder for folder in visible if folder.is_symlink()]
             folders[:] = [folder.name for folder in visible if not folder.is_symlink()]
             yield here, [here / name for name in names if name[0] != "."]
 
 
 def readable(path: str | os.PathLike[str]) -> str:
-    """A file's name as text for people and result files; bytes of it that are not UTF-8 as in "\\xe9"."""
+    """Return a path as text for display and result files; bytes that are not UTF-8 become "\\xe9"."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def open_file(path: Path) -> IO[bytes]:
-    """A file to read. Raises DferError that says why it cannot be opened."""
+    """Open a file for reading. Raises DferError with the reason if it cannot be opened."""
     try:
         return path.open("rb")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Images as a source: a folder, a numbered sequence, a single one, one that holds several."""
+"""Images as sources: a folder, a numbered sequence, a single image, a file with several images."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..errors import DferError
 from .frames import IMAGE_SUFFIXES, Frame, Source, Warn, folders_below, open_file, readable
 
 _COMPARED = 8
-"""Pictures of a folder whose sizes are compared, from the first to the last."""
-_CHUNK = 32  # pictures of an animation that are decoded at once
+"""How many images of a folder, evenly spread, have their sizes compared."""
+_CHUNK = 32  # images of an animation decoded at once
 _SHORTEST, _USUAL = 10, 100
-"""Milliseconds: a shorter delay means nothing, and browsers then take the usual one."""
+"""Milliseconds: delays up to the first are not meant literally; like browsers, use the second instead."""
 _COLOR: int = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR)
-"""How pictures are decoded: to RGB, or to BGR by OpenCVs before 4.11, such as JetPack's (`_rgb`)."""
+"""Decode to RGB, or to BGR with OpenCV before 4.11, such as JetPack's (see `_rgb`)."""
 
 
 class ImageFolder(Source):
-    """Images in the order given, `rate` of them to a second. One that cannot be read keeps its number and its time.
+    """Images in the given order, `rate` per second. An unreadable one still takes up its index and time.
 
-    photos: whether each stands alone; then `rate` only spaces their times. Frames carry the image's name, with its
-    folder where there are several.
+    photos: whether each stands alone; then `rate` only spaces their times. A frame's `file` is the image's name, with
+    its folder if there are several.
     Raises DferError when none can be read.
     """
 
@@ -41,7 +41,7 @@ class ImageFolder(Source):
         self._root = os.path.commonpath([path.parent for path in paths]) or "."
         self._closed = False
         self.unread: dict[str, str] = {}
-        if all(read_image(path) is None for path in paths):  # ends at the first good one
+        if all(read_image(path) is None for path in paths):  # stops at the first good one
             others = ", nor the others" * (len(paths) > 1)
             raise DferError(f"{readable(paths[0])}: {why_unreadable(paths[0])}{others}")
 
@@ -65,7 +65,7 @@ class ImageFolder(Source):
 
 
 class Animation(Source):
-    """The pictures of an animated WebP with their delays, or the pages of a TIFF, `rate` to a second.
+    """The images of an animated WebP with their delays, or the pages of a TIFF, `rate` per second.
 
     Raises DferError when not even the first can be decoded.
     """
@@ -99,7 +99,7 @@ class Animation(Source):
             self.warn(f"{self.name}: is cut short; {index + 1} pictures are good")
 
     def _is_cut(self) -> bool:
-        """Whether more bytes were announced than there are."""
+        """Return whether the file is shorter than it announces."""
         if self._webp:
             return 8 + int.from_bytes(self._data[4:8], "little") > len(self._data)
         return _tiff_goes_on(self._data)
@@ -109,16 +109,16 @@ class Animation(Source):
 
 
 def read_image(path: Path) -> NDArray[np.uint8] | None:
-    """An image, upright, as RGB uint8 [H,W,3]; None where OpenCV cannot read it.
+    """Read an image, upright, as RGB uint8 [H,W,3]; None if OpenCV cannot read it.
 
-    Its bytes are read by Python, for a name that is not UTF-8 would end OpenCV and with it the process.
+    Python reads the bytes, since a file name that is not UTF-8 would crash OpenCV and the process.
     """
     image = _decode(path, _COLOR)
     return None if image is None else _rgb(image)
 
 
 def why_unreadable(path: Path) -> str:
-    """What is wrong with an image for which `read_image` gave None."""
+    """Return what is wrong with an image for which `read_image` returned None."""
     try:
         cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), _COLOR)
     except (OSError, cv2.error) as error:
@@ -129,9 +129,9 @@ def why_unreadable(path: Path) -> str:
 
 
 def are_photos(paths: Sequence[Path]) -> str:
-    """Why these pictures, in order, are photographs and no film; "" where they may be one.
+    """Return why these images, in order, are photographs rather than a film; "" if they may be a film.
 
-    A film's have one size, and names that differ in their numbers only.
+    A film's images have one size, and names that differ only in their numbers.
     """
     if len({re.sub(r"\d+", "#", path.stem) for path in paths}) > 1:
         return "names that are not numbered"
@@ -141,8 +141,8 @@ def are_photos(paths: Sequence[Path]) -> str:
 
 
 def pictures_below(root: Path) -> Iterator[tuple[Path | None, list[Path]]]:
-    """The pictures below a folder, hidden ones left out, grouped by folder: (folder, files) for a clip's frames, whose
-    names are numbers as `dfer-prepare` writes them; (None, files) for photographs."""
+    """Yield the images below a folder, without hidden ones, grouped by folder: (folder, files) for a clip's frames,
+    whose names are numbers as `dfer-prepare` writes them; (None, files) for photographs."""
     folders: dict[Path, list[Path]] = {}
     for path in sorted(path for _, files in folders_below(root) for path in files):
         if path.suffix.lower() in IMAGE_SUFFIXES:
@@ -153,7 +153,7 @@ def pictures_below(root: Path) -> Iterator[tuple[Path | None, list[Path]]]:
 
 
 def is_animation(path: Path) -> bool:
-    """Whether an image is an animated WebP or a TIFF of several pages."""
+    """Return whether an image is an animated WebP or a TIFF of several pages."""
     with open_file(path) as file:
         data = file.read()
     if path.suffix.lower() in (".tif", ".tiff"):
@@ -165,15 +165,15 @@ def is_animation(path: Path) -> bool:
 
 
 def is_film(path: Path) -> bool:
-    """Whether an image is a film to FFmpeg: an AVIF of a sequence, or an animated PNG, which has an animation control
-    chunk before the picture (PNG, third edition, 11.3.6.1)."""
+    """Return whether FFmpeg reads the image as a film: an AVIF sequence, or an animated PNG, which has an animation
+    control chunk before the image data (PNG, third edition, 11.3.6.1)."""
     with open_file(path) as file:
         head, _, _ = file.read(1 << 16).partition(b"IDAT")
     return head[4:12] == b"ftypavis" or (head.startswith(b"\x89PNG") and b"acTL" in head)
 
 
 def _is_animated_webp(data: bytes) -> bool:
-    """By the flag in its extended header (RFC 9649, 2.7)."""
+    """Return whether the flag in the extended header says so (RFC 9649, 2.7)."""
     return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20 and bool(data[20] & 2)
 
 
@@ -181,20 +181,20 @@ def _decode(path: Path, flags: int) -> NDArray[np.uint8] | None:
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
         image = cv2.imdecode(data, flags) if data.size else None
-    except (OSError, ValueError, cv2.error):  # a name with a null byte is none
+    except (OSError, ValueError, cv2.error):  # ValueError: a null byte in the name
         return None
     return None if image is None else np.asarray(image, dtype=np.uint8)
 
 
 def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """What was decoded with `_COLOR`, as RGB."""
+    """Return an image decoded with `_COLOR` as RGB."""
     if _COLOR != cv2.IMREAD_COLOR:
         return image
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
 def _animation(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
-    """Pictures and how long each is shown, in seconds."""
+    """Yield images and how long each is shown, in seconds."""
     row = np.frombuffer(data, np.uint8)[None]
     for start in count(0, _CHUNK):
         good, found = cv2.imdecodeanimation(row, start, _CHUNK)
@@ -210,7 +210,7 @@ def _animation(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
 
 def _pages(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
     row = np.frombuffer(data, np.uint8)
-    if _COLOR == cv2.IMREAD_COLOR:  # nor can this OpenCV decode a page alone
+    if _COLOR == cv2.IMREAD_COLOR:  # such an old OpenCV cannot decode single pages either
         yield from ((_rgb(np.asarray(image, np.uint8)), 0.0) for image in cv2.imdecodemulti(row, _COLOR)[1])
         return
     for number in count():
@@ -221,13 +221,13 @@ def _pages(data: bytes) -> Iterator[tuple[NDArray[np.uint8], float]]:
 
 
 def _tiff_goes_on(data: bytes) -> bool:
-    """Whether the chain of a TIFF's pages leads beyond its end (TIFF 6.0, section 2)."""
+    """Return whether a TIFF's chain of pages leads beyond its end (TIFF 6.0, section 2)."""
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
-    plain = int.from_bytes(data[2:4], order) == 42  # offsets of a BigTIFF are longer
+    plain = int.from_bytes(data[2:4], order) == 42  # BigTIFF has longer offsets
     place, seen = int.from_bytes(data[4:8], order) if plain else 0, set[int]()
     while place and place not in seen:
         seen.add(place)
-        place += 2 + 12 * int.from_bytes(data[place : place + 2], order)  # behind the fields is where the next lies
+        place += 2 + 12 * int.from_bytes(data[place : place + 2], order)  # the next offset follows the fields
         if place + 4 > len(data):
             return True
         place = int.from_bytes(data[place : place + 4], order)

@@ -1,4 +1,4 @@
-"""Cameras and network streams: the newest picture, and again after the connection was lost."""
+"""Cameras and network streams: the newest frame, with reconnection when the connection is lost."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .frames import Frame, Source, Warn
 from .readers import SourceReaders
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
-"""Seconds before the first try to reconnect, and at most; each pause is twice the one before."""
+"""Seconds before the first attempt to reconnect, and at most; each pause is twice the one before."""
 _FIRST_PICTURE = 15.0
-"""Seconds that a camera or stream that opened may take to its first picture."""
+"""Seconds within which an opened camera or stream must deliver its first frame."""
 _STUMBLES = 10
-"""Failed reads in a row that may be damaged pictures; so many mean that the connection is lost."""
+"""Consecutive failed reads after which the connection counts as lost; fewer may be damaged frames."""
 
 
 def pauses(tries: int) -> Iterator[float]:
-    """Seconds to wait before each of so many tries to connect."""
+    """Return the seconds to wait before each of so many connection attempts."""
     return (min(FIRST_PAUSE * 2.0 ** min(number, 60), LONGEST_PAUSE) for number in range(tries))
 
 
 class LiveSource(Source):
-    """A camera or stream. Iterating gives the newest picture each time, so nothing ever lags.
+    """A camera or stream. Iterating returns the newest frame each time, so nothing ever lags.
 
-    capture: the open connection. connect: opens it again; None when that fails.
-    tries: attempts in a row to reconnect after the connection was lost, the pauses between them growing; 0 for none.
-    Time goes on from the first picture, through every reconnection.
-    Raises DferError when there is no first picture; iterating does when reconnecting has failed.
+    capture: the open connection. connect: opens it again; returns None on failure.
+    tries: attempts in a row to reconnect after the connection was lost, with growing pauses; 0 for none.
+    Times count from the first frame, through every reconnection.
+    Raises DferError when there is no first frame; iterating raises it when reconnecting has failed.
     """
 
     live = True
@@ -63,7 +63,7 @@ class LiveSource(Source):
                     yield frame
 
     def frames(self) -> Iterator[Frame]:
-        """Every picture that arrives, waiting and reconnecting in the thread that asks."""
+        """Iterate over every frame that arrives, waiting and reconnecting in the calling thread."""
         if self._first is not None:
             first, self._first = self._first, None
             yield first
@@ -74,14 +74,14 @@ class LiveSource(Source):
         now = monotonic()
         if self._index == 0:
             self._start = now
-        # Coarse clocks tick less often than bursts of pictures come.
+        # Frames may arrive in bursts faster than a coarse clock ticks.
         self._time = max(now - self._start, self._time + 1e-6)
         frame = Frame(picture.image, self._index, self._time, picture.decode, now)
         self._index += 1
         return frame
 
     def _reconnect(self) -> Picture | None:
-        """The first picture of a new connection; None when closed, or when none is to be tried for."""
+        """Return the first picture of a new connection; None after `close`, or if no attempts are allowed."""
         self._capture.release()
         if self._closing.is_set():
             return None

@@ -35,9 +35,9 @@ from .live import LiveSource
 SourceSpec: TypeAlias = "str | int | Path"
 
 IMAGE_RATE = 8.0
-"""Images that make a second, unless told otherwise."""
+"""Images per second by default."""
 _OPENING = 30.0
-"""Seconds that opening may take; streams give up sooner by themselves."""
+"""Seconds that opening may take; streams time out sooner."""
 _NUMBER = re.compile(r"%0?\d*d")
 _LITTER = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
 Opened = TypeVar("Opened", Capture, Film)
@@ -54,22 +54,22 @@ def open_source(
     photos: bool | None = None,
     hwaccel: str | None = None,
 ) -> Source:
-    """Open one source: whatever `spec` names.
+    """Open the source that `spec` names.
 
     spec: a camera (its number, "/dev/video0", or "csi://0" on a Jetson); a video file; a folder of images, an image,
     or several by a pattern ("frames/*.png", "frame_%04d.png"); a URL (RTSP, HTTP, …); a GStreamer pipeline ("… ! …");
     a named pipe, or "-" for standard input.
-    image_rate: how many images make a second.
-    warn: told, in one line, about trouble that is not an error (a video that ends early, a stream that is lost);
-    live sources call it from their reader thread.
-    size, fps: (width, height) in pixels and frames per second to ask a camera for; other sources have their own.
-    reconnect_tries: how often in a row to try again after a camera or stream was lost, before that is an error; 0: the
-    source then simply ends.
-    photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None takes them for photographs where
-    their sizes differ or their names are not numbered (`are_photos`), and warns of which. A single one stands alone.
-    hwaccel: the device, by FFmpeg's name, that decodes videos in files and recordings behind HTTP (see
-    `films.accelerator`); None for the CPU. For a live stream, name a decoder in a GStreamer pipeline.
-    Raises DferError when there is nothing to read at `spec`, or that device does not decode it.
+    image_rate: images per second.
+    warn: called with one line about a problem that is not an error (a video that ends early, a lost stream); live
+    sources call it from their reader thread.
+    size, fps: (width, height) in pixels and frames per second to request from a camera; ignored for other sources.
+    reconnect_tries: attempts in a row to reconnect a lost camera or stream before it is an error; with 0, the source
+    simply ends.
+    photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None treats them as photographs if
+    their sizes differ or their names are not numbered (`are_photos`), and warns which. A single image stands alone.
+    hwaccel: the device, by FFmpeg's name, that decodes video files and recordings over HTTP (see `films.accelerator`);
+    None for the CPU. For a live stream, name a decoder in a GStreamer pipeline.
+    Raises DferError when `spec` cannot be read, or the device cannot decode it.
 
     >>> from dfer.runtime import open_source
     >>> with open_source("clip.mp4") as source:
@@ -100,14 +100,14 @@ def _open(
         failure, mac = f"{name} does not open; is it plugged in and free?", sys.platform == "darwin"
         if mac:
             failure += " May this terminal use it (System Settings, Privacy & Security, Camera)? Then try again"
-        capture = _in_time(connect, failure, aside=not mac)  # macOS asks for that permission in the main thread only
+        capture = _in_time(connect, failure, aside=not mac)  # macOS requests permission only in the main thread
         _compare(name, capture, size, fps, warn)
         return LiveSource(capture, connect, name, warn, reconnect_tries)
     if text == "-":
         return _open_pipe(text, warn, device)
     if not _exists(text):  # a file may be called "x ! y.mp4"
         if " ! " in text:
-            name = f"gstreamer:{text.split()[0]}"  # elements further on, and any properties, may hold credentials
+            name = f"gstreamer:{text.split()[0]}"  # later elements and any properties may hold credentials
             connect = partial(open_pipeline, text)
             failure = f"{name} does not start; it must end in an appsink, and run with gst-launch-1.0"
             return LiveSource(_in_time(connect, failure), connect, name, warn, reconnect_tries)
@@ -121,7 +121,7 @@ def _open(
 
 
 def _open_address(url: str, warn: Warn, reconnect_tries: int, device: Any | None) -> Source:
-    """A recording is read whole, as a file is; all else is live."""
+    """Open a URL: a recording is read completely, as a file is; anything else is live."""
     name, encoded = without_credentials(url), with_encoded_credentials(url)
     connect = partial(open_stream, encoded)
     try:
@@ -131,7 +131,7 @@ def _open_address(url: str, warn: Warn, reconnect_tries: int, device: Any | None
                 return VideoFile(film, name, warn)
             film.release()
         capture = _in_time(connect, name)
-    except ParameterError:  # it opens, but not as was asked
+    except ParameterError:  # it opens, but not with this hwaccel
         raise
     except DferError as error:
         raise DferError(f"{name} does not open; {why_closed(url)}") from error
@@ -139,7 +139,7 @@ def _open_address(url: str, warn: Warn, reconnect_tries: int, device: Any | None
 
 
 def _open_pipe(text: str, warn: Warn, device: Any | None) -> Source:
-    """Standard input ("-"), or a named pipe."""
+    """Open standard input ("-") or a named pipe."""
     name = "standard input" if text == "-" else readable(text)
     if text == "-" and os.isatty(0):
         raise DferError("standard input is a terminal; write a video into it: … | dfer-run -")
@@ -195,11 +195,11 @@ def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: 
 
 
 def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
-    """Single sources: a pattern is replaced by the files that it matches, in natural order, a folder of videos by
-    these.
+    """Expand to single sources: a pattern becomes the files that it matches, a folder of videos its videos, in natural
+    order.
 
-    specs: several, or one. A pattern or folder of images stays as it is, for that is one source. Raises DferError for
-    what names nothing, a pattern that matches nothing, and a pattern or folder of both images and other files.
+    specs: several, or one. A pattern or folder of images stays as it is, since that is one source. Raises DferError for
+    an invalid name, a pattern that matches nothing, and a pattern or folder that mixes images and other files.
     """
     single: list[SourceSpec] = []
     for spec in map(_named, specs if isinstance(specs, Iterable) and not isinstance(specs, str) else [specs]):
@@ -213,7 +213,7 @@ def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
 
 
 def files_of(spec: SourceSpec) -> list[Path]:
-    """What is read of a single source: the images of a folder or pattern, or the file itself; nothing of a camera."""
+    """Return the files of a single source: the images of a folder or pattern, or the file itself; none for a camera."""
     if isinstance(spec, int):
         return []
     if _is_pattern(spec):
@@ -225,7 +225,7 @@ def files_of(spec: SourceSpec) -> list[Path]:
 
 
 def _named(spec: object) -> SourceSpec:
-    """A source's name, or the number of a camera. Raises DferError for what is neither, such as ""."""
+    """Return the source's name, or the camera's number as int. Raises DferError for anything else, such as ""."""
     if isinstance(spec, str | Path) and str(spec):
         return spec
     try:
@@ -250,11 +250,11 @@ def open_sources(
 ) -> list[Source]:
     """Open all of `expand(specs)`, or none; see `open_source`.
 
-    Of several, files are opened when it is their turn to be read, and so is a live source that does not open now: what
-    cannot be opened then ends neither this nor the others. A file that does not exist is an error now.
+    If there are several, files are opened only when they are read, and so are live sources that do not open now; a
+    failure then stops neither this call nor the other sources. A file that does not exist is an error now.
     """
     if hwaccel is not None:
-        accelerator(hwaccel)  # an unknown one is wrong for all
+        accelerator(hwaccel)  # an unknown device is an error for all
     expanded = expand(specs)
     opened: list[Source] = []
     failed: list[DferError] = []
@@ -291,7 +291,7 @@ def open_sources(
 
 
 def _stored(spec: SourceSpec) -> str | None:
-    """The name of a file, a folder, or a pattern of images; None for what is none of them, or is not there."""
+    """Return the name of an existing file, folder, or pattern of images; None for anything else."""
     text = str(spec)
     if _is_pattern(spec):
         return readable(text)
@@ -304,7 +304,7 @@ def _stored(spec: SourceSpec) -> str | None:
 
 
 def _streamed(spec: SourceSpec) -> str | None:
-    """The name of a camera, stream or pipeline, which may open later; None for anything else."""
+    """Return the name of a camera, stream or pipeline, which may open later; None for anything else."""
     text = str(spec)
     if isinstance(spec, int):
         return f"camera {spec}"
@@ -314,7 +314,7 @@ def _streamed(spec: SourceSpec) -> str | None:
 
 
 def _videos_in(spec: SourceSpec) -> list[Path]:
-    """The videos of a folder, in natural order; none of anything else. Raises DferError for one with images too."""
+    """Return the videos of a folder, in natural order; else none. Raises DferError for a folder with images as well."""
     if isinstance(spec, int) or not _exists(str(spec)) or not Path(spec).is_dir():
         return []
     files = [file for file in Path(spec).iterdir() if not _is_litter(file.name)]
@@ -327,7 +327,7 @@ def _videos_in(spec: SourceSpec) -> list[Path]:
 
 
 def _in_time(connect: Callable[[], Opened | None], failure: str, aside: bool = True) -> Opened:
-    """What is opened. aside: in another thread, so that Ctrl-C works meanwhile."""
+    """Call `connect` with a time limit. aside: in another thread, so that Ctrl-C works meanwhile."""
     try:
         opened = call_within(_OPENING, connect, "opening", _release) if aside else connect()
     except TimeoutError:
@@ -345,12 +345,12 @@ def _release(opened: Capture | Film | None) -> None:
 def _exists(text: str) -> bool:
     try:
         return Path(text).exists()
-    except (OSError, ValueError):  # too long for a name, or with a zero byte
+    except (OSError, ValueError):  # too long for a name, or with a null byte
         return False
 
 
 def _compare(name: str, capture: Capture, size: tuple[int, int] | None, fps: float | None, warn: Warn) -> None:
-    """Warn when a camera does not give what it was asked for."""
+    """Warn when a camera does not deliver what was requested."""
     if size and capture.size != size:
         warn(f"{name}: gives {capture.size[0]}×{capture.size[1]} pixels, not the {size[0]}×{size[1]} asked for")
     if fps and capture.rate and abs(capture.rate - fps) > 0.05 * fps:
@@ -362,7 +362,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_litter(name: str) -> bool:
-    """What systems leave beside pictures: hidden files, thumbnails, folders of archives and servers."""
+    """Return whether systems leave it beside images: hidden files, thumbnails, folders of archives and servers."""
     return name.startswith(".") or name in _LITTER
 
 
@@ -371,7 +371,7 @@ def _by_name(path: Path) -> list[tuple[int, str]]:
 
 
 def _is_pattern(spec: SourceSpec) -> bool:
-    """Whether `spec` has wildcards, and is neither an address nor the name of a file that exists."""
+    """Return whether `spec` has wildcards, and is neither a URL nor an existing file."""
     text = str(spec)
     if isinstance(spec, int) or "://" in text or " ! " in text or _exists(text):
         return False
@@ -379,14 +379,14 @@ def _is_pattern(spec: SourceSpec) -> bool:
 
 
 def _matches(pattern: str) -> list[Path]:
-    """The files of a pattern in natural order: images or others, at least one."""
+    """Return the files of a pattern in natural order: either all images or none, at least one."""
     if number := _NUMBER.search(Path(pattern).name):
         folder, name = Path(pattern).parent, Path(pattern).name
         shape = re.compile(re.escape(name[: number.start()]) + r"(\d+)" + re.escape(name[number.end() :]))
         candidates = folder.iterdir() if folder.is_dir() else ()
         found = [file for file in candidates if (at := shape.fullmatch(file.name)) and number[0] % int(at[1]) == at[1]]
     else:
-        found = [Path(file) for file in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (absolute ones too)
+        found = [Path(file) for file in glob.glob(pattern, recursive=True)]  # noqa: PTH207 (for absolute patterns)
     asked = Path(pattern).parts
     found = [file for file in found if not any(_is_litter(part) and part not in asked for part in file.parts)]
     if not found:

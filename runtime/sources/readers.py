@@ -1,4 +1,4 @@
-"""Several sources at once: one reader thread each, and the frames that are ready, as they get ready."""
+"""Reading several sources at once: one reader thread each, frames delivered as they become ready."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ State = Literal["opening", "running", "reconnecting", "ended", "failed"]
 _AHEAD = 2
 """Frames of a file that are read ahead, so that one can be taken while the next is decoded."""
 _PATIENCE = 1.0
-"""Seconds to wait, on closing, for readers; one that hangs in a driver is left behind and ends when that returns."""
+"""Seconds to wait for readers on closing; one that hangs in a driver is abandoned and ends when that call returns."""
 
 
 class SourceReader:
-    """A source with the thread that reads it. Made by `SourceReaders`.
+    """A source with the thread that reads it. Created by `SourceReaders`.
 
-    number: place among the sources of this run, from 0. name, rate, count: the source's.
-    live: whether frames that are not taken in time are dropped (live sources; every source with `realtime`).
-    dropped: how many were. taken: frames handed out.
-    error: one line, where the state is "failed"; fault: the exception behind it.
+    number: index among the sources of this run, from 0. name, rate, count: the source's.
+    live: whether frames not taken in time are dropped (live sources; every source with `realtime`).
+    dropped: number of dropped frames. taken: number of frames handed out.
+    error: one line if the state is "failed"; fault: the exception behind it.
     """
 
     def __init__(self, source: Source, number: int, realtime: bool, lock: threading.Lock) -> None:
@@ -37,11 +37,11 @@ class SourceReader:
         self.error: str | None = None
         self.fault: Exception | None = None
         self._state: State = "opening"
-        self._begin: float | None = None  # by the clock, when a file that plays as if live was at time 0
+        self._begin: float | None = None  # clock time of media time 0, for a file played in real time
         self._waiting: deque[Frame] = deque()
-        self._after: Callable[[], None] = lambda: None  # called, with the lock held, when it has ended
+        self._after: Callable[[], None] = lambda: None  # called at the end, with the lock held
         self._closing = False
-        self._room = threading.Condition(lock)  # notified of frames taken and of closing
+        self._room = threading.Condition(lock)  # notified when a frame is taken and on closing
 
     @property
     def name(self) -> str:
@@ -71,11 +71,11 @@ class SourceReader:
         return self._state in ("ended", "failed") and not self._waiting
 
     def ended_after(self, frames: int) -> bool:
-        """Whether it has ended and handed out just so many frames."""
+        """Return whether it has ended after handing out exactly so many frames."""
         return self.done and self.taken == frames
 
     def _read(self, ready: threading.Condition, alone: bool) -> None:
-        """The reader thread; `ready` is notified of frames and of the end. alone: an error is not warned of."""
+        """Run the reader thread. `ready` is notified of frames and of the end. alone: do not warn of an error."""
         state: State = "failed"
         try:
             for frame in self.source.frames():
@@ -84,7 +84,7 @@ class SourceReader:
                         break
                     ready.notify_all()
             state = "ended"
-        except Exception as error:  # raised where the frames are taken
+        except Exception as error:  # re-raised where the frames are taken
             if self._closing:
                 state = "ended"
             else:
@@ -100,7 +100,7 @@ class SourceReader:
                 ready.notify_all()
 
     def _offer(self, frame: Frame) -> bool:
-        """Put a frame where it can be taken, once it is time and there is room; False when closing."""
+        """Make a frame available once it is due and there is room; return False when closing."""
         if self.live and not self.source.live:
             if self._begin is None:
                 self._begin = monotonic() - frame.time
@@ -127,16 +127,16 @@ class SourceReader:
 
 
 class SourceReaders:
-    """Reads all of `sources` at once, from now on, and closes them. Use as a context manager.
+    """Reads all of `sources` at once, starting now, and closes them. Use as a context manager.
 
-    realtime: play files as if live: frames come at their media times, and those not taken by the next are dropped.
-    jobs: how many sources that are not live are read at once, None for all; the others wait.
-    Of sources with the same name the later ones get a number, so that results can be told apart.
+    realtime: play files in real time: frames come at their media times and are dropped if not taken before the next.
+    jobs: how many recorded sources are read at once, None for all; the others wait.
+    Sources with the same name are numbered, so that results can be told apart.
     """
 
     def __init__(self, sources: Sequence[Source], *, realtime: bool = False, jobs: int | None = None) -> None:
         tell_apart(sources)
-        lock = threading.Lock()  # one for all; each reader has a condition of its own to sleep through others' affairs
+        lock = threading.Lock()  # shared; each reader has its own condition, so that it is not woken for others
         self._ready = threading.Condition(lock)
         self._closing = False
         self.readers = tuple(SourceReader(source, number, realtime, lock) for number, source in enumerate(sources))
@@ -146,7 +146,7 @@ class SourceReaders:
             )
             for reader in self.readers
         ]
-        self._waiting: deque[threading.Thread] = deque()  # readers whose turn has not come
+        self._waiting: deque[threading.Thread] = deque()  # readers not started yet
         with lock:
             for reader, thread in zip(self.readers, self._threads, strict=True):
                 if reader.live:
@@ -156,7 +156,7 @@ class SourceReaders:
                     self._waiting.append(thread)
             for _ in range(len(self._waiting) if jobs is None else jobs):
                 self._start_next()
-        atexit.register(self.close)  # a thread that the end of the program cuts off in C++ would abort it
+        atexit.register(self.close)  # a thread still in C++ code when the program ends would abort it
 
     def _start_next(self) -> None:
         if self._waiting and not self._closing:
@@ -164,7 +164,7 @@ class SourceReaders:
 
     @property
     def closing(self) -> bool:
-        """Whether they are closed, or about to be: no more frames come."""
+        """Whether they are closed or closing: no more frames come."""
         return self._closing
 
     def start(self, work: Callable[[], None]) -> None:
@@ -173,10 +173,10 @@ class SourceReaders:
         self._threads[-1].start()
 
     def batches(self) -> Iterator[list[tuple[SourceReader, Frame]]]:
-        """The frames that are ready, in the order of the sources, at most one of each; waits until there is one.
+        """Yield the frames that are ready, at most one per source, in source order; wait until there is one.
 
-        If one of several fails, it is warned of, its reader keeps the error, and the others go on. A single source's
-        error is raised here as a DferError, after its last frame. Ends when all have ended, and after `close`.
+        If one of several sources fails, a warning is given, its reader keeps the error, and the others go on. A single
+        source's error is raised here as a DferError, after its last frame. Ends when all have ended, and after `close`.
         """
         while True:
             with self._ready:
@@ -192,7 +192,7 @@ class SourceReaders:
             raise DferError(self.readers[0].error) from self.readers[0].fault
 
     def fail(self, reader: SourceReader, error: DferError) -> None:
-        """Read a source no further, since its frames cannot be used: it has failed. Raises `error` for the only one."""
+        """Mark a source with unusable frames as failed and stop reading it. Raises `error` for the only source."""
         if len(self.readers) == 1:
             raise error
         with self._ready:
@@ -205,11 +205,11 @@ class SourceReaders:
 
     @property
     def failures(self) -> dict[str, str]:
-        """The names of the sources that have failed, and why."""
+        """Names of the sources that have failed, and why."""
         return {one.name: one.error for one in self.readers if one.state == "failed" and one.error}
 
     def raise_failures(self) -> None:
-        """Raise DferError that names every source that has failed, if any has."""
+        """Raise DferError naming every source that has failed, if any has."""
         if failures := self.failures:
             told = "; ".join(why if name in why else f"{name}: {why}" for name, why in failures.items())
             raise DferError(f"{len(failures)} of {len(self.readers)} sources failed: {told}")
@@ -222,7 +222,7 @@ class SourceReaders:
         )
 
     def close(self) -> None:
-        """End all readers and let go of their devices. May be called from another thread than takes the frames."""
+        """Stop all readers and release their devices. May be called from another thread than takes the frames."""
         atexit.unregister(self.close)
         with self._ready:
             self._closing = True
@@ -245,7 +245,7 @@ class SourceReaders:
 
 
 def tell_apart(sources: Sequence[Source]) -> None:
-    """Give the later of sources with one name a number; names that are all different stay."""
+    """Number the later of sources with the same name; unique names stay."""
     taken = {source.name for source in sources}
     seen: set[str] = set()
     for source in sources:

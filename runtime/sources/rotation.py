@@ -1,4 +1,4 @@
-"""A source whose pictures are turned before anything else sees them."""
+"""A source whose images are rotated before any other processing."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from .frames import Frame, Source
 
 Turn = Callable[[Frame], NDArray[np.uint8]]
-"""From a frame its picture, turned."""
+"""Returns a frame's image, rotated."""
 
 
 class RotatedSource(Source):
-    """The frames of `source`, each with what `turn` makes of it, RGB uint8 [H,W,3] → [H',W',3]."""
+    """The frames of `source`, each with the image that `turn` returns, RGB uint8 [H,W,3] → [H',W',3]."""
 
     def __init__(self, source: Source, turn: Turn) -> None:
         self._source, self._turn = source, turn

@@ -1,4 +1,4 @@
-"""Lists of pictures and clips as text: numbered lines, rows of a CSV with a header, and the pictures that rows name."""
+"""Lists of images and clips as text: numbered lines, rows of a CSV with a header, and the images that rows name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from ..errors import DferError
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered lines that are not blank, without spaces around.
+    """Return the lines that are not blank, stripped, with their line numbers.
 
-    Raises DferError for what is not a text file in UTF-8, or in UTF-16 with its mark at the start, as spreadsheets
-    save it.
+    Raises DferError for what is not a text file in UTF-8, or in UTF-16 with a byte order mark, as spreadsheets save it.
     """
     try:
         content = path.read_bytes()
@@ -28,11 +27,11 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV by the names in its first line, with the number of their line; cells are stripped.
+    """Yield rows of a CSV as dicts by the names in its first line, with their line numbers; cells are stripped.
 
-    Between cells are commas, or semicolons or tabs where the first line has no comma.
-    columns: what the first line must name at least.
-    Raises DferError, naming file and line, for a table without them or a row with fewer or more cells.
+    The delimiter is a comma, or a semicolon or tab if the first line has no comma.
+    columns: names that the first line must include.
+    Raises DferError, naming file and line, if they are missing or a row has fewer or more cells.
     """
     numbered = list(read_lines(path))
     first = numbered[0][1] if numbered else ""
@@ -52,12 +51,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
 
 
 def image_places(table: Path, name: str) -> tuple[Path, Path]:
-    """Where the picture that a row names may lie: beside the table, or in the folder `images/` there."""
+    """Return where the image that a row names may be: beside the table, or in the folder `images/` there."""
     return table.parent / name, table.parent / "images" / name
 
 
 def find_image(table: Path, name: str, line: int) -> Path:
-    """The picture that a row names (see `image_places`). Raises DferError for none."""
+    """Return the path of the image that a row names (see `image_places`). Raises DferError if there is none."""
     candidates = image_places(table, name)
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
@@ -66,5 +65,5 @@ def find_image(table: Path, name: str, line: int) -> Path:
 
 
 def bad_line(path: Path, line: int | None, what: str) -> DferError:
-    """The error that names a list and its line."""
+    """Return the error that names a list and its line."""
     return DferError(f"{path}{'' if line is None else f', line {line}'}: {what}")
