@@ -1,1 +1,1 @@
-"""The state of a stream between its faces and its predictions: tracks, windows, turns, smoothing, classes."""
+"""The state of a stream between its faces and its predictions: tracks, windows, scheduling, smoothing, classes."""

@@ -1,4 +1,4 @@
-"""Which classes are shown: some of the model's, under other names, several taken as one."""
+"""Renaming, merging and dropping the model's classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..storage import unique_keys
 
 @dataclass(frozen=True)
 class ClassMap:
-    """From the model's C classes to K of one's own.
+    """Maps the model's C classes to K classes of your own.
 
     classes: their K names. weights: float64 [C,K], 1 where a class of the model counts towards one of them.
     """
@@ -28,9 +28,9 @@ class ClassMap:
 
     @classmethod
     def of(cls, names: Mapping[str, str | None], classes: tuple[str, ...]) -> ClassMap:
-        """names: per class of the model its new name, or None to leave it out; classes not named stay as they are.
+        """Build from `names`: per class of the model its new name, or None to drop it; classes not named stay.
 
-        Raises ParameterError for a name that the model does not have, one that cannot be shown, and when no class
+        Raises ParameterError for a name that the model does not have, one that cannot be displayed, and if no class
         would be left.
 
         >>> from dfer.runtime import ClassMap
@@ -54,7 +54,7 @@ class ClassMap:
     def read(cls, path: Path, classes: tuple[str, ...]) -> ClassMap:
         """Read a JSON object such as {"happiness": "positive", "neutral": null} for a model with these `classes`.
 
-        Raises ParameterError for a file that is no such object, and as `of` does.
+        Raises ParameterError for any other content, and as `of` does.
         """
         names = cls.read_names(path)
         try:
@@ -64,7 +64,7 @@ class ClassMap:
 
     @staticmethod
     def read_names(path: Path) -> dict[str, Any]:
-        """The object in the file, for a model that is not known yet. Raises ParameterError for anything else."""
+        """Read the JSON object without checking it against a model. Raises ParameterError for anything else."""
         try:
             names = json.loads(path.read_bytes(), object_pairs_hook=unique_keys)
         except (OSError, ValueError, RecursionError) as error:
@@ -75,9 +75,9 @@ class ClassMap:
         return names
 
     def apply(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[C] → [K]: probabilities of classes with one name are added, and the sum is 1 again.
+        """Map probabilities [C] → [K]: those of merged classes are added, and the sum is normalised to 1.
 
-        Where only classes that are left out were possible, nothing is known of the others: they are all alike.
+        If all the probability was on dropped classes, the result is uniform.
         """
         kept = probabilities @ self.weights
         total = kept.sum()
@@ -85,5 +85,5 @@ class ClassMap:
 
 
 def _shown(name: object) -> str:
-    """A name that somebody wrote, short and without what a terminal would act on."""
+    """Return a name from user input, shortened and without terminal control characters."""
     return repr(str(name))[1:-1][:60]

@@ -1,4 +1,4 @@
-"""The ring of features behind each prediction, kept by time."""
+"""The ring buffer of features behind each prediction, indexed by time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..predictions import BRIDGED
 
 
 class FeatureWindow:
-    """The last features of one track; each frame was encoded once, and windows overlap for free.
+    """The latest features of one track. Each frame is encoded only once, since overlapping windows share features.
 
     length: T, features that the head reads. seconds: time they cover. step: seconds between sampled frames.
 
-    One missing sample is bridged by its neighbour; after a longer gap the window starts anew. Samples that were left
-    out although the face was there (`missed`) are bridged as well, up to half the window.
+    One missing sample is bridged by its neighbour; a longer gap restarts the window. Samples that were skipped although
+    the face was there (`missed`) are bridged as well, up to half the window.
     """
 
     def __init__(self, length: int, seconds: float, step: float) -> None:
@@ -33,14 +33,14 @@ class FeatureWindow:
 
     @property
     def warmup(self) -> bool:
-        """Whether the features do not cover the window yet, so that its beginning is padded with the oldest."""
+        """Whether the features do not yet cover the window, so that its beginning is padded with the oldest."""
         if not self._ring:
             return True
         covered = self._ring[-1][0] - self._ring[0][0] + self._seconds / self._length
         return covered < self._seconds - self._step / 2
 
     def stack(self) -> NDArray[np.float32]:
-        """T features [T,D], evenly spaced in time up to the newest; each is the nearest one there is."""
+        """Return T features [T,D], evenly spaced in time up to the newest; each is the nearest one available."""
         ring, spacing = list(self._ring), self._seconds / self._length
         chosen, index = [], 0
         for place in range(self._length - 1, -1, -1):
@@ -52,7 +52,7 @@ class FeatureWindow:
 
 
 def check_sampling(window: float | None, fps: float | None) -> None:
-    """Raise ParameterError for seconds and frames per second that no window can have; None is not looked at."""
+    """Raise ParameterError for a window (seconds) or sampling rate that is impossible; None is ignored."""
     if window is not None and not 0 < window <= 60:
         raise ParameterError("window", f"{window:g} s must be above 0 and at most 60 seconds")
     if fps is not None and not 0 < fps <= 240:

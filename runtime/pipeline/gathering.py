@@ -1,4 +1,4 @@
-"""Frames in which faces are known already, gathered for the encoder."""
+"""Collects frames whose faces are already tracked into batches for the encoder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .scheduler import Scheduler
 from .stream import Crop, EncodeRequest, FollowedFrame, StreamState
 
 _HELD, _FRAMES = 32 << 20, 256
-"""Bytes of pictures, and their number, from which on no more of them wait; as many may be read meanwhile."""
+"""Most bytes of images, and most frames, that wait for a batch; as many may be prepared meanwhile."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Frames that are read together. chosen: those of their faces that are encoded. spent: seconds that following the
-    faces into the last of them took."""
+    """Frames that are classified together. chosen: the faces to encode. spent: seconds spent on tracking faces in the
+    last of them."""
 
     frames: Sequence[FollowedFrame]
     chosen: Sequence[EncodeRequest]
@@ -28,7 +28,7 @@ class Gathered:
 
 
 def choose_faces(frames: Sequence[FollowedFrame], scheduler: Scheduler, spent: float = 0.0) -> Gathered:
-    """Choose the faces whose turn it is, from any streams. To be called before the next frames are followed."""
+    """Choose the faces to encode now, from any streams. Call it before processing the next frames."""
     chosen = scheduler.choose([request for followed in frames for request in followed.requests])
     for request in chosen:
         request.stream.take(request)
@@ -42,12 +42,12 @@ def gather(
     scheduler: Scheduler,
     watch: Stopwatch,
 ) -> Iterator[Gathered]:
-    """Every frame taken from the sources, in order, with its faces, in groups to be read together.
+    """Yield every frame taken from the sources, in order, with its faces, in groups to be classified together.
 
-    A group ends with `at_once` faces or many pictures; with what is ready if `at_once` is 1 or a source is live. The
-    first ends with a face, so that results begin to come. Groups of a single file are the same every time.
+    A group ends with `at_once` faces or many images; with what is ready if `at_once` is 1 or a source is live. The
+    first ends with a face, so that results come early. Grouping a single file is deterministic.
 
-    open_stream: called at the first frame of each source. watch: told what decoding took.
+    open_stream: called at the first frame of each source. watch: records decoding times.
     """
     streams: dict[int, StreamState] = {}  # of sources being read
     frames: list[FollowedFrame] = []
@@ -66,14 +66,14 @@ def gather(
                 except DferError as error:
                     readers.fail(reader, error)
                     streams.pop(reader.number, None)
-                watch.add("decode", frame.decode)  # not before: `process` converts those that it reads
+                watch.add("decode", frame.decode)  # not before: `process` converts the frames it needs
             live = any(reader.live for reader, _ in batch)
             live |= any(reader.live and not reader.done for reader in readers.readers)
             if live or at_once == 1 or faces >= enough or held >= _HELD or len(frames) >= _FRAMES:
                 yield choose_faces(frames, scheduler, monotonic() - begun)
                 frames, faces, held, enough = [], 0, 0, at_once
                 _finish(streams, readers)
-    except DferError:  # of the only source: what came before is good
+    except DferError:  # the only source failed; the frames before are good
         yield choose_faces(frames, scheduler)
         raise
     yield choose_faces(frames, scheduler)
@@ -81,12 +81,12 @@ def gather(
 
 
 def crops_of(gathered: Gathered) -> Iterator[Crop]:
-    """Cut out the faces that are to be encoded, one by one."""
+    """Cut out the faces to encode, one by one."""
     return (request.crop for request in gathered.chosen)
 
 
 def _finish(streams: dict[int, StreamState], readers: SourceReaders) -> None:
-    """Let go of those of the streams whose last frame is read."""
+    """Drop the streams whose last frame was read."""
     for number in [number for number in streams if readers.readers[number].done]:
         try:
             streams.pop(number).finish()

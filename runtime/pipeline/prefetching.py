@@ -1,4 +1,4 @@
-"""What comes next, made in a thread of its own while the encoder reads what was made before."""
+"""Prepares the next frames in a separate thread while the encoder runs on the current ones."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ T = TypeVar("T")
 
 
 class Pace:
-    """When to follow the next frames: at once, or, where they are to be fresh, just in time for the encoder."""
+    """Decides when to prepare the next frames: at once or, if they are to be fresh, just in time for the encoder."""
 
     def __init__(self, fresh: bool) -> None:
         self._fresh = fresh
-        self._use = {False: 0.0, True: 0.0}  # seconds for which frames are used, without and with faces, running means
-        self._spent = 0.0  # seconds for which those with faces are followed, of late at most: every few are searched
+        self._use = {False: 0.0, True: 0.0}  # running mean of seconds of use, for frames without and with faces
+        self._spent = 0.0  # recent maximum of seconds of tracking, with faces: detection runs only in some frames
 
     def learn(self, gathered: Gathered, seconds: float) -> None:
-        """Take note of how long frames were used, that is encoded, read and written."""
+        """Record how many seconds frames were in use: encoded, classified and written."""
         read = bool(gathered.chosen)
         self._use[read] = (self._use[read] + seconds) / 2 if self._use[read] else seconds
         if read:
             self._spent = max(gathered.spent, 0.9 * self._spent)
 
     def rest(self, gathered: Gathered) -> float:
-        """Seconds for which the next frames are not followed yet, from when these are used."""
+        """Return the seconds to wait, once these frames are taken, before preparing the next."""
         return self._use[bool(gathered.chosen)] - 1.5 * self._spent if self._fresh else 0.0
 
 
@@ -42,12 +42,12 @@ def prefetch(
     prepare: Callable[[T], Iterator[object]] = lambda _: iter(()),
     rest: Callable[[T], float] = lambda _: 0.0,
 ) -> Iterator[T]:
-    """The items, made from frames of `readers`, each in a thread while the one before it is used.
+    """Yield the items, made from frames of `readers`, each prepared in a thread while the one before it is used.
 
-    prepare: what can be done to an item in steps, for as long as nobody takes it.
-    rest: seconds of an item's use before the next is begun, unless it is wanted sooner.
+    prepare: further work on an item, in steps, done until the item is taken.
+    rest: seconds from the start of an item's use to the preparation of the next, unless that is needed sooner.
 
-    The thread ends when no more are taken, or the readers are closed, which waits for it.
+    The thread ends when no more are taken, or when the readers are closed, which waits for it.
     """
     taken, wanted, made = Semaphore(1), Event(), SimpleQueue[tuple[T | None, BaseException | None]]()
     taking = True
@@ -69,9 +69,9 @@ def prefetch(
                 if item is None:
                     break
                 for _ in prepare(item):
-                    if made.empty() or not taking or readers.closing:  # who took it does the rest
+                    if made.empty() or not taking or readers.closing:  # taken: the consumer does the rest
                         break
-            except BaseException as caught:  # raised where the next item is taken
+            except BaseException as caught:  # re-raised in the consumer
                 error = caught
                 made.put((None, error))
 

@@ -1,4 +1,4 @@
-"""Which faces are encoded now: all of a file's, and of live ones as many as this machine can do in time."""
+"""Chooses which faces to encode now: all faces of files, and as many live ones as this machine can do in time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Protocol, TypeVar
 
 
 class Candidate(Protocol):
-    """A face that waits for the encoder. live: whether its source moves on meanwhile. last_served: number that
-    its last encoding had among all, -1 before the first."""
+    """A face that waits for the encoder. live: whether its source is live. last_served: number of its last encoding
+    among all encodings, -1 before the first."""
 
     @property
     def live(self) -> bool: ...
@@ -21,13 +21,13 @@ C = TypeVar("C", bound=Candidate)
 
 
 class Scheduler:
-    """Bounds the work of one frame batch, so that under load predictions become rarer, evenly, and never older.
+    """Limits the work per frame batch, so that under load predictions become rarer, evenly, but never older.
 
-    Faces of live sources get as much of the encoder as fits into one sampling step (`step`, seconds), at least one
-    face; those that were served longest ago go first, the others wait for the next batch's newest frame. Faces of
-    files are all encoded: files wait. What one face costs is measured as it goes; `cost` (seconds) is what is known.
+    Live faces share the encodings that fit into one sampling step (`step`, seconds), at least one; those that waited
+    longest go first, the others wait for the next batch's newest frame. Faces of files are all encoded, since files
+    wait. The cost of a face is measured continuously; `cost` (seconds) is the initial value.
 
-    encoded, skipped: samples of live faces that were encoded, and that were left out for lack of time.
+    encoded, skipped: live samples that were encoded, and that were skipped for lack of time.
     """
 
     def __init__(self, step: float, cost: float = 0.0) -> None:
@@ -38,18 +38,18 @@ class Scheduler:
 
     @property
     def skipped_share(self) -> float:
-        """Share of the live samples that were left out, 0..1."""
+        """Share of live samples that were skipped, 0..1."""
         return self.skipped / max(1, self.skipped + self.encoded)
 
     def choose(self, waiting: Sequence[C]) -> list[C]:
-        """The faces to encode in this batch: those of files as given, then live ones, longest waiting first."""
+        """Return the faces to encode in this batch: those of files in order, then live ones, longest waiting first."""
         room = max(1, int(self._step / self._cost)) if self._cost > 0 else len(waiting)
         live = sorted((one for one in waiting if one.live), key=lambda one: one.last_served)[:room]
         self.encoded += len(live)
         return [*(one for one in waiting if not one.live), *live]
 
     def serve(self) -> int:
-        """Number an encoding; it becomes the `last_served` of its face."""
+        """Return the number of the next encoding, which becomes the `last_served` of its face."""
         self._served += 1
         return self._served - 1
 
@@ -58,6 +58,6 @@ class Scheduler:
         self.skipped += samples
 
     def learn(self, seconds: float, faces: int) -> None:
-        """Take note of how long `faces` took, which may not be 0."""
+        """Record the seconds that `faces` (not 0) took."""
         cost = seconds / faces
         self._cost = (self._cost + cost) / 2 if self._cost > 0 else cost

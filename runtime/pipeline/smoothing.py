@@ -1,4 +1,4 @@
-"""From what the model says at each moment to what is shown: prior, classes, smoothing in time, a label that holds."""
+"""Post-processing of raw predictions: prior correction, class mapping, smoothing in time, a stable label."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from ..predictions import Prediction
 from .class_map import ClassMap
 
 MARGIN = 0.1
-"""Lead, in probability, with which another class becomes the label at once."""
+"""Lead, in probability, at which another class becomes the label at once."""
 
 _REMEMBERED = 60.0
-"""Media seconds after which a track that said nothing is forgotten."""
+"""Media seconds after which a track without predictions is forgotten."""
 
 
 class Smoother:
-    """Raw predictions of one source in, final ones out.
+    """Turns the raw predictions of one source into final ones.
 
-    In this order, each step only where it is asked for:
+    In this order, each step only if enabled:
 
     1. Prior. The probabilities are corrected for how frequent "neutral" was in training (`correct_prior`).
-    2. Classes. They are renamed, joined or left out (`ClassMap`).
+    2. Classes. They are renamed, merged or dropped (`ClassMap`).
     3. Smoothing, per track, exponential by media time: after Δt seconds the new probabilities have the weight
        1 − exp(−Δt / seconds), so that the result does not depend on the sampling rate.
     4. Label. Another class takes over when it leads the label by `MARGIN`, or when it has led for `seconds` without a
-       break; a near tie thus does not flicker. Where its probability is under `unsure`, the label is `UNSURE`.
+       break, so that a near tie does not flicker. If its probability is below `unsure`, the label is `UNSURE`.
 
     seconds: the time constant; 0 leaves probabilities as they are, and the label is the most probable class.
     gap: seconds without a prediction after which a track starts afresh; more than the sampling period.
-    neutral_prior: share of "neutral" that the model was trained with, between 0 and 1; None corrects nothing.
-    names: the classes wanted; None keeps the model's. unsure: probability below which a label is not believed, 0..1.
+    neutral_prior: share of "neutral" in the training data, between 0 and 1; None corrects nothing.
+    names: mapping of the classes; None keeps the model's. unsure: probability below which a label is unsure, 0..1.
 
-    classes: of the final predictions. model_classes: those given, which are the model's.
-    Raises DferError for impossible settings.
+    classes: of the final predictions. model_classes: the model's, as given.
+    Raises DferError for invalid settings.
 
     >>> from dataclasses import replace
     >>> import numpy as np
@@ -69,7 +69,7 @@ class Smoother:
         self._tracks: dict[int, _Memory] = {}
 
     def refine(self, prediction: Prediction) -> Prediction:
-        """The final form of the next prediction of its track."""
+        """Return the final form of the next prediction of its track."""
         if self._changes_nothing:
             return prediction
         now = np.asarray(prediction.probabilities, dtype=np.float64)
@@ -118,7 +118,7 @@ class Smoother:
 
 @dataclass
 class _Memory:
-    """Of one track. rival: the class that leads and is not the label, `since` when."""
+    """The state of one track. rival: the class that leads but is not the label; since: when its lead began."""
 
     smoothed: NDArray[np.float64]
     final: Prediction
@@ -127,7 +127,7 @@ class _Memory:
 
 
 def check_smoothing(seconds: float | None, unsure: float | None, neutral_prior: float | None) -> None:
-    """Raise ParameterError for settings that are impossible whatever the model; None is not looked at."""
+    """Raise ParameterError for settings that are invalid for any model; None is ignored."""
     if seconds is not None and not 0 <= seconds <= 60:
         raise ParameterError("smooth", f"{seconds:g} s must lie between 0 and 60 seconds")
     if unsure is not None and not 0 <= unsure <= 1:
@@ -137,7 +137,7 @@ def check_smoothing(seconds: float | None, unsure: float | None, neutral_prior: 
 
 
 def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probabilities [C] of a model trained on classes of frequencies `trained` [C], as if all were equally frequent.
+    """Correct probabilities [C] of a model trained on class frequencies `trained` [C] to equal frequencies.
 
     p(c) / trained(c), renormalised: M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier
     to new a priori probabilities", Neural Computation 14 (2002), equation 2.4 with equal new priors.
@@ -147,7 +147,7 @@ def correct_prior(probabilities: NDArray[np.float64], trained: NDArray[np.float6
 
 
 def _neutral_prior(share: float, classes: tuple[str, ...]) -> NDArray[np.float64]:
-    """`share` for "neutral", the rest split evenly among the others."""
+    """Return class frequencies with `share` for "neutral", the rest split evenly among the others."""
     if "neutral" not in classes or len(classes) < 2:
         raise ParameterError("neutral_prior", f'the model has no class "neutral"; it has {", ".join(classes)}')
     others = (1 - share) / (len(classes) - 1)

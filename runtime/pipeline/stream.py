@@ -1,4 +1,4 @@
-"""What is remembered about one source: its tracks, their feature windows and what was last read from them."""
+"""The state of one source: its tracks, their feature windows and latest predictions."""
 
 from __future__ import annotations
 
@@ -25,40 +25,40 @@ from .scheduler import Scheduler
 from .smoothing import Smoother
 
 _PAUSES, _CALM_PAUSES = (0.1, 0.2), (0.2, 0.3)
-"""Seconds from one search for faces to the next where the user asks for no other cadence, at least and at most: sampled
-frames that come faster share one, and where sampling is slower, faces are searched between samples, too, so that ids
-stay stable. The others are for faces that were where they were at the search before."""
-_CALM = 0.2  # share of its size by which a face may have moved since
+"""Minimum and maximum seconds from one detection to the next by default: with faster sampling several samples share
+one; with slower sampling, detection also runs between samples, so that ids stay stable. The second pair is for faces
+that have not moved since the detection before."""
+_CALM = 0.2  # movement, in face sizes, below which a face has not moved
 _THOROUGH = 0.4
-"""Seconds from one search for faces of all sizes to the next, where those that are known are large."""
-_SLOW = 10  # samples in a row that come too late, from which on it is the source's way
+"""Seconds between detections of faces of all sizes while the known ones are large."""
+_SLOW = 10  # consecutive late samples after which the source counts as slow
 _ROUNDING = 1e-3  # seconds; time stamps may be rounded to milliseconds
 
 
 class FaceProvider(Protocol):
-    """Says where the faces are: the detector, now and then, or a file of boxes. A thread of its own asks."""
+    """Provides face positions: the detector, now and then, or a file of boxes. Called from a separate thread."""
 
     def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
-        """Whether to `detect` in this frame; asked of every frame, in order. wanted: its faces are to be encoded.
+        """Return whether to call `detect` on this frame; called for every frame, in order.
 
-        anew: faces of earlier frames cannot be carried into it.
+        wanted: its faces are to be encoded. anew: faces of earlier frames cannot be carried into it.
         """
         ...
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]: ...
 
     def finish(self) -> None:
-        """The source has ended."""
+        """Called when the source has ended."""
         ...
 
 
 class DetectionScheduler:
-    """The detector, in every frame whose number is `every` above that of the last search, whether sampled or not.
+    """Runs the detector every `every` frames, whether sampled or not.
 
-    every: None searches sampled frames, at most ten times a second, and any frame where five a second would be missed;
-    half as often while faces stay where they are. Where all are large, most searches are for large ones only, whose
-    pictures may be small.
-    turned: told, once, by how many degrees clockwise pictures must be turned for faces to be upright, if any.
+    every: None detects on sampled frames, at most ten times a second, and on any frame to keep five a second; about
+    half as often while faces do not move. If all are large, most detections look only for large ones, in a smaller
+    image.
+    turned: called once, with the degrees clockwise by which images must be rotated to make faces upright, if any.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class DetectionScheduler:
     ) -> None:
         self._detector, self._every, self._turned = detector, every, turned
         self._vote: OrientationVote | None = OrientationVote()
-        self._index: int | None = None  # of the last search
+        self._index: int | None = None  # of the last detection
         self._time = 0.0
-        self._known: list[Face] = []  # of the last search
+        self._known: list[Face] = []  # from the last detection
         self._calm = False
-        self._thorough = -math.inf  # time of the last one for faces of all sizes
+        self._thorough = -math.inf  # time of the last detection of faces of all sizes
 
     def should_detect(self, index: int, time: float, wanted: bool, anew: bool = False) -> bool:
         if anew:
@@ -88,7 +88,7 @@ class DetectionScheduler:
         return searches
 
     def hurry(self) -> None:
-        """The motion of a face could not be told: search as soon as where faces move."""
+        """Detect as often as for moving faces: the motion of a face is unknown."""
         self._calm = False
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
@@ -110,7 +110,7 @@ class DetectionScheduler:
 
 
 def _are_calm(before: list[Face], after: list[Face]) -> bool:
-    """Whether these are the same faces in about the same places; not where there are none."""
+    """Return whether these are the same faces in about the same places; False if there are none."""
     return len(before) == len(after) > 0 and all(
         min(np.abs(face.landmarks - old.landmarks).mean() for old in before) < _CALM * face.size for face in after
     )
@@ -118,7 +118,7 @@ def _are_calm(before: list[Face], after: list[Face]) -> bool:
 
 @dataclass
 class TrackState:
-    """A track that is read. last_served: number of its last encoding. missed: samples of it left out since."""
+    """A track being classified. last_served: number of its last encoding. missed: its samples skipped since then."""
 
     window: FeatureWindow
     last_served: int = -1
@@ -127,7 +127,7 @@ class TrackState:
 
 
 class Crop(NamedTuple):
-    """A face as the encoder reads it: RGB uint8 [S,S,3], aligned; how sharp it is; seconds that cutting it out took."""
+    """A face as encoder input: RGB uint8 [S,S,3], aligned; its sharpness; seconds spent on cropping."""
 
     pixels: NDArray[np.uint8]
     sharpness: float
@@ -136,9 +136,9 @@ class Crop(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EncodeRequest:
-    """A face of a sampled frame that is to be encoded: of which track, and where it was in that frame.
+    """A face of a sampled frame to be encoded: its track and its position in that frame.
 
-    missed: samples of the track left out before it.
+    missed: samples of the track skipped before it.
     """
 
     stream: StreamState
@@ -158,7 +158,7 @@ class EncodeRequest:
 
     @cached_property
     def crop(self) -> Crop:
-        """Cut out when first asked for, by any thread."""
+        """The aligned crop, computed on first access, by any thread."""
         start = perf_counter()
         pixels = align(self.frame.image, self.face.landmarks, self.stream.crop_size)
         return Crop(pixels, sharpness(pixels), perf_counter() - start)
@@ -166,8 +166,8 @@ class EncodeRequest:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was read from the window of a request: the model's probabilities [C], whether it was filling still, and how
-    well the face could be seen, 0..1."""
+    """The result of a request's window: the model's probabilities [C], whether it was still filling, face quality
+    0..1."""
 
     probabilities: NDArray[np.float32]
     warmup: bool
@@ -176,10 +176,10 @@ class Reading:
 
 @dataclass(frozen=True)
 class FollowedFrame:
-    """A frame into which the faces of its stream were followed, and in which they are not read yet.
+    """A frame whose faces are tracked but not yet classified.
 
-    visible: number, place and state of the tracks in view. profiles: tracks, if it is sampled, that turn their side to
-    us. anew: nothing goes on in it from the frame before.
+    visible: number, box and state of the tracks in view. profiles: tracks seen in profile, if the frame is sampled.
+    anew: nothing carries over from the frame before.
     """
 
     stream: StreamState
@@ -191,13 +191,13 @@ class FollowedFrame:
 
 
 class StreamState:
-    """One source as the loop sees it. Every frame goes through `process`, those of its faces that are chosen through
-    `take`; later, while another thread may be at the next frames, through `add`, and then the frame is `read`.
+    """The state of one source in the main loop. Every frame goes through `process`, its chosen faces through `take`;
+    later, while another thread may process the next frames, through `add`, and then the frame through `read`.
 
-    live: whether it goes on when nobody takes its frames. step: seconds between sampled frames.
-    face_provider: says where the faces are; in sampled frames for which it does not, they are carried along by their
-    motion. crop_size: side of the crops, pixels. max_faces: how many are read, the largest, None for all. smoother:
-    makes the final form of predictions. warn: told once where pictures come too seldom for windows to fill.
+    live: whether the source is live. step: seconds between sampled frames.
+    face_provider: provides face positions; in sampled frames without detection, faces are carried along by their
+    motion. crop_size: side of the crops, pixels. max_faces: how many are classified, the largest; None for all.
+    smoother: makes predictions final. warn: called once if frames come too seldom for windows to fill.
     """
 
     def __init__(
@@ -218,19 +218,19 @@ class StreamState:
         self.source, self.live, self.crop_size = source, live, crop_size
         self._step, self._face_provider, self._max_faces = step, face_provider, max_faces
         self._open_window, self._scheduler, self._smoother, self._watch = open_window, scheduler, smoother, watch
-        self._warn, self._slow = warn, 0  # samples in a row that came too late to follow those before
+        self._warn, self._slow = warn, 0  # consecutive samples that came too late
         self._patience = max(2.0, BRIDGED * step)
         self._tracker = Tracker(self._patience)
         self._states: dict[int, TrackState] = {}
         self._sampled: set[int] = set()  # tracks of the last sampled frame
-        self._pending: set[int] = set()  # those of them that are not encoded yet
+        self._pending: set[int] = set()  # those of them not encoded yet
         self._period, self._time = 0, 0.0  # number of the sampling period, and time of its sample
-        self._index = -1  # of the last frame, before the first -1
-        self._looked = -math.inf  # time of the frame in which the provider said where faces are
-        self._shape: tuple[int, ...] = ()  # of the last frame's picture
+        self._index = -1  # of the last frame; -1 before the first
+        self._looked = -math.inf  # time of the last frame with detection
+        self._shape: tuple[int, ...] = ()  # of the last frame's image
 
     def process(self, frame: Frame) -> FollowedFrame:
-        """Follow the faces into `frame`. To be encoded are all of a sampled frame, else those that were left out."""
+        """Track faces into `frame`. Of a sampled frame, all faces are to be encoded, otherwise those still pending."""
         anew = frame.cut or frame.shape != self._shape
         if anew:
             self._restart(frame)
@@ -254,11 +254,11 @@ class StreamState:
             for state in [self._states[track.id]]
         )
         if not self.live:
-            self._pending.clear()  # none is left out
+            self._pending.clear()  # none is skipped
         return FollowedFrame(self, frame, requests, tuple(self._visible(frame.time)), profiles, anew)
 
     def _restart(self, frame: Frame) -> None:
-        """Nothing goes on in `frame`. Photographs number their faces from 1, each for itself."""
+        """Drop all state, since nothing carries over into `frame`. Each photograph numbers its faces from 1."""
         self._shape = frame.shape
         self._tracker = Tracker(self._patience, next_id=1 if frame.photo else self._tracker.next_id)
         self._states.clear()
@@ -266,9 +266,9 @@ class StreamState:
         self._pending.clear()
 
     def _begin(self, period: int, frame: Frame) -> None:
-        """Samples that were never encoded are lost now; so are those of whole periods that the loop slept through."""
+        """Begin a sampling period; count as skipped the samples never encoded, and those of periods the loop missed."""
         slept = 0
-        if self.live and self._index >= 0:  # a source that gave no frames meanwhile was silent itself
+        if self.live and self._index >= 0:  # without frames in between, the source itself was silent
             slept = max(0, min(period - self._period - 1, frame.index - self._index - 1))
         for number in self._sampled & self._states.keys():
             lost = slept + (number in self._pending)
@@ -279,7 +279,7 @@ class StreamState:
         self._period, self._time = period, frame.time
 
     def _tell_slow(self, frame: Frame, elapsed: float) -> None:
-        """Tell of a source whose pictures come so seldom, whatever it announced, that no window gets a second one."""
+        """Warn if the source's frames come so seldom, whatever rate it announced, that windows never hold two."""
         late = elapsed > BRIDGED * self._step and frame.index == self._index + 1 and not frame.photo
         self._slow = self._slow + 1 if late else 0
         if self._slow == _SLOW:
@@ -306,7 +306,7 @@ class StreamState:
             self._looked = frame.time
         elif not wanted:
             return []
-        if self._max_faces is not None:  # cut here and not before, for a face left out keeps its id
+        if self._max_faces is not None:  # only here, so that faces left out keep their ids
             tracks = sorted(tracks, key=lambda track: track.face.size, reverse=True)[: self._max_faces]
         for track in tracks:
             if track.id not in self._states:
@@ -319,17 +319,17 @@ class StreamState:
             del self._states[ended]
 
     def take(self, request: EncodeRequest) -> None:
-        """A face of the last frame is going to be encoded: it waits no longer."""
+        """Mark a face of the last frame as chosen for encoding."""
         request.state.last_served, request.state.missed = self._scheduler.serve(), 0
         self._pending.discard(request.number)
 
     def add(self, request: EncodeRequest, feature: NDArray[np.float32]) -> FeatureWindow:
-        """Add the feature [D] of a face that was encoded; returns its window, to be read."""
+        """Add the feature [D] of an encoded face; return its window, to be classified."""
         request.state.window.push(request.frame.time, feature, request.missed)
         return request.state.window
 
     def read(self, followed: FollowedFrame, readings: Mapping[EncodeRequest, Reading]) -> Step:
-        """The `Step` of a frame: its faces in view, and the final predictions of those with a reading."""
+        """Return the `Step` of a frame: its faces in view, and the final predictions of those with a reading."""
         if followed.anew:
             self._smoother.restart()
         made = []
@@ -357,18 +357,18 @@ class StreamState:
         return Step(self.source, followed.frame, tuple(made), faces, followed.profiles)
 
     def _visible(self, time: float) -> Iterator[tuple[int, Box, TrackState | None]]:
-        """The tracks seen where faces were last looked for, carried along to `time`."""
+        """Yield the tracks seen at the last detection, with boxes carried along to `time`."""
         for track in self._tracker.tracks:
             if track.seen >= self._looked:
                 yield track.id, track.box_at(time), self._states.get(track.id)
 
     def finish(self) -> None:
-        """The source has ended. Raises DferError when no given box matched a frame."""
+        """End the source. Raises DferError when no given box matched a frame."""
         self._face_provider.finish()
 
 
 def _inside(box: Box, shape: tuple[int, ...]) -> Box:
-    """What of a box lies in a picture of the shape [H,W,3]."""
+    """Return the part of a box inside an image of shape [H,W,3]."""
     height, width = shape[:2]
     left, top = min(max(box[0], 0.0), width), min(max(box[1], 0.0), height)
     right, bottom = min(max(box[0] + box[2], left), width), min(max(box[1] + box[3], top), height)
