@@ -1,1 +1,1 @@
-"""Finding and following faces: detection, tracking, optical flow, colours, landmark filter, alignment, boxes."""
+"""Detecting and tracking faces: detection, tracking, optical flow, colours, landmark filter, alignment, boxes."""

@@ -1,4 +1,4 @@
-"""Five landmarks → a square crop in which eyes, nose and mouth always lie in the same place."""
+"""Alignment: five landmarks → a square crop with eyes, nose and mouth always in the same place."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from .scaling import average_blocks, cover
 
 TEMPLATE_SIZE = 128
 TEMPLATE = np.array([[46.80, 57.54], [81.03, 57.34], [64.03, 77.00], [49.96, 97.05], [78.31, 96.88]], dtype=np.float32)
-"""Where the landmarks go in a 128×128 crop: eyes, nose tip, mouth corners, left to right as seen in the picture."""
+"""Landmark positions in a 128×128 crop: eyes, nose tip, mouth corners, left to right as seen in the image."""
 
 _CENTRE = TEMPLATE.mean(axis=0, dtype=np.float64).tolist()
 _OFFSETS = (TEMPLATE.astype(np.float64) - _CENTRE).tolist()  # of the landmarks, from their mean
 
 
 def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]:
-    """The 2×3 similarity (rotation, uniform scale, shift) that best maps landmarks [5,2] onto the template.
+    """Return the 2×3 similarity (rotation, uniform scale, shift) that best maps landmarks [5,2] onto the template.
 
     Closed-form least squares (Umeyama 1991, eqs. 40–42, in two dimensions), scaled to a crop of `size` pixels.
     Degenerate landmarks (all in one point) are mapped to the crop's centre at unit scale.
     """
-    # Of five points: NumPy would take five times as long, once for every face of every sampled frame.
+    # In plain Python: for five points NumPy takes five times as long, for every face of every sampled frame.
     points, zoom = landmarks.tolist(), size / TEMPLATE_SIZE
     left, top = sum(x for x, _ in points) / len(points), sum(y for _, y in points) / len(points)
     spread = along = across = 0.0
@@ -36,7 +36,7 @@ def similarity(landmarks: NDArray[np.float32], size: int) -> NDArray[np.float64]
 
 
 def resize_crop(crop: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """An aligned crop [H,W,3] as [size,size,3]: averaged where it shrinks, interpolated where it grows."""
+    """Resize an aligned crop [H,W,3] to [size,size,3]: averaging when it shrinks, interpolating when it grows."""
     if crop.shape[:2] == (size, size):
         return crop
     shrinks = size < min(crop.shape[:2])
@@ -48,13 +48,13 @@ def align(image: NDArray[np.uint8], landmarks: NDArray[np.float32], size: int) -
     """Cut the face with `landmarks` [5,2] (pixels) out of an RGB image [H,W,3] as a crop [size,size,3].
 
     Outside the image, the edge is repeated. Faces much larger than the crop are first averaged down by an integer
-    factor, so that no fine texture aliases into it.
+    factor, so that fine texture does not alias.
     """
     matrix = similarity(landmarks, size)
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))
     factor = int(min(1 / scale, max(image.shape))) if scale > 0 else 1
     halvings = max(0, factor.bit_length() - 2)
-    factor = factor >> halvings << halvings  # 2 or 3 times a power of two, for pictures are halved fast
+    factor = factor >> halvings << halvings  # 2 or 3 times a power of two, since halving is fast
     if factor >= 2:
         image, matrix = _shrink(image, matrix, factor, size)
     crop = cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -70,7 +70,7 @@ def _shrink(
     (low_x, low_y), (high_x, high_y) = (covered.min(axis=0) - factor).tolist(), (covered.max(axis=0) + factor).tolist()
     x0, x1 = cover(low_x, high_x, image.shape[1], factor)
     y0, y1 = cover(low_y, high_y, image.shape[0], factor)
-    # crop = matrix · image and image = factor · (small + ½) − ½ + (x0, y0), pixel centres being at integers.
+    # crop = matrix · image and image = factor · (small + ½) − ½ + (x0, y0), with pixel centres at integers.
     middle = (factor - 1) / 2
     back = np.array([[factor, 0, x0 + middle], [0, factor, y0 + middle], [0, 0, 1]])
     return average_blocks(image[y0:y1, x0:x1], factor), matrix @ back

@@ -1,4 +1,4 @@
-"""A user's own boxes in place of the detector's: a CSV that says where the faces are, and perhaps whose they are."""
+"""User-supplied face boxes that replace the detector: a CSV of boxes, optionally with track ids."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .alignment import TEMPLATE, align
 from .detection import Box, Face, FaceDetector, GivenFace
 
 _TIME_SLACK = 1e-3  # seconds; times in files are rounded
-_CARRIED = 2.0  # seconds after its last box for which a face is there still
-_FARTHEST = 1e6  # pixels, either way; no picture is that large
+_CARRIED = 2.0  # seconds for which a face stays present after its last box
+_FARTHEST = 1e6  # pixels, either way; no image is that large
 _LATEST = 1e9  # seconds or frames
 
 
@@ -29,9 +29,9 @@ class _Row:
 
 
 class GivenBoxes:
-    """The boxes of one source. Plays the detector's role for frames that come in order.
+    """The boxes of one source, as a replacement for the detector. Frames must come in order.
 
-    A row belongs to the frame of its number or, in a file without numbers, to the first frame at or after its time.
+    A row belongs to the frame with its number or, in a file without numbers, to the first frame at or after its time.
     Two seconds without a row mean that nobody is there.
     """
 
@@ -39,20 +39,20 @@ class GivenBoxes:
         self._place, self._by_frame = place, by_frame
         self._moments = sorted(rows)
         self._rows = rows
-        self._next = 0  # the first moment that is still to come
+        self._next = 0  # index of the next moment
         self._due: list[_Row] = []
         self._last = math.inf  # time of the last frame with boxes, until their faces are gone
         self._used = False
         self._detector = FaceDetector(min_score=0.5)
 
     def should_detect(self, index: int, time: float, wanted: bool = True, anew: bool = False) -> bool:
-        """Whether the file says where faces are in this frame. Ask once per frame, in order, then `detect`."""
+        """Return whether the file has boxes for this frame. Call it once per frame, in order, then `detect`."""
         now = index if self._by_frame else time + _TIME_SLACK
         self._due = []
         while self._next < len(self._moments) and self._moments[self._next] <= now:
             moment = self._moments[self._next]
             self._next += 1
-            if not self._by_frame or moment == index:  # rows of frames that were dropped are late for ever
+            if not self._by_frame or moment == index:  # rows of dropped frames never match
                 self._due = self._rows[moment]
         gone = time - self._last > _CARRIED
         if self._due:
@@ -62,15 +62,15 @@ class GivenBoxes:
         return bool(self._due) or gone
 
     def detect(self, image: NDArray[np.uint8]) -> list[Face]:
-        """The faces in the boxes that are due in an RGB image [H,W,3], in the file's order.
+        """Return the faces in the boxes for this RGB image [H,W,3], in the file's order.
 
-        Landmarks are YuNet's, looked for in the enlarged box; where it finds no face, those of an average face in the
-        box. Score 1, for somebody vouches for them. Raises DferError when a box lies outside the image.
+        Landmarks come from YuNet on the enlarged box; if it finds no face, they are those of an average face in the
+        box. The score is 1, since the user vouches for them. Raises DferError when a box lies outside the image.
         """
         return [self._face(image, row) for row in self._due]
 
     def finish(self) -> None:
-        """Raise DferError when the source ended and no row was at any of its frames."""
+        """Raise DferError if the source ended and no row matched any of its frames."""
         if not self._used:
             what = "frame" if self._by_frame else "second"
             raise DferError(
@@ -87,14 +87,14 @@ class GivenBoxes:
 
 
 def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
-    """A CSV of boxes, split by source: one `GivenBoxes` for each of `sources`, the names of what is read in this run.
+    """Read a CSV of boxes; return one `GivenBoxes` for each of `sources`, the names of this run's sources.
 
-    Columns, in any order, others are ignored (so files that dfer-run wrote are read): `frame` (from 0) or `time_s`
-    (seconds), of which `frame` counts where both are there; `x`, `y` (top left corner), `w`, `h` in pixels; optionally
-    `track` (a whole number from 1, in all rows or in none), which fixes the ids, and `source`, needed where there are
-    several: the name, or its last part. Spreadsheets' kinds of CSV are read, too (see `read_rows`).
+    Columns, in any order, others are ignored (so files written by dfer-run can be read): `frame` (from 0) or `time_s`
+    (seconds), `frame` taking precedence; `x`, `y` (top left corner), `w`, `h` in pixels; optionally `track` (a whole
+    number from 1, in all rows or in none), which fixes the ids, and `source`, required if there are several: the name,
+    or its last part. Spreadsheets' variants of CSV are supported (see `read_rows`).
 
-    Raises DferError, naming the line, for a file that is not like this, or with no row for one of the sources.
+    Raises DferError, naming the line, for any other content, or if a source has no row.
     """
     lines = list(read_rows(path, ("x", "y", "w", "h")))
     if not lines:
@@ -120,7 +120,7 @@ def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
 
 
 def _owner(name: str, sources: Sequence[str]) -> str | None:
-    """Which of the sources a row is for; None for one that is not read in this run."""
+    """Return the source that a row belongs to; None if it is not read in this run."""
     if name in sources:
         return name
     alike = [source for source in sources if PurePath(source).name == PurePath(name).name]
@@ -166,19 +166,19 @@ def _check_ids(path: Path, rows: Mapping[float, list[_Row]]) -> None:
 
 
 def align_box(detector: FaceDetector, image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """The face that fills an RGB image [H,W,3], aligned: [size,size,3]."""
+    """Align the face that fills an RGB image [H,W,3]: [size,size,3]."""
     height, width = image.shape[:2]
     return align(image, _landmarks_in(detector, image, (0.0, 0.0, float(width), float(height))), size)
 
 
 def _landmarks_in(detector: FaceDetector, image: NDArray[np.uint8], box: Box) -> NDArray[np.float32]:
-    """Landmarks [5,2] of the face in a box; where the detector finds none, those of an average face there."""
+    """Return landmarks [5,2] of the face in a box; if the detector finds none, those of an average face there."""
     found = detector.refine_landmarks(image, box)
     return _average_landmarks(box) if found is None else found
 
 
 def _average_landmarks(box: Box) -> NDArray[np.float32]:
-    """The template of alignment where an average face has it in a box that YuNet would give."""
+    """Return the alignment template placed where an average face has it in a YuNet box."""
     x, y, width, height = box
     size = math.sqrt(width * height)
     centre = np.array([x + width / 2, y + height / 2 + 0.065 * size])

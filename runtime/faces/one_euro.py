@@ -1,4 +1,4 @@
-"""The One-Euro filter over landmarks: crops that do not jitter while the head is still, nor lag when it moves."""
+"""The One-Euro filter for landmarks: crops neither jitter while the head is still nor lag when it moves."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .detection import Face, GivenFace
 from .optical_flow import SimilarityMotion
 
 _STILL = 0.2  # hertz, the cutoff for a face at rest: lower is steadier
-_SPEED = 5.0  # hertz that the cutoff rises per face size a second: higher follows sooner
-_SPEED_CUTOFF = 1.0  # hertz, of the speed itself
-_SHORTEST = 1e-3  # seconds between two moments; time stamps are no finer
-_LONGEST_GAP = 0.5  # seconds without the face after which what was known of it no longer helps
+_SPEED = 5.0  # hertz by which the cutoff rises per face size a second: higher lags less
+_SPEED_CUTOFF = 1.0  # hertz, for the speed itself
+_SHORTEST = 1e-3  # seconds between two updates; time stamps are no finer
+_LONGEST_GAP = 0.5  # seconds without the face after which the filter starts afresh
 
 
 class LandmarkFilter:
-    """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012) over landmarks, centre and size of one face.
+    """The One-Euro filter (Casiez, Roussel, Vogel, CHI 2012) for landmarks, centre and size of one face.
 
     Each point has its own cutoff, which rises with its speed. Speeds are in face sizes per second, so near and far
-    faces are treated alike, and time is media time, so any sampling rate is. What is known to be motion (`carry`) moves
-    the filter's memory along and is not filtered; only what remains is. A face that moves evenly, and is not carried,
-    is shown at most 1 / (2π · 5) = 0.032 face sizes late.
+    faces are treated alike, and time is media time, so any sampling rate works. Known motion (`carry`) shifts the
+    filter's state and is not filtered; only the rest is. A face that moves evenly without `carry` lags by at most 1 /
+    (2π · 5) = 0.032 face sizes.
     """
 
     def __init__(self, face: Face, time: float) -> None:
@@ -36,7 +36,7 @@ class LandmarkFilter:
         self._speeds = np.zeros_like(self._points)
 
     def update(self, face: Face, time: float) -> Face:
-        """Take the face as detected at `time` (seconds, rising); returns it filtered. A given box stays as it is."""
+        """Filter the face detected at `time` (seconds, rising). A given box stays as it is."""
         elapsed = time - self._time
         if not _SHORTEST <= elapsed <= _LONGEST_GAP:
             self._begin(face, time)
@@ -53,7 +53,7 @@ class LandmarkFilter:
         return self.face
 
     def carry(self, motion: SimilarityMotion) -> Face:
-        """Move along with what moved the face since the last picture."""
+        """Move the face and the filter's state by a known motion since the last image."""
         self._points[:6] = motion.points(self._points[:6])
         self._points[6] *= motion.scale
         self.face = motion.face(self.face)
@@ -61,11 +61,11 @@ class LandmarkFilter:
 
 
 def _points_of(face: Face) -> NDArray[np.float64]:
-    """Landmarks, the box's centre, and its width and height: [7,2]."""
+    """Return the landmarks, the box's centre, and its width and height: [7,2]."""
     x, y, width, height = face.box
     return np.concatenate([face.landmarks.astype(np.float64), [(x + width / 2, y + height / 2), (width, height)]])
 
 
 def _share(cutoff: NDArray[np.float64] | float, elapsed: float) -> NDArray[np.float64]:
-    """Share of the new value in a first-order low-pass that is sampled every `elapsed` seconds."""
+    """Return the weight of the new value in a first-order low-pass sampled every `elapsed` seconds."""
     return np.asarray(1 / (1 + 1 / (2 * math.pi * elapsed * np.asarray(cutoff))), np.float64)

@@ -1,4 +1,4 @@
-"""Which way up faces are: cameras hang from ceilings, phones are turned, and detectors find such faces half-right."""
+"""Face orientation: ceiling cameras and turned phones give rotated faces, which detectors find but misplace."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from ..sources.frames import Frame
 from .detection import Face, FaceDetector
 
 TURNS = (0, 90, 180, 270)
-"""Degrees clockwise by which a picture can be turned."""
+"""Degrees clockwise by which an image can be rotated."""
 
 _ROTATIONS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
 _SAMPLES = 6  # faces that vote
-_MARGIN = 0.04  # mean score by which another way up must lead; an upright face leads by 0.08 and more
-_SIDE = 160  # pixels of the square around a face that is looked at
-_CLEAR, _EVERY = 0.7, 6  # score of a clear face; pictures from one look for it to the next
-_MOST_EMPTY = 240  # pictures without a face after which turned ones are no longer looked for
+_MARGIN = 0.04  # least lead, in mean score, of another orientation; an upright face leads by 0.08 and more
+_SIDE = 160  # side in pixels of the square around a face that is examined
+_CLEAR, _EVERY = 0.7, 6  # score of a clear face; examine every so many images
+_MOST_EMPTY = 240  # images without a face after which to stop looking for rotated ones
 
 
 def turn(image: NDArray[np.uint8], degrees: int) -> NDArray[np.uint8]:
-    """A picture [H,W,3] turned clockwise by one of `TURNS`."""
+    """Rotate an image [H,W,3] clockwise by one of `TURNS`."""
     return image if degrees == 0 else np.asarray(cv2.rotate(image, _ROTATIONS[degrees]), np.uint8)
 
 
 class OrientationVote:
-    """Asks of the first faces of a stream in which of four orientations the detector finds them best.
+    """Finds the orientation, of four, in which the detector scores the first faces of a stream highest.
 
-    It finds faces that stand on their heads, too, with lower scores and landmarks where they would be in upright ones.
+    The detector also finds upside-down faces, with lower scores and landmarks placed as in upright ones.
     """
 
     def __init__(self) -> None:
-        self._close: FaceDetector | None = None  # made when they are needed, which in most streams is once or never
+        self._close: FaceDetector | None = None  # created when needed, in most streams once or never
         self._far: FaceDetector | None = None
         self._scores: list[list[float]] = []
-        self._empty = 0  # pictures without a face
+        self._empty = 0  # images without a face
 
     def add(self, image: NDArray[np.uint8], faces: Sequence[Face]) -> None:
-        """Let the largest face of an RGB image [H,W,3] vote; if it has none, look for a turned one now and then."""
+        """Let the largest face of an RGB image [H,W,3] vote; without a face, look for a rotated one now and then."""
         if self.decided:
             return
         if not faces:
@@ -62,7 +62,7 @@ class OrientationVote:
 
     @property
     def decided(self) -> bool:
-        """Whether enough faces have voted: of one that is clearly upright, one is enough."""
+        """Whether enough faces have voted; one is enough if it is clearly upright."""
         if not self._scores:
             return False
         upright, *others = np.mean(self._scores, axis=0)
@@ -70,7 +70,7 @@ class OrientationVote:
 
     @property
     def degrees(self) -> int:
-        """How far clockwise pictures must be turned for faces to be upright, as far as is known."""
+        """Degrees clockwise by which to rotate images to make faces upright, as far as is known."""
         if not self._scores:
             return 0
         means = np.mean(self._scores, axis=0)
@@ -79,14 +79,14 @@ class OrientationVote:
 
 
 class AutoTurn:
-    """Turns pictures so that faces are upright, as the first picture with a clear face shows; photographs one by one.
+    """Rotates images to make faces upright, as decided by the first image with a clear face; photographs one by one.
 
-    told: hears of the degrees, unless they are 0, and in which frame that was seen: once, but of each photograph.
+    told: called with the degrees, unless 0, and the frame that showed it: once, but for each photograph.
     """
 
     def __init__(self, told: Callable[[int, Frame], object]) -> None:
         self._told = told
-        self._detector: FaceDetector | None = None  # made by the thread that reads
+        self._detector: FaceDetector | None = None  # created by the reader thread
         self._degrees: int | None = None
         self._seen = 0
 
@@ -110,6 +110,6 @@ class AutoTurn:
 
 
 def _scores(detector: FaceDetector, image: NDArray[np.uint8]) -> list[float]:
-    """The best score of a face in a picture in each of the four orientations."""
+    """Return the best face score of an image in each of the four orientations."""
     found = (detector.detect(turn(image, degrees)) for degrees in TURNS)
     return [max((face.score for face in faces), default=0.0) for faces in found]

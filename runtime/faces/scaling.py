@@ -1,4 +1,4 @@
-"""Smaller pictures, fast, and without the patterns into which fine texture turns where pixels are left out."""
+"""Fast downscaling of images without aliasing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 def shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """An image [H,W,C] as one of `width` × `height` pixels, interpolated where it is smaller.
+    """Resize an image [H,W,C] to `width` × `height` pixels; where it is smaller, it is interpolated.
 
-    Halved as often as it can be, then interpolated. OpenCV's area filter takes two to seven times as long; it lets less
-    of stripes a pixel wide through where the sizes are no powers of two apart, which faces do not mind.
+    It is halved as often as possible, then interpolated. OpenCV's area filter takes two to seven times as long; it
+    suppresses stripes one pixel wide better if the sizes are no powers of two apart, which does not matter for faces.
     """
     while image.shape[1] >= 2 * width and image.shape[0] >= 2 * height:
         image = _halve(image)
@@ -23,9 +23,9 @@ def shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
 
 
 def average_blocks(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """An image [H,W,C], whose sides are multiples of it, `factor` times smaller; fast where that is even.
+    """Shrink an image [H,W,C], whose sides are multiples of `factor`, by that factor; fast if it is even.
 
-    Of one that is smaller than a block a pixel remains.
+    An image smaller than a block becomes one pixel.
     """
     while factor % 2 == 0:
         image, factor = _halve(image), factor // 2
@@ -36,13 +36,13 @@ def average_blocks(image: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
 
 
 def cover(low: float, high: float, size: int, step: int) -> tuple[int, int]:
-    """Begin and end of the whole steps, at least one, that cover `low` to `high`; without those that leave `size`."""
+    """Return begin and end of the whole steps, at least one, that cover `low` to `high`, clipped to `size`."""
     steps = max(1, size // step)
     first = min(max(math.floor(low / step), 0), steps - 1)
     return first * step, min(max(math.ceil(high / step), first + 1), steps) * step
 
 
 def _halve(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Averages of 2×2 pixels; where a side is odd, about so."""
+    """Average 2×2 pixels; approximately, if a side is odd."""
     size = max(1, image.shape[1] // 2), max(1, image.shape[0] // 2)
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,4 +1,4 @@
-"""Which face is which: detections of one source joined into tracks by motion and appearance."""
+"""Tracking: joins the detections of one source into tracks by motion and appearance."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .detection import Face, GivenFace, intersection
 from .one_euro import LandmarkFilter
 from .optical_flow import MedianFlow, SimilarityMotion
 
-_SURE = 0.7  # score from which on a face begins a track
-_FARTHEST = 1.5  # face sizes between where a face was awaited and where it is found
-_LIKEST_SIZES = 2.5  # ratio of two boxes' areas that can still be one face
-_LIMIT = 2.6  # cost from which on two faces are two people
+_SURE = 0.7  # least score at which a face begins a track
+_FARTHEST = 1.5  # largest distance, in face sizes, between expected and detected position
+_LIKEST_SIZES = 2.5  # largest ratio of the areas of two boxes of one face
+_LIMIT = 2.6  # least cost at which two faces are two people
 _APPEARANCE = 4.0  # cost of no colour in common
-_LEARNING = 0.1  # share of a new look in the remembered one
-_OVERLAP = 0.1  # share of the smaller box that another covers, from which on its look may be the other's
-_GLIDE = 0.5  # seconds in which the velocity of an unseen face fades to a third
+_LEARNING = 0.1  # weight of a new histogram in the remembered one
+_OVERLAP = 0.1  # covered share of the smaller box above which its colours may be another face's
+_GLIDE = 0.5  # seconds in which the velocity of an unseen face decays to 1/e
 _VELOCITY_MEMORY = 0.25  # seconds
 
 
@@ -29,8 +29,8 @@ _VELOCITY_MEMORY = 0.25  # seconds
 class Track:
     """One face followed over time.
 
-    id: number, never used again in the same source.
-    face: where it is at `time`, in seconds; box and landmarks are filtered. seen: when it was last detected.
+    id: number, never reused in the same source.
+    face: its position at `time`, in seconds; box and landmarks are filtered. seen: time of the last detection.
     velocity: of the box's centre, pixels per second.
     """
 
@@ -40,7 +40,7 @@ class Track:
     seen: float = field(init=False)
     velocity: tuple[float, float] = (0.0, 0.0)
     _filter: LandmarkFilter = field(init=False, repr=False)
-    _place: tuple[float, float] = field(init=False, repr=False)  # the centre when last detected
+    _place: tuple[float, float] = field(init=False, repr=False)  # centre at the last detection
     _histogram: ColorHistogram | None = field(default=None, init=False, repr=False)
     _samples: int = field(default=0, init=False, repr=False)
 
@@ -50,7 +50,7 @@ class Track:
         self._place = _centre(self.face.box)
 
     def box_at(self, time: float) -> Box:
-        """The box carried along its velocity, which fades, to `time`."""
+        """Return the box moved along its decaying velocity to `time`."""
         x, y, width, height = self.face.box
         far = _GLIDE * (1 - math.exp(-max(time - self.time, 0.0) / _GLIDE))
         return x + self.velocity[0] * far, y + self.velocity[1] * far, width, height
@@ -62,7 +62,7 @@ class Track:
         self.face, self.time = self._filter.carry(motion), time
 
     def _detected(self, face: Face, time: float, histogram: ColorHistogram | None, alone: bool) -> None:
-        """Take a detection. `alone`: no other face is so near that box and look may be partly theirs."""
+        """Add a detection. `alone`: no other face is so close that box and colours may be partly its own."""
         elapsed = time - self.seen
         self.face = self._filter.update(face, time)
         place = _centre(self.face.box)
@@ -83,11 +83,11 @@ class Track:
             )
 
     def _cost(self, face: Face, histogram: ColorHistogram | None, time: float) -> float:
-        """How unlike this track a face is: distance in face sizes, change of size, colours; inf where impossible."""
+        """Return the cost of matching a face: distance in face sizes, change of size, colours; inf if impossible."""
         box = self.box_at(time)
         size = max(math.sqrt(self.face.size * face.size), 1.0)
         (x, y), (u, v) = _centre(box), _centre(face.box)
-        apart = math.hypot(x - u, y - v) / size / (1 + time - self.seen)  # the longer unseen, the less is known
+        apart = math.hypot(x - u, y - v) / size / (1 + time - self.seen)  # less certain the longer it was unseen
         growth = max(face.size, 1.0) / max(self.face.size, 1.0)
         if apart > _FARTHEST or not 1 / _LIKEST_SIZES < growth**2 < _LIKEST_SIZES:
             return math.inf
@@ -98,15 +98,15 @@ class Track:
 
 
 class Tracker:
-    """Joins the faces detected in one source into tracks, and carries them between detections.
+    """Joins the faces detected in one source into tracks, and carries them along between detections.
 
-    A detection is matched to the track that awaits it: near where its motion led, of like size and like colours, the
-    surest pair first (exact assignment switched ids no less often in 42 filmed encounters). While faces overlap,
-    neither look nor velocity is learnt. A track that an update did not find glides on, ever slower, and ends
-    `patience` seconds after it was seen. Faces scored under 0.7 may continue a track that no better one
-    does, but begin none (ByteTrack, Zhang et al., ECCV 2022).
+    A detection is matched to a track near its predicted position, of similar size and colours, best pairs first
+    (optimal assignment did not switch ids less often in 42 filmed encounters). While faces overlap, neither colours nor
+    velocity are updated. A track without a detection moves on, ever slower, and ends `patience` seconds after its last
+    one. Faces scored under 0.7 may continue a track that no better one matches, but do not begin one (ByteTrack, Zhang
+    et al., ECCV 2022).
 
-    next_id: number of the next track that begins.
+    next_id: number of the next track.
     """
 
     def __init__(self, patience: float = 2.0, next_id: int = 1) -> None:
@@ -115,18 +115,18 @@ class Tracker:
         self._visible: list[Track] = []
         self.next_id = next_id
         self._flow = MedianFlow()
-        self._carried: float | None = None  # time of the last picture
+        self._carried: float | None = None  # time of the last image
         self.lost = False
 
     @property
     def tracks(self) -> list[Track]:
-        """Tracks that are alive, seen at the last update or not."""
+        """Live tracks, whether seen at the last update or not."""
         return list(self._tracks)
 
     def carry(self, image: NDArray[np.uint8], time: float) -> list[Track]:
-        """Follow the faces of the last update into the next picture, RGB [H,W,3]; returns their tracks in its order.
+        """Follow the faces of the last update into the next image, RGB [H,W,3]; return their tracks in that order.
 
-        A second time for the same picture changes nothing. `lost` tells whether the motion of one could not be told.
+        Calling it again for the same image changes nothing. `lost` is set if the motion of a face is unknown.
         """
         if time == self._carried:
             return list(self._visible)
@@ -138,17 +138,17 @@ class Tracker:
         return list(self._visible)
 
     def update(self, faces: list[Face], time: float, image: NDArray[np.uint8] | None = None) -> list[Track]:
-        """Match the faces found at `time` (rising), in `image` if given, RGB [H,W,3]; without it only motion counts.
+        """Match the faces detected at `time` (rising) in `image`, RGB [H,W,3]; without an image only motion counts.
 
-        Returns the tracks of the faces, in their order, without those too weak to begin one. A given face that has an
-        id is in the track with that id, whatever it looks like.
+        Returns the tracks of the faces, in their order, without faces too weak to begin one. A given face with an id
+        belongs to the track with that id, whatever it looks like.
         """
         if image is not None:
             self.carry(image, time)
         self._tracks = [
             track
             for track in self._tracks
-            if time - track.seen <= self._patience or track.time == time  # carried here
+            if time - track.seen <= self._patience or track.time == time  # was carried to this image
         ]
         histograms = [None if image is None else color_histogram(image, face.box) for face in faces]
         owner = self._match(faces, histograms, time)
@@ -168,7 +168,7 @@ class Tracker:
         return list(self._visible)
 
     def _match(self, faces: list[Face], histograms: list[ColorHistogram | None], time: float) -> dict[int, Track]:
-        """The tracks that go on, by index of the face."""
+        """Return the tracks that are continued, by index of the face."""
         by_id = {track.id: track for track in self._tracks}
         named = {f: by_id[number] for f, face in enumerate(faces) if (number := _id_of(face)) in by_id}
         owner = dict(named)
@@ -203,5 +203,5 @@ def _centre(box: Box) -> tuple[float, float]:
 
 
 def _overlap(a: Box, b: Box) -> float:
-    """Share of the smaller box that the other covers."""
+    """Return the share of the smaller box that the other covers."""
     return intersection(a, b) / max(min(a[2] * a[3], b[2] * b[3]), 1e-9)
