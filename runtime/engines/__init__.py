@@ -1,4 +1,4 @@
-"""Engines: loaded, runnable graphs. One file per family of backends, and one registry of all."""
+"""Engines: loaded, runnable graphs. One module per family of backends, and one registry for all."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (*ort.BACKENDS, *native.BACKENDS)}
-"""By the names that `--provider` takes. `BACKENDS["mine"] = Mine("mine", …)` is all that a new one needs to be run,
-tried by "auto", measured at export, listed by `--help`, and started by `dfer-doctor`: in a process of its own if
-importing the module of its class registers it."""
+"""By the names that `--provider` accepts. `BACKENDS["mine"] = Mine("mine", …)` is all that a new one needs to be run,
+tried by "auto", measured at export, listed by `--help`, and started by `dfer-doctor`, in a separate process if
+importing its class's module registers it."""
 
 
 def find_backend(provider: str) -> Backend:
-    """The backend of a name, or of the address of a model on a server; ParameterError when there is none."""
+    """Return the backend of a name, or of a model's address on a server; ParameterError if there is none."""
     if provider in BACKENDS:
         return BACKENDS[provider]
     if provider.partition("://")[0] in triton.SCHEMES:
@@ -40,18 +40,18 @@ def find_backend(provider: str) -> Backend:
 
 
 def present_providers() -> list[str]:
-    """Names of the backends that are installed here and whose device is here; whether one starts shows when it is
-    opened."""
+    """Return the names of the backends that are installed and have a device here; whether they start is only known when
+    they are opened."""
     return [name for name, backend in BACKENDS.items() if backend.is_present() and backend.has_device()]
 
 
 def open_engine(graph: bytes, provider: str, threads: int | None = None, precision: str = "fp32") -> Engine:
     """Load an ONNX graph on a backend.
 
-    threads: of the CPU that one run may use, None for what the backend thinks best; no matter to GPUs.
-    precision: that the graph is in; "bf16" for an FP32 graph that is to be computed in BF16.
-    Raises DferError when the backend is absent, does not run the precision, would silently have become another, or
-    runs nothing outside a bundle.
+    threads: CPU threads that one run may use, None for the backend's default; ignored by GPUs.
+    precision: of the graph; "bf16" for an FP32 graph to be computed in BF16.
+    Raises DferError when the backend is missing, does not support the precision, would silently fall back to another,
+    or only runs graphs of a bundle.
     """
     return _usable(provider, precision).load(graph, precision, threads)
 
@@ -66,7 +66,7 @@ def open_graph(
 ) -> Engine:
     """Load the graph `graph` ("head.fp32.onnx") of a bundle on any backend. See `open_engine`.
 
-    report: told one line about what takes time, which is building engines.
+    report: called with one line about slow steps, such as building engines.
     """
     return _usable(provider, precision).open(bundle, graph, precision, threads, report)
 

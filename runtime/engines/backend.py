@@ -1,4 +1,4 @@
-"""What an engine and a backend are. A new backend is one file: a subclass of `Backend`, entered into `BACKENDS`."""
+"""The interfaces `Engine` and `Backend`. A new backend is one file: a subclass of `Backend`, added to `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32] | NDArray[np.uint8]
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
-"""What of a bundle can be asked for. "auto": what it recommends for the backend (see `choice.precision_for`)."""
+"""Precisions that can be requested. "auto": what the bundle recommends for the backend (see `choice.precision_for`)."""
 
 TYPICAL_BATCH, LARGEST_BATCH = 4, 16
-"""Faces in one call of an encoder: what TensorRT tunes its engines to, and the most that is asked of any engine. More
-are no faster per face, and take memory."""
+"""Faces per encoder call: the batch TensorRT optimises for, and the largest used with any engine. Larger ones take
+memory and are no faster per face."""
 
 Report = Callable[[str], object]
-"""Told one line about what takes time."""
+"""Called with one line about a slow step."""
 
 
 class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
 
-    provider: what really runs, in the words of a bundle's figures: a backend's name, without "native-".
-    threads: of the CPU that a run takes, where it is known here.
+    provider: what actually runs, as named in a bundle's figures: a backend's name, without "native-".
+    threads: CPU threads of a run, if known.
     """
 
     provider: str
@@ -40,7 +40,7 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
-        """All outputs by name for all inputs by name; the first axis is the batch."""
+        """Return all outputs by name for all inputs by name; the first axis is the batch."""
 
     @abstractmethod
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Engine(ABC):
 def run_in_parts(
     run: Callable[[Mapping[str, Array]], dict[str, NDArray[np.float32]]], inputs: Mapping[str, Array], largest: int
 ) -> dict[str, NDArray[np.float32]]:
-    """What `run` gives for all rows, at most `largest` of them at a time."""
+    """Return what `run` gives for all rows, running at most `largest` of them at a time."""
     import numpy as np
 
     starts = range(0, len(next(iter(inputs.values()))), largest)
@@ -66,13 +66,13 @@ def run_in_parts(
 
 @dataclass(frozen=True)
 class Backend(ABC):
-    """A way to run graphs. It needs `is_present`, and `load` or `open`.
+    """A way to run graphs. Subclasses implement `is_present`, and `load` or `open`.
 
-    name: what `--provider` calls it; its key in `BACKENDS`.
-    precisions: of PRECISIONS, those it runs; the one to take first where nothing was measured comes first.
-    install: what to do where it is absent, for people.
+    name: the value of `--provider`; its key in `BACKENDS`.
+    precisions: supported ones of PRECISIONS; the first is preferred if nothing was measured.
+    install: installation advice for the user.
     device: what it runs on.
-    measured_as: the backend whose figures in a manifest hold for this one; "" for its own.
+    measured_as: the backend whose figures in a manifest apply to this one; "" for its own.
     """
 
     name: str
@@ -83,27 +83,27 @@ class Backend(ABC):
 
     @abstractmethod
     def is_present(self) -> bool:
-        """Whether it is installed here. Loads no GPU's library; whether it starts shows when it is opened."""
+        """Return whether it is installed. Loads no GPU library; whether it starts is only known when it is opened."""
 
     def has_device(self) -> bool:
-        """Whether what it runs on is here, as far as that can be asked: "auto" does not even try one without."""
+        """Return whether its device is here, as far as that can be checked: "auto" skips a backend without one."""
         return True
 
     def runs(self, precision: str) -> bool:
-        """Whether it runs a precision on this very machine."""
+        """Return whether it supports a precision on this machine."""
         return precision in self.precisions
 
     def load(self, graph: bytes, precision: str = "fp32", threads: int | None = None) -> Engine:
-        """An ONNX graph, ready to run. See `open_engine`; what that checks, holds here."""
+        """Load an ONNX graph. See `open_engine`, which has checked presence and precision."""
         raise ParameterError("provider", f"{self.name} runs the graphs of a bundle, not graphs alone; export one first")
 
     def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
-        """The graph `graph` of a bundle, ready to run. See `open_graph`; what that checks, holds here."""
+        """Load the graph `graph` of a bundle. See `open_graph`, which has checked presence and precision."""
         return self.load(bundle.read(graph), precision, threads)
 
     def start(self) -> str:
-        """For `dfer-doctor`: a description of what starts, from backends that should not build engines for the demo
-        bundle; "" from the others, which run it.
+        """For `dfer-doctor`: return a description of what starts, for backends that should not build engines for the
+        demo bundle; "" for the others, which run it.
 
         Raises DferError when it does not start.
         """

@@ -1,4 +1,4 @@
-"""ONNX → engine: one builder for TensorRT and TensorRT-RTX. Bytes in, bytes out; files are `store.py`'s."""
+"""ONNX → engine: one builder for TensorRT and TensorRT-RTX. Bytes in, bytes out; `store.py` handles files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from .backend import LARGEST_BATCH, TYPICAL_BATCH
 from .trt_library import TrtLibrary
 
 TARGETS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
-"""Compute capabilities that TensorRT-RTX builds for, with or without a GPU at hand. No sm90, no Jetson."""
+"""Compute capabilities that TensorRT-RTX builds for, with or without a GPU here. No sm90, no Jetson."""
 
 Progress = Callable[[str, int, int], object]
-"""Told (what is being done, steps done, steps in all); phases nest, so the count starts anew with each."""
+"""Called with (phase, steps done, total steps); phases nest, and each counts its own steps."""
 
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """data: the serialised engine. timing_cache: to start the next build from (TensorRT-RTX: None). seconds: taken."""
+    """data: the serialised engine. timing_cache: reused by later builds (TensorRT-RTX: None). seconds: build time."""
 
     data: bytes
     timing_cache: bytes | None
@@ -28,16 +28,16 @@ class BuiltEngine:
 
 
 def check_target(target: str) -> str:
-    """`target` in lower case; DferError when TensorRT-RTX does not build for it."""
+    """Return `target` in lower case; DferError if TensorRT-RTX does not build for it."""
     if target.lower() not in TARGETS:
         raise DferError(f"TensorRT-RTX does not build for {target}; it does for {', '.join(TARGETS)}")
     return target.lower()
 
 
 def parse_network(library: TrtLibrary, graph: bytes, name: str) -> tuple[Any, Any]:
-    """Builder and strongly typed network of an ONNX graph; needs no GPU on TensorRT-RTX.
+    """Return builder and strongly typed network for an ONNX graph; needs no GPU with TensorRT-RTX.
 
-    The precision of each layer is what the graph says: there are no flags that could do nothing.
+    The graph determines the precision of each layer; there are no precision flags.
     Raises DferError with the parser's first error and the graph's `name`.
     """
     trt = library.module
@@ -67,10 +67,10 @@ def build_engine(
 ) -> BuiltEngine:
     """Build `graph`, an ONNX file whose first axes are the batch, for up to LARGEST_BATCH; `name` is for messages.
 
-    target: one of TARGETS for TensorRT-RTX; None for TensorRT, which builds for the GPU of this machine.
-    timing_cache: of an earlier build by the same version for the same GPU.
-    progress: may raise, KeyboardInterrupt too; the build then ends and the exception comes out of here.
-    FP32 products may be computed in TF32, as ONNX Runtime's CUDA provider does too.
+    target: one of TARGETS for TensorRT-RTX; None for TensorRT, which builds for this machine's GPU.
+    timing_cache: from an earlier build by the same version for the same GPU.
+    progress: may raise, even KeyboardInterrupt; the build then stops and the exception is re-raised here.
+    FP32 products may be computed in TF32, as in ONNX Runtime's CUDA provider.
     Raises DferError when the graph cannot be read or built.
     """
     trt = library.module
@@ -82,7 +82,7 @@ def build_engine(
         config.set_compute_capability(getattr(trt.ComputeCapability, check_target(target or "no target").upper()), 0)
     elif target is not None:
         raise DferError(f"{library.title} builds only for the GPU it runs on; leave the target {target} out")
-    times_kernels = library.product == "tensorrt"  # TensorRT-RTX measures nothing while it builds
+    times_kernels = library.product == "tensorrt"  # TensorRT-RTX measures nothing during a build
     if times_kernels:
         config.set_timing_cache(config.create_timing_cache(timing_cache), False)
     monitor = _monitor(trt, progress)
@@ -109,8 +109,8 @@ def _profile(builder: Any, network: Any) -> Any:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # a class of the module at hand
-        """Passes progress on. What `progress` raises is kept: it must not travel through the builder's C++ frames."""
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class depends on the loaded module
+        """Reports progress. Keeps what `progress` raises, since it must not pass through the builder's C++ frames."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -1,4 +1,4 @@
-"""The provider "auto": which of the providers present here runs a bundle fastest, found in a trial and remembered."""
+"""The provider "auto": a short benchmark finds which available provider runs a bundle fastest; the result is cached."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from . import Engine, find_backend, open_graph, present_providers
 
 Warn = Callable[[str], object]
 
-_SECONDS = 2.0  # of the trial, all candidates together, loading and warming up not counted
-_WARM_UP, _ROUNDS = 3, 5  # runs of each: before the trial, and at least in it
-_KEPT = 64  # choices; the oldest go
+_SECONDS = 2.0  # of the benchmark, for all candidates together, without loading and warm-up
+_WARM_UP, _ROUNDS = 3, 5  # runs per candidate: before the benchmark, and at least during it
+_KEPT = 64  # choices; the oldest are dropped
 
 
 def choose(
     bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: None, precision: str = "auto"
 ) -> tuple[str, str]:
-    """The provider that runs the bundle's encoder fastest on this machine at batch 1, and the precision it does it in.
+    """Return the provider that runs the bundle's encoder fastest on this machine at batch 1, and its precision.
 
-    precision: that was asked for by name, so that only those compete that run it; "auto" for what is recommended.
-    Where several providers are present they run it in turns for two seconds, and the choice is kept in
-    `cache_folder()`/choices.json until the bundle, the machine, a version or an argument changes.
-    Building TensorRT engines, where that is present, comes on top once; `warn` is told, and of providers that fail.
+    precision: restricts the candidates to providers that support it; "auto" for the recommended one of each. If several
+    providers are available, they run in turns for two seconds, and the choice is cached in
+    `cache_folder()`/choices.json until the bundle, the machine, a version or an argument changes. If TensorRT is
+    available, building its engines takes additional time once; `warn` reports that, and failing providers.
 
     Raises DferError when none works.
     """
@@ -42,7 +42,7 @@ def choose(
         return provider, precision_for(bundle, provider) if precision == "auto" else precision
 
     candidates = present_providers()
-    if precision != "auto":  # where none can, the CPU says why
+    if precision != "auto":  # if none can, the CPU's error says why
         candidates = [name for name in candidates if _can_run(bundle, precision, name)] or ["cpu"]
     if len(candidates) == 1:
         return run_by(candidates[0])
@@ -62,15 +62,15 @@ def choose(
 
 
 def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) -> str:
-    """The precision to run a bundle in, where none is asked for: the fastest that passes its gate, as far as is known.
+    """Return the precision to run a bundle in if none is requested: the fastest that passes its gate, as far as known.
 
-    It is what the bundle recommends for the backend, which was measured at export. Native TensorRT cannot be, since its
-    engines are built from a bundle: it goes by what was measured for ONNX Runtime's backend on the same library.
-    Where nothing was measured, as for a GPU where the export had none, it is the first of the backend's own order that
-    passed its gate at export: on TensorRT FP16, then INT8, whose graphs compute in FP32 what is not quantised. What was
-    exported with the gate off has passed none.
+    It is what the bundle recommends for the backend, as measured at export. Native TensorRT builds its engines from a
+    finished bundle, so it cannot be measured then; the figures of ONNX Runtime's backend on the same library are used
+    instead. If nothing was measured, as for a GPU that the exporting machine lacked, it is the first in the backend's
+    order that passed its gate at export: on TensorRT FP16, then INT8, whose graphs compute in FP32 what is not
+    quantised. A precision exported with the gate off has not passed.
 
-    FP32, else the first it holds, where that leaves nothing, or this machine does not run what is recommended.
+    If that leaves nothing, or this machine does not support the recommended one: FP32, else the first in the bundle.
     """
     manifest, backend = bundle.manifest, find_backend(provider)
     fallback = "fp32" if "fp32" in manifest.precisions else next(iter(manifest.precisions))
@@ -78,7 +78,7 @@ def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) ->
     recommended = manifest.recommended.get(measured)
     if recommended is None:
         if any(measured in entry.get("providers", {}) for entry in manifest.precisions.values()):
-            return fallback  # no precision passes there
+            return fallback  # measured, but none passed
         return next((name for name in backend.precisions if _passes(bundle, name, provider)), fallback)
     if not backend.runs(recommended):
         warn(f"{provider} does not run {recommended} here, which the bundle recommends for it; {fallback} is run")
@@ -87,7 +87,7 @@ def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) ->
 
 
 def check_precision(bundle: Bundle, precision: str, provider: str, warn: Warn) -> str:
-    """The requested precision; warns if it failed its gate on this provider at export."""
+    """Return the requested precision; warn if it failed its gate on this provider at export."""
     found = bundle.manifest.precisions.get(precision, {}).get("providers", {}).get(provider)
     if isinstance(found, dict) and found.get("passes") is False:
         warn(
@@ -98,13 +98,13 @@ def check_precision(bundle: Bundle, precision: str, provider: str, warn: Warn) -
 
 
 def _passes(bundle: Bundle, precision: str, provider: str) -> bool:
-    """Whether a bundle holds a precision for a provider, which passed its gate at export, and the provider runs it."""
+    """Return whether a bundle has a precision for a provider that supports it, and it passed its gate at export."""
     gate = bundle.manifest.precisions.get(precision, {}).get("gate", "off")
     return gate != "off" and _can_run(bundle, precision, provider)
 
 
 def _can_run(bundle: Bundle, precision: str, provider: str) -> bool:
-    """Whether a bundle holds a precision for a provider, which runs it on this machine."""
+    """Return whether a bundle has a precision for a provider, and the provider supports it on this machine."""
     graphs = bundle.manifest.encoders(precision) if precision in bundle.manifest.precisions else {}
     return not {provider, "default"}.isdisjoint(graphs) and find_backend(provider).runs(precision)
 
@@ -116,10 +116,10 @@ def compare_providers(
     warn: Warn = lambda _: None,
     precision: str = "auto",
 ) -> dict[str, float]:
-    """Median milliseconds of one encoder run at batch 1, by provider; those that do not work are told and left out.
+    """Return the median milliseconds of one encoder run at batch 1, by provider; warn of failing ones and skip them.
 
-    precision: "auto" for what the bundle recommends for each. Runs take turns, so that whatever else the machine does
-    hits all alike. Raises DferError when none works, and BundleError for damaged graphs.
+    precision: "auto" for what the bundle recommends for each. Runs take turns, so that other load on the machine
+    affects all alike. Raises DferError when none works, and BundleError for damaged graphs.
     """
     size = bundle.manifest.preprocessing.size
     crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
@@ -133,7 +133,7 @@ def compare_providers(
                 for _ in range(_WARM_UP):
                     engine.run({"frames": crop})
             except BundleError:
-                raise  # it would be no better with another
+                raise  # it would fail on the others, too
             except DferError as error:
                 failures[provider] = error.problem if isinstance(error, ParameterError) else str(error)
                 continue
@@ -153,7 +153,7 @@ def compare_providers(
 
 
 def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn, precision: str) -> Engine:
-    """The encoder, after the head has run once: a provider has to take both."""
+    """Open the encoder after running the head once, since a provider must support both."""
     manifest = bundle.manifest
     if precision == "auto":
         precision = precision_for(bundle, provider, warn)
@@ -164,13 +164,13 @@ def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn, precis
 
 
 def _key(bundle: Bundle, candidates: list[str], threads: int | None, precision: str) -> str:
-    """Digest of everything that the choice depends on; the manifest seals what the bundle holds."""
+    """Return a digest of everything the choice depends on; the manifest's digest covers the bundle's content."""
     parts = [bundle.digest, candidates, threads, precision, cpu_model(), gpus(), versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _read_choices() -> dict[str, Any]:
-    """Choices by key, oldest first; none where the file is absent or is not one that this module wrote."""
+    """Return choices by key, oldest first; none if the file is missing or was not written by this module."""
     try:
         content = json.loads((cache_folder() / "choices.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What providers compiled, kept in the user's cache for the next start."""
+"""Cache of graphs compiled by providers, for faster starts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from time import time
 from ..machine import cache_folder
 
 KEPT = 16
-"""How many graphs' compiled forms a provider keeps."""
+"""Compiled graphs kept per provider."""
 
 _ASIDE = "writing-"
-_LONG = 3600.0  # seconds after which nobody writes any more
+_LONG = 3600.0  # seconds after which a writer counts as dead
 
 
 def folder_for(provider: str, graph: str = "") -> Path | None:
-    """A folder for what a provider compiles; None where there can be none, and every process compiles anew.
+    """Return a cache folder for a provider; None if there can be none, and every process compiles again.
 
-    graph: a folder of its own for each; those of the `KEPT` that were used last are kept.
+    graph: uses a subfolder per graph, of which the `KEPT` most recently used are kept.
     """
     try:
         folder = cache_folder() / provider / graph
@@ -34,15 +34,15 @@ def folder_for(provider: str, graph: str = "") -> Path | None:
     except OSError:
         return None
     for old in others[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)  # another process sweeps, too
+        shutil.rmtree(old, ignore_errors=True)  # another process may clean up, too
     return folder
 
 
 @dataclass(frozen=True)
 class CompiledGraph:
-    """What a plug-in compiled, kept in a folder: a small graph `file`, its weights beside it, and a checksum of both.
+    """A cached compiled graph: a small graph `file`, its weights beside it, and a checksum of both.
 
-    Weights are mapped into memory: reading those of a truncated file would kill the process.
+    Weights are memory-mapped: reading those of a truncated file would kill the process.
     """
 
     folder: Path
@@ -60,13 +60,13 @@ class CompiledGraph:
 
     @contextmanager
     def written(self) -> Iterator[Path]:
-        """The path to write the graph to; what was written there takes the place of what is kept."""
-        for left in self.folder.glob(f"{_ASIDE}*"):  # by who was killed
+        """Yield the path to write the graph to; on exit it replaces the cached one."""
+        for left in self.folder.glob(f"{_ASIDE}*"):  # left by killed writers
             if time() - left.stat().st_mtime > _LONG:
                 shutil.rmtree(left, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=_ASIDE, dir=self.folder) as aside:
             yield Path(aside) / self.file.name
-            with suppress(OSError):  # no room, or in use, which matters on Windows: then it is compiled each time
+            with suppress(OSError):  # disk full, or (on Windows) files in use: then it is compiled each time
                 sums = _checksum(Path(aside), self.name)
                 for old in _parts(self.folder, self.name):
                     old.unlink()

@@ -1,4 +1,4 @@
-"""What the native runner needs of CUDA, and the two Python bindings that give it: cuda.bindings, else pycuda."""
+"""The part of CUDA that the native runner needs, through one of two Python bindings: cuda.bindings, else pycuda."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Cuda(ABC):
-    """The first visible GPU and one stream on it. Everything but `name` and `capability` is called within `active()`.
+    """The first visible GPU and one stream on it. Everything but `name` and `capability` must be used in `active()`.
 
     name: of the GPU. capability: (8, 6) for sm86. stream: its handle, as TensorRT takes it.
-    captures: whether `capture` can be used. Errors of the device are EngineErrors; freeing never raises.
+    captures: whether `capture` is supported. Device errors are EngineErrors; freeing never raises.
     """
 
     name: str
@@ -29,18 +29,18 @@ class Cuda(ABC):
 
     @abstractmethod
     def active(self) -> Any:
-        """Context manager: this thread may use the GPU. Every thread that runs must enter it."""
+        """Return a context manager in which this thread may use the GPU. Every thread that uses it must enter it."""
 
     @abstractmethod
     def allocate(self, size: int) -> int:
-        """Address of `size` bytes on the GPU."""
+        """Allocate `size` bytes on the GPU; return the address."""
 
     @abstractmethod
     def free(self, address: int) -> None: ...
 
     @abstractmethod
     def pin(self, size: int) -> NDArray[np.uint8]:
-        """`size` bytes of page-locked host memory: copies to and from them do not wait for the host."""
+        """Allocate `size` bytes of page-locked host memory, for asynchronous copies."""
 
     @abstractmethod
     def unpin(self, memory: NDArray[np.uint8]) -> None: ...
@@ -55,11 +55,11 @@ class Cuda(ABC):
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait until all that was queued is done."""
+        """Wait until all queued work is done."""
 
     @abstractmethod
     def capture(self, work: Callable[[], object]) -> Any:
-        """A CUDA graph of what `work` queues; nothing runs yet."""
+        """Record the work that `work` queues as a CUDA graph, without running it."""
 
     @abstractmethod
     def launch(self, graph: Any) -> None:
@@ -75,7 +75,7 @@ class Cuda(ABC):
 
 
 def open_cuda() -> Cuda:
-    """The GPU through whichever binding is installed; DferError when there is no binding, no driver or no GPU."""
+    """Open the GPU through whichever binding is installed; DferError if there is no binding, driver or GPU."""
     for binding in (CudaBindings, PyCuda):
         try:
             return binding()
@@ -88,7 +88,7 @@ def open_cuda() -> Cuda:
 
 
 class CudaBindings(Cuda):
-    """NVIDIA's cuda.bindings, of the package cuda-bindings (part of cuda-python)."""
+    """NVIDIA's cuda.bindings, from the package cuda-bindings (part of cuda-python)."""
 
     captures = True
 
@@ -114,7 +114,7 @@ class CudaBindings(Cuda):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        self._call("cudaSetDevice", 0)  # of this thread; the runtime's primary context comes with it
+        self._call("cudaSetDevice", 0)  # for this thread; also makes the primary context current
         yield
 
     def allocate(self, size: int) -> int:
@@ -146,7 +146,7 @@ class CudaBindings(Cuda):
         self._call("cudaStreamSynchronize", self._stream)
 
     def capture(self, work: Callable[[], object]) -> Any:
-        # Thread-local: what other threads do with CUDA meanwhile neither enters the graph nor breaks it.
+        # Thread-local: concurrent CUDA calls of other threads neither enter the graph nor break it.
         mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self._stream, mode)
         try:
@@ -171,8 +171,8 @@ class CudaBindings(Cuda):
 
 
 class PyCuda(Cuda):
-    """pycuda, which older JetPacks have. It shares the primary context with TensorRT and enters it per thread, since a
-    context of its own (`pycuda.autoinit`) belongs to the thread that imported it. CUDA graphs are not captured."""
+    """pycuda, for older JetPacks. It shares the primary context with TensorRT and enters it per thread, since a context
+    of its own (`pycuda.autoinit`) belongs to the thread that imported it. CUDA graphs are not supported."""
 
     captures = False
 

@@ -1,5 +1,4 @@
-"""TensorRT and TensorRT-RTX by their own API: from a graph of a bundle to an engine that fits this GPU, the stored one
-or one built now."""
+"""TensorRT and TensorRT-RTX through their own API: turns a bundle's graph into a cached or new engine for this GPU."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class NativeBackend(Backend):
-    """Engines of TensorRT or TensorRT-RTX, built on first use. product: a key of PRODUCTS."""
+    """TensorRT or TensorRT-RTX engines, built on first use. product: a key of PRODUCTS."""
 
     product: str
 
@@ -49,7 +48,7 @@ BACKENDS = tuple(
         precisions=("fp16", "int8", "fp32"),
         install=facts.install,
         device="gpu",
-        measured_as=product,  # ONNX Runtime's backend on the same library, which runs graphs without a bundle
+        measured_as=product,  # ONNX Runtime's backend on the same library, which needs no bundle
         product=product,
     )
     for product, facts in PRODUCTS.items()
@@ -57,10 +56,10 @@ BACKENDS = tuple(
 
 
 def open_native(bundle: Bundle, graph: str, product: str, report: Report = lambda _: None) -> Engine:
-    """The graph `graph` ("encoder.fp16.onnx") of a bundle as a native engine on the first GPU, built if none fits.
+    """Open the graph `graph` ("encoder.fp16.onnx") of a bundle as a native engine on the first GPU, built if none fits.
 
     product: a key of PRODUCTS.
-    Raises DferError when there is no such library, no GPU, or no engine can be had for it.
+    Raises DferError if the library or the GPU is missing, or if the engine cannot be built or loaded.
     """
     from .store import EngineStore
     from .tensorrt import TensorRTEngine
@@ -82,7 +81,7 @@ def open_native(bundle: Bundle, graph: str, product: str, report: Report = lambd
     def keep(compiled: bytes) -> None:
         try:
             store.keep_runtime_cache(key, compiled)
-        except DferError as error:  # it ran; only the next start pays
+        except DferError as error:  # not fatal: only the next start is slower
             report(f"what {library.title} compiled is not kept, and will be compiled again: {error}")
 
     return TensorRTEngine(library, cuda, data, runtime_cache, keep)
@@ -96,9 +95,9 @@ def stored_engine(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> tuple[bytes, float | None]:
-    """A serialised engine, from the store or built into it, and the seconds that took (None: was there).
+    """Return a serialised engine, built if it is not in the store, and the build time in seconds, None if stored.
 
-    target: one of TARGETS with TensorRT-RTX, which needs no GPU for it; with TensorRT the name of the GPU here.
+    target: with TensorRT-RTX one of TARGETS, which needs no GPU; with TensorRT the name of the GPU here.
     """
     from .store import EngineStore
 
@@ -130,7 +129,7 @@ def _key(bundle: Bundle, graph: str, library: TrtLibrary, target: str) -> Engine
 
 
 def gpu_target(library: TrtLibrary, cuda: Cuda) -> str:
-    """What engines for this GPU are built for; DferError when TensorRT-RTX does not know it (sm90, Jetson)."""
+    """Return the build target for this GPU; DferError if TensorRT-RTX does not support it (sm90, Jetson)."""
     if library.product == "tensorrt":
         return cuda.name
     major, minor = cuda.capability
@@ -138,7 +137,7 @@ def gpu_target(library: TrtLibrary, cuda: Cuda) -> str:
 
 
 def target_here(library: TrtLibrary) -> str:
-    """`gpu_target` of this machine's first GPU; DferError when there is none, too."""
+    """Return `gpu_target` of this machine's first GPU; DferError also if there is none."""
     cuda = open_cuda()
     with cuda.active():
         try:

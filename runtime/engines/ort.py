@@ -1,4 +1,4 @@
-"""Graphs on ONNX Runtime, and its backends: those built into it, and those that are plug-ins beside it."""
+"""Graphs on ONNX Runtime, and its backends: built-in execution providers and plug-ins."""
 
 from __future__ import annotations
 
@@ -30,15 +30,16 @@ if TYPE_CHECKING:
 _CPU = "CPUExecutionProvider"
 _BUSY_WAIT = "12"  # microseconds
 PATIENCE = 600.0
-"""Seconds that a CPU may take to load a graph, and to run it for the first time: it may be a stranger's."""
+"""Seconds that a CPU may take to load a graph and to run it for the first time: it may come from an untrusted
+bundle."""
 
 
 class OrtEngine(Engine):
-    """A graph on ONNX Runtime. open_session: gives a session for batches of one row (1), or for any (None).
+    """A graph on ONNX Runtime. open_session: returns a session for batches of one row (1), or of any size (None).
 
-    largest: rows of the largest batch, larger inputs are run in parts; None: no limit. patience: seconds that the first
-    run of a session may take; None for no limit. alone: whether one row has a session of its own, the first then; that
-    for any batch is opened when several rows come.
+    largest: rows of the largest batch, larger inputs are run in parts; None for no limit. patience: seconds that the
+    first run of a session may take; None for no limit. alone: whether single rows have their own session, opened first;
+    the one for any batch is then opened when several rows come.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class OrtEngine(Engine):
         return dict(zip(self._outputs, results, strict=True))
 
     def _try(self, session: Any, inputs: Mapping[str, Array]) -> list[NDArray[np.float32]]:
-        """The first run, within the time limit."""
+        """Run for the first time, within the time limit."""
         import onnxruntime as ort
 
         options = ort.RunOptions()
@@ -85,11 +86,11 @@ class OrtEngine(Engine):
             run = functools.partial(session.run, self._outputs, dict(inputs), options)
             return call_within(self._patience or 0, run)
         except BaseException:
-            options.terminate = True  # after the operator that it is at
+            options.terminate = True  # takes effect after the current operator
             raise
 
     def on_cpu(self) -> list[str]:
-        """Which operators of the graph a plug-in leaves to the CPU, where that was recorded."""
+        """Return the operators of the graph that a plug-in leaves to the CPU, if that was recorded."""
         (session, *_) = self._sessions.values()
         parts = session.get_provider_graph_assignment_info()
         return sorted({node.op_type for part in parts if part.ep_name == _CPU for node in part.get_nodes()})
@@ -100,7 +101,7 @@ class OrtEngine(Engine):
 
 @dataclass(frozen=True)
 class OnnxGraph:
-    """A graph that is read on demand; never, if its compiled form is kept. size: bytes. digest: sha256."""
+    """A graph that is read on demand; never, if its compiled form is cached. size: bytes. digest: sha256."""
 
     size: int
     digest: str
@@ -115,14 +116,14 @@ def _no_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[s
 class OrtBackend(Backend):
     """An execution provider of ONNX Runtime.
 
-    execution_provider: ONNX Runtime's name of it. beside: those that run the nodes it leaves out; never just the CPU.
-    plugin: the module that carries it, if it is a plug-in, which works beside plain onnxruntime.
-    options: the provider's, for a graph, a precision and the CPU threads.
-    largest: rows of the largest batch it can be given. repair: what to do where it is installed and does not start.
-    on_cpu: operators that may stay on the CPU, where a plug-in leaves some out; which do is reported.
-    one_thread_below: bytes of a graph below which one thread is faster than more, which have to be woken.
-    alone_below: bytes of a graph below which one row has a session compiled for it alone, which runs faster.
-    keeps_compiled: whether a plug-in can keep what it compiled as a graph, which loads in a fifth of the time.
+    execution_provider: ONNX Runtime's name for it. beside: providers for the nodes it does not support; not the CPU.
+    plugin: the Python module of a plug-in, which works with plain onnxruntime.
+    options: returns the provider's options for a graph, a precision and the number of CPU threads.
+    largest: rows of the largest supported batch. repair: advice if it is installed but does not start.
+    on_cpu: operators that a plug-in may leave to the CPU; those it does leave are reported.
+    one_thread_below: graph size in bytes below which one thread is faster than several, which must be woken.
+    alone_below: graph size in bytes below which single rows have a session compiled for them, which runs faster.
+    keeps_compiled: whether a plug-in can save its compiled graph, which loads in a fifth of the time.
     """
 
     execution_provider: str
@@ -148,7 +149,7 @@ class OrtBackend(Backend):
             return True
         try:
             return bool(self._plugin_devices())
-        except Exception:  # ONNX Runtime's exceptions share no public base class; opening an engine tells this one
+        except Exception:  # ONNX Runtime's exceptions share no public base class; opening an engine reports it
             return True
 
     def runs(self, precision: str) -> bool:
@@ -173,7 +174,7 @@ class OrtBackend(Backend):
     def _load(self, graph: OnnxGraph, precision: str, threads: int | None) -> OrtEngine:
         if threads is not None and graph.size < self.one_thread_below:
             threads = 1
-        patience = PATIENCE if self.device == "cpu" else None  # GPUs build engines, which takes what it takes
+        patience = PATIENCE if self.device == "cpu" else None  # GPU engine builds have no time limit
 
         def open_session(batch: int | None) -> Any:
             load = partial(self._session, graph, precision, threads, batch)
@@ -187,7 +188,7 @@ class OrtBackend(Backend):
                 if "creating execution provider" in str(error):
                     raise self._not_started() from error
                 raise DferError(f"ONNX Runtime cannot load the graph: {first_line(error)}") from error
-            if session.get_providers()[0] != self.execution_provider:  # it has fallen back by itself
+            if session.get_providers()[0] != self.execution_provider:  # it fell back silently
                 raise self._not_started()
             return session
 
@@ -202,7 +203,7 @@ class OrtBackend(Backend):
         return ParameterError("provider", words)
 
     def _session(self, graph: OnnxGraph, precision: str, threads: int | None, batch: int | None) -> Any:
-        """A session for any batch, or for one of `batch` rows."""
+        """Open a session for any batch, or for one of `batch` rows."""
         import onnxruntime as ort
 
         def open_session(source: bytes | str, write_to: Path | None = None) -> Any:
@@ -213,24 +214,24 @@ class OrtBackend(Backend):
             if write_to is not None:
                 session.add_session_config_entry("ep.context_enable", "1")
                 session.add_session_config_entry("ep.context_file_path", str(write_to))
-            return ort.InferenceSession(source, session, enable_fallback=0)  # which prints, and then is the CPU
+            return ort.InferenceSession(source, session, enable_fallback=0)  # falling back prints and uses the CPU
 
         folder = folder_for(self.name, self._compiled_key(graph, precision)) if self.keeps_compiled else None
         if folder is None:
             return open_session(graph.read())
         kept = CompiledGraph(folder, "any" if batch is None else str(batch))
-        # ONNX Runtime's exceptions share no public base class. What is kept and does not load is compiled anew.
+        # ONNX Runtime's exceptions share no public base class. A cached graph that does not load is compiled again.
         if kept.is_whole():
             with suppress(Exception):
                 return open_session(str(kept.file))
         try:
             with kept.written() as file:
                 return open_session(graph.read(), file)
-        except Exception:  # where the graph is at fault, it fails again; where there is no room to keep it, it runs
+        except Exception:  # fails again if the graph is at fault; works if only the disk was full
             return open_session(graph.read())
 
     def _compiled_key(self, graph: OnnxGraph, precision: str) -> str:
-        """Of what was compiled: by graph and precision, and by what compiled it for what."""
+        """Return the cache key of a compiled graph: graph, precision, plug-in version and CPU."""
         from importlib.metadata import version
 
         made_of = f"{graph.digest} {version(str(self.plugin).replace('_', '-'))} {cpu_model()} {instructions()}"
@@ -240,12 +241,12 @@ class OrtBackend(Backend):
         import onnxruntime as ort
 
         session = ort.SessionOptions()
-        session.log_severity_level = 4  # what matters is raised; the rest is noise on the user's terminal
-        # Threads that sleep are woken several hundred times in a run. Waiting busily from one operator to the next
-        # saves a fourth of it; for longer, it would take the cores of whatever else runs here.
+        session.log_severity_level = 4  # errors are raised; the rest is noise on the user's terminal
+        # Sleeping threads are woken several hundred times per run. Spinning between operators saves a quarter of the
+        # time; spinning longer would take cores from other programs.
         session.add_session_config_entry("session.intra_op.spin_duration_us", _BUSY_WAIT)
-        # Without VNNI or AMX, the usual INT8 kernels of x86 overflow where large weights meet large activations. Those
-        # that do not are up to three times slower than the ones for VNNI and AMX, so they are for such machines only.
+        # Without VNNI or AMX, the default x86 INT8 kernels overflow when large weights meet large activations. The
+        # precise kernels are up to three times slower than those for VNNI and AMX, so they are only used without these.
         if not {"VNNI", "AMX"} & set(instructions()):
             session.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
@@ -266,17 +267,17 @@ class OrtBackend(Backend):
         return session
 
     def _plugin_devices(self) -> list[Any]:
-        """What a plug-in can run on here; the first of them is taken."""
+        """Return the devices a plug-in can run on here; the first is used."""
         import onnxruntime as ort
 
         _register_plugin(str(self.plugin))
-        # A GPU may be one that the CPU computes, where its user allows that ($ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER).
+        # The GPU may be a software adapter on the CPU, if the user allows it ($ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER).
         kinds = {self.device.upper(), "CPU"} if self.on_cpu else {self.device.upper()}
         found = [one for one in ort.get_ep_devices() if one.ep_name == self.execution_provider]
         return [one for one in found if one.device.type.name in kinds]
 
 
-@functools.cache  # a second time is an error
+@functools.cache  # registering twice is an error
 def _register_plugin(module: str) -> None:
     import onnxruntime as ort
 
@@ -284,14 +285,14 @@ def _register_plugin(module: str) -> None:
 
 
 def _openvino_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
-    # Left to itself it computes FP32 graphs in BF16 where it can: it is to do so where that was asked for.
+    # By default it computes FP32 graphs in BF16 if the CPU supports it; do so only on request.
     hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
     limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
     return {"load_config": json.dumps({"CPU": hint | limit})}
 
 
 def _tensorrt_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
-    """One engine for all batches, kept in the user's cache, since building takes minutes."""
+    """Return options for one engine for all batches, cached for the user, since building takes minutes."""
     folder = str(folder_for("tensorrt") or "")
     kept = {
         "trt_engine_cache_enable": "1",
@@ -307,7 +308,7 @@ def _tensorrt_rtx_options(graph: OnnxGraph, precision: str, threads: int | None)
 
 
 def _profile_shapes(graph: bytes, prefix: str) -> dict[str, str]:
-    """TensorRT's optimization profile: the smallest, usual and largest batch of each of the graph's inputs."""
+    """Return TensorRT's optimization profile: the smallest, typical and largest batch of each of the graph's inputs."""
     import onnxruntime as ort
 
     quick = ort.SessionOptions()
@@ -344,7 +345,7 @@ BACKENDS = (
     ),
     OrtBackend(
         name="cuda",
-        precisions=("fp16", "fp32", "int8"),  # it computes the products of Q/DQ graphs in FP32
+        precisions=("fp16", "fp32", "int8"),  # products of Q/DQ graphs are computed in FP32
         install=_GPU,
         device="gpu",
         execution_provider="CUDAExecutionProvider",
@@ -373,12 +374,12 @@ BACKENDS = (
     ),
     OrtBackend(
         name="webgpu",  # any GPU with Vulkan, Metal or Direct3D 12
-        precisions=("fp32", "fp16"),  # of INT8 it leaves half to the CPU
+        precisions=("fp32", "fp16"),  # it leaves half of an INT8 graph to the CPU
         install="pip install 'dfer-edge[webgpu]'",
         device="gpu",
         execution_provider="WebGpuExecutionProvider",
         plugin="onnxruntime_ep_webgpu",
         repair="check the GPU's driver (vulkaninfo)",
-        on_cpu=("Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"),  # of pixels, and on shapes
+        on_cpu=("Cast", "Concat", "Gather", "Reshape", "Shape", "Squeeze", "Unsqueeze"),  # on pixels and shapes
     ),
 )

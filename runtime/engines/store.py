@@ -1,4 +1,4 @@
-"""Engines of a bundle on disk: in this user's cache, never in the bundle, and which of them may be loaded."""
+"""The store of a bundle's engines, in the user's cache and never in the bundle; decides which may be loaded."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ KEPT = 16
 
 @dataclass(frozen=True)
 class EngineKey:
-    """What an engine holds for: it is used for exactly this and for nothing near it.
+    """Identifies an engine, which is only used for an exactly equal key.
 
-    graph: name of the ONNX file in the bundle ("encoder.fp16.onnx": part and precision). graph_sha256: its content.
+    graph: name of the ONNX file in the bundle ("encoder.fp16.onnx": part and precision). graph_sha256: of its content.
     product, version: the TensorRT that built it. target: "sm86" with TensorRT-RTX, else the GPU's name.
     """
 
@@ -39,7 +39,7 @@ class EngineKey:
 
     @property
     def file(self) -> str:
-        """Plain file name, the same for the same key; nothing in it can lead out of the folder."""
+        """File name, deterministic for a key; nothing in it can lead out of the folder."""
         return f"{_plain(self.graph.removesuffix('.onnx'))}.{self.machine}.engine"
 
     @property
@@ -49,24 +49,24 @@ class EngineKey:
 
     @property
     def timing_cache(self) -> str:
-        """File name of TensorRT's timings, which all graphs that it builds for a GPU share."""
+        """File name of TensorRT's timing cache, shared by all graphs built for a GPU."""
         return f"{self.machine}.timing-cache"
 
     @property
     def machine(self) -> str:
-        """Product, version and target as a file name's part."""
+        """Product, version and target as part of a file name."""
         return ".".join(map(_plain, (self.product, self.version, self.target)))
 
 
 class EngineStore:
     """The engines built for one bundle.
 
-    folder: `cache_folder()`/engines/ and the sha256 of the bundle's manifest. An engine is native code, so nothing that
-    came with a bundle is ever loaded as one: engines lie where only this user's programs write. There a file is loaded
-    only if index.json records its sha256 for the key asked for, which carries that of the graph; both are checked
-    before TensorRT sees a byte. This tells a damaged or stale engine.
+    folder: `cache_folder()`/engines/ and the sha256 of the bundle's manifest. An engine is native code, so none that
+    came with a bundle is ever loaded: engines are kept where only this user's programs write. A file is loaded only if
+    index.json lists its sha256 for the requested key, which includes the graph's; both are checked before TensorRT sees
+    a byte. This detects damaged and stale engines.
 
-    Those of the `KEPT` bundles that were built for last are kept. Raises DferError where there is no cache folder.
+    The engines of the `KEPT` bundles last built for are kept. Raises DferError if there is no cache folder.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -78,7 +78,7 @@ class EngineStore:
             raise DferError(f"engines cannot be kept: {error.strerror}") from error
 
     def find(self, key: EngineKey) -> bytes | None:
-        """The engine's verified bytes; None when none was built for this key.
+        """Return the engine's verified bytes; None if none was built for this key.
 
         Raises DferError when the file is not the one that was built.
         """
@@ -98,12 +98,11 @@ class EngineStore:
     def find_or_build(
         self, key: EngineKey, build: Callable[[bytes], BuiltEngine], waiting: Callable[[], object] = lambda: None
     ) -> tuple[bytes, float | None]:
-        """The engine for `key`, and how many seconds building took, None if it was there.
+        """Return the engine for `key`, and the build time in seconds, None if it was there.
 
-        build: called with the timing cache of earlier builds, at most once however many processes ask at the same time.
-        waiting: called when another process is building and this one has to wait for it.
-        An exception in `build` leaves the folder as it was. Raises DferError like `find`, and when the folder cannot
-        be written.
+        build: called with the timing cache of earlier builds, at most once however many processes need the engine.
+        waiting: called if this process has to wait for another one that is building. An exception in `build` leaves the
+        folder unchanged. Raises DferError like `find`, and when the folder cannot be written.
         """
         if (found := self.find(key)) is not None:
             return found, None
@@ -118,17 +117,18 @@ class EngineStore:
         return built.data, built.seconds
 
     def runtime_cache(self, key: EngineKey) -> bytes:
-        """What TensorRT-RTX compiled for the engine in earlier runs; empty where nothing is kept, or it was changed."""
+        """Return what TensorRT-RTX compiled for the engine in earlier runs; empty if missing or modified."""
         return self._verified(key.runtime_cache)
 
     def keep_runtime_cache(self, key: EngineKey, compiled: bytes) -> None:
-        """Keep what TensorRT-RTX compiled; as native as the engine, and recorded like it. DferError as above."""
+        """Store what TensorRT-RTX compiled; it is native code like the engine, and verified like it. DferError as
+        above."""
         with self._writing():
             self._add({key.runtime_cache: compiled})
 
     @contextmanager
     def _writing(self, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
-        """The folder, with nobody else writing to it and nothing left over of who was killed while writing."""
+        """Lock the folder against other writers, and remove leftovers of killed ones."""
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
@@ -143,19 +143,19 @@ class EngineStore:
             ) from error
 
     def _add(self, files: Mapping[str, bytes], notes: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
-        """Write files, and what the index says of them: their digests, and `notes` by name."""
+        """Write files and their index entries: their digests, and `notes` by name."""
         records = self._records()
         for name, data in files.items():
             self._write(name, data)
             records[name] = {**notes.get(name, {}), **_digest(data)}
         index = {"schema": SCHEMA, "manifest_sha256": self._manifest, "files": records}
-        self._write(INDEX, (json.dumps(index, indent=2) + "\n").encode())  # last: what it names is there
-        with suppress(OSError):  # another process sweeps, too
+        self._write(INDEX, (json.dumps(index, indent=2) + "\n").encode())  # last: all files it names exist
+        with suppress(OSError):  # another process may clean up, too
             for old in sorted(self.folder.parent.glob(f"*/{INDEX}"), key=lambda file: file.stat().st_mtime)[:-KEPT]:
                 shutil.rmtree(old.parent)
 
     def _records(self) -> dict[str, Any]:
-        """What the index says, by file name; nothing when it is absent, damaged or of another bundle."""
+        """Return the index entries by file name; none if the index is missing, damaged or of another bundle."""
         try:
             index = json.loads(self._read(INDEX) or b"{}")
         except (ValueError, RecursionError):
@@ -167,7 +167,7 @@ class EngineStore:
         return files if isinstance(files, dict) else {}
 
     def _verified(self, name: str) -> bytes:
-        """A file that only saves time, if it is what was written here; else nothing."""
+        """Return a cache file if it is what was written here; else nothing, which only costs time."""
         data = self._read(name) or b""
         return data if self._records().get(name) == _digest(data) else b""
 

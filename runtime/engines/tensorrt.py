@@ -1,4 +1,4 @@
-"""The native runner: an engine of TensorRT or TensorRT-RTX with buffers that are made once."""
+"""The native runner: an engine of TensorRT or TensorRT-RTX with preallocated buffers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """An input or output. rows: pinned host memory [largest batch, …]. address: the same much on the GPU."""
+    """An input or output. rows: pinned host memory [largest batch, …]. address: a GPU buffer of the same size."""
 
     name: str
     rows: NDArray[Any]
@@ -29,23 +29,23 @@ class _Tensor:
     address: int
 
     def part(self, count: int) -> NDArray[np.uint8]:
-        """The bytes of the first `count` rows."""
+        """Return the bytes of the first `count` rows."""
         return self.memory[: count * self.rows[:1].nbytes]
 
 
 class TensorRTEngine(Engine):
     """A deserialised engine on the first GPU. Any thread may run it, one at a time.
 
-    data: a serialised engine that is known to be ours (see `EngineStore`), for it is native code.
-    runtime_cache: what TensorRT-RTX compiled for this engine when it ran before, which takes it seconds; as trusted as
-        `data`. keep: given that at `close`, if there is more of it by then. TensorRT compiles nothing at run time.
+    data: a serialised engine from a trusted source (see `EngineStore`), since it is native code.
+    runtime_cache: what TensorRT-RTX compiled for this engine in earlier runs, which takes it seconds; must be as
+        trusted as `data`. keep: called at `close` with the cache, if it changed. TensorRT compiles nothing at run time.
     largest: rows of the largest batch; larger inputs are run in parts.
 
-    At an unchanged batch the second run is captured as a CUDA graph, copies included, and later runs replay it;
-    another batch sets the shapes anew and starts over. TensorRT-RTX captures by itself, since only it knows when its
-    compiled kernels have taken their final form.
+    With an unchanged batch size, the second run is captured as a CUDA graph, copies included, and later runs replay it;
+    another batch size sets new shapes and starts over. TensorRT-RTX captures by itself, since only it knows when its
+    compiled kernels are final.
 
-    Takes over `cuda` and closes it. Raises DferError when the engine does not load on this GPU or with this version.
+    Takes ownership of `cuda` and closes it. Raises DferError when the engine does not fit this GPU or version.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TensorRTEngine(Engine):
             config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
             cache = config.create_runtime_cache()
             if self._loaded_cache:
-                cache.deserialize(self._loaded_cache)  # what another GPU or driver compiled is refused, and made anew
+                cache.deserialize(self._loaded_cache)  # refused, and recreated, if from another GPU or driver
             if config.set_runtime_cache(cache):
                 self._runtime_cache = cache
             self._context = self._engine.create_execution_context(config)
@@ -134,7 +134,7 @@ class TensorRTEngine(Engine):
         return results
 
     def _rows(self, inputs: Mapping[str, Array]) -> int:
-        """The batch of `inputs`, which must be what the engine takes."""
+        """Check that `inputs` match the engine; return their batch size."""
         if not self._open:
             raise DferError("the engine was closed")
         wanted = {tensor.name: (tensor.rows.dtype, tensor.rows.shape[1:]) for tensor in self._inputs}
@@ -145,7 +145,7 @@ class TensorRTEngine(Engine):
         return batches.pop()
 
     def _run_rows(self, count: int) -> None:
-        """From the inputs' pinned memory to the outputs'."""
+        """Run from the inputs' pinned memory to the outputs'."""
         if count != self._batch:
             self._reset()
             for tensor in self._inputs:
@@ -177,13 +177,13 @@ class TensorRTEngine(Engine):
         return EngineError(f"{self._library.title} cannot run the engine: {self._library.first_error()}")
 
     def _reset(self) -> None:
-        """Forget what holds for one batch only."""
+        """Discard everything specific to one batch size."""
         if self._graph is not None:
             self._cuda.drop(self._graph)
         self._graph, self._batch, self._warm = None, 0, False
 
     def close(self) -> None:
-        """Free everything; a second time does nothing."""
+        """Free everything; further calls do nothing."""
         with self._lock:
             if not self._open:
                 return

@@ -1,6 +1,6 @@
 """An encoder on a Triton server, shared by many streams: KServe's protocol, version 2, over HTTP with binary tensors.
 
-The head runs here, on the CPU: what it reads, a window, follows the time of one source.
+The head runs here, on the CPU, since its input, a window, follows the media time of one source.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ if TYPE_CHECKING:
 
 SCHEMES = {"triton": HTTPConnection, "triton+https": HTTPSConnection}
 AUTHORIZATION = "DFER_TRITON_AUTHORIZATION"
-"""Environment variable with the value of the header `Authorization`, where a server asks for one."""
+"""Environment variable with the value of the header `Authorization`, if a server requires one."""
 
-_PORT = 8000  # Triton's own
-_TIMEOUT = 10.0  # seconds for an answer
-_AWAY = 30.0  # seconds that a server may be away, as one is that starts anew
+_PORT = 8000  # Triton's default
+_TIMEOUT = 10.0  # seconds for a response
+_AWAY = 30.0  # seconds that a server may be unavailable, such as during a restart
 _HEADER = "Inference-Header-Content-Length"
 _DATATYPES = {"uint8": "UINT8", "float32": "FP32"}
-_LARGEST_TEXT = 1 << 20  # bytes of an answer's JSON
+_LARGEST_TEXT = 1 << 20  # bytes of a response's JSON
 
 
 def version_of(digest: str, precision: str) -> str:
-    """The version under which Triton serves the encoder of the bundle with this digest in a precision.
+    """Return the version under which Triton serves the encoder of the bundle with this digest in a precision.
 
-    Each answer names its version, so that it tells what model gave it.
+    Every response states its version, and so identifies the model.
     """
     return str(int(hashlib.sha256(f"{digest} {precision}".encode()).hexdigest()[:12], 16))
 
 
 def backend_at(address: str) -> TritonBackend:
-    """The backend of `triton://HOST[:PORT]/MODEL`, or `triton+https://…`. Asks no server yet.
+    """Return the backend of `triton://HOST[:PORT]/MODEL`, or `triton+https://…`, without contacting the server.
 
     Raises ParameterError for anything else.
     """
@@ -76,7 +76,7 @@ def backend_at(address: str) -> TritonBackend:
 
 @dataclass(frozen=True, kw_only=True)
 class TritonBackend(Backend):
-    """A model on a server, which is asked anew each time, since it may serve another one now.
+    """A model on a server. It is queried every time, since the server may have switched to another model.
 
     place: its address, with the port.
     """
@@ -88,10 +88,10 @@ class TritonBackend(Backend):
 
     def runs(self, precision: str) -> bool:
         with closing(ServedModel(self.place)) as server:
-            return precision in ("fp32", server.precision)  # in FP32 the head, here
+            return precision in ("fp32", server.precision)  # FP32: the head, which runs here
 
     def open(self, bundle: Bundle, graph: str, precision: str, threads: int | None, report: Report) -> Engine:
-        with closing(ServedModel(self.place)) as server:  # the engine's own: answers come in the order of requests
+        with closing(ServedModel(self.place)) as server:  # not shared: responses come in the order of requests
             server.check(bundle.digest)
             served = server.precision
         encoder, head = bundle.manifest.graphs(served, self.name)
@@ -104,9 +104,9 @@ class TritonBackend(Backend):
 
 
 class TritonEngine(Engine):
-    """A model of a server: the encoder of a bundle. Calls take turns, over one connection.
+    """A bundle's encoder on a server. Calls are serialised over one connection.
 
-    A server that goes away is waited for, 30 seconds, once for each call. One that serves another model is an error.
+    Each call waits for an unavailable server once, up to 30 seconds. A server with another model is an error.
     """
 
     def __init__(self, server: ServedModel, bundle: Bundle, precision: str, report: Report) -> None:
@@ -122,7 +122,7 @@ class TritonEngine(Engine):
     def _infer(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:
         try:
             return self._server.infer(inputs, self._version, self._width)
-        except ServerAwayError:  # or it has closed a connection that was idle, which is its right
+        except ServerAwayError:  # or it closed an idle connection, which it may
             self._server.wait(_AWAY, self._report)
             self._server.check(self._digest)
             return self._server.infer(inputs, self._version, self._width)
@@ -132,11 +132,11 @@ class TritonEngine(Engine):
 
 
 class ServerAwayError(EngineError):
-    """The server does not answer, or says that it cannot now."""
+    """The server does not respond, or reports that it is temporarily unable to."""
 
 
 class ServedModel:
-    """A model by its address, on a server that is asked over one connection, opened when it is needed."""
+    """A model by its address, on a server queried over one connection, which is opened on demand."""
 
     def __init__(self, place: SplitResult) -> None:
         self.address = place.geturl()
@@ -160,11 +160,11 @@ class ServedModel:
 
     @property
     def largest(self) -> int:
-        """Rows of the largest batch that it takes."""
+        """Rows of the largest batch that it accepts."""
         return max(1, int(self._config.get("max_batch_size") or 1))
 
     def check(self, digest: str) -> None:
-        """Raise EngineError where it was not made from the bundle with this digest."""
+        """Raise EngineError unless it was made from the bundle with this digest."""
         served = self._parameter("bundle_digest")
         if served != digest:
             raise EngineError(
@@ -176,9 +176,10 @@ class ServedModel:
         return str(self._config.get("parameters", {}).get(name, {}).get("string_value", ""))
 
     def infer(self, inputs: Mapping[str, Array], version: str, width: int) -> dict[str, NDArray[np.float32]]:
-        """One batch, all outputs, of a version of the model that gives `width` numbers for a row.
+        """Run one batch on a version of the model that returns `width` numbers per row; return all outputs.
 
-        Raises ServerAwayError, and EngineError for what is refused, is no result or is of another version.
+        Raises ServerAwayError, and EngineError for a refused request or a response that is invalid or of another
+        version.
         """
         import numpy as np
 
@@ -216,7 +217,7 @@ class ServedModel:
         return results
 
     def wait(self, seconds: float, report: Report) -> None:
-        """Until the model is ready, which is reported where it is not at once; raises EngineError when not in time."""
+        """Wait until the model is ready, and report if that takes time; raise EngineError after `seconds`."""
         begun, told = monotonic(), False
         while True:
             self.close()
@@ -238,7 +239,7 @@ class ServedModel:
     def _ask(
         self, verb: str, path: str, content: object = None, binary: bytes = b"", expected: int = 0
     ) -> tuple[dict[str, Any], bytes]:
-        """The JSON of an answer, and the tensors after it, of which that many bytes are expected."""
+        """Return the JSON of a response, and the tensors after it, which should have `expected` bytes."""
         largest = _LARGEST_TEXT + expected
         text = b"" if content is None else json.dumps(content).encode()
         headers = self._headers | ({_HEADER: str(len(text))} if binary else {})
@@ -259,7 +260,7 @@ class ServedModel:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
             raise ServerAwayError(f"{self.address} does not answer: {reason}") from error
         if len(body) > largest:
-            self.close()  # the rest would be taken for the next answer
+            self.close()  # the rest would be taken for the next response
             raise EngineError(f"{self.address} answers with more than {largest} bytes; is this Triton's HTTP port?")
         try:
             length = int(response.getheader(_HEADER) or len(body))

@@ -1,4 +1,4 @@
-"""Where TensorRT and TensorRT-RTX are found and imported: here and nowhere else. Both share one Python API."""
+"""Finds and imports TensorRT and TensorRT-RTX, the only module to do so. Both share one Python API."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from typing import Any
 from ..errors import DferError, first_line
 
 JETPACK = Path("/usr/lib")
-"""JetPack and NVIDIA's Debian packages put the module into python3*/dist-packages below this."""
+"""JetPack and NVIDIA's Debian packages install the module in python3*/dist-packages below this folder."""
 
 
 @dataclass(frozen=True)
 class Product:
-    """title: for people. modules: names of the Python module. lowest, beyond: versions that this code is written for.
+    """title: display name. modules: names of the Python module. lowest, beyond: supported versions, the second
+    excluded.
 
-    install: what to do where it is absent, for people.
+    install: installation advice for the user.
     """
 
     title: str
@@ -50,7 +51,7 @@ PRODUCTS = {
         "run: pip install 'dfer-edge[tensorrt-rtx]' (x86-64 with an RTX GPU; there is none for Jetson)",
     ),
 }
-"""TensorRT tunes to the very GPU; TensorRT-RTX builds in seconds, and needs no GPU for it."""
+"""TensorRT tunes to the GPU at hand; TensorRT-RTX builds in seconds and without a GPU."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,8 @@ class TrtLibrary:
     """A loaded TensorRT.
 
     product: a key of PRODUCTS. version: complete, as NVIDIA writes it. module: the Python module.
-    logger: the one logger of this process for it (TensorRT keeps the first it is given).
-    errors: the latest that it logged, oldest first.
+    logger: the process's only logger for it (TensorRT keeps the first it is given).
+    errors: the latest logged errors, oldest first.
     """
 
     product: str
@@ -70,18 +71,18 @@ class TrtLibrary:
 
     @property
     def title(self) -> str:
-        """Name and version for people."""
+        """Display name with version."""
         return f"{PRODUCTS[self.product].title} {self.version}"
 
     def first_error(self) -> str:
-        """The first error logged since the last call, on one line; later ones mostly follow from it."""
+        """Return the first error logged since the last call, on one line; later ones are mostly consequences."""
         first = self.errors[0] if self.errors else "no reason given"
         self.errors.clear()
         return " ".join(first.split())[:300]
 
 
 def is_installed(product: str) -> bool:
-    """Whether there is a module to import; it may still fail to load."""
+    """Return whether there is a module to import; it may still fail to load."""
     names = PRODUCTS[product].modules
     return any(importlib.util.find_spec(name) is not None for name in names) or _system_spec(names[0]) is not None
 
@@ -90,8 +91,7 @@ def is_installed(product: str) -> bool:
 def load_trt(product: str) -> TrtLibrary:
     """Import one of PRODUCTS.
 
-    Raises DferError that says what to install when it is absent, does not load, or is of a version that this code was
-    not written for.
+    Raises DferError with installation advice when it is missing, does not load, or has an unsupported version.
     """
     wanted = PRODUCTS[product]
     module = _import(wanted)
@@ -126,9 +126,9 @@ def _import(product: Product) -> Any:
 
 
 def _system_spec(name: str) -> Any:
-    """The module in the system's packages of this Python, which virtual environments do not see.
+    """Find the module in the system's packages for this Python, which virtual environments do not see.
 
-    Only this one module is taken from there: putting the folder on sys.path would bring its NumPy along.
+    Only this one module is loaded from there: adding the folder to sys.path would also expose its NumPy.
     """
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     folders: Sequence[str] = [str(JETPACK / place / "dist-packages") for place in (python, "python3")]
@@ -141,7 +141,7 @@ def _numbers(version: str) -> tuple[int, int]:
 
 
 def _logger(module: Any, errors: deque[str]) -> Any:
-    class ErrorsKept(module.ILogger):  # type: ignore[misc]  # a class of the module at hand
+    class ErrorsKept(module.ILogger):  # type: ignore[misc]  # the base class depends on the loaded module
         def __init__(self) -> None:
             module.ILogger.__init__(self)
 
