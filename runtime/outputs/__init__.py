@@ -1,1 +1,1 @@
-"""What a run leaves behind or shows: tables, videos, plots, a window, the summary."""
+"""The outputs of a run: tables, videos, plots, a window, the summary."""

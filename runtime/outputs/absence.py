@@ -1,4 +1,4 @@
-"""Why no face was found: black pictures, faces that are too small, or nobody there."""
+"""Finds out why no face was found: black images, faces that are too small, or nobody there."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 from ..faces.detection import FaceDetector
 from ..predictions import Step
 
-_BLACK = 24  # the brightest value, 0..255, of a picture in which nothing can be seen
-_SMALLEST = 12  # pixels; smaller faces show no expression whatever is asked for
+_BLACK = 24  # an image whose brightest value, 0..255, is lower counts as black
+_SMALLEST = 12  # pixels; smaller faces show no expression
 
 
 class Absence:
-    """A sink that looks again, until the first face, at the frames 1, 2, 4, 8, … of each source: so at few of them.
+    """A sink that, until the first face, examines frames 1, 2, 4, 8, … of each source, and so only a few.
 
-    min_face: side of the smallest face that is read, pixels.
+    min_face: side of the smallest face that is classified, pixels.
     """
 
     def __init__(self, min_face: int) -> None:
@@ -44,7 +44,7 @@ class Absence:
 
     @property
     def reason(self) -> str:
-        """A sentence for a run in which no face was read."""
+        """A sentence for a run in which no face was classified."""
         if not self._frames:
             return "no face was found: there was no picture"
         if self._found:
@@ -64,6 +64,6 @@ class Absence:
         return f"no face was found in {frames} pictures, {small}; if they lie on their side: --rotate auto"
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
     discard = close

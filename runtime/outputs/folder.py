@@ -1,4 +1,4 @@
-"""A folder of results: for each source its own table, and annotated video and timeline or pictures, by its name."""
+"""A folder of results: for each source, by its name, a table, and an annotated video and a timeline, or images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .writer import AnnotatedPictures, Drawing, OutputPaths, Sink, Sinks, file_s
 
 
 class OutputFolder:
-    """Where each source gets NAME.csv, and NAME.mp4 and NAME.png if it is film, annotated photographs in NAME-pictures/
-    if not. It is made where there is none."""
+    """A folder with NAME.csv for each source, and NAME.mp4 and NAME.png for film, or annotated photographs in
+    NAME-pictures/. It is created if needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def paths(self, names: Sequence[str]) -> list[OutputPaths]:
-        """The files of sources with these names: the last part without suffix; of equal ones the later are numbered.
+        """Return the files for sources with these names: the last part without suffix; duplicates are numbered.
 
         >>> folder = OutputFolder(Path("out"))
         >>> [one.csv.name for one in folder.paths(["a/clip.mp4", "b/clip.mov", "rtsp://host/gate?x=1"])]
@@ -34,7 +34,7 @@ class OutputFolder:
         result = []
         for name in map(_file_name, names):
             unique, number = name, 2
-            while unique.lower() in taken:  # some file systems do not tell upper from lower case
+            while unique.lower() in taken:  # some file systems are case-insensitive
                 unique, number = f"{name}-{number}", number + 1
             taken.add(unique.lower())
             csv, video, plot = (self.path / f"{unique}{suffix}" for suffix in (".csv", ".mp4", ".png"))
@@ -42,7 +42,7 @@ class OutputFolder:
         return result
 
     def prepare(self, names: Sequence[str], sources: Sequence[SourceSpec]) -> None:
-        """Make the folder. Raises DferError where it cannot be written, or a result would overwrite a source.
+        """Create the folder. Raises DferError if it cannot be written, or a result would overwrite a source.
 
         names: of the sources.
         """
@@ -62,14 +62,14 @@ class OutputFolder:
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
-        """Hold the folder against other runs. Raises DferError where another run writes into it."""
+        """Reserve the folder against other runs. Raises DferError if another run writes into it."""
         with sole_writer(self.path):
             yield
 
     def describe(self, names: Sequence[str], before: Mapping[Path, object]) -> list[str]:
-        """The folder with how many sources have results of this run there, in a line for film and one for photographs.
+        """Return lines with the folder and the number of sources with results of this run, for film and photographs.
 
-        before: what `file_states` told of them before it.
+        before: `file_states` before the run.
         """
         written = [[was_written(path, before) for path in paths.wanted()] for paths in self.paths(names)]
         films, albums = (sum(table and video is film for table, video, _ in written) for film in (True, False))
@@ -85,13 +85,13 @@ class OutputFolder:
         header: Callable[[Sequence[str]], Mapping[str, Any]],
         drawing: Drawing,
     ) -> Sink:
-        """What writes all of them. header: what plots say of a run of the named sources (see `file_sinks`)."""
+        """Return the sink that writes all results. header: returns a run's description for plots (see `file_sinks`)."""
         paths = dict(zip(readers, self.paths([reader.name for reader in readers]), strict=True))
 
         def open_sinks(reader: SourceReader, first: Step) -> list[Sink]:
             rates, wanted = {reader.name: reader.rate}, paths[reader]
             pictures: list[Sink] = []
-            if first.frame.photo:  # which have no time that a video or a timeline could show
+            if first.frame.photo:  # photographs have no times for a video or a timeline
                 pictures.append(AnnotatedPictures(_pictures(wanted), drawing, watch))
                 wanted = OutputPaths(csv=wanted.csv)
             return [*pictures, *file_sinks(wanted, classes, rates, watch, lambda: header([reader.name]), drawing)]
@@ -100,7 +100,7 @@ class OutputFolder:
 
 
 class _PerSource:
-    """Sinks of each source, opened at its first frame and closed after its last, so that few are open at once."""
+    """Sinks of each source, opened at its first frame and closed after its last, so that few are open at a time."""
 
     def __init__(self, opening: Callable[[SourceReader, Step], list[Sink]], readers: Sequence[SourceReader]) -> None:
         self._opening = opening
@@ -126,13 +126,13 @@ class _PerSource:
 
 
 def _pictures(paths: OutputPaths) -> Path:
-    """Where annotated photographs go."""
+    """Return the folder for annotated photographs."""
     assert paths.csv is not None
     return paths.csv.with_name(f"{paths.csv.stem}-pictures")
 
 
 def _file_name(source: str) -> str:
-    """Of a source's name what can be a file's on any system: its last part, without the suffix of a file."""
+    """Return a valid file name on any system for a source: the last part of its name, without a file's suffix."""
     part = PurePath(source.split("://")[-1]).name
     stem = part if "?" in part else PurePath(part).stem
     return re.sub(r'[\x00-\x1f\x7f-\x9f<>:"/\\|?*]+', "_", stem).strip("._ ") or "source"

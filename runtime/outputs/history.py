@@ -1,4 +1,4 @@
-"""What was predicted over a whole recording, thinned to what a picture can show, in memory that does not grow."""
+"""The predictions of a whole recording, thinned to the resolution of a plot, in constant memory."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from ..predictions import Prediction
 
 MOST_POINTS = 600
-"""Per face; a longer recording has fewer of them to the second."""
+"""Per face; a longer recording has fewer of them per second."""
 MOST_FACES = 20
-"""Shown; a street full of passers-by would make a picture that nothing opens."""
+"""Shown; a street full of passers-by would make a plot too large to open."""
 
-_MOST_SERIES = 100  # remembered while it is open who will be seen longest
+_MOST_SERIES = 100  # remembered until it is known who is seen longest
 _FINEST = 1 / 256  # seconds; below the step of the fastest sampling
-_SETTLED = 10.0  # media seconds after which a face that was not seen is unlikely to return
+_SETTLED = 10.0  # media seconds after which an unseen face is unlikely to return
 
 
 class ProbabilitySeries:
     """The probabilities of one face over time: at most `MOST_POINTS` means over spans of equal length.
 
-    When there would be more, the spans double and their means are joined pair by pair. Spans without a prediction have
-    no point, so that absences stay visible.
+    If there would be more, the spans double and their means are merged in pairs. Spans without a prediction have no
+    point, so that absences stay visible.
     """
 
     def __init__(self, classes: int) -> None:
@@ -36,7 +36,7 @@ class ProbabilitySeries:
         self.last = 0.0
 
     def add(self, time: float, probabilities: NDArray[np.float32]) -> None:
-        """time: media seconds, rising."""
+        """Add probabilities at `time` (media seconds, rising)."""
         row = np.array([np.floor(time / self._span), 1.0, time, *probabilities])
         if self._count and self._rows[self._count - 1, 0] == row[0]:
             self._rows[self._count - 1, 1:] += row[1:]
@@ -51,14 +51,14 @@ class ProbabilitySeries:
         self.last = time
 
     def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Times [N] and probabilities [N,C]."""
+        """Return times [N] and probabilities [N,C]."""
         rows = self._rows[: self._count]
         means = rows[:, 2:] / rows[:, 1:2]
         return means[:, 0], means[:, 1:]
 
     def stretches(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """The points in parts between absences; each holds its first and last value for half a step more, so that a
-        face seen once is seen in the picture as well."""
+        """Return the points split at absences. Each part is extended by half a step at both ends, so that even a face
+        seen once is visible."""
         times, shares = self.points()
         if not len(times):
             return []
@@ -85,7 +85,7 @@ class ProbabilitySeries:
 
 
 class History:
-    """The courses of all faces of a run, by source and track."""
+    """The probabilities over time of all faces of a run, by source and track."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self.classes = classes
@@ -103,7 +103,7 @@ class History:
         self._series[key].add(prediction.time, prediction.probabilities)
 
     def longest(self) -> list[tuple[tuple[str, int], str, ProbabilitySeries]]:
-        """The `MOST_FACES` with most predictions, by source and number: those, a name of the face, its course."""
+        """Return the `MOST_FACES` with most predictions, ordered by source and number: key, display name, series."""
         brief_last = sorted(self._series, key=lambda key: self._series[key].predictions, reverse=True)
         order = {source: place for place, source in enumerate(self._latest)}
         chosen = sorted(brief_last[:MOST_FACES], key=lambda key: (order[key[0]], key[1]))
@@ -118,11 +118,11 @@ class History:
 
     @property
     def left_out(self) -> int:
-        """How many faces `longest` does not give."""
+        """How many faces `longest` leaves out."""
         return self._forgotten + max(0, len(self._series) - MOST_FACES)
 
     def _forget(self) -> None:
-        """The face seen most briefly among those that have left; if none has, the one seen most briefly."""
+        """Drop the face seen most briefly among those that have left; if none has, the one seen most briefly."""
         key = min(
             self._series,
             key=lambda key: (

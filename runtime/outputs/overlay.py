@@ -1,7 +1,7 @@
-"""Drawing what was recognised into a frame: box, track and label, and a bar for every class.
+"""Draws predictions into a frame: box, track and label, and a bar for every class.
 
-Nothing shall lie on a face. So the tag with track and label, and the panel of bars, each go to the place around their
-box that covers least of the faces and of what was placed before; a panel without a free place shrinks to a strip along
+Nothing should cover a face. So the tag with track and label, and the panel of bars, are each placed around their box
+where they cover least of the faces and of what was placed before. A panel without a free place becomes a strip along
 the lower edge of the box, in which every class has its share of the width.
 """
 
@@ -21,9 +21,9 @@ from .palette import Colour, colour_of
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _DARK, _LIGHT = (24, 26, 30), (245, 245, 245)
-_SMALLEST, _LARGEST = 0.5, 4.0  # text size relative to a picture of 720 lines; smaller cannot be read
-_LETTERS, _FEW_LETTERS, _FEW_BELOW = 16, 3, 300  # of a class name; few where the picture is smaller than so many pixels
-_COVERED = 0.01  # share of a panel that may lie on faces or on other panels
+_SMALLEST, _LARGEST = 0.5, 4.0  # text size relative to an image of 720 lines; smaller text is illegible
+_LETTERS, _FEW_LETTERS, _FEW_BELOW = 16, 3, 300  # letters of a class name; few for images below so many pixels
+_COVERED = 0.01  # share of a panel that may cover faces or other panels
 
 
 class _Rect(NamedTuple):
@@ -36,7 +36,7 @@ class _Rect(NamedTuple):
 
 
 def fit(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """The whole picture [H,W,3] as large as it may be, in the middle of a black one of `width` × `height`."""
+    """Scale the image [H,W,3] to fit into `width` × `height`, centred on black."""
     scale = min(width / image.shape[1], height / image.shape[0])
     w, h = (max(1, round(side * scale)) for side in image.shape[1::-1])
     w, h = width if width - w <= 1 else w, height if height - h <= 1 else h  # no border for a rounded side
@@ -50,7 +50,7 @@ def fit(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
 
 
 def annotate(step: Step) -> NDArray[np.uint8]:
-    """A copy of the step's frame, RGB uint8 [H,W,3], with every visible face marked.
+    """Return a copy of the step's frame, RGB uint8 [H,W,3], with every visible face marked.
 
     >>> from dfer.runtime import Recognizer, annotate, open_source
     >>> with Recognizer() as recognizer:
@@ -70,7 +70,7 @@ def annotate(step: Step) -> NDArray[np.uint8]:
         cv2.rectangle(image, (box.x, box.y), (box.x + box.w, box.y + box.h), colour, width, cv2.LINE_AA)
         if face.prediction:
             read.append((box, face, face.prediction))
-    for box, face, prediction in read:  # all tags before the panels, which can do without
+    for box, face, prediction in read:  # all tags before the panels, which may shrink
         taken.append(_draw_tag(image, box, face.track_id, prediction, unit, taken))
     for box, _, prediction in sorted(read, key=lambda item: item[0].w * item[0].h, reverse=True):
         panel = _find_panel(image, box, prediction, unit, taken)
@@ -85,8 +85,8 @@ def annotate(step: Step) -> NDArray[np.uint8]:
 def _draw_tag(
     image: NDArray[np.uint8], box: _Rect, track: int, prediction: Prediction, unit: float, taken: list[_Rect]
 ) -> _Rect:
-    """Track, label and confidence above the box, or where there is more room; in short where there is none. Returns the
-    place."""
+    """Draw track, label and confidence above the box, or where there is more room; shortened if there is none. Return
+    the place."""
     scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
     marks = " ..." * (prediction.state == "warmup") + " (poor)" * prediction.poor
     label = in_ascii(prediction.label)
@@ -98,7 +98,7 @@ def _draw_tag(
         above, below, inside = box.y - height, box.y + box.h, box.y + box.h - height
         places = [(left, above), (right, above), (left, below), (right, below), (left, inside), (left, box.y)]
         place = _place(image, places, width, height, taken)
-        if _cover(place, taken) <= intersection(place, box):  # its own face fills the picture, but no other's is hidden
+        if _cover(place, taken) <= intersection(place, box):  # may cover only its own face
             break
     colour = colour_of(prediction.label, prediction.classes)
     _shade(image, place, colour, 0.85)
@@ -110,7 +110,7 @@ def _draw_tag(
 def _find_panel(
     image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float, taken: list[_Rect]
 ) -> _Rect | None:
-    """Where the bars of this face hide nothing; None where there is no such place."""
+    """Return a place where the bars of this face hide nothing; None if there is none."""
     line, pad = _line(unit), round(6 * unit)
     width = _name_width(_names(image, prediction), unit) + round(90 * unit) + 3 * pad
     height = line * len(prediction.classes) + 2 * pad
@@ -140,7 +140,7 @@ def _draw_panel(image: NDArray[np.uint8], panel: _Rect, prediction: Prediction, 
 
 
 def _draw_strip(image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float) -> None:
-    """The shares of the classes side by side, along the lower edge of the box."""
+    """Draw the class probabilities side by side along the lower edge of the box."""
     height = max(4, round(9 * unit))
     edges = [box.x, *(box.x + round(box.w * float(share)) for share in prediction.probabilities.cumsum())]
     for name, start, end in zip(prediction.classes, edges, edges[1:], strict=False):
@@ -159,7 +159,7 @@ def _names(image: NDArray[np.uint8], prediction: Prediction) -> list[str]:
 
 
 def _name_font(unit: float) -> tuple[float, int]:
-    """Scale and thickness of the class names."""
+    """Return scale and thickness of the class names."""
     return max(0.33, 0.5 * unit), max(1, round(unit))
 
 
@@ -170,7 +170,7 @@ def _name_width(names: list[str], unit: float) -> int:
 def _place(
     image: NDArray[np.uint8], places: list[tuple[int, int]], width: int, height: int, taken: list[_Rect]
 ) -> _Rect:
-    """The first of the places, moved into the image, that covers nothing; else the one that covers least."""
+    """Return the first of the places, moved into the image, that covers nothing; else the one that covers least."""
     rects = [
         _Rect(max(0, min(x, image.shape[1] - width)), max(0, min(y, image.shape[0] - height)), width, height)
         for x, y in places

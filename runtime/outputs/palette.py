@@ -1,4 +1,4 @@
-"""One colour per class, the same in the video, the plot and the page."""
+"""One colour per class, the same in videos, plots and web pages."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _OWN: tuple[Colour, ...] = (
     *((210, 180, 255), (120, 0, 165), (135, 60, 0), (225, 120, 255), (165, 225, 180), (255, 195, 210)),
     *((135, 15, 105), (180, 180, 45), (0, 150, 105), (120, 60, 90), (210, 150, 75), (0, 90, 90)),
 )
-"""For names of one's own: each is as far as may be, in CIELAB, from those before it and from `COLOURS`."""
+"""For custom names: each is as far as possible, in CIELAB, from those before it and from `COLOURS`."""
 
 
 def colour_of(name: str, classes: Sequence[str]) -> Colour:
-    """RGB of one of a model's classes, or of "unsure"; a name of one's own has that of its place among such names.
+    """Return the RGB colour of a class, or of "unsure"; a custom name's depends on its position among such names.
 
     >>> colour_of("happiness", ["boredom", "happiness"]), colour_of("boredom", ["boredom", "happiness"])
     ((242, 183, 5), (225, 0, 180))
@@ -46,7 +46,7 @@ def colour_of(name: str, classes: Sequence[str]) -> Colour:
 
 
 def hex_of(name: str, classes: Sequence[str]) -> str:
-    """The same as "#rrggbb"."""
+    """Return the same as "#rrggbb"."""
     return "#{:02x}{:02x}{:02x}".format(*colour_of(name, classes))
 
 
@@ -55,5 +55,5 @@ def _colours(classes: tuple[str, ...]) -> dict[str, Colour]:
     own, found = cycle(_OWN), dict[str, Colour]()
     for name in classes:
         known = COLOURS.get(name)
-        found[name] = next(own) if known is None or known in found.values() else known  # "positive" is as "happiness"
+        found[name] = next(own) if known is None or known in found.values() else known  # "positive" equals "happiness"
     return found

@@ -1,4 +1,4 @@
-"""What a run found, per face, in memory that does not grow with its length; and the tables that show it."""
+"""A summary of a run per face, in constant memory, and the tables that show it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MOST_TRACKS = 500
-"""Faces remembered one by one; of more, those seen most briefly are only counted."""
+"""Faces remembered individually; beyond that, those seen most briefly are only counted."""
 _MOST_ROWS = 20  # of the table
-_SETTLED = 10.0  # media seconds after which a face that was not seen is unlikely to return
+_SETTLED = 10.0  # media seconds after which an unseen face is unlikely to return
 
 
 @dataclass
 class TrackSummary:
-    """first, last: media time in seconds. predictions: how many. confidence: their labels' mean, 0..1.
+    """first, last: media time in seconds. predictions: how many. confidence: mean of their labels', 0..1.
 
     seconds: per label, how long it was shown. transitions: how often one label followed another.
-    photo: of a photograph, to which time means nothing.
+    photo: whether it is of a photograph, where times are meaningless.
     """
 
     first: float
@@ -39,7 +39,7 @@ class TrackSummary:
     label: str = ""
 
     def shares(self) -> list[tuple[str, float]]:
-        """Labels and their share of the time in which the face was read, largest first."""
+        """Return labels and their share of the time in which the face was classified, largest first."""
         total = sum(self.seconds.values())
         longest = sorted(self.seconds.items(), key=lambda item: -item[1])
         return [(label, seconds / total) for label, seconds in longest]
@@ -61,28 +61,28 @@ class TrackSummary:
 
 
 def predictions_apart(step: Step) -> Iterator[Prediction]:
-    """Predictions of a frame. A photograph's name its file as source, since face 1 of the next one is somebody else."""
+    """Yield a frame's predictions. Those of photographs name the file as source, since its faces are other people."""
     source = _source_of(step)
     return (one if one.source == source else replace(one, source=source) for one in step.predictions)
 
 
 def _source_of(step: Step) -> str:
-    """The name of the photograph or, of other frames, of their source."""
+    """Return the name of the photograph or, for other frames, of the source."""
     if step.frame.photo and PurePath(step.source).name != step.frame.file:  # as of a single picture
         return f"{step.source.rstrip('/')}/{step.frame.file}"
     return step.source
 
 
 class Summary:
-    """Adds up predictions per source and track; every photograph is a source of its own.
+    """Aggregates predictions per source and track; every photograph is a source of its own.
 
-    A prediction stands for the time since the one before it; the first, and one after a gap, for `step` seconds.
+    A prediction counts for the time since the one before it; the first, and one after a gap, for `step` seconds.
 
-    profile_samples: samples of faces that turned their side to the camera, so that nothing could be read from them.
+    profile_samples: samples of faces in profile, which could not be classified.
     poor: predictions from faces of poor quality.
-    step: seconds between samples. After more than a second, or two steps where that is longer, without a prediction,
-    time does not count for the face. rates: frames per second of sources that may have fewer than are sampled, or None;
-    looked at as their predictions come, for of some it is not known before.
+    step: seconds between samples. Time without a prediction for more than a second, or two steps if that is longer,
+    does not count for the face. rates: frames per second of sources that may have fewer than are sampled, or None;
+    looked up at each prediction, since some are not known earlier.
     """
 
     def __init__(self, step: float = 0.125, rates: Mapping[str, float | None] | None = None) -> None:
@@ -91,11 +91,11 @@ class Summary:
         self.predictions = 0
         self.profile_samples = self.poor = 0
         self.forgotten = 0  # faces that are only counted
-        self._read: dict[str, bool] = {}  # per source of the run, or photograph, whether a face was read in it
+        self._read: dict[str, bool] = {}  # per source of the run, or photograph, whether a face was classified
         self._latest: dict[str, float] = {}  # per source
 
     def write(self, step: Step) -> None:
-        """As a sink."""
+        """Add the predictions of a step."""
         source = _source_of(step)
         self._read[source] = self._read.get(source, False) or bool(step.predictions)
         for prediction in predictions_apart(step):
@@ -103,7 +103,7 @@ class Summary:
         self.profile_samples += len(step.profiles)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resources are held."""
 
     discard = close
 
@@ -120,7 +120,7 @@ class Summary:
         step = max(self._step, 1 / (self._rates.get(prediction.source) or math.inf))
         stood = elapsed if track.predictions > 0 and 0 < elapsed <= longest_gap(step) else step
         track.seconds[prediction.label] = track.seconds.get(prediction.label, 0.0) + stood
-        # An overloaded machine reads a face that is there seldom.
+        # An overloaded machine classifies a present face only now and then.
         if track.predictions > 0 and prediction.label != track.label and elapsed <= _SETTLED:
             track.transitions[track.label, prediction.label] += 1
         track.label, track.last = prediction.label, prediction.time
@@ -131,12 +131,12 @@ class Summary:
 
     @property
     def faceless(self) -> list[str]:
-        """Names of the sources in whose pictures no face was read; of photographs, of each."""
+        """Names of the sources, or photographs, in which no face was classified."""
         return [source for source, read in self._read.items() if not read]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: {"predictions", "poor", "profile_samples": n, "faces": [{"source", …}], "faces_left_out": n,
-        "faceless": [source, …]}.
+        """Return plain values: {"predictions", "poor", "profile_samples": n, "faces": [{"source", …}],
+        "faces_left_out": n, "faceless": [source, …]}.
 
         Per face: first_s, last_s (media time), predictions, dominant (the label shown longest), confidence (mean),
         shares ({label: share of the time}), transitions ([{from, to, count}], most frequent first).
@@ -152,8 +152,8 @@ class Summary:
         }
 
     def table(self) -> Table:
-        """A row per face, for the 20 that were read most: when, in how many predictions of what mean confidence, and
-        which expressions, how long. Of photographs it is the file, the label and its confidence."""
+        """Return a table with a row per face, for the 20 with most predictions: when seen, number of predictions, mean
+        confidence, and shares of expressions. For photographs: file, label and confidence."""
         from rich import box
         from rich.markup import escape
         from rich.table import Table
@@ -191,15 +191,15 @@ class Summary:
         return table
 
     def _sorted(self, keys: Iterable[tuple[str, int]] | None = None) -> list[tuple[tuple[str, int], TrackSummary]]:
-        """By source in the order in which they spoke, then by number."""
+        """Return the tracks by source, in order of their first prediction, then by number."""
         order = {source: place for place, source in enumerate(self._latest)}
         chosen = self.tracks if keys is None else keys
         return [(key, self.tracks[key]) for key in sorted(chosen, key=lambda key: (order[key[0]], key[1]))]
 
     def _thin(self) -> None:
-        """Forget the faces seen most briefly among those that have left; if none has, those seen most briefly."""
+        """Drop the faces seen most briefly among those that have left; if none has, those seen most briefly."""
         brief = sorted(self.tracks, key=lambda key: self.tracks[key].predictions)
-        brief.sort(key=lambda key: self._latest[key[0]] - self.tracks[key].last <= _SETTLED)  # those who left first
+        brief.sort(key=lambda key: self._latest[key[0]] - self.tracks[key].last <= _SETTLED)  # left faces first
         for key in brief[:_MOST_TRACKS]:
             del self.tracks[key]
             self.forgotten += 1
@@ -208,7 +208,7 @@ class Summary:
 
 
 def _changes(track: TrackSummary) -> str:
-    """How often the label changed, and the change that was more frequent than any other."""
+    """Return how often the label changed, and the most frequent change if there is a single one."""
     total = track.transitions.total()
     if not total:
         return "0"
@@ -221,13 +221,13 @@ def _changes(track: TrackSummary) -> str:
 
 
 def _short(source: str) -> str:
-    """Its last part, or the end of that."""
+    """Return the last part of a source's name, or its end if that is long."""
     name = PurePath(source).name or source
     return name if len(name) <= 32 else "…" + name[-31:]
 
 
 def predictions_table(predictions: list[Prediction], every: float) -> Table:
-    """Predictions at about every `every` seconds, a column per face."""
+    """Return a table of predictions about every `every` seconds, a column per face."""
     from rich.table import Table
 
     faces = sorted({prediction.track_id for prediction in predictions})
@@ -251,7 +251,7 @@ def predictions_table(predictions: list[Prediction], every: float) -> Table:
 
 
 def stages_table(rows: Iterable[StageTimes]) -> Table:
-    """A row per stage: how often it ran and how long it took."""
+    """Return a table with a row per stage: how often it ran and how long it took."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Result files of one row per prediction: CSV and JSONL. At every moment they hold whole rows, however a run ends."""
+"""Result files with one row per prediction: CSV and JSONL. They hold complete rows however a run ends."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ if TYPE_CHECKING:
     from ..recognizer import Recognizer
 
 JSONL_SCHEMA = 2
-"""Goes up when a field of the JSONL changes its name or meaning; new fields do not count."""
+"""Incremented when a field of the JSONL changes its name or meaning, but not for new fields."""
 
 
 STDOUT = Path("-")
-"""Names standard output in place of a file."""
+"""Stands for standard output instead of a file."""
 
 
 class Lines:
-    """A text file that begins with `head` and grows by whole lines, each handed to the system at once.
+    """A text file that begins with `head` and grows by whole lines, each written at once.
 
-    path: of the file, or `STDOUT`. row: the line of a prediction, with its end.
-    Raises DferError, naming the file, when it cannot be made, or a line not be written (a full disk); what was written
-    before stays, and a line of which only a part found room is taken back, but not from standard output, where others
-    may write, too.
+    path: of the file, or `STDOUT`. row: returns the line of a prediction, with its line end.
+    Raises DferError, naming the file, when it cannot be created or a line cannot be written (a full disk). Earlier
+    lines stay; a partly written line is removed, except from standard output, where others may write, too.
     """
 
     def __init__(self, path: Path, head: str, row: Callable[[Prediction], str]) -> None:
@@ -70,7 +69,7 @@ class Lines:
                 left = left[self._file.write(left) :]
             self._file.flush()
         except BrokenPipeError:
-            raise  # who reads has had enough
+            raise  # the reader has closed the pipe
         except OSError as error:
             if self._path != STDOUT:
                 with suppress(OSError):  # a pipe or device has no length
@@ -79,7 +78,7 @@ class Lines:
         self._size = whole
 
     def close(self) -> None:
-        """Raises DferError where the file was deleted meanwhile, and its rows with it."""
+        """Close the file. Raises DferError if it was deleted in the meantime, with all its rows."""
         if self._path == STDOUT or self._file.closed:
             return
         links = os.fstat(self._file.fileno()).st_nlink
@@ -88,7 +87,7 @@ class Lines:
             raise DferError(f"{self._path}: was deleted while it was written; its {self._size} bytes are lost")
 
     def discard(self) -> None:
-        """Close; a plain file goes unless a row follows its head."""
+        """Close, and delete a plain file unless a row follows its head."""
         if self._path != STDOUT:
             self._file.close()
         if self._path != STDOUT and self._size == self._head and self._path.is_file():
@@ -96,7 +95,7 @@ class Lines:
 
 
 def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of the CSV's columns for these classes.
+    """Return the names of the CSV's columns for these classes.
 
     >>> ",".join(columns(("joy", "fear")))
     'source,frame,time_s,track,x,y,w,h,label,confidence,entropy,joy,fear,state,quality,file'
@@ -105,7 +104,7 @@ def columns(classes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def row_values(one: Prediction) -> tuple[object, ...]:
-    """A prediction's values of `columns`, not rounded."""
+    """Return a prediction's values of `columns`, not rounded."""
     return (
         *(one.source, one.frame, one.time, one.track_id, *one.box, one.label, one.confidence, one.entropy),
         *one.probabilities.tolist(),
@@ -114,12 +113,12 @@ def row_values(one: Prediction) -> tuple[object, ...]:
 
 
 def csv_head(classes: tuple[str, ...]) -> str:
-    """The CSV's first line."""
+    """Return the CSV's first line."""
     return _csv_line(columns(classes))
 
 
 def csv_row(prediction: Prediction) -> str:
-    """A prediction's line of the CSV."""
+    """Return a prediction's line of the CSV."""
     return _csv_line(
         [
             prediction.source,
@@ -139,7 +138,7 @@ def csv_row(prediction: Prediction) -> str:
 
 
 def jsonl_row(prediction: Prediction) -> str:
-    """A prediction's line of the JSONL."""
+    """Return a prediction's line of the JSONL."""
     shares = zip(prediction.classes, prediction.probabilities, strict=True)
     return _json_line(
         {
@@ -162,8 +161,8 @@ def jsonl_row(prediction: Prediction) -> str:
 class CsvSink(Lines):
     """One line per prediction of any source.
 
-    Columns as `columns` gives them: box in pixels of the source, time in media seconds, entropy in nats; file, the
-    picture's own name, is empty unless the source is a folder or sequence of images.
+    For the columns see `columns`: box in pixels of the source, time in media seconds, entropy in nats; file, the
+    image's file name, is empty unless the source is a folder or sequence of images.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
@@ -173,22 +172,22 @@ class CsvSink(Lines):
 class JsonlSink(Lines):
     """JSON lines: first an object about the run, then one per prediction of any source, in the order they were made.
 
-    The first line holds "schema": 2 and what `header` holds (see `run_header`). The others hold
+    The first line holds "schema": 2 and the fields of `header` (see `run_header`). The others hold
 
     | key | value |
     |---|---|
     | source | name of the source, one of the header's sources |
     | frame | its index in the source, from 0 |
     | time_s | media time, seconds from the source's first frame |
-    | track | number of the face, unique within its source; of photographs, within its picture |
+    | track | number of the face, unique within its source or photograph |
     | box | [x, y, width, height], pixels of the source |
-    | label | the class shown, or "unsure" where its probability is too low to be believed |
-    | confidence | the label's probability; where unsure, the highest there is |
+    | label | the predicted class, or "unsure" if its probability is too low |
+    | confidence | the label's probability; if unsure, the highest probability |
     | entropy | of the probabilities, nats |
     | probabilities | {class: probability}, in the header's order; they sum to 1 |
-    | state | "warmup" while the first window fills, then "ready"; of photographs "ready" |
-    | quality | how well the face can be read, 0 to 1: worst of score, size, sharpness, pose; poor below 0.25 |
-    | file | the picture's own name, where the source is a folder or sequence of images; else null |
+    | state | "warmup" while the first window fills, then "ready"; for photographs "ready" |
+    | quality | how well the face can be seen, 0 to 1: worst of score, size, sharpness, pose; poor below 0.25 |
+    | file | the image's file name, if the source is a folder or sequence of images; else null |
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
@@ -196,9 +195,9 @@ class JsonlSink(Lines):
 
 
 def to_dataframe(predictions: Iterable[Prediction]) -> pandas.DataFrame:
-    """Predictions as a pandas DataFrame with the CSV's columns, not rounded; those of one recogniser, for its classes.
+    """Return predictions of one recogniser as a pandas DataFrame with the CSV's columns, not rounded.
 
-    Raises DferError where pandas is not installed.
+    Raises DferError if pandas is not installed.
 
     >>> from dfer.runtime import Recognizer, to_dataframe
     >>> with Recognizer() as recognizer:
@@ -226,11 +225,11 @@ def _json_line(entry: Mapping[str, Any]) -> str:
 
 
 def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]:
-    """What the rows of a run that starts now depend on, for the first line of its JSONL.
+    """Return what the rows of a run starting now depend on, for the first line of its JSONL.
 
     started: wall-clock time, ISO 8601 in UTC; media times of live sources count from about then.
     bundle: sha256 of its manifest, which lists those of its files. bundle_name: of its folder. model: its method.
-    provider: what really ran the encoder. precision: of its graph. versions: of the software.
+    provider: what actually ran the encoder. precision: of its graph. versions: of the software.
     classes: names in the order of the probabilities.
     window_s: seconds behind each prediction. fps: frames sampled per second. sources: names without credentials.
     """
@@ -261,7 +260,7 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
 
 
 def own_version() -> str | None:
-    """None in a working copy that is not installed."""
+    """Return the package version; None in a working copy that is not installed."""
     try:
         return metadata.version("dfer-edge")
     except metadata.PackageNotFoundError:

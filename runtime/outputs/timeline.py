@@ -1,4 +1,4 @@
-"""The picture of a recording: for every face, how the class probabilities went."""
+"""The plot of a recording: the class probabilities of every face over time."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from .summary import Summary, predictions_apart
 PLOT_SUFFIXES = (".png", ".svg", ".pdf", ".html")
 
 Script = Sequence[Sequence[tuple[float, float, str]]]
-"""Per face, in the order of their numbers, what it shows from when to when: (start, end, class), media seconds."""
+"""Per face, ordered by number, the expressions it really shows: (start, end, class), media seconds."""
 
-_BELOW, _THICK = -0.14, 0.16  # middle and height of the band that has the script, in the units of the probabilities
+_BELOW, _THICK = -0.14, 0.16  # middle and height of the script's band, in units of probability
 _FONTS = ["Noto Sans CJK JP", "Hiragino Sans", "PingFang SC", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"]
-"""Beside those of matplotlib's settings, where they are installed."""
+"""Used after the fonts of matplotlib's settings, if installed."""
 _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 
 
 class Timeline:
-    """Collects predictions and draws them, at most the 20 faces seen longest, each with at most 600 points.
+    """Collects predictions and plots them, at most the 20 faces seen longest, each with at most 600 points.
 
-    script: what faces really show, drawn below what was read (not in .html). header: what `tables.run_header` says of
-    the run, for .html. rates: of sources, as for `Summary`. As a sink: `write` each step, `close` to draw `path`: .png,
-    .svg, .pdf, or .html, a page that stands alone, says what was read with which model, sums it up, and tells what is
-    under the pointer.
+    script: what faces really show, drawn below the predictions (not in .html). header: `tables.run_header` of the run,
+    for .html. rates: of sources, as for `Summary`. It is a sink: `write` each step, `close` to create `path`: .png,
+    .svg, .pdf, or .html, a self-contained page with the model, a summary, and values under the pointer.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Timeline:
             self._history.add(prediction)
 
     def close(self) -> None:
-        """Draw, completely or not at all; raises DferError when the file cannot be written."""
+        """Draw the plot atomically; raises DferError when the file cannot be written."""
         with atomic_write(self._path) as aside:
             if self._path.suffix.lower() == ".html":
                 draw_page(self._history, self._summary, self._header, aside)
@@ -60,11 +59,11 @@ class Timeline:
                 draw_plot(self._history, aside, self._script)
 
     def discard(self) -> None:
-        """Draw nothing."""
+        """Do nothing: no plot is drawn."""
 
 
 def drawable(text: str) -> str:
-    """A text as plots other than .html have it: with "?" for letters that no font here has."""
+    """Return a text for plots other than .html: with "?" for characters missing from all installed fonts."""
     if text.isascii():
         return text
     letters = _letters()
@@ -89,7 +88,7 @@ def _letters() -> frozenset[int]:
 
 
 def draw_plot(history: History, path: Path, script: Script = ()) -> None:
-    """A row per face, stacked areas over time: at each moment what was read from the window that ends there."""
+    """Draw a row per face, stacked areas over time: at each moment the prediction of the window that ends there."""
     from matplotlib import rc_context
 
     with rc_context({"font.family": _families()}):
@@ -138,7 +137,7 @@ def _draw(history: History, path: Path, script: Script) -> None:
 
 
 def draw_page(history: History, summary: Summary, header: Mapping[str, Any], path: Path) -> None:
-    """The same as a page with what was read by which model, a cursor and a zoom; it loads nothing."""
+    """Write the same as a self-contained page with the model's description, a cursor and a zoom."""
     keys = "bundle_name", "model", "provider", "precision", "window_s", "started", "sources"
     content = {
         "classes": [{"name": name, "colour": hex_of(name, history.classes)} for name in history.classes],
@@ -149,22 +148,22 @@ def draw_page(history: History, summary: Summary, header: Mapping[str, Any], pat
         "left_out": history.left_out,
         "run": {key: header[key] for key in keys if key in header},
     }
-    # "<" would let a name end the script.
+    # Unescaped, a "<" in a name could end the script.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     path.write_text(_TEMPLATE.read_text(encoding="utf-8").replace('"DATA"', data), encoding="utf-8")
 
 
 def _in_words(summary: Summary, key: tuple[str, int]) -> str:
-    """When a face was seen, and its expressions by their share of the time."""
+    """Return when a face was seen, and its expressions by their share of the time."""
     track = summary.tracks.get(key)
-    if track is None:  # one of so many that it was forgotten
+    if track is None:  # dropped because there were too many
         return ""
     shares = ", ".join(f"{label} {share:.0%}" for label, share in track.shares() if share >= 0.005)
     return f"{track.first:.1f} to {track.last:.1f} s, {track.predictions} predictions: {shares}"
 
 
 def _parts(series: ProbabilitySeries) -> list[list[list[float]]]:
-    """Per stretch, per point: time, then the probabilities."""
+    """Return, per stretch, per point: time, then the probabilities."""
     return [
         [[round(float(time), 3), *(round(float(share), 3) for share in row)] for time, row in zip(*part, strict=True)]
         for part in series.stretches()
@@ -172,5 +171,5 @@ def _parts(series: ProbabilitySeries) -> list[list[list[float]]]:
 
 
 def _plain(text: str) -> str:
-    """As it can be drawn, without the dollar signs that matplotlib reads as mathematics."""
+    """Return a drawable text, escaping the dollar signs that matplotlib interprets as mathematics."""
     return drawable(text).replace("$", r"\$")

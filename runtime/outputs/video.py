@@ -1,7 +1,7 @@
-"""Writing a video that plays at every moment: after the run, when it was killed, up to where the disk was full.
+"""Writes a video that is playable at any time: after the run, if it was killed, or if the disk was full.
 
-The file is a fragmented MP4 at its own name from the first frame on. A fragment of a second or two is added at a time,
-so that a reader finds everything it needs in what is there.
+The file is a fragmented MP4, with its final name from the first frame on. Each fragment of a second or two can be
+played without what follows.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from ..machine import physical_cores, run_tool
 from .overlay import fit
 
 _LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
-_PATIENCE = 60.0  # seconds for ffmpeg to take a frame, and to finish a file
-_FRAGMENT = 2.0  # seconds that are lost at most, with what the encoder looks ahead, when everything is killed at once
-_PIPE = 1 << 20  # bytes, the most that anyone may ask for
+_PATIENCE = 60.0  # seconds for ffmpeg to accept a frame, and to finish a file
+_FRAGMENT = 2.0  # seconds lost at most, plus the encoder's look-ahead, when everything is killed at once
+_PIPE = 1 << 20  # bytes, the largest pipe that an unprivileged process may request
 _LONGEST_HOLD = 10.0  # seconds
 
 
 class VideoSink:
     """An MP4 of RGB frames at their media times.
 
-    H.264 where there is an `ffmpeg` with libx264 (on the PATH, or from the package imageio-ffmpeg: `[video]`); else
-    MPEG-4 part 2 by OpenCV, which desktop players show and browsers do not. `codec` says which.
+    H.264 if there is an `ffmpeg` with libx264 (on the PATH, or from the package imageio-ffmpeg: `[video]`); else
+    MPEG-4 part 2 by OpenCV, which desktop players support and browsers do not. `codec` says which.
 
-    rate: frames per second; a frame is repeated or left out where the source's times are not even, so that the video
-    lasts as long as what it shows, except that no frame is held for more than 10 seconds. size: width and height of
-    the frames, pixels; more than 4096 are scaled down, odd numbers go up by one.
+    rate: frames per second; frames are repeated or dropped if the source's times are uneven, so that the video lasts
+    as long as the source, except that no frame is held for more than 10 seconds. size: width and height of the
+    frames, pixels; more than 4096 are scaled down, odd numbers rounded up.
 
     Raises DferError, naming the file, when it cannot be written (and, while writing, when the disk is full: what was
     written before plays). After an error inside a `with` the file is removed; see `discard`.
@@ -54,19 +54,18 @@ class VideoSink:
         self._size = width, height
         self._written = 0
         self._late = 0.0  # seconds that were cut from frames held too long
-        self._shown: NDArray[np.uint8] | None = None  # the frame that lasts until the next
+        self._shown: NDArray[np.uint8] | None = None  # the frame to show until the next
         existed = path.exists()
         try:
             self._rate, self._encoder = _open_encoder(path, rate, self._size)
-        except BaseException:  # Ctrl-C, too: no empty file stays behind
+        except BaseException:  # even on Ctrl-C, leave no empty file
             if not existed and path.is_file():
                 path.unlink()
             raise
         self.codec = self._encoder.codec
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Show a frame [H,W,3] from `time` (seconds, rising) on; one of another size than the first's as large as it
-        fits."""
+        """Show a frame [H,W,3] from `time` (seconds, rising) on; one of another size than the first's is scaled."""
         if image.shape[1::-1] != self._size:
             image = fit(image, *self._size)
         held = time - self._late - self._written / self._rate
@@ -87,7 +86,7 @@ class VideoSink:
         self._encoder.close()
 
     def discard(self) -> None:
-        """Stop, and remove the file."""
+        """Stop and remove the file."""
         with suppress(DferError):
             self._encoder.close()
         if self._path.is_file():
@@ -110,16 +109,16 @@ class _Encoder(Protocol):
         """Encode an RGB frame."""
 
     def close(self) -> None:
-        """Write what is left; raises DferError when that, or anything before, did not reach the file."""
+        """Write what is left; raises DferError if anything did not reach the file."""
 
 
 def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:
-    """The best there is, and the rate that it takes. Until there is a frame to write there is no new file, which would
-    be no video if all were killed now."""
+    """Return the supported rate and the best encoder. Until the first frame there is no file, since an empty one would
+    be an invalid video if the process were killed."""
     program = find_ffmpeg()
     existed = path.exists()
     try:
-        with path.open("ab"):  # says in the system's words why there can be no file
+        with path.open("ab"):  # raises the system's error if the file cannot be written
             pass
         if not existed:
             path.unlink()
@@ -131,15 +130,15 @@ def _open_encoder(path: Path, rate: float, size: tuple[int, int]) -> tuple[float
 
 
 def codec_here() -> str:
-    """What videos are written in on this machine: "H.264" or "MPEG-4"."""
+    """Return the codec of videos on this machine: "H.264" or "MPEG-4"."""
     return _OpenCv.codec if find_ffmpeg() is None else _Ffmpeg.codec
 
 
 @cache
 def find_ffmpeg() -> str | None:
-    """An `ffmpeg` that encodes H.264 with libx264: the one on the PATH, else the one of the package imageio-ffmpeg."""
+    """Return an `ffmpeg` that encodes H.264 with libx264: from the PATH, else from the package imageio-ffmpeg."""
     candidates = [shutil.which("ffmpeg")]
-    with suppress(ImportError, RuntimeError):  # not installed; installed without a program for this machine
+    with suppress(ImportError, RuntimeError):  # not installed; no binary for this machine
         import imageio_ffmpeg
 
         candidates.append(imageio_ffmpeg.get_ffmpeg_exe())
@@ -149,12 +148,12 @@ def find_ffmpeg() -> str | None:
 
 @cache
 def _ends_plain(program: str) -> bool:
-    """Whether it can turn a finished file into a plain MP4, in which every player can seek."""
+    """Return whether it can turn a finished file into a plain MP4, in which every player can seek."""
     return "hybrid_fragmented" in (run_tool(program, "-hide_banner", "-h", "muxer=mp4") or "")
 
 
 class _Ffmpeg:
-    """A program fed with raw frames. It outlives a killed run for the moment it takes to finish the file."""
+    """An ffmpeg process fed with raw frames. If the run is killed, it lives on just long enough to finish the file."""
 
     codec = "H.264"
 
@@ -167,7 +166,7 @@ class _Ffmpeg:
                 *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-filter_threads", "1"),
                 *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:.6f}"),
                 *("-i", "pipe:0", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"),
-                *("-threads", str(max(1, physical_cores() // 2))),  # the others read, look and draw; more is no faster
+                *("-threads", str(max(1, physical_cores() // 2))),  # the others decode, detect and draw
                 *("-g", str(max(1, round(_FRAGMENT * rate))), "-movflags", flags, "-flush_packets", "1"),
                 *("-f", "mp4", f"file:{path}"),
             ],
@@ -175,13 +174,13 @@ class _Ffmpeg:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._errors,
-            # Ctrl-C is for us; the program ends when its input does.
+            # Shield ffmpeg from Ctrl-C; it ends when its input does.
             start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # on Windows, which has no sessions
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # for Windows, which has no sessions
         )
         assert self._process.stdin is not None
         self._room = None
-        if os.name == "posix":  # elsewhere there is no waiting for a pipe
+        if os.name == "posix":  # other systems cannot wait for a pipe
             os.set_blocking(self._process.stdin.fileno(), False)
             self._room = select.poll()
             self._room.register(self._process.stdin, select.POLLOUT)
@@ -198,7 +197,7 @@ class _Ffmpeg:
                 if self._room is not None and not self._room.poll(_PATIENCE * 1000):
                     self._kill("took nothing for")
                 left = left[os.write(pipe, left) :]
-        except OSError as error:  # it has gone
+        except OSError as error:  # ffmpeg has ended
             self._finish()
             raise DferError(f"{self._path}: the video cannot be written") from error
 
@@ -232,15 +231,15 @@ class _Ffmpeg:
 
 
 def _widen(pipe: int) -> None:
-    """Let a pipe hold a frame where the system can: encoding goes on beside us, and a kill loses no first frame."""
+    """Enlarge a pipe to hold a frame, if the system can: encoding runs in parallel, and a kill loses no first frame."""
     fcntl = importlib.import_module("fcntl")  # which Windows does not have
     if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
-        with suppress(OSError):  # of many pipes, the system allows the first few
+        with suppress(OSError):  # the system limits the total size of pipes
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)
 
 
 def _open_opencv(path: Path, rate: float, size: tuple[int, int]) -> tuple[float, _Encoder]:
-    """The rate that it could be opened at, and OpenCV's encoder."""
+    """Return the rate at which it could be opened, and OpenCV's encoder."""
     if not hasattr(os, "mkfifo"):
         raise DferError(f"{path}: videos need ffmpeg on this system; run: pip install 'dfer-edge[video]'")
     for tried in (rate, max(1.0, float(round(rate)))):  # MPEG-4 cannot express every odd rate
@@ -251,17 +250,17 @@ def _open_opencv(path: Path, rate: float, size: tuple[int, int]) -> tuple[float,
 
 
 def _open_writer(rate: float, size: tuple[int, int]) -> tuple[Any, int] | None:
-    """OpenCV's writer and the pipe that it writes to; None where it cannot encode this video.
+    """Return OpenCV's writer and the pipe that it writes to; None if it cannot encode this video.
 
-    OpenCV hands no options to the container, and tells nobody when the disk is full. So it writes to a pipe, in the one
-    container of FFmpeg that is an MP4 in fragments by nature (ismv), and we write the file.
+    OpenCV passes no options to the container and does not report a full disk. So it writes to a pipe, in the only
+    FFmpeg container that is always a fragmented MP4 (ismv), and we write the file.
     """
     import cv2
 
     with tempfile.TemporaryDirectory(prefix="dfer-") as folder:
         pipe = Path(folder) / "pipe.ismv"
         os.mkfifo(pipe)
-        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # first, for the writer waits for it
+        reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # first, since the writer waits for it
         writer = cv2.VideoWriter(str(pipe), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"mp4v"), rate, size)
     if writer.isOpened():
         os.set_blocking(reader, True)
@@ -271,7 +270,7 @@ def _open_writer(rate: float, size: tuple[int, int]) -> tuple[Any, int] | None:
 
 
 class _OpenCv:
-    """OpenCV's encoder, and a thread of ours that carries what it makes to the file."""
+    """OpenCV's encoder, and a thread that copies its output to the file."""
 
     codec = "MPEG-4"
 
@@ -283,7 +282,7 @@ class _OpenCv:
         self._thread.start()
 
     def _carry(self) -> None:
-        """Until the encoder lets go of the pipe; after an error to nowhere, lest the encoder waits."""
+        """Copy until the encoder closes the pipe; after an error, discard data so that the encoder does not block."""
         while data := os.read(self._reader, 1 << 16):
             left = memoryview(data)
             try:

@@ -1,4 +1,4 @@
-"""The live window, where this OpenCV has one: the annotated pictures of all sources side by side."""
+"""The live window, if this OpenCV supports one: the annotated frames of all sources side by side."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from .writer import Drawing
 
 _SIZE = (1280, 720)
 _NAME = "dfer-run (q ends)"
-_PERIOD = 1 / 60  # seconds; more is not seen
+_PERIOD = 1 / 60  # seconds; faster updates are not visible
 _KEYS = {ord("q"), ord("Q"), 27}  # 27: Esc
 
 
 class Window:
-    """Use as a context manager.
+    """The live window. Use as a context manager.
 
-    sources: their names; each has a tile of its own, in this order. drawing: annotates their frames.
-    closed: whether the person has ended the show.
-    Raises ParameterError where there is no window to be had, and says what to do.
+    sources: their names; each has its own tile, in this order. drawing: annotates their frames.
+    closed: whether the user has ended the show.
+    Raises ParameterError, with advice, if no window can be opened.
     """
 
     def __init__(self, sources: list[str], drawing: Drawing) -> None:
@@ -49,9 +49,9 @@ class Window:
 
     @staticmethod
     def check() -> None:
-        """Raise ParameterError where there can be no window, before anything else is done.
+        """Raise ParameterError if there can be no window, before any work is done.
 
-        Qt ends the whole program where it finds no screen, so that must be known before.
+        Qt ends the whole program if it finds no screen, so this must be checked first.
         """
         found = re.search(r"^\s*GUI:\s*(\S+)", cv2.getBuildInformation(), re.MULTILINE)
         if found is None or found.group(1).upper() == "NONE":
@@ -68,7 +68,7 @@ class Window:
         self.show(step.source, self._drawing.of(step))
 
     def show(self, source: str, picture: NDArray[np.uint8]) -> bool:
-        """Put the picture, RGB [H,W,3], into the source's tile; False when the person has ended the show, by q, Esc or
+        """Show the image, RGB [H,W,3], in the source's tile; return False if the user has ended the show, by q, Esc or
         by closing the window."""
         row, column = self._places[source]
         width, height = self._tile

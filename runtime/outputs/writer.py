@@ -1,4 +1,4 @@
-"""The outputs of a run: files checked before it starts, and sinks that take every step."""
+"""The outputs of a run: paths checked before it starts, and sinks that receive every step."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .tables import STDOUT, CsvSink, JsonlSink
 from .timeline import PLOT_SUFFIXES, Script, Timeline
 from .video import VideoSink, codec_here
 
-_RATE = 25.0  # frames per second of the video of a source that does not tell
+_RATE = 25.0  # frames per second of the video of a source with unknown rate
 
 
 @dataclass(frozen=True)
 class OutputPaths:
-    """Where results shall go; None for what is not wanted. csv, jsonl: "-" for standard output."""
+    """Where to write results; None for what is not wanted. csv, jsonl: "-" for standard output."""
 
     csv: Path | None = None
     jsonl: Path | None = None
@@ -35,7 +35,7 @@ class OutputPaths:
     plot: Path | None = None
 
     def videos(self, sources: int) -> list[Path]:
-        """One annotated video per source: `video` itself for one, else out-1.mp4, out-2.mp4 … in the sources' order.
+        """Return an annotated video per source: `video` itself for one, else out-1.mp4, out-2.mp4 … in source order.
 
         >>> [path.name for path in OutputPaths(video=Path("out.mp4")).videos(2)]
         ['out-1.mp4', 'out-2.mp4']
@@ -47,14 +47,14 @@ class OutputPaths:
         return [self.video.with_stem(f"{self.video.stem}-{number + 1}") for number in range(sources)]
 
     def wanted(self, sources: int = 1) -> list[Path]:
-        """The files of a run of so many sources."""
+        """Return the files of a run of so many sources."""
         tables = [path for path in (self.csv, self.jsonl) if path is not None]
         return [*tables, *self.videos(sources), *([] if self.plot is None else [self.plot])]
 
     def describe(self, sources: int, before: Mapping[Path, object]) -> list[str]:
-        """Those of the files that were written, with what a person should know of a video: its codec.
+        """Return the files that were written; videos with their codec.
 
-        before: what `file_states` told of them before the run.
+        before: `file_states` before the run.
         """
         videos, codec = self.videos(sources), codec_here() if self.video else ""
         if codec == "MPEG-4":
@@ -67,15 +67,15 @@ class OutputPaths:
 
     @contextmanager
     def reserved(self, sources: int) -> Iterator[None]:
-        """Hold the files against other runs. Raises DferError for one that another run is writing."""
+        """Reserve the files against other runs. Raises DferError for one that another run is writing."""
         with ExitStack() as stack:
             for path in self.wanted(sources):
-                if path != STDOUT and (path.is_file() or not path.exists()):  # devices and pipes take several writers
+                if path != STDOUT and (path.is_file() or not path.exists()):  # devices and pipes allow several writers
                     stack.enter_context(sole_writer(path))
             yield
 
     def check(self, sources: Sequence[SourceSpec]) -> None:
-        """Raise DferError for what could not be written, or would overwrite a source, before any work is done."""
+        """Raise DferError for files that cannot be written, or would overwrite a source, before any work is done."""
         wanted = self.wanted(len(sources))
         taken = files_read(sources, wanted)
         seen: set[Path] = set()
@@ -98,39 +98,39 @@ class OutputPaths:
 
 
 def files_read(sources: Sequence[SourceSpec], outputs: Sequence[Path]) -> set[Path]:
-    """The files that sources read; empty if no output exists yet: then none can overwrite a source, and looking up an
-    album on a slow disk takes long."""
+    """Return the files that sources read; empty if no output exists yet, since then none can overwrite a source, and
+    listing an album on a slow disk takes long."""
     there = any(path.exists() for path in outputs)
     return {file.resolve() for spec in sources for file in files_of(spec)} if there else set()
 
 
 def file_states(paths: Iterable[Path]) -> dict[Path, tuple[int, int]]:
-    """Inode and modification time of each file that exists."""
+    """Return inode and modification time of each file that exists."""
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths if path.is_file()}
 
 
 def was_written(path: Path, before: Mapping[Path, object]) -> bool:
-    """Whether the file exists, and is new or changed since `before`."""
+    """Return whether the file exists, and is new or changed since `before`."""
     return path.exists() and (path not in before or file_states([path])[path] != before[path])
 
 
 class Sink(Protocol):
-    """Takes every step of a run: a file, a window, a page, a summary."""
+    """Receives every step of a run: a file, a window, a page, a summary."""
 
     def write(self, step: Step) -> None:
-        """Add one frame of a source with what was seen in it."""
+        """Add one frame of a source with its predictions."""
 
     def close(self) -> None:
-        """The run has ended as it should."""
+        """Finish: the run has ended normally."""
 
     def discard(self) -> None:
-        """It has ended with an error: keep what is whole, remove what is not."""
+        """Clean up after an error: keep what is complete, remove the rest."""
 
 
 class Sinks:
     """Several sinks as one. Use as a context manager: they are closed at the end, or discarded after an error.
 
-    One that fails ends the run, and does not keep the others from being closed.
+    A failing sink ends the run, but the others are still closed.
     """
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
@@ -169,18 +169,18 @@ def file_sinks(
     drawing: Drawing | None = None,
     script: Script = (),
 ) -> list[Sink]:
-    """The files of a run; times spent are added to `watch`.
+    """Return the sinks that write a run's files; durations are added to `watch`.
 
-    They are opened at the first frame (or, when there is none, at the end), so that a run that cannot begin leaves
-    nothing. However the run ends, the rows and videos written so far stay and are whole; after an error, plots and
-    files without rows go. Raises DferError, when writing, for a file that cannot be written (a full disk).
+    Files are created at the first frame (or, if there is none, at the end), so that a run that fails to start leaves
+    nothing. However the run ends, the rows and videos written so far stay valid; after an error, plots and files
+    without rows are removed. Writing raises DferError when a file cannot be written (a full disk).
 
-    rates: per source, in their order, the frames per second that it tells, for its video; None where it tells none.
-    header: what the JSONL's first line and the plot say of the run, asked for when they are opened.
+    rates: per source, in order, the frames per second for its video; None if unknown.
+    header: returns the description of the run for the JSONL's first line and the plot, when they are opened.
     drawing: draws the frames of the videos. script: what faces really show, for the plot.
     """
     sinks: list[Sink] = []
-    if paths.video is not None:  # first, for it is the one that may fail to open
+    if paths.video is not None:  # first, since it is the one that may fail to open
         videos = dict(zip(rates, paths.videos(len(rates)), strict=True))
         sinks.append(AnnotatedVideos(videos, rates, drawing or Drawing(watch), watch))
     csv, jsonl, plot = paths.csv, paths.jsonl, paths.plot
@@ -194,7 +194,7 @@ def file_sinks(
 
 
 class _Late:
-    """A sink that is opened when the first frame is there; the time that predictions take to write is measured."""
+    """A sink that is opened at the first frame; the time to write predictions is measured."""
 
     def __init__(self, opening: Callable[[], Sink], watch: Stopwatch) -> None:
         self._opening, self._watch = opening, watch
@@ -220,7 +220,7 @@ class _Late:
 
 
 class Drawing:
-    """Annotated pictures of steps, each drawn once for all that show it."""
+    """Annotated images of steps, each drawn once for all sinks that show it."""
 
     def __init__(self, watch: Stopwatch) -> None:
         self._watch = watch
@@ -228,7 +228,7 @@ class Drawing:
         self._picture: NDArray[np.uint8] | None = None
 
     def of(self, step: Step) -> NDArray[np.uint8]:
-        """RGB uint8 [H,W,3]; not to be changed."""
+        """Return RGB uint8 [H,W,3]; must not be modified."""
         if self._picture is None or self._step is not step:
             with self._watch.time("draw"):
                 self._step, self._picture = step, annotate(step)
@@ -258,11 +258,11 @@ class AnnotatedVideos:
             for video in self._videos.values():
                 stack.callback(video.close)
 
-    discard = close  # what was written plays
+    discard = close  # the part written so far can be played
 
 
 class AnnotatedPictures:
-    """Each photograph with what was read drawn into it, under its own name in a folder that is made at the first."""
+    """Writes each annotated photograph under its own name to a folder, which is created at the first."""
 
     def __init__(self, folder: Path, drawing: Drawing, watch: Stopwatch) -> None:
         self._folder, self._drawing, self._watch = folder, drawing, watch
