@@ -178,8 +178,7 @@ class ServedModel:
     def infer(self, inputs: Mapping[str, Array], version: str, width: int) -> dict[str, NDArray[np.float32]]:
         """Run one batch on a version of the model that returns `width` numbers per row; return all outputs.
 
-        Raises ServerAwayError, and EngineError for a refused request or a response that is invalid or of another
-        version.
+        Raises ServerAwayError, and EngineError for a refused request and an invalid response or version.
         """
         import numpy as np
 

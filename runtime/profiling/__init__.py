@@ -1,1 +1,1 @@
-"""Where the time goes: measuring, reports, comparisons, the page, energy."""
+"""Profiling: measurements, reports, comparisons, the HTML page, energy."""

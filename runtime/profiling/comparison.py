@@ -1,10 +1,10 @@
-"""Two reports of `dfer-profile`: which stages changed beyond noise.
+"""Compares two reports of `dfer-profile`: which stages changed beyond noise.
 
-Durations that follow each other resemble each other (clocks, caches, neighbours on the machine), so tests that take
-samples for independent find changes everywhere. Each leg's samples are cut into blocks of time and whole blocks are
-drawn with replacement (block bootstrap; Künsch 1989), for both reports; the interval holds 99 % of the factors
-new/old of a percentile so found. It knows the noise within the two runs, not what differs from one run to the next
-(placement in memory, heat): factors below 5 % are not called changes.
+Consecutive durations are correlated (clocks, caches, other load on the machine), so tests that assume independent
+samples find changes everywhere. Each measurement's samples are cut into blocks of time and whole blocks are drawn
+with replacement (block bootstrap; Künsch 1989), for both reports; the interval holds 99 % of the resulting factors
+new/old of a percentile. It covers the noise within the two runs, not differences between runs (placement in memory,
+heat): factors below 5 % are not called changes.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ PERCENTILES = (50, 90)
 SMALLEST = 1.05
 """Factor below which a difference is not called a change."""
 
-_BLOCKS, _SMALLEST_BLOCK = 20, 5  # of a leg; samples in one
-_MOST = 4000  # samples that are looked at; of more, evenly spaced ones
+_BLOCKS, _SMALLEST_BLOCK = 20, 5  # blocks per measurement; samples per block
+_MOST = 4000  # samples used; of more, evenly spaced ones
 _DRAWS = 600
 _TAILS = (0.5, 99.5)  # per cent
-_WIDE = 1.25  # an interval that reaches beyond this and holds 1 says nothing
+_WIDE = 1.25  # an interval that reaches beyond this and includes 1 is inconclusive
 
-_FREE = ("bundle", "seconds", "load")  # of the set-up; may differ without a word
+_FREE = ("bundle", "seconds", "load")  # set-up fields whose differences are not reported
 
 Verdict = Literal["faster", "slower", "same", "unclear"]
 
@@ -39,7 +39,7 @@ Verdict = Literal["faster", "slower", "same", "unclear"]
 class Change:
     """A percentile of a stage in two reports. old, new: milliseconds. factor: new/old, with its interval low..high.
 
-    verdict: "unclear" when there are too few samples, or too much noise, to tell.
+    verdict: "unclear" with too few samples or too much noise.
     """
 
     part: str
@@ -54,7 +54,7 @@ class Change:
     verdict: Verdict
 
     def cells(self) -> tuple[str, ...]:
-        """As a row of a table: measured, stage, percentile, before, now, factor, interval, verdict."""
+        """Return a table row: measured, stage, percentile, before, now, factor, interval, verdict."""
         return (
             f"{self.part}, {self.arrival}",
             self.stage,
@@ -68,7 +68,7 @@ class Change:
 
 
 def compare_reports(old: Report, new: Report) -> list[Change]:
-    """A change per leg, stage and percentile that both reports have."""
+    """Return a change per measurement, stage and percentile that both reports have."""
     before = {(measured.part, measured.arrival): measured for measured in old.measurements}
     changes: list[Change] = []
     for measured in new.measurements:
@@ -88,7 +88,8 @@ def compare_reports(old: Report, new: Report) -> list[Change]:
 def compare_samples(
     old: Sequence[float], new: Sequence[float]
 ) -> list[tuple[float, float, float, float, float, Verdict]]:
-    """For each of `PERCENTILES`: old, new, factor, low, high, verdict. Samples (ms, at least one each) in order."""
+    """Return for each of `PERCENTILES`: old, new, factor, low, high, verdict. Samples (ms, at least one each) in
+    order."""
     rng = np.random.default_rng(0)  # the same reports give the same answer
     drawn = [_draw(np.asarray(samples, np.float64), rng) for samples in (old, new)]
     exact = [_percentiles(np.asarray(samples, np.float64)) for samples in (old, new)]
@@ -105,7 +106,7 @@ def compare_samples(
 
 
 def differences(old: Report, new: Report) -> list[str]:
-    """What else differs between two reports, each as a sentence; changes in speed may be due to that."""
+    """Return what else differs between two reports, a sentence each, since it may explain changes in speed."""
     pairs = {
         **{name: (old.machine.get(name), new.machine.get(name)) for name in ("cpu", "cores", "gpus", "power_mode")},
         **{name: (old.setup.get(name), new.setup.get(name)) for name in new.setup if name not in _FREE},
@@ -122,7 +123,7 @@ def differences(old: Report, new: Report) -> list[str]:
 
 
 def _shown(value: object) -> str:
-    """A value of a report, which may be anybody's, in short."""
+    """Return a value of a report from an untrusted source, shortened."""
     return printable(value)[:200]
 
 
@@ -131,7 +132,7 @@ def _query(report: Report) -> tuple[object, object]:
 
 
 def _draw(samples: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Percentiles [P,_DRAWS] of resampled blocks; None where the samples do not make two blocks."""
+    """Return percentiles [P,_DRAWS] of resampled blocks; None if the samples do not fill two blocks."""
     samples = samples[:: -(-len(samples) // _MOST)]
     blocks = min(_BLOCKS, len(samples) // _SMALLEST_BLOCK)
     if blocks < 2:
@@ -145,7 +146,7 @@ def _draw(samples: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.
 
 
 def _percentiles(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`PERCENTILES` by nearest rank; nothing takes less than a nanosecond, so that factors are finite."""
+    """Return `PERCENTILES` by nearest rank, at least a nanosecond, so that factors are finite."""
     return np.maximum(np.percentile(samples, PERCENTILES, method="inverted_cdf"), 1e-6)
 
 

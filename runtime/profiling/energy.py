@@ -1,7 +1,7 @@
-"""Energy, where the machine tells: Intel's and AMD's RAPL, the INA3221 monitors of Jetsons, NVIDIA's NVML.
+"""Energy, if the machine measures it: Intel's and AMD's RAPL, the INA3221 monitors of Jetsons, NVIDIA's NVML.
 
-RAPL counts joules of the processor and its memory, a Jetson's monitors give watts of the whole module, NVML joules (or
-watts) of each GPU. None of them includes what the process did not use: all of it is the machine's, idle parts too.
+RAPL counts joules of the processor and its memory, a Jetson's monitors report watts of the whole module, NVML joules
+(or watts) of each GPU. All figures are for the whole machine, idle parts included, not for this process alone.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 from ..machine import ROOT, find_files, gpus, read_text
 
-_PERIOD = 0.1  # seconds between two readings; RAPL's counters take at least tens of seconds to come round
+_PERIOD = 0.1  # seconds between two readings; RAPL's counters take at least tens of seconds to wrap around
 _WHOLE_MODULE = ("VDD_IN", "POM_5V_IN")
-"""Rails of Jetsons that feed all others; where there is one, the others are parts of it."""
+"""Rails of Jetsons that feed all others, which are then parts of it."""
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """read: joules so far where `counts`, else watts now; raises OSError or ValueError when it does not answer.
+    """read: joules so far if `counts`, else watts now; raises OSError or ValueError if the sensor does not respond.
 
-    wraps: joules after which a counter begins again; 0 for never.
+    wraps: joules at which a counter wraps around; 0 for never.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Sensor:
 
 
 def find_sensors(root: Path = ROOT) -> tuple[list[Sensor], list[str]]:
-    """Sensors that answer, none of which counts what another does; and, in words, why others do not."""
+    """Return working sensors that do not overlap, and the reasons why others do not work."""
     reasons: list[str] = []
     found = [*_rapl(root), *_jetson(root), *(_nvml(reasons) if root == ROOT else [])]
     sensors = []
@@ -52,9 +52,9 @@ def find_sensors(root: Path = ROOT) -> tuple[list[Sensor], list[str]]:
 
 
 class EnergyMeter:
-    """Adds up what sensors tell while it is entered; a thread reads them ten times a second.
+    """Integrates sensor readings while it is entered; a thread reads them ten times a second.
 
-    joules: by sensor, complete once the meter is left; sensors that stop answering are dropped.
+    joules: by sensor, complete after exit; sensors that stop responding are dropped.
     """
 
     def __init__(self, sensors: list[Sensor]) -> None:
@@ -75,7 +75,7 @@ class EnergyMeter:
         last: dict[str, tuple[float, float]] = {}
         done = False
         while not done:
-            done = self._left.is_set()  # once more after that, so that the end is counted
+            done = self._left.is_set()  # read once more after that, to include the end
             for sensor in self._sensors:
                 if sensor.name in self.joules:
                     try:
@@ -91,7 +91,7 @@ class EnergyMeter:
 
 
 def _spent(sensor: Sensor, before: tuple[float, float], after: tuple[float, float]) -> float:
-    """Joules between two readings (seconds, value); watts by the trapezoidal rule."""
+    """Return the joules between two readings (seconds, value); watts by the trapezoidal rule."""
     if sensor.counts:
         grown = after[1] - before[1]
         return grown if grown >= 0 else grown + sensor.wraps
@@ -99,7 +99,8 @@ def _spent(sensor: Sensor, before: tuple[float, float], after: tuple[float, floa
 
 
 def _rapl(root: Path) -> list[Sensor]:
-    """Packages and their memory; cores and graphics are parts of a package, and psys is all of them again."""
+    """Return sensors for packages and their memory; cores and graphics are parts of a package, and psys includes
+    all."""
     sensors = []
     for folder in find_files(root / "sys/class/powercap", "intel-rapl:*"):
         name = read_text(folder / "name") or ""
@@ -112,7 +113,7 @@ def _rapl(root: Path) -> list[Sensor]:
 
 
 def _jetson(root: Path) -> list[Sensor]:
-    """Rails of INA3221 monitors, through hwmon (JetPack 5 and later) or iio (before)."""
+    """Return the rails of INA3221 monitors, through hwmon (JetPack 5 and later) or iio (before)."""
     rails: dict[str, Callable[[], float]] = {}
     for folder in find_files(root / "sys/class/hwmon", "hwmon*"):
         if read_text(folder / "name") == "ina3221":
@@ -154,7 +155,7 @@ def _nvml(reasons: list[str]) -> list[Sensor]:
 
 
 def _gpu(pynvml: Any, number: int, handle: Any) -> Sensor:
-    """Joules where the GPU counts them (Volta and later), else watts."""
+    """Return a sensor of joules if the GPU counts them (Volta and later), else of watts."""
 
     def ask(question: Callable[[Any], int]) -> float:
         try:

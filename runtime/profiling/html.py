@@ -1,4 +1,4 @@
-"""The report of `dfer-profile` as a page to look at: one file, no script, nothing fetched."""
+"""The report of `dfer-profile` as an HTML page: one file, no script, no external resources."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ _WIDTH, _LABEL, _ROW = 900, 80, 26  # of charts, pixels
 
 
 def headlines(report: Report) -> list[str]:
-    """The figures one asks for first, a sentence each."""
+    """Return the most important figures, a sentence each."""
     lines = [f"{name}: {value} ({about})" if about else f"{name}: {value}" for name, value, about in _figures(report)]
     lines.append("memory: " + ", ".join(f"{name} {value:.0f} MB" for name, value in report.memory.items()))
     return lines
 
 
 def render_page(report: Report, changes: Sequence[Change] = (), other: Sequence[str] = ()) -> str:
-    """The page as HTML. changes, other: against an older report, if any."""
+    """Return the page as HTML. changes, other: against an older report, if any."""
     setup = report.setup
     title = f"{setup['provider']} {setup['precision']} on {report.machine['board'] or report.machine['cpu']}"
     parts = [
@@ -82,7 +82,7 @@ def _subtitle(report: Report) -> str:
 
 
 def _figures(report: Report) -> list[tuple[str, str, str]]:
-    """Name, value and explanation of what the scenario asks for, the pipeline's rate, and energy."""
+    """Return name, value and explanation of the scenario's figures, the pipeline's rate, and energy."""
     scenario, size = report.setup["scenario"], report.setup["samples_per_query"]
     found = []
     for measured in report.measurements:
@@ -126,8 +126,8 @@ def _section(measured: Measurement) -> Iterable[str]:
 
 
 def _bars(rows: Sequence[StageTimes]) -> str:
-    """A bar per stage: to the median, the 90th and 99th percentile; a stroke at the maximum. The axis ends at the
-    largest 99th percentile, and a maximum beyond it stands at the end with its value."""
+    """Return a bar per stage: to the median, the 90th and 99th percentile; a stroke at the maximum. The axis ends at
+    the largest 99th percentile; a maximum beyond it is drawn at the end with its value."""
     end = max(row.p99 for row in rows) or 1.0
     scale = (_WIDTH - _LABEL - 90) / end
     height = _ROW * len(rows) + 30
@@ -153,7 +153,7 @@ def _bars(rows: Sequence[StageTimes]) -> str:
 
 
 def _ticks(end: float) -> list[float]:
-    """Four to nine round values from 0 to `end`."""
+    """Return four to nine round values from 0 to `end`."""
     step = 10.0 ** (len(f"{end:.0f}") - 1) if end >= 1 else 0.1
     while end / step < 4:
         step /= 2
@@ -172,7 +172,7 @@ def _table(rows: Sequence[StageTimes]) -> str:
 
 
 def _batches(batches: Sequence[Batch]) -> str:
-    """Throughput as bars, with the time of a run beside."""
+    """Return throughput as bars, each with the time of a run."""
     most = max(batch.faces_per_second for batch in batches)
     height = _ROW * len(batches)
     parts = [f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="encoder by batch">']

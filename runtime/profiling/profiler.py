@@ -1,8 +1,8 @@
-"""Measuring a recogniser: the whole pipeline per stage, the two networks alone as MLPerf words it, batch sizes.
+"""Profiles a recogniser: the whole pipeline per stage, the two networks alone in MLPerf's scenarios, batch sizes.
 
-Everything is measured twice, back to back and at the camera's rate: processors and GPUs idle down between the frames
-of a camera, and latencies then are not those of a machine under load. Both ways take turns, so that a drift of the
-machine hits both. The first tenth of every turn is its warm-up, kept apart. Every sample is kept; nothing is clipped.
+Everything is measured twice, back to back and at the camera's rate: processors and GPUs clock down between a camera's
+frames, so latencies differ from those under load. The two alternate, so that drift of the machine affects both. The
+first tenth of every turn is warm-up and recorded separately. Every sample is kept; nothing is clipped.
 
 Scenarios are those of MLPerf Inference (Reddi et al. 2020, section IV): "single" is one query after another, judged by
 the 90th percentile; "multi" is eight samples per query, by the 99th; "offline" is throughput.
@@ -35,22 +35,22 @@ from .energy import EnergyMeter, Sensor
 from .report import Batch, Measurement, Report
 
 Progress = Callable[[float, str], object]
-"""Told the share that is done, 0..1, and what is being measured."""
+"""Called with the share that is done, 0..1, and what is being measured."""
 
 SCENARIOS = {"single": 1, "multi": 8, "offline": None}
-"""Samples per query; offline takes the batch with the highest throughput."""
+"""Samples per query; offline uses the batch size with the highest throughput."""
 TARGETS = {"single": 90, "multi": 99}
-"""Percentile that a scenario is judged by."""
+"""Percentile that rates a scenario."""
 BATCHES = (1, 2, 4, 8, 16)
 ARRIVALS = ("back to back", "camera rate")
 
 _SHARES = {"pipeline": 0.5, "query": 0.35, "batches": 0.15}  # of the time
 _TURNS = 2
-_WARM_UP, _LONGEST_WARM_UP = 0.1, 3.0  # share of a turn, seconds
+_WARM_UP, _LONGEST_WARM_UP = 0.1, 3.0  # share of a turn; seconds
 
 
 class Recording(Stopwatch):
-    """A stopwatch that keeps all durations in order, in milliseconds: until `settle` in `warm_up`, then in `steady`."""
+    """A stopwatch that keeps all durations in order, in milliseconds: in `warm_up` until `settle`, then in `steady`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Recording(Stopwatch):
         self._current = self.warm_up
 
     def add(self, stage: str, seconds: float) -> None:
-        if self._settled and stage != "total":  # which still belongs to the frame before
+        if self._settled and stage != "total":  # "total" still belongs to the frame before
             self._current = self.steady
         self._current.setdefault(stage, []).append(1000 * seconds)
 
@@ -69,7 +69,7 @@ class Recording(Stopwatch):
 
 
 class RepeatedSource(Source):
-    """A file over and over, index and time rising, until `seconds` have passed; a live source just as long."""
+    """Repeats a file, with index and time rising, until `seconds` have passed; a live source is read for that time."""
 
     def __init__(self, place: str | Path, image_rate: float, seconds: float) -> None:
         self._open = partial(open_source, place, image_rate)
@@ -99,9 +99,9 @@ class RepeatedSource(Source):
 
 @dataclass
 class Profiler:
-    """Measures one recogniser on one source. sensors: of energy, as `find_sensors` gives them.
+    """Profiles one recogniser on one source. sensors: for energy, from `find_sensors`.
 
-    frame: width, height of the source's pictures, once the pipeline has been measured.
+    frame: width, height of the source's images, once the pipeline has been measured.
     """
 
     recognizer: Recognizer
@@ -112,7 +112,7 @@ class Profiler:
     frame: tuple[int, int] = (0, 0)
 
     def measure(self, scenario: str, notes: Sequence[str] = ()) -> Report:
-        """Everything, in about `seconds`; `notes` are added to the report's."""
+        """Measure everything in about `seconds`; `notes` are added to the report's."""
         recognizer, machine = self.recognizer, describe_machine()
         load = psutil.getloadavg()[0]
         with open_source(self.source, recognizer.fps) as source:
@@ -154,13 +154,13 @@ class Profiler:
         )
 
     def pipeline(self, live: bool) -> list[Measurement]:
-        """Every stage, outputs (an annotated video and a CSV) included; a live source at its own rate only."""
+        """Measure every stage, including outputs (an annotated video and a CSV); a live source at its own rate only."""
         measurements = [Measurement("pipeline", arrival) for arrival in (ARRIVALS[1:] if live else ARRIVALS)]
         self._take_turns(measurements, "pipeline", _SHARES["batches"], self._play)
         return measurements
 
     def queries(self, scenario: str, best: int) -> list[Measurement]:
-        """Encoder and head alone on noise. best: samples per query offline, which has no pace."""
+        """Measure encoder and head alone on noise. best: samples per query for offline, which has no fixed rate."""
         size = SCENARIOS[scenario] or best
         arrivals = ARRIVALS if scenario in TARGETS else ARRIVALS[:1]
         measurements = [Measurement("query", arrival) for arrival in arrivals]
@@ -170,7 +170,7 @@ class Profiler:
     def _take_turns(
         self, measurements: list[Measurement], name: str, begin: float, take: Callable[[Measurement, float], None]
     ) -> None:
-        """Measure a part: `take` adds a turn, of so many seconds, to each of the measurements, `_TURNS` times over.
+        """Measure a part: call `take` for each measurement, with the seconds of a turn, `_TURNS` times over.
 
         begin: the share of the whole profile that was done before.
         """
@@ -180,7 +180,7 @@ class Profiler:
             take(measured, share * self.seconds / len(turns))
 
     def batches(self) -> list[Batch]:
-        """The encoder at `BATCHES`, which take turns."""
+        """Measure the encoder at `BATCHES`, in turns."""
         self.progress(0.0, "batch sizes")
         crops = self._crops(max(BATCHES))
         times: dict[int, list[float]] = {size: [] for size in BATCHES}
@@ -198,7 +198,7 @@ class Profiler:
         ]
 
     def _play(self, measured: Measurement, seconds: float) -> None:
-        """One turn of the pipeline, added to `measured`."""
+        """Run one turn of the pipeline and add it to `measured`."""
         watch = Recording()
         self.recognizer.stopwatch = watch
         with tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder:
@@ -222,7 +222,7 @@ class Profiler:
             measured.dropped += readers.readers[0].dropped - early
 
     def _ask(self, measured: Measurement, seconds: float, size: int) -> None:
-        """One turn of queries, added to `measured`."""
+        """Run one turn of queries and add it to `measured`."""
         watch = Recording()
         manifest = self.recognizer.bundle.manifest
         crops = self._crops(size)
@@ -254,9 +254,9 @@ class Profiler:
 def _measured(
     measured: Measurement, watch: Recording, seconds: float, sensors: list[Sensor]
 ) -> Iterator[Callable[[], bool]]:
-    """Add time, processor time, energy and samples of the body to `measured`; all but the samples without the warm-up.
+    """Add time, processor time, energy and samples of the body to `measured`; all but the samples exclude the warm-up.
 
-    Gives a function to call after each run, which tells whether that run was past the warm-up.
+    Yields a function to call after each run, which returns whether that run was after the warm-up.
     """
     begun = monotonic()
     settling = min(_WARM_UP * seconds, _LONGEST_WARM_UP)
@@ -281,7 +281,7 @@ def _measured(
             measured.seconds += monotonic() - started[0]
             measured.busy += time.process_time() - started[1]
             metering.close()
-            for sensor in sensors:  # of one that was lost in any turn the sum is none
+            for sensor in sensors:  # NaN for one that was lost in any turn
                 told = meter.joules.get(sensor.name, nan)
                 measured.joules[sensor.name] = measured.joules.get(sensor.name, 0.0) + told
         for stage in STAGES:
@@ -290,7 +290,7 @@ def _measured(
 
 
 def _drop_lost(measurements: Sequence[Measurement]) -> list[str]:
-    """Leave sensors that were lost out of the measurements; returns their names."""
+    """Remove lost sensors from the measurements; return their names."""
     lost = {name: None for measured in measurements for name, joules in measured.joules.items() if isnan(joules)}
     for measured in measurements:
         measured.joules = {name: joules for name, joules in measured.joules.items() if not isnan(joules)}
@@ -298,9 +298,9 @@ def _drop_lost(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def memory() -> dict[str, float]:
-    """Resident memory of this process in MB: now, and at its peak, where the system tells that (not macOS)."""
+    """Return the resident memory of this process in MB: now, and the peak if the system reports it (not macOS)."""
     now = psutil.Process().memory_info()
-    peak = getattr(now, "peak_wset", None)  # Windows; elsewhere psutil does not know it
+    peak = getattr(now, "peak_wset", None)  # psutil has it on Windows only
     for line in (read_text(Path("/proc/self/status")) or "").splitlines():
         if line.startswith("VmHWM:"):
             peak = 1024 * int(line.split()[1])

@@ -1,4 +1,4 @@
-"""What `dfer-profile` found: the report, its statistics, and its JSON.
+"""The report of `dfer-profile`, its statistics, and its JSON.
 
 The JSON has these fields (schema 2; schema 1 called measurements "legs" and arrival "pace"):
 
@@ -6,15 +6,15 @@ The JSON has these fields (schema 2; schema 1 called measurements "legs" and arr
     machine    as `machine.Machine`;  versions  by package
     setup      bundle, bundle_sha256 (of its manifest), provider, precision, threads, source, frame [width, height],
                rate (of the source, 1/s), window (s), fps (sampled, 1/s), scenario, samples_per_query, seconds,
-               load (of the machine when it began, one-minute average)
+               load (of the machine at the start, one-minute average)
     measurements
                list of: part "pipeline" or "query"; arrival (of frames or queries) "back to back" or "camera rate";
                seconds, busy (processor seconds), runs (frames or queries), predictions, dropped (frames), joules by
                sensor: all without warm-up; stages, warm_up: per stage n, mean, p50, p90, p95, p99, max in ms;
                steady_ms, warm_up_ms: every sample in order, by stage
     batches    list of: size, n, p50, p90 (ms per run), faces_per_second
-    memory     MB: loaded, now, peak (where the system tells it)
-    notes      list of sentences (energy that is not told, among others)
+    memory     MB: loaded, now, peak (if the system reports it)
+    notes      list of sentences (about missing energy figures, among others)
 
 In a query measurement, "total" is encoder and head together.
 """
@@ -38,7 +38,7 @@ KIND = "dfer-profile"
 
 @dataclass
 class Measurement:
-    """One way of running, all its turns together. Fields as in the JSON; samples in milliseconds, by stage."""
+    """All turns of one way of running. Fields as in the JSON; samples in milliseconds, by stage."""
 
     part: str
     arrival: str
@@ -58,7 +58,7 @@ class Measurement:
 
     @property
     def joules_per_prediction(self) -> float | None:
-        """Of all sensors together; None where there are none."""
+        """Sum over all sensors; None if there are none."""
         return sum(self.joules.values()) / self.predictions if self.joules and self.predictions else None
 
 
@@ -75,7 +75,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Report:
-    """See this module's description."""
+    """See this module's docstring."""
 
     created: str
     machine: Mapping[str, Any]
@@ -102,7 +102,8 @@ class Report:
 
 
 def stage_times(samples: Mapping[str, Sequence[float]]) -> list[StageTimes]:
-    """Exact figures of samples (milliseconds, by stage); percentiles by nearest rank. Stages without any are absent."""
+    """Return exact statistics of samples (milliseconds, by stage); percentiles by nearest rank. Stages without samples
+    are omitted."""
     rows = []
     for stage in STAGES:
         if values := samples.get(stage):
@@ -112,7 +113,7 @@ def stage_times(samples: Mapping[str, Sequence[float]]) -> list[StageTimes]:
 
 
 def read_report(path: Path) -> Report:
-    """The report that `dfer-profile --json` wrote. Raises DferError when it is something else."""
+    """Read a report written by `dfer-profile --json`. Raises DferError for anything else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["kind"] != KIND:
@@ -160,7 +161,7 @@ def _measurement_from_json(values: dict[str, Any]) -> Measurement:
 
 
 def _number(value: Any) -> Any:
-    """A number that can be a duration or a count: finite, and not below 0."""
+    """Return a value that can be a duration or a count: finite, and not below 0."""
     if type(value) not in (int, float) or not 0 <= value <= 1e15:
         raise ValueError(f"{repr(value)[:40]} is no duration or count")
     return value
