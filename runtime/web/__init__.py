@@ -1,4 +1,4 @@
-"""The live web page: pictures, expressions and figures of a running recognition, in a browser; metrics beside it."""
+"""The live web page, with images, expressions and figures of a run in the browser; and the metrics endpoint."""
 
 from .messages import ServedModel
 from .page import WebPage

@@ -1,4 +1,4 @@
-"""The newest of everything that viewers may see: the run puts in, the server takes out, nothing grows."""
+"""The latest state for viewers: the run writes it, the server reads it, in bounded memory."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..predictions import Prediction, Step
 from ..timing import StageTimes
 
 SPAN = 30.0
-"""Seconds of media time that the charts show; a viewer who comes later sees them too."""
+"""Seconds of media time that the charts show, also to viewers who join later."""
 
 MOST_ROWS = 50_000
-"""Rows that can be downloaded, the newest; of one face 1.7 hours at 8 a second, in about 10 MB."""
+"""Newest rows available for download; for one face 1.7 hours at 8 a second, about 10 MB."""
 
-_MOST_POINTS = 6000  # per source, however many faces and samples there are in SPAN
-_MOST_ENDED = 16  # sources whose picture stays after their end, the last to begin
+_MOST_POINTS = 6000  # per source, regardless of the number of faces and samples in SPAN
+_MOST_ENDED = 16  # ended sources whose image is kept, the last to begin
 
 
 class SourceState(Protocol):
-    """How a source is: a `SourceReader`, or anything that tells as much. Read again whenever viewers are told."""
+    """The state of a source: a `SourceReader`, or anything with these attributes. Read again for every message."""
 
     @property
     def name(self) -> str: ...
@@ -37,7 +37,7 @@ class SourceState(Protocol):
 
 @dataclass(frozen=True)
 class SourceSnapshot:
-    """One source at one moment. frames: how many were shown so far, which also numbers the newest, `step`."""
+    """One source at one moment. frames: number shown so far, which also numbers the newest, `step`."""
 
     name: str
     state: str
@@ -55,16 +55,16 @@ class _Shown:
 
 
 class Board:
-    """Per source the newest step and the predictions of the last `SPAN` seconds; the states; the stages' times; rows.
+    """Per source, the newest step and the predictions of the last `SPAN` seconds; source states; stage times; rows.
 
-    For two threads: one that puts and one that looks.
+    For two threads: one writes, one reads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._shown: dict[str, _Shown] = {}
         self._states: Sequence[SourceState] = ()
-        self._count = 0  # of predictions, which numbers them
+        self._count = 0  # of predictions; numbers them
         self._rows: deque[str] = deque(maxlen=MOST_ROWS)
         self.stages: Sequence[StageTimes] = ()
 
@@ -75,7 +75,7 @@ class Board:
                 self._forget_ended()
             shown = self._shown.setdefault(step.source, _Shown())
             if shown.step is not None and step.frame.time < shown.step.frame.time:
-                shown.points.clear()  # the source began again
+                shown.points.clear()  # the source restarted
             shown.step = step
             shown.frames += 1
             for prediction in step.predictions:
@@ -86,7 +86,7 @@ class Board:
                 shown.points.popleft()
 
     def _forget_ended(self) -> None:
-        """Let go of frames, which are large, and of predictions as old as rows that are gone: files may be many."""
+        """Drop ended sources' frames, which are large, and predictions older than all rows: there may be many files."""
         ended = {state.name for state in self._states if state.state in ("ended", "failed")}
         held = [shown for name, shown in self._shown.items() if name in ended and (shown.step or shown.points)]
         for shown in held[:-_MOST_ENDED]:
@@ -95,7 +95,7 @@ class Board:
                 shown.points.clear()
 
     def snapshots(self) -> list[SourceSnapshot]:
-        """All sources as they are now, in the order of the run."""
+        """Return all sources as they are now, in the order of the run."""
         with self._lock:
             states = {state.name: state for state in self._states}
             snapshots = []
@@ -106,12 +106,12 @@ class Board:
             return snapshots
 
     def rows(self) -> list[str]:
-        """The newest `MOST_ROWS` predictions as lines of CSV, oldest first."""
+        """Return the newest `MOST_ROWS` predictions as lines of CSV, oldest first."""
         with self._lock:
             return list(self._rows)
 
     def points(self, after: int) -> tuple[dict[str, list[Prediction]], int]:
-        """Per source the predictions numbered above `after`, oldest first, and the highest number given so far."""
+        """Return, per source, the predictions numbered above `after`, oldest first, and the highest number so far."""
         with self._lock:
             found: dict[str, list[Prediction]] = {}
             for name, shown in self._shown.items():

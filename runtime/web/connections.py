@@ -1,7 +1,7 @@
-"""Who holds a connection: never more than `MOST` at once, WebSockets counted, and none for long without a request.
+"""Connection limits: at most `MOST` at once, including WebSockets, and none idle for long.
 
-Whoever opens connections and says nothing locks nobody out: when there are too many, the one that has been silent for
-longest goes. Only where all are viewers is a newcomer refused.
+Idle connections cannot lock anybody out: when there are too many, the one idle longest is closed. A new connection is
+refused only if all others are active.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 MOST = 64
 """Connections at once, viewers included. Each is a file descriptor, of which a run may have few."""
 BACKLOG = 16
-"""Connections that may wait to be accepted; so many are accepted in one go, before `MOST` can be held."""
+"""Connections that may wait to be accepted; that many are accepted at once, before `MOST` can be enforced."""
 PATIENCE = 10.0
-"""Seconds to say a whole request, headers and all, from when it is this connection's turn to speak; and to take the
-next part of an answer, some hundred kB."""
+"""Seconds to send a whole request with its headers, from when one may be sent; and to receive the next part of a
+response, some hundred kB."""
 
 _FULL = b"Too many viewers; come back when somebody has left.\n"
 _REFUSAL = (
@@ -28,7 +28,7 @@ _REFUSAL = (
 
 
 class BoundedHttp(H11Protocol):
-    """uvicorn's HTTP/1.1 with these limits. A WebSocket begins as such a connection and stays counted as one."""
+    """uvicorn's HTTP/1.1 with these limits. A WebSocket starts as such a connection and remains counted."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -46,7 +46,7 @@ class BoundedHttp(H11Protocol):
 
     @property
     def silent(self) -> bool:
-        """Whether no request is being answered."""
+        """Whether no request is being processed."""
         return self.cycle is None or self.cycle.response_complete
 
     def on_response_complete(self) -> None:
@@ -77,14 +77,14 @@ class BoundedHttp(H11Protocol):
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, which never stays open without a viewer, and says nothing of those it refuses."""
+    """uvicorn's WebSocket, which is closed when there is no viewer, and does not log refused ones."""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if not self.handshake_initiated:  # a request that `websockets` does not understand, which uvicorn leaves so
+        if not self.handshake_initiated:  # a request that `websockets` rejects, which uvicorn would leave open
             self.transport.abort()
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if self.close_sent:  # a refusal completes the handshake, too; uvicorn would write of each to the terminal
+        if self.close_sent:  # a refusal also completes the handshake; uvicorn would log each to the terminal
             self.handshake_complete = True

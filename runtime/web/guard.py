@@ -1,9 +1,9 @@
-"""Who may watch. A camera's picture must reach neither the neighbours nor a foreign web page in the same browser.
+"""Access control. Camera images must reach neither the local network nor foreign web pages in the same browser.
 
-Without a token only this machine is served, and only under its own names: a foreign page that has its name resolve to
-127.0.0.1 (DNS rebinding) is refused by the Host header. With a token, whoever lacks it is refused; people are shown a
-form for it. A WebSocket must come from our own page in either case: browsers let any page open one (cross-site
-hijacking) but tell its Origin.
+Without a token only this machine is served, and only under its own names: a foreign page whose host name resolves to
+127.0.0.1 (DNS rebinding) is refused by the Host header. With a token, requests without it are refused; browsers get a
+form for it. In either case a WebSocket must come from our own page: browsers let any page open one (cross-site
+WebSocket hijacking) but send its Origin.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _digest_of_style(page: str) -> str:
 _HEADERS = {
     "Content-Security-Policy": _policy("'self'", "script-src 'self'; connect-src 'self'; "),
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",  # the address may hold the token
+    "Referrer-Policy": "no-referrer",  # the URL may contain the token
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -49,11 +49,10 @@ _FORM_HEADERS = {**_HEADERS, "Content-Security-Policy": _policy(_digest_of_style
 
 
 class Guard:
-    """ASGI middleware: serves `app` to those who may watch, with headers that keep others out of the page.
+    """ASGI middleware: serves `app` to authorised clients, with headers that protect the page.
 
-    The token comes as `Authorization: Bearer TOKEN`, or once as `?token=TOKEN` or from the form, which are answered
-    with a cookie for what follows. The cookie holds a digest, so that it outlives a restart with the same token without
-    being the token.
+    The token is sent as `Authorization: Bearer TOKEN`, or once as `?token=TOKEN` or by the form; the latter two set a
+    cookie. The cookie holds a digest, so that it survives a restart with the same token without revealing it.
     cookie: its name; cookies are shared by all ports of a host.
     """
 
@@ -67,7 +66,7 @@ class Guard:
         if self._token is not None and (scope.get("method"), scope["path"]) == ("POST", "/"):
             return await (await self._enter(Request(scope, receive)))(scope, receive, send)
         if refusal := self._refusal(request):
-            # A WebSocket is denied the same way, before it opens.
+            # A WebSocket is refused the same way, before it opens.
             return await refusal(scope, receive, send)
 
         async def send_guarded(message: Message) -> None:
@@ -81,7 +80,7 @@ class Guard:
         return await self._app(scope, receive, send_guarded)
 
     async def _enter(self, request: Request) -> Response:
-        """What the form is answered with: the page and a cookie for it, or the form again."""
+        """Return the response to the form: the page and a cookie for it, or the form again."""
         body = b""
         try:
             with anyio.fail_after(_FORM_PATIENCE):
@@ -118,7 +117,7 @@ class Guard:
         return None
 
     def _knows_token(self, request: HTTPConnection) -> bool:
-        """Whether the token is right; one that is given outweighs the cookie."""
+        """Return whether the token is right; an explicit one takes precedence over the cookie."""
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self._is_token(given.strip().encode("latin-1"))
@@ -132,16 +131,16 @@ class Guard:
 
 
 def _form(problem: str) -> Response:
-    """problem: one of our own sentences, or none."""
+    """Return the form. problem: one of our own sentences, or empty."""
     return HTMLResponse(_FORM.replace("PROBLEM", problem), 401, {**_FORM_HEADERS, "WWW-Authenticate": "Bearer"})
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether a Host header names this machine from within, at whatever port (a tunnel's may differ)."""
+    """Return whether a Host header is a loopback name or address, at any port (a tunnel's may differ)."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name == "localhost" or ip_address(name).is_loopback
-    except ValueError:  # neither an address nor a name that we have
+    except ValueError:  # neither localhost nor an IP address
         return False
 
 

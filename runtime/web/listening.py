@@ -1,4 +1,4 @@
-"""Where a server listens: the port is free, and the network gets in only with a token."""
+"""Opens a server's listening socket: the port must be free, and access from the network requires a token."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..errors import DferError, ParameterError, require
 
 
 def listen(host: str, port: int, token: str | None = None, parameter: str = "port") -> socket.socket:
-    """A listening socket: bound now, so that a port that is taken is told before any work is done.
+    """Return a listening socket, bound now, so that a port in use is reported before any work is done.
 
-    port: 0 takes any that is free; `parameter` is what errors call it. token: what clients must know.
-    Raises DferError when the port is taken or none, the host is not of this machine, or is open to others without a
-    token, or `[web]` is missing.
+    port: 0 picks a free one; `parameter` is its name in errors. token: what clients must send.
+    Raises DferError if the port is in use or invalid, the host is not this machine's, or is open to the network without
+    a token, or `[web]` is missing.
     """
     for module in ("starlette", "uvicorn", "websockets"):
         require(module, "web")
@@ -36,10 +36,10 @@ def listen(host: str, port: int, token: str | None = None, parameter: str = "por
         )
     listener = socket.socket(family, kind, protocol)
     try:
-        if sys.platform == "win32":  # whose SO_REUSEADDR lets two listen at one port
+        if sys.platform == "win32":  # its SO_REUSEADDR would let two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page that ended just now is no hindrance
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a page closed just now does not block it
         listener.bind(address)
         listener.listen()
     except OSError as error:

@@ -1,21 +1,21 @@
-"""What the server says to a viewer: a greeting, then rounds of news with the pictures that belong to them.
+"""The messages from the server to a viewer: a greeting, then rounds of updates with their images.
 
-This is an API: docs/api.md tells programs how to use it, docs/messages.schema.json is what both are checked against.
+This is an API: docs/api.md describes its use, docs/messages.schema.json is the schema for both.
 
-A round is one binary message, so that boxes and the picture they lie on arrive together:
+A round is one binary message, so that an image and its boxes arrive together:
 
     length of the JSON, uint32 big-endian │ JSON, UTF-8 │ JPEG │ JPEG │ …
 
     {"sources": [{"name", "state", "dropped", "error", "frames",
-                  "points": [{"track", "time", "label", "warmup", "poor", "shares": [C]}, …],    those not told before
+                  "points": [{"track", "time", "label", "warmup", "poor", "shares": [C]}, …],    those not sent before
                   "picture": null or {"bytes", "time", "width", "height", "faces":
                              [{"track", "box": [x, y, w, h], "label", "confidence", "warmup", "poor"}, …]}}],
      "stages": [{"stage", "n", "mean", "p50", "p90", "p99", "max"}, …],
-     "over": null, or in the last round of a run why it ended, "" where it was to end}
+     "over": null, or in the last round of a run why it ended, "" for a regular end}
 
-The JPEGs lie in the order of the sources that have a picture, each as long as its "bytes" say. Boxes are in pixels of
-the source, "width" × "height", which the JPEG may be smaller than. label and confidence are null before the first
-prediction of a face. Times are media seconds, durations milliseconds.
+The JPEGs are in the order of the sources that have a picture, with lengths as given by "bytes". Boxes are in pixels of
+the source, "width" × "height"; the JPEG may be smaller. label and confidence are null before the first prediction of a
+face. Times are media seconds, durations milliseconds.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from ..timing import StageTimes
 from .board import SPAN, SourceSnapshot
 
 VERSION = 1
-"""Of what is said here: goes up when a field changes its name or meaning or goes; new fields do not count."""
+"""Version of this API: incremented when a field is renamed, removed or changes its meaning, but not for new fields."""
 
 _LONGEST_SIDE = 960
-"""Pixels; larger pictures are shrunk, for phones and for SSH tunnels."""
+"""Pixels; larger images are shrunk, for phones and for SSH tunnels."""
 _QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A frame as viewers get it. number: of the frame among those shown of its source, from 1."""
+    """A frame as sent to viewers. number: of the frame among those shown of its source, from 1."""
 
     number: int
     about: dict[str, Any]
@@ -53,7 +53,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """What runs, for viewers to know. name: of the bundle. window: seconds behind a prediction. demo: for show only."""
+    """The model shown to viewers. name: of the bundle. window: seconds behind a prediction. demo: is it the demo
+    model?"""
 
     name: str
     method: str
@@ -65,9 +66,9 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class Round:
-    """What there is to tell at one moment; each viewer is told the part that is new to them.
+    """The state at one moment; each viewer is sent the part that is new to it.
 
-    over: None while the run goes on, then why it ended, which may be empty.
+    over: None during the run, then why it ended, which may be empty.
     """
 
     number: int
@@ -78,13 +79,13 @@ class Round:
 
 
 def greeting(classes: Sequence[str], model: ServedModel | None) -> str:
-    """The first message, a text: version, classes with their colours, the charts' span in seconds, and the model."""
+    """Return the first message, a text: version, classes with colours, the charts' span in seconds, the model."""
     colours = [{"name": name, "colour": hex_of(name, classes)} for name in classes]
     return json.dumps({"version": VERSION, "classes": colours, "span": SPAN, "model": model and asdict(model)})
 
 
 def picture_of(step: Step, number: int) -> Picture:
-    """Encode the step's frame, and tell what is seen in it."""
+    """Encode the step's frame and describe its faces."""
     image = step.frame.image
     height, width = image.shape[:2]
     shrink = min(1.0, _LONGEST_SIDE / max(width, height))
@@ -104,7 +105,7 @@ def picture_of(step: Step, number: int) -> Picture:
 
 
 def news(told: Round, seen: Mapping[str, int], points: Mapping[str, Sequence[Prediction]]) -> bytes:
-    """A round as a viewer gets it who has `seen` the pictures of these numbers, per source."""
+    """Return a round for a viewer that has already received the pictures numbered `seen`, per source."""
     sources, jpegs = [], []
     for snapshot in told.snapshots:
         picture = told.pictures.get(snapshot.name)
@@ -157,5 +158,5 @@ def _short(value: Any) -> Any:
 
 
 def without_secrets(text: str) -> str:
-    """Addresses in a text lose what may be secret. Names come without it; messages of libraries may not."""
+    """Remove credentials from URLs in a text. Source names have none, but messages of libraries may."""
     return re.sub(r"\w+://\S+", lambda address: without_credentials(address.group()), text)

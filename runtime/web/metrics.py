@@ -1,8 +1,8 @@
-"""What a run tells Prometheus: counters, states and times, at http://127.0.0.1:PORT/metrics.
+"""Metrics of a run for Prometheus: counters, states and times, at http://127.0.0.1:PORT/metrics.
 
 Format: Prometheus' text exposition format, version 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats). Names
-and labels are an API, which docs/api.md lists. Numbers are read when they are asked for, so a run that nobody scrapes
-pays for two counts a frame.
+and labels are an API, listed in docs/api.md. Values are read when scraped, so otherwise a run only updates two counts
+per frame.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 BOUNDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the histograms' buckets, seconds."""
 
-_HOST = "127.0.0.1"  # and no other: the endpoint has no token
+_HOST = "127.0.0.1"  # only, since the endpoint has no token
 
 Labels = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Family:
-    """A metric, or several that differ in their labels. samples: what follows the name in theirs, labels, value."""
+    """A metric, or several with different labels. samples: name suffix, labels, value."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
@@ -38,7 +38,7 @@ class Family:
     samples: Iterable[tuple[str, Labels, float]]
 
     def text(self) -> str:
-        r"""Its lines.
+        r"""Return the metric's lines.
 
         >>> print(Family("eggs", "gauge", "In the nest.", [("", {"bird": 'the "owl"'}, 3)]).text(), end="")
         # HELP eggs In the nest.
@@ -59,9 +59,9 @@ class _Counts:
 
 
 class Metrics:
-    """Counts the steps of a run, a sink like any other, and tells all that is known of the run.
+    """Counts the steps of a run, as a sink, and reports everything known about the run.
 
-    `text` may be called from another thread than writes.
+    `text` may be called from another thread than `write`.
     """
 
     def __init__(self, recognizer: Recognizer, readers: Sequence[SourceReader]) -> None:
@@ -75,12 +75,12 @@ class Metrics:
         counts.faces = len(step.faces)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""
 
     discard = close
 
     def text(self) -> str:
-        """Everything, in the text format."""
+        """Return all metrics in the text format."""
         return "".join(family.text() for family in (*self._of_run(), *self._of_sources(), *self._of_stages()))
 
     def _of_run(self) -> Iterator[Family]:
@@ -168,10 +168,10 @@ class Metrics:
 
 
 class MetricsEndpoint:
-    """Serves what `text` gives, asked in a thread of its own, to this machine only, until closed. A context manager.
+    """Serves what `text` returns, from a separate thread, to this machine only, until closed. Use as a context manager.
 
-    port: 0 takes any that is free.
-    Raises DferError when the port is taken or none, or `[web]` is missing.
+    port: 0 picks a free one.
+    Raises DferError if the port is in use or invalid, or `[web]` is missing.
     """
 
     def __init__(self, port: int, text: Callable[[], str]) -> None:
@@ -191,7 +191,7 @@ class MetricsEndpoint:
 
     @staticmethod
     def check(port: int) -> None:
-        """Raise DferError where nothing could be served, before anything else is done."""
+        """Raise DferError if nothing could be served, before any work is done."""
         listen(_HOST, port, parameter="metrics").close()
 
     def __enter__(self) -> MetricsEndpoint:

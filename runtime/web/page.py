@@ -1,4 +1,4 @@
-"""The live page as the run sees it: show every step, forget the rest."""
+"""The live page's interface for a run, which only has to show every step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _STAGES_EVERY = 1.0  # seconds
 
 
 class WebPage:
-    """Serves the page from when it is made until it is closed. Use as a context manager.
+    """Serves the page from its creation until it is closed. Use as a context manager.
 
-    classes: names of the probabilities, in their order. port: 0 takes any that is free.
-    host: the address to serve at; anything but this machine itself needs a token. token: what viewers must know.
-    model: what the page says of the model.
+    classes: names of the probabilities, in order. port: 0 picks a free one.
+    host: the address to serve at; anything but this machine itself requires a token. token: what viewers must send.
+    model: description of the model for the page.
 
-    Raises DferError when the port is taken or none, the host is not of this machine or has no token, or `[web]` is
+    Raises DferError if the port is in use or invalid, the host is not this machine's or requires a token, or `[web]` is
     missing.
     """
 
@@ -39,21 +39,21 @@ class WebPage:
         from .server import PageServer
 
         self.url = _url(host, listener.getsockname()[1], token)
-        """What a viewer opens, token included."""
+        """URL for viewers, with the token."""
         self._board = Board()
-        self._asked = 0.0  # when the stages' times were
+        self._asked = 0.0  # when stage times were last requested
         self._server = PageServer(listener, self._board, classes, model, token)
 
     @staticmethod
     def check(port: int, host: str, token: str | None) -> None:
-        """Raise DferError where a page could not be served, before anything else is done."""
+        """Raise DferError if a page could not be served, before any work is done."""
         listen(host, port, token, parameter="web").close()
 
     def show(self, step: Step, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]) -> None:
-        """Show one step; costs some microseconds, for all work is done elsewhere and only while somebody watches.
+        """Show one step; takes some microseconds, since all work is done elsewhere and only while somebody watches.
 
-        stages: gives the stages' times; asked in this thread, once a second while somebody watches.
-        states: how the sources are (`SourceReaders.readers`), in their order; kept, and read again between steps.
+        stages: returns the stage times; called in this thread, once a second while somebody watches.
+        states: source states (`SourceReaders.readers`), in order; kept, and read again between steps.
         """
         self._board.put(step, states)
         if self._server.watched and (now := monotonic()) - self._asked >= _STAGES_EVERY:
@@ -61,12 +61,12 @@ class WebPage:
             self._board.stages = tuple(stages())
 
     def wait(self) -> None:
-        """Go on serving what was shown last until Ctrl-C (KeyboardInterrupt)."""
+        """Keep serving the last state until Ctrl-C (KeyboardInterrupt)."""
         while True:
             sleep(SHORT_WAIT)
 
     def close(self, reason: str = "") -> None:
-        """End the server, within two seconds; viewers are told how the sources ended, and the reason, if any."""
+        """Stop the server, within two seconds; viewers are sent the final source states, and the reason, if any."""
         self._server.close(reason)
 
     def __enter__(self) -> WebPage:
@@ -77,7 +77,7 @@ class WebPage:
 
 
 class PageSink:
-    """Shows the steps of one run on a page, which stays open after it. Arguments as of `WebPage.show`."""
+    """Shows the steps of one run on a page, which stays open after it. For the arguments see `WebPage.show`."""
 
     def __init__(
         self, page: WebPage, stages: Callable[[], Sequence[StageTimes]], states: Sequence[SourceState]
@@ -88,7 +88,7 @@ class PageSink:
         self._page.show(step, self._stages, self._states)
 
     def close(self) -> None:
-        """The page is closed by who opened it."""
+        """Do nothing: the page's owner closes it."""
 
     discard = close
 

@@ -1,9 +1,9 @@
-"""The server behind the page: one thread, any number of viewers, none of whom can slow the run or another.
+"""The server behind the page: one thread, any number of viewers, none of which can slow down the run or another.
 
-Nothing is queued for a viewer. News are made in rounds, at most `_ROUNDS` a second and only while somebody waits for
-one; a viewer gets the newest round whenever fewer than `_AHEAD` of theirs are unacknowledged, so who is slow sees fewer
-pictures, none of them old, and who stops acknowledging is closed after `_STALL` seconds. At the end all are told how
-the sources ended and why, as far as they listen.
+Nothing is queued for a viewer. Updates are made in rounds, at most `_ROUNDS` a second and only while a viewer waits for
+one. A viewer is sent the newest round whenever it has fewer than `_AHEAD` unacknowledged, so slow ones see fewer
+images, but no old ones, and those that stop acknowledging are closed after `_STALL` seconds. At the end all still
+connected are sent the final source states and the reason.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .messages import Picture, Round, ServedModel, greeting, news, picture_of
 from .service import Service
 
 _ROUNDS = 15  # a second
-_HEARTBEAT = 2.0  # seconds after which a round is told though nothing changed, so that viewers know that we live
+_HEARTBEAT = 2.0  # seconds after which a round is sent even without changes, as a sign of life
 _AHEAD = 2  # rounds that may be unacknowledged
 _STALL = 8.0  # seconds
-_AT_ONCE = 1000  # rows that are sent together
-_FAREWELL = 0.4  # seconds in which viewers are told how it ended
+_AT_ONCE = 1000  # rows sent together
+_FAREWELL = 0.4  # seconds to send viewers the final round
 _STATIC = Path(__file__).parent / "static"
 
 
@@ -43,7 +43,7 @@ class _Viewer:
 
 
 class PageServer(Service):
-    """Serves the page and the news of `board` on a listening socket, in a thread of its own, until `close`."""
+    """Serves the page and the updates of `board` on a listening socket, in a separate thread, until `close`."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class PageServer(Service):
         return self._viewers > 0
 
     def close(self, reason: str) -> None:
-        """End within a second and a half: viewers are told, those who do not take leave are cut off.
+        """Stop within a second and a half: viewers are notified, those that do not leave are disconnected.
 
-        reason: of an end that was not meant to be; else empty.
+        reason: of an unexpected end; else empty.
         """
         self._over = reason
         patience = monotonic() + _FAREWELL
@@ -86,7 +86,7 @@ class PageServer(Service):
 
     async def _serve(self) -> None:
         self._hunger = anyio.Event()  # set when a viewer waits for a round
-        self._told = anyio.Event()  # set when there is a new one
+        self._told = anyio.Event()  # set when there is a new round
         async with anyio.create_task_group() as group:
             group.start_soon(self._make_rounds)
             await super()._serve()
@@ -108,7 +108,7 @@ class PageServer(Service):
             await anyio.sleep(max(0.0, 1 / _ROUNDS - (monotonic() - start)))
 
     def _encode(self, snapshots: list[SourceSnapshot]) -> dict[str, Picture]:
-        """The newest picture of every source; those that did not change are not encoded again."""
+        """Return the newest picture of every source; unchanged ones are not encoded again."""
         pictures = {}
         for snapshot in snapshots:
             if snapshot.step is not None:
@@ -121,7 +121,7 @@ class PageServer(Service):
     async def _watch(self, connection: WebSocket) -> None:
         await connection.accept()
         if not self._viewers:
-            self._round, self._made = Round(0, [], {}, ()), monotonic()  # what the last viewers saw may be long ago
+            self._round, self._made = Round(0, [], {}, ()), monotonic()  # the last round may be old
         viewer = _Viewer()
         self._viewers += 1
         try:
@@ -133,14 +133,14 @@ class PageServer(Service):
             self._viewers -= 1
 
     async def _hear(self, connection: WebSocket, viewer: _Viewer, scope: anyio.CancelScope) -> None:
-        """Take acknowledgements (any message is one) until the viewer leaves."""
+        """Receive acknowledgements (any message is one) until the viewer leaves."""
         while (await connection.receive())["type"] != "websocket.disconnect":
             if viewer.credit.value < _AHEAD:
                 viewer.credit.release()
         scope.cancel()
 
     async def _tell(self, connection: WebSocket, viewer: _Viewer) -> None:
-        """Tell round after round until the viewer leaves or stalls."""
+        """Send round after round until the viewer leaves or stalls."""
         try:
             await connection.send_text(self._greeting)
             while True:
@@ -161,7 +161,7 @@ class PageServer(Service):
             pass  # they left
 
     async def _rows(self, _: Request) -> Response:
-        """The newest rows as a CSV to keep, with the columns of `--csv`."""
+        """Return the newest rows as a CSV to download, with the columns of `--csv`."""
         name = {"Content-Disposition": 'attachment; filename="expressions.csv"'}
         rows = [csv_head(self._classes), *self._board.rows()]
         parts = ("".join(rows[at : at + _AT_ONCE]) for at in range(0, len(rows), _AT_ONCE))

@@ -1,4 +1,4 @@
-"""A server in a thread of its own, guarded and within limits, whatever it serves."""
+"""An HTTP server in a separate thread, with access control and connection limits."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .guard import Guard
 
 
 class Service:
-    """Serves `app` to those whom `Guard` lets in, on a listening socket, from when it is made until `stop`.
+    """Serves `app` to clients admitted by `Guard`, on a listening socket, from its creation until `stop`.
 
-    token: what they must know; None for this machine only. name: of the thread.
+    token: what they must send; None for this machine only. name: of the thread.
     """
 
     def __init__(self, listener: socket.socket, app: ASGIApp, token: str | None, name: str) -> None:
@@ -27,9 +27,9 @@ class Service:
             Guard(app, token, cookie=f"dfer-{listener.getsockname()[1]}"),
             http=BoundedHttp,
             ws=BoundedWebSocket,
-            ws_max_size=1024,  # viewers have little to say
-            ws_ping_interval=None,  # acknowledgements tell more
-            ws_per_message_deflate=False,  # JPEG does not shrink
+            ws_max_size=1024,  # viewers send only short messages
+            ws_ping_interval=None,  # acknowledgements replace pings
+            ws_per_message_deflate=False,  # JPEG does not compress
             backlog=BACKLOG,
             lifespan="off",
             log_config=None,
@@ -42,11 +42,11 @@ class Service:
         self._thread.start()
 
     def stop(self) -> None:
-        """End within a second; who is still being answered is cut off."""
+        """Stop within a second; responses still in progress are cut off."""
         self._uvicorn.should_exit = True
         self._thread.join(timeout=0.5)
         if self._thread.is_alive() and self._loop is not None:
-            with suppress(RuntimeError):  # it ended just now
+            with suppress(RuntimeError):  # the loop has just ended
                 self._loop.call_soon_threadsafe(self._cut_off, None)
             self._thread.join(timeout=0.5)
         self._listener.close()
@@ -56,7 +56,7 @@ class Service:
         await self._uvicorn.serve(sockets=[self._listener])
 
     def _cut_off(self, client: tuple[str, int] | None) -> None:
-        """Drop a connection (all, for None) with what still waits to be sent; closing politely would wait for that."""
+        """Drop a client's connection (all, for None) with unsent data; a regular close would wait for that."""
         for connection in list(self._uvicorn.server_state.connections):
             if client is None or getattr(connection, "client", None) == client:
                 connection.transport.abort()
