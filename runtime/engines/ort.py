@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 _CPU = "CPUExecutionProvider"
 _BUSY_WAIT = "12"  # microseconds
 PATIENCE = 600.0
-"""Seconds that a CPU may take to load a graph and to run it for the first time: it may come from an untrusted
-bundle."""
+"""Seconds that a CPU may take to load a graph and to run it for the first time: it may be from an untrusted source."""
 
 
 class OrtEngine(Engine):

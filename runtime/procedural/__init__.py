@@ -1,9 +1,8 @@
 """A procedural human face, drawn with OpenCV and moved by action units.
 
-All geometry is written in *face units*: the face height (hairline to chin) is 1, the origin is its centre, x
-runs to the right in the picture and y down. The pen lifts points onto an ellipsoid, turns them by the pose
-and scales them to pixels. Soft light is computed on a coarse grid and enlarged, so only crisp features are
-drawn at full size.
+All geometry is in *face units*: the face height (hairline to chin) is 1, the origin is its centre, x points right in
+the image and y down. The pen lifts points onto an ellipsoid, rotates them by the pose and scales them to pixels. Soft
+light is computed on a coarse grid and enlarged, so only crisp features are drawn at full size.
 """
 
 from .background import draw_background

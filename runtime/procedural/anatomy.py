@@ -1,4 +1,4 @@
-"""The head's own shape in face units: silhouette, mouth, nose, and how light falls on it."""
+"""The shape of the head in face units: silhouette, mouth, nose; and its lighting."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Eye:
 
 
 def eye_of(identity: Identity, u: ActionUnits, side: int) -> Eye:
-    """The lids of the eye on one side (-1 the left in the picture, 1 the right)."""
+    """Return the lids of the eye on one side (-1 the left in the image, 1 the right)."""
     x0, size = side * identity.eye_gap, identity.eye_size
     half = 0.079 * size
     low = size * (0.019 - 0.007 * u.lid_tighten - 0.008 * u.cheek_raise)
@@ -76,7 +76,7 @@ def eye_of(identity: Identity, u: ActionUnits, side: int) -> Eye:
 
 
 def brow_of(identity: Identity, u: ActionUnits, side: int) -> Points:
-    """The middle line of a brow in face units, [9,2] from its inner to its outer end."""
+    """Return the middle line of a brow in face units, [9,2] from its inner to its outer end."""
     skew = 1 + 0.3 * u.asymmetry * side
     t = np.linspace(0, 1, 9)
     inner, outer = (1 - t) ** 1.4, t**1.1
@@ -88,7 +88,7 @@ def brow_of(identity: Identity, u: ActionUnits, side: int) -> Points:
 
 
 def mouth_of(identity: Identity, u: ActionUnits) -> Mouth:
-    """The lips of this person making this face."""
+    """Return the lips for this person and these action units."""
     smile, frown = max(u.mouth_corner, 0.0), max(-u.mouth_corner, 0.0)
     half = identity.mouth_width * (
         1 + 0.25 * smile + 0.2 * u.lip_stretch - 0.26 * u.jaw_drop - 0.06 * u.lip_press + 0.04 * frown
@@ -104,7 +104,7 @@ def mouth_of(identity: Identity, u: ActionUnits) -> Mouth:
     bow = 1 - 0.28 * np.exp(-((ACROSS / 0.16) ** 2)) - 0.12 * np.abs(ACROSS)
     thick = identity.lip * (1 - 0.6 * u.lip_press) * (1 - 0.2 * smile)
     x = half * ACROSS
-    # The corners pull the line along a parabola, so a smile bends the whole mouth.
+    # The corners pull the line into a parabola, so a smile bends the whole mouth.
     line = corner * ACROSS**2 + middle * (1 - ACROSS**2)
     upper_in = line - 0.12 * gape
     lower_in = line + 0.88 * gape
@@ -115,7 +115,7 @@ def mouth_of(identity: Identity, u: ActionUnits) -> Mouth:
 
 
 def outline_of(identity: Identity, jaw_drop: float) -> Points:
-    """The head's silhouette [N,2]; the jaw part moves down with the jaw."""
+    """Return the head's silhouette [N,2]; the jaw part moves down with the jaw."""
     half = HALF_OUTLINE * (identity.width, 1.0)
     half[1:5, 0] *= 1 + 0.1 * (identity.jaw - 0.4) * np.array([1.6, 1.6, 1.0, 0.4])
     half[:, 1] += 0.075 * jaw_drop * np.clip((half[:, 1] - 0.05) / 0.4, 0, 1)
@@ -123,12 +123,12 @@ def outline_of(identity: Identity, jaw_drop: float) -> Points:
 
 
 def nose_base(identity: Identity, units: ActionUnits) -> float:
-    """y of the underside of the nose."""
+    """Return y of the underside of the nose."""
     return EYE_Y + 0.24 * identity.nose_length - 0.02 * units.nose_wrinkle - 0.005 * units.upper_lip
 
 
 def brightness(identity: Identity, x: Points | float, y: Points | float) -> Points:
-    """Brightness (0.3..1.12) of an ellipsoid head at face units (x, y)."""
+    """Return the brightness (0.3..1.12) of an ellipsoid head at face units (x, y)."""
     nx, ny = np.asarray(x) / (identity.width * 1.1), np.asarray(y) / TALL
     nz = np.sqrt(np.maximum(1 - nx * nx - ny * ny, 0.03))
     side = nx * identity.light[0] + ny * identity.light[1]

@@ -1,4 +1,4 @@
-"""What is behind the person."""
+"""The background behind the person."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .pen import Image
 
 
 def draw_background(identity: Identity, height: int, width: int) -> Image:
-    """The scene behind the person, uint8 RGB [height,width,3]."""
+    """Return the scene behind the person, uint8 RGB [height,width,3]."""
     rng = np.random.default_rng(identity.seed)
     first, second = (np.array(colour) for colour in identity.backdrop)
     if identity.background == "plain":

@@ -1,7 +1,7 @@
-"""The scene of the demo: two procedural people in a room, and the script of what they show when.
+"""The demo scene: two procedural people in a room, and the script of their expressions.
 
 The camera does not move. The first person is there all the time; the second walks in from the right, stays
-for a while and leaves the way they came, so that a tracker has something to do.
+for a while and leaves the same way, so that a tracker has something to do.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from . import ActionUnits, Colour, Identity, Image, Pose, draw_face
 from .expressions import ExpressionCurve
 
 SIZE = (640, 360)
-"""Width and height of the picture, pixels."""
+"""Width and height of the video, pixels."""
 RATE = 24.0
 """Frames per second."""
 SECONDS = 14.0
 
-_COURSE = 2.0  # seconds an expression takes
-_JOIN = 0.35  # seconds in which one course melts into the next
-_STRENGTH = 0.95  # of each expression at its height
+_COURSE = 2.0  # seconds per expression
+_JOIN = 0.35  # seconds of cross-fade from one expression to the next
+_STRENGTH = 0.95  # of each expression at its apex
 _LIGHT = (-0.5, -0.55)  # from the window
 
 
 @dataclass(frozen=True)
 class Role:
-    """What one person does; `path` lists (second, x in pixels), between which they walk evenly."""
+    """What one person does; `path` lists (second, x in pixels), interpolated linearly."""
 
-    person: int  # the number that Identity.sample draws this person from
+    person: int  # seed of the generator for Identity.sample
     clothes: Colour
     height: float  # of the face, pixels
     level: float  # y of the face's centre, pixels
@@ -43,7 +43,7 @@ class Role:
     labels: tuple[str, ...]  # one expression every two seconds
 
     def x(self, t: float) -> float:
-        """Where the face's centre is at `t` seconds, pixels."""
+        """Return x of the face's centre at `t` seconds, pixels."""
         seconds, places = zip(*self.path, strict=True)
         return float(np.interp(t, seconds, places))
 
@@ -72,7 +72,7 @@ ROLES = (
 
 
 def demo_script() -> list[list[tuple[float, float, str]]]:
-    """What the people of `ROLES` show: per person the (start, end, expression), in seconds and in order.
+    """Return the expressions of `ROLES`: per person (start, end, expression), in seconds and in order.
 
     >>> demo_script()[1][0]
     (1.5, 3.5, 'surprise')
@@ -84,9 +84,9 @@ def demo_script() -> list[list[tuple[float, float, str]]]:
 
 
 def film_demo(path: Path, progress: Callable[[int, int], object] | None = None, *, seconds: float = SECONDS) -> None:
-    """Write the scene, or its first `seconds`, as an MP4 video at `RATE` and `SIZE`; complete or not at all.
+    """Write the scene, or its first `seconds`, as an MP4 video at `RATE` and `SIZE`, atomically.
 
-    progress: called after each frame with the number of frames done and of all.
+    progress: called after each frame with the number of frames done and in total.
 
     Raises DferError when the video cannot be written.
     """
@@ -120,12 +120,12 @@ class _Actor:
         draw_face(frame, self._identity, units, pose, center, self._role.height)
 
     def _at(self, t: float) -> tuple[ActionUnits, Pose]:
-        """Face and head `t` seconds into the performance; before and after it the face rests."""
+        """Return face and head `t` seconds into the performance; before and after it the face rests."""
         index = min(max(int(t // _COURSE), 0), len(self._courses) - 1)
         since = t - index * _COURSE
         units, pose = self._courses[index].at(since)
         if index > 0 and since < _JOIN:
-            # The course before simply runs on, so also one that ends at its apex melts away.
+            # The previous course simply runs on, so that even one that ends at its apex fades out.
             old_units, old_pose = self._courses[index - 1].at(_COURSE + since)
             new = since / _JOIN
             old = 1.0 - new
@@ -139,7 +139,7 @@ class _Actor:
 
 
 def _room() -> Image:
-    """A wall in the soft light of a window beyond the left edge, with a picture and a shelf out of focus."""
+    """Draw a wall in soft light from a window beyond the left edge, with a picture and a shelf out of focus."""
     width, height = SIZE
     room = np.empty((height, width, 3), np.uint8)
     room[:] = (176, 170, 158)

@@ -1,13 +1,11 @@
 """Expressions as time courses of action units, and short clips of a procedural face showing them.
 
-Two pairs of classes share one apex face and one distribution of courses, and differ only in the direction of
-time:
+Two pairs of classes share one apex face and one distribution of courses, and differ only in the direction of time:
 
 * ``surprise`` starts fast and fades slowly; ``fear`` is a course of surprise played backwards;
 * ``disgust`` recoils fast and relaxes slowly; ``anger`` is a course of disgust played backwards.
 
-So a single frame, or a clip with its frames shuffled, cannot tell the two apart: only a model that uses the
-order of the frames can.
+So only a model that uses the order of the frames can tell the two apart, not from a single frame or a shuffled clip.
 """
 
 from __future__ import annotations
@@ -46,18 +44,18 @@ APEX: dict[str, ActionUnits] = {
 REVERSED: dict[str, str] = {"fear": "surprise", "anger": "disgust"}
 """Expressions defined as another one's courses played backwards."""
 
-# Ranges of (rise, hold, fall) in shares of the clip; they add up to less than 0.95, so every course fits.
+# Ranges of (rise, hold, fall) in shares of the clip; they sum to less than 0.95, so every course fits.
 _TIMING: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, float]]] = {
     "happiness": ((0.15, 0.25), (0.30, 0.45), (0.15, 0.25)),
     "sadness": ((0.30, 0.45), (0.95, 1.0), (0.1, 0.1)),  # still held when the clip ends
-    "neutral": ((0.2, 0.2), (0.2, 0.2), (0.2, 0.2)),  # moves to the neutral face, so the timing cannot show
+    "neutral": ((0.2, 0.2), (0.2, 0.2), (0.2, 0.2)),  # moves to the neutral face, so timing is invisible
     "surprise": ((0.075, 0.125), (0.05, 0.12), (0.40, 0.60)),
     "disgust": ((0.075, 0.125), (0.05, 0.12), (0.40, 0.60)),
 }
 
 
 def _ease(x: float) -> float:
-    """Smooth step from 0 (x <= 0) to 1 (x >= 1)."""
+    """Return a smooth step from 0 (x <= 0) to 1 (x >= 1)."""
     x = min(max(x, 0.0), 1.0)
     return x * x * (3.0 - 2.0 * x)
 
@@ -72,7 +70,7 @@ class Wave:
 
     @classmethod
     def sample(cls, amplitude: float, low: float, high: float, rng: np.random.Generator) -> Wave:
-        """A wave with up to this amplitude and a frequency in [low, high] Hz."""
+        """Draw a wave with up to this amplitude and a frequency in [low, high] Hz."""
         return cls(rng.uniform(0.2, 1.0) * amplitude, rng.uniform(low, high), rng.uniform(0, 2 * math.pi))
 
     def __call__(self, t: float) -> float:
@@ -81,7 +79,7 @@ class Wave:
 
 @dataclass(frozen=True)
 class ExpressionCurve:
-    """How one expression unfolds, with blinks, glances, head sway and twitches that mean nothing."""
+    """The course of one expression, with meaningless blinks, glances, head sway and twitches."""
 
     label: str
     seconds: float
@@ -92,7 +90,7 @@ class ExpressionCurve:
     hold: float
     fall: float
     turn: tuple[Wave, Wave, Wave]  # yaw, pitch, roll in degrees
-    rest: Pose  # about which the head sways
+    rest: Pose  # mean pose of the sway
     gaze: tuple[Wave, Wave]
     twitch: tuple[Wave, Wave, Wave]  # brows, mouth corners, asymmetry
     talk: Wave  # jaw
@@ -100,7 +98,7 @@ class ExpressionCurve:
 
     @classmethod
     def sample(cls, label: str, seconds: float, rng: np.random.Generator) -> ExpressionCurve:
-        """Draw a course; equal generator states give the labels of a REVERSED pair mirror images in time."""
+        """Draw a course; with equal generator states, the labels of a REVERSED pair get courses mirrored in time."""
         forward = REVERSED.get(label, label)
         rise, hold, fall = (seconds * rng.uniform(*limits) for limits in _TIMING[forward])
         slack = max(seconds - rise - hold - fall, 0.05 * seconds)
@@ -131,22 +129,22 @@ class ExpressionCurve:
         )
 
     def _clock(self, t: float) -> float:
-        """The time on the forward course: reversed expressions run it from its end to its start."""
+        """Return the time on the forward course: reversed expressions run it from its end to its start."""
         return self.seconds - t if self.label in REVERSED else t
 
     def times(self, fps: float) -> list[float]:
-        """Seconds of the frames of a film of it, (i + 0.5) / fps: symmetric about the clip's middle."""
+        """Return the frame times in seconds, (i + 0.5) / fps: symmetric about the clip's middle."""
         return [(i + 0.5) / fps for i in range(round(self.seconds * fps))]
 
     def intensity(self, t: float) -> float:
-        """How strongly the expression shows at ``t`` seconds, 0..1; always 0 for neutral."""
+        """Return the intensity of the expression at ``t`` seconds, 0..1; always 0 for neutral."""
         if self.label == "neutral":
             return 0.0
         since = self._clock(t) - self.start
         return self.strength * (_ease(since / self.rise) - _ease((since - self.rise - self.hold) / self.fall))
 
     def at(self, t: float) -> tuple[ActionUnits, Pose]:
-        """Face and head at ``t`` seconds."""
+        """Return face and head at ``t`` seconds."""
         face = self.apex * self.intensity(t)
         t = self._clock(t)
         brows, corners, asymmetry = (wave(t) for wave in self.twitch)
@@ -168,7 +166,7 @@ class ExpressionCurve:
 def render_clip(
     curve: ExpressionCurve, identity: Identity, rng: np.random.Generator, fps: float = 8.0, size: int = 160
 ) -> tuple[Image, NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Film a course at its ``times``.
+    """Render a course at its ``times``.
 
     Returns the frames uint8 RGB [T,size,size,3], the landmarks float32 [T,5,2] in pixels (order of
     ``draw_face``), the intensities float32 [T] in 0..1, and the points float32 [T,68,2] of ``trace_face``, with

@@ -1,4 +1,4 @@
-"""The whole head and shoulders on a canvas, and where the parts of the face lie on it."""
+"""Draws head and shoulders on a canvas, and returns the positions of facial landmarks."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def draw_face(
 def trace_face(
     identity: Identity, units: ActionUnits, pose: Pose, center: tuple[float, float], height: float
 ) -> NDArray[np.float32]:
-    """The landmarks of what `draw_face` draws when it is given the same: float32 [68,2], pixels.
+    """Return the landmarks of the face that `draw_face` draws with these arguments: float32 [68,2], pixels.
 
     In the order of iBUG 300-W (Sagonas et al. 2013): jaw 0-16, brows 17-26, bridge and base of the nose 27-35, eyes
-    36-47, outer lips 48-59, inner lips 60-67; sides are those of the picture.
+    36-47, outer lips 48-59, inner lips 60-67; sides are those of the image.
     """
     pen = Pen.aimed(np.zeros((1, 1, 3), np.uint8), center, height, identity.width, pose)
     mouth = mouth_of(identity, units)
@@ -93,9 +93,9 @@ def trace_face(
 
 
 def _draw_bust(pen: Pen, identity: Identity) -> None:
-    """Shoulders, neck and ears."""
+    """Draw shoulders, neck and ears."""
     wide = identity.width
-    pen.fill(smooth(mirrored(_BODY)) * pen.height + pen.origin, identity.clothes)  # does not turn along
+    pen.fill(smooth(mirrored(_BODY)) * pen.height + pen.origin, identity.clothes)  # does not turn with the head
     pen.fill(pen.project_rim(smooth(mirrored(_NECK * (wide, 1)))), dim(identity.skin, 0.62))
     for side in (-1, 1):
         ear = pen.project_rim(CIRCLE * (0.045, 0.095) + (side * (wide + 0.01), -0.02))
@@ -103,6 +103,6 @@ def _draw_bust(pen: Pen, identity: Identity) -> None:
 
 
 def _jaw(outline: Points) -> Points:
-    """From the left ear over the chin to the right one, [17,2], of a closed outline."""
+    """Return [17,2] of a closed outline, from the left ear over the chin to the right one."""
     opened = np.roll(outline, -int(outline[:, 1].argmin()), axis=0)  # from the crown on, the left half first
     return along(opened[opened[:, 1] > EYE_Y], np.linspace(0, 1, 17))

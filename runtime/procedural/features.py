@@ -9,14 +9,14 @@ from .identity import Identity
 from .pen import CIRCLE, Colour, Pen, blend, dim, smooth
 from .units import ActionUnits
 
-# The rim of the right lens about the eye's centre, face units.
+# The rim of the right lens relative to the eye's centre, face units.
 _LENS = np.array(
     [(-0.105, -0.05), (0, -0.058), (0.105, -0.05), (0.1, 0.02), (0.06, 0.062), (-0.05, 0.062), (-0.1, 0.03)]
 )
 
 
 def draw_mouth(pen: Pen, identity: Identity, mouth: Mouth) -> None:
-    """Nothing but the lips when closed; teeth and the dark cavity when open."""
+    """Draw the mouth: only the lips when closed; teeth and the dark cavity when open."""
     light = float(brightness(identity, 0.0, 0.27))
     lips, lift = dim(identity.lips, light), 0.02
     line = 0.5 * (mouth.upper_in + mouth.lower_in)
@@ -40,7 +40,7 @@ def draw_mouth(pen: Pen, identity: Identity, mouth: Mouth) -> None:
 
 
 def draw_eye(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
-    """Eyeball, iris between the lids, lash line, lid crease; and the nostril below."""
+    """Draw eyeball, iris between the lids, lash line, lid crease; and the nostril below."""
     x0, size = side * identity.eye_gap, identity.eye_size
     light = float(brightness(identity, x0, EYE_Y))
     skin = dim(identity.skin, light)
@@ -69,7 +69,7 @@ def draw_eye(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
 
 
 def draw_brow(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
-    """A tapered band whose inner, middle and outer parts move with AU1, AU4 and AU2."""
+    """Draw a tapered band whose inner, middle and outer parts move with AU1, AU4 and AU2."""
     line = brow_of(identity, u, side)
     t = np.linspace(0, 1, len(line))
     body = 0.0155 * identity.brow_thickness * (0.75 + 0.6 * np.sin(np.pi * np.minimum(t + 0.25, 1))) * (1 - 0.5 * t**3)
@@ -82,7 +82,7 @@ def draw_brow(pen: Pen, identity: Identity, u: ActionUnits, side: int) -> None:
 
 
 def draw_glasses(pen: Pen, identity: Identity, frame: Colour) -> None:
-    """Two rims, their arms and the bridge, a little in front of the face."""
+    """Draw two rims, their arms and the bridge, slightly in front of the face."""
     gap = identity.eye_gap
     for side in (-1, 1):
         rim = smooth(_LENS * (side, 1)) + np.array((side * gap, EYE_Y + 0.005))

@@ -1,4 +1,4 @@
-"""Wrinkles: resting ones of age and those that the muscles throw up."""
+"""Wrinkles: resting ones from age and those caused by muscles."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .units import ActionUnits
 
 
 def paint_folds(pen: Pen, identity: Identity, u: ActionUnits, mouth: Mouth) -> None:
-    """Crisp wrinkles and feature lines, dark on 255."""
+    """Draw crisp wrinkles and feature lines, dark on 255."""
     age, smile = identity.age, max(u.mouth_corner, 0.0)
     base, wing = nose_base(identity, u), identity.nose_width
 
     def crease(points: list[tuple[float, float]], depth: float, thickness: float = 0.012, lift: float = 0.0) -> None:
-        """A line through these points, the darker the deeper (0..1)."""
+        """Draw a line through these points, darker with depth (0..1)."""
         if depth > 0.03:
             pen.stroke(pen.project(bent(np.array(points)), lift), 255 - 150 * min(depth, 1.0), thickness)
 

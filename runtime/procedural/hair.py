@@ -28,14 +28,14 @@ _BACK = np.array(
 
 
 def draw_back_hair(pen: Pen, identity: Identity) -> None:
-    """What hangs down behind the head; only long hair does."""
+    """Draw the hair that hangs down behind the head, for long styles only."""
     if identity.hair_style.startswith("long"):
         back = smooth(mirrored(_BACK * (identity.width, 1)))
         pen.fill(pen.project_rim(back), dim(identity.hair, 0.7))
 
 
 def draw_hair(pen: Pen, identity: Identity) -> None:
-    """The hair in front: a cap between the hairline and a swollen skull, with strands running over it."""
+    """Draw the hair in front: a cap between the hairline and an enlarged skull, with strands on it."""
     style = identity.hair_style
     if style == "bald":
         return

@@ -1,4 +1,4 @@
-"""Who is filmed and where: everything about a face and its scene that an expression does not change."""
+"""The identity of a person: everything about face and scene that an expression does not change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _IRIS = np.array([(58, 36, 24), (90, 60, 36), (96, 104, 62), (84, 118, 150), (10
 
 @dataclass(frozen=True)
 class Identity:
-    """All that an expression does not change about a person and the scene; colours are RGB 0..255."""
+    """Everything about a person and the scene that an expression does not change; colours are RGB 0..255."""
 
     seed: int  # fixes hair strands and the background's pattern
     skin: Colour
@@ -56,7 +56,7 @@ class Identity:
     hair_style: str  # one of HAIR_STYLES
     width: float  # half width of the head
     jaw: float  # 0 pointed .. 1 square
-    eye_gap: float  # from the middle line to an eye's centre
+    eye_gap: float  # from the midline to an eye's centre
     eye_size: float  # 1 = average
     eye_tilt: float  # > 0: outer corners higher
     nose_width: float  # half width at the wings
@@ -129,7 +129,7 @@ def _rgb(values: NDArray[np.float64]) -> Colour:
 
 
 def _muted(shares: NDArray[np.float64]) -> Colour:
-    """A colour as cloth and walls have it, never garish, from three numbers in 0..1."""
+    """Return a muted colour, as of cloth and walls, from three numbers in 0..1."""
     hue, saturation, value = shares.tolist()
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.4 * saturation**2, 0.1 + 0.8 * value)
     return 255 * red, 255 * green, 255 * blue

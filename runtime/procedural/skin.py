@@ -1,4 +1,4 @@
-"""The lit skin: colour, soft relief and wrinkles, blended inside the head's outline."""
+"""The lit skin: colour, soft relief and wrinkles inside the head's outline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BEARD = np.array([(0, 0.55), (0.3, 0.55), (0.42, 0.3), (0.42, 0.02), (0.35, 0.0
 
 
 def draw_skin(pen: Pen, identity: Identity, units: ActionUnits, mouth: Mouth, outline: Points) -> None:
-    """The lit skin with all soft shadows and wrinkles, inside the outline [N,2] given in pixels."""
+    """Draw the lit skin with all soft shadows and wrinkles, inside the outline [N,2] given in pixels."""
     x0, y0 = np.maximum(np.floor(outline.min(0)).astype(int), 0)
     x1, y1 = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, (pen.picture.shape[1], pen.picture.shape[0]))
     if x1 <= x0 or y1 <= y0:
@@ -35,7 +35,7 @@ def draw_skin(pen: Pen, identity: Identity, units: ActionUnits, mouth: Mouth, ou
     pen.fill(outline, dim(identity.skin, 0.7))  # a smooth rim for the copy below
     mask = np.zeros(size[::-1], np.uint8)
     cv2.fillPoly(mask, [fixed(outline - corner)], (255.0,), cv2.LINE_8, 4)
-    cv2.polylines(mask, [fixed(outline - corner)], True, (0.0,), 2, cv2.LINE_8, 4)  # keep the smooth rim
+    cv2.polylines(mask, [fixed(outline - corner)], True, (0.0,), 2, cv2.LINE_8, 4)  # keep the rim
     cv2.copyTo(skin, mask, pen.picture[y0:y1, x0:x1])
 
 
@@ -47,7 +47,7 @@ def _lit(
     corner: tuple[int, int],
     size: tuple[int, int],
 ) -> Image:
-    """Skin without wrinkles, on a coarse grid, where the picture is at `corner` (x, y) with `size` (w, h)."""
+    """Return skin without wrinkles, on a coarse grid, for the image's part at `corner` (x, y) with `size` (w, h)."""
     shrink = max(1.0, pen.height / _GRID)
     columns, rows = math.ceil(size[0] / shrink), math.ceil(size[1] / shrink)
     albedo = np.full((rows, columns, 3), identity.skin, np.uint8)
@@ -57,14 +57,14 @@ def _lit(
     _paint_relief(pen.on(relief, corner, shrink), identity, units, mouth)
     x, y = np.arange(columns) * shrink + corner[0], np.arange(rows)[:, None] * shrink + corner[1]
     light = brightness(identity, *pen.on_rim(x, y)) * cv2.GaussianBlur(relief, (0, 0), 1.5) / 128
-    # Shadows on skin keep more red than blue.
+    # Shadows on skin retain more red than blue.
     gain = light.astype(np.float32)[..., None] ** np.array([0.85, 1.0, 1.1], np.float32)
     lit = cv2.GaussianBlur(albedo, (0, 0), 1.3) * gain
     return np.asarray(np.clip(lit, 0, 255), np.uint8)
 
 
 def _paint_albedo(pen: Pen, identity: Identity, mouth: Mouth) -> None:
-    """Flush of the cheeks and nose, and the beard."""
+    """Paint the flush of cheeks and nose, and the beard."""
     flush = blend(identity.skin, identity.lips, 0.28)
     for side in (-1, 1):
         pen.blob(side * 0.2, 0.1, 0.09, 0.07, flush)
@@ -80,7 +80,7 @@ def _paint_albedo(pen: Pen, identity: Identity, mouth: Mouth) -> None:
 
 
 def _paint_relief(pen: Pen, identity: Identity, u: ActionUnits, mouth: Mouth) -> None:
-    """Soft light and shadow: sockets, nose, cheeks, lips and chin (128 = neutral)."""
+    """Paint soft light and shadow: sockets, nose, cheeks, lips and chin (128 = neutral)."""
     base, wing = nose_base(identity, u), identity.nose_width
     smile = max(u.mouth_corner, 0.0)
     from_left = identity.light[0] * identity.light_strength

@@ -1,4 +1,4 @@
-"""What moves a face: action units and the head's pose."""
+"""Action units and head pose, which move the face; and their description in words."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class ActionUnits:
     lip_stretch: float = 0.0  # AU20 lip stretcher
     lip_press: float = 0.0  # AU23/24 lip tightener and pressor
     jaw_drop: float = 0.0  # AU26/27 jaw drop
-    blink: float = 0.0  # AU45; a part value is a drooping lid
-    gaze_x: float = 0.0  # AU61/62, -1 left in the picture .. 1 right
+    blink: float = 0.0  # AU45; a fraction is a drooping lid
+    gaze_x: float = 0.0  # AU61/62, -1 left in the image .. 1 right
     gaze_y: float = 0.0  # AU63/64, -1 up .. 1 down
-    asymmetry: float = 0.0  # -1 .. 1: the left (right) half of the picture moves more strongly
+    asymmetry: float = 0.0  # -1 .. 1: the left (right) half of the image moves more strongly
 
     def __add__(self, other: ActionUnits) -> ActionUnits:
         return ActionUnits(*(a + b for a, b in zip(self.vector(), other.vector(), strict=True)))
@@ -35,7 +35,7 @@ class ActionUnits:
         return ActionUnits(*(weight * a for a in self.vector()))
 
     def vector(self) -> tuple[float, ...]:
-        """The 17 values in field order."""
+        """Return the 17 values in field order."""
         return astuple(self)
 
 
@@ -43,15 +43,15 @@ class ActionUnits:
 class Pose:
     """Head turn in degrees, meant for about +-25."""
 
-    yaw: float = 0.0  # > 0 turns to the right of the picture
+    yaw: float = 0.0  # > 0 turns to the right of the image
     pitch: float = 0.0  # > 0 looks up
-    roll: float = 0.0  # > 0 leans clockwise in the picture
+    roll: float = 0.0  # > 0 leans clockwise in the image
 
 
 ACTIVE, STRONG = 0.25, 0.55
-"""From which activation on a unit is named in words, and from which on it is not "slightly" active."""
+"""Least activation at which a unit is described, and at which it is not "slightly" active."""
 COURSE = 0.3, 0.9
-"""Shares of the strongest movement between which it comes and goes."""
+"""Shares of the strongest movement between which it rises and falls."""
 
 _WORDS: dict[str, tuple[str, ...]] = {
     "inner_brow": ("the inner brows rise",),
@@ -71,12 +71,12 @@ _WORDS: dict[str, tuple[str, ...]] = {
     "gaze_x": ("the eyes turn to the right of the picture", "the eyes turn to the left of the picture"),
     "gaze_y": ("the eyes turn down", "the eyes turn up"),
 }
-"""What is seen of a unit at values above 0 and, where it has them, below."""
+"""Descriptions of a unit at values above 0 and, if possible, below."""
 _BESIDE = ("blink", "gaze_x", "gaze_y", "asymmetry")  # move all the time, whatever the rest of the face does
 
 
 def describe_units(units: ActionUnits) -> str:
-    """Which units are active, in words.
+    """Return which units are active, in words.
 
     >>> describe_units(ActionUnits(inner_brow=0.9, mouth_corner=-0.4))
     'the inner brows rise, the lip corners are pulled down slightly'
@@ -90,7 +90,7 @@ def describe_units(units: ActionUnits) -> str:
 
 
 def describe_course(course: Sequence[ActionUnits]) -> str:
-    """Which units become active in a film of a face, one or more frames, and how the movement comes and goes.
+    """Return which units become active in a sequence of one or more frames, and how the movement comes and goes.
 
     >>> rise = [ActionUnits(jaw_drop=value) for value in (0, 0.2, 0.4, 0.6, 0.8, 1, 0)]
     >>> describe_course(rise)
