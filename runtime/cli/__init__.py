@@ -14,9 +14,9 @@ from types import FrameType
 
 
 def dfer_run() -> None:
-    """`dfer-run` as installed. A signal ends it cleanly from the first moment on, while its modules still load."""
+    """Run `dfer-run` as installed. A signal ends it cleanly at any time, even while its modules are loading."""
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else whoever started us has it ignored
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the parent process has it ignored
         signal.signal(signal.SIGINT, _interrupt)
     sys.unraisablehook = _interrupt_again
     try:
@@ -33,7 +33,7 @@ def dfer_run() -> None:
             if not isinstance(error.__cause__, KeyboardInterrupt):
                 raise
             _leave(0)  # interrupted while click read the command line
-        finally:  # all is written; while the interpreter ends, a signal would only change the exit status
+        finally:  # all is written; a signal during shutdown would only change the exit status
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except KeyboardInterrupt:
@@ -42,19 +42,19 @@ def dfer_run() -> None:
         if not isinstance(error.code, int | None):
             raise
         _leave(error.code or 0)
-    except ImportError as error:  # what a native module makes of an interruption while it loads
+    except ImportError as error:  # native modules turn an interruption during loading into this
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         _leave(0)
 
 
 _ECHO = 1.0
-"""Seconds after a signal in which the same is meant by another: shells and services tell a group and each of it."""
-_interrupted = -math.inf  # when
+"""Seconds in which a second signal counts as the same one: shells and services signal a group and its members."""
+_interrupted = -math.inf  # time of the last interruption
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End as Ctrl-C does. Not by raising SIGINT: a job started in the background by a shell ignores that one."""
+    """Interrupt like Ctrl-C. Does not raise SIGINT, which background jobs of a shell ignore."""
     global _interrupted
     if monotonic() - _interrupted > _ECHO:
         _interrupted = monotonic()
@@ -62,7 +62,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Where Ctrl-C comes while an object is being destroyed, Python prints it and goes on: repeat it in a moment."""
+    """Repeat a Ctrl-C that arrived while an object was being destroyed, which Python would only print."""
     global _interrupted
     if unraisable.exc_type is KeyboardInterrupt:
         _interrupted = -math.inf
@@ -72,16 +72,16 @@ def _interrupt_again(unraisable: sys.UnraisableHookArgs) -> None:
 
 
 def _signal_main_thread() -> None:
-    if hasattr(signal, "pthread_kill"):  # it also ends what the thread waits for
+    if hasattr(signal, "pthread_kill"):  # it also interrupts blocking calls
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
     else:
         _thread.interrupt_main(signal.SIGTERM)
 
 
 def _leave(status: int) -> None:
-    """End now. An engine that is half made, or runs a graph without an end, would abort the process if its library were
-    closed in order."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where they were closed before we began
-        with suppress(OSError):  # nobody reads it any more
+    """Exit immediately. Regular shutdown would abort the process if an engine is half built or runs an endless
+    graph."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if they were closed at start
+        with suppress(OSError):  # the reader is gone
             stream.flush()
     os._exit(status)

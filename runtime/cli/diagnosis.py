@@ -1,7 +1,7 @@
-"""What works on this machine, what does not, and what to install for more speed.
+"""Finds out what works on this machine, what does not, and what to install for more speed.
 
-Nothing here raises for what a machine lacks. Providers are started in processes of their own, since a GPU library that
-does not fit may end the process it is loaded into.
+Nothing here raises for missing features. Providers are started in separate processes, since an incompatible GPU
+library may crash the process that loads it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _RUNS = 20
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the page. state: "fact" is neither good nor bad, "absent" something that may be."""
+    """One line of the page. state: "fact" is neither good nor bad, "absent" is an optional feature."""
 
     section: str
     name: str
@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Examination:
-    """healthy: the bundle runs, and the CPU provider works. advice: sentences, the most useful first."""
+    """healthy: the bundle runs and the CPU provider works. advice: sentences, the most useful first."""
 
     findings: Sequence[Finding]
     advice: Sequence[str]
@@ -58,7 +58,7 @@ class Examination:
 
 
 def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
-    """Look at everything. bundle: None for the one that ships with the package. Takes seconds, more with TensorRT."""
+    """Examine everything. bundle: None for the one shipped with the package. Takes seconds, more with TensorRT."""
     from ..bundle import DEMO
 
     machine = describe_machine(root)
@@ -78,13 +78,13 @@ def examine(bundle: Path | None = None, root: Path = ROOT) -> Examination:
 
 
 def start_provider(bundle: str, provider: str, module: str) -> None:
-    """Print, as JSON, what `_try` finds; {} for a backend that is not registered when `module` is imported."""
+    """Print the result of `_try` as JSON; {} for a backend that is not registered when `module` is imported."""
     importlib.import_module(module)
     print(json.dumps(_try(bundle, provider) if provider in BACKENDS else {}))
 
 
 def _try(bundle: str, provider: str) -> dict[str, Any]:
-    """What a backend says of itself, else its precision and the median milliseconds of a face, or the error."""
+    """Return a backend's own description, else its precision and median milliseconds per face, or the error."""
     try:
         told = find_backend(provider).start()
         return {"text": told} if told else _time_bundle(bundle, provider)
@@ -117,9 +117,9 @@ def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:
 
 
 def _start(bundle: Path, provider: str) -> dict[str, Any]:
-    """What `start_provider` prints in a process of its own; {"error": why} when that fails in any way.
+    """Return what `start_provider` prints in a separate process; {"error": why} if that fails in any way.
 
-    A backend that the running script registered is known in this process only, and is started in it.
+    A backend registered by the running script exists only in this process, and is started in it.
     """
     module = type(BACKENDS[provider]).__module__
     program = "import sys; from dfer.runtime.cli.diagnosis import start_provider; start_provider(*sys.argv[1:])"
@@ -181,7 +181,7 @@ def _providers(started: dict[str, dict[str, Any]]) -> list[Finding]:
 
 
 def _opencv() -> list[Finding]:
-    """Version, and what this build reads and shows; build information is text for people, so patterns are loose."""
+    """Return the version, and what this build supports; build information is free text, so patterns are loose."""
     try:
         import cv2
     except ImportError as error:
@@ -200,7 +200,7 @@ def _cameras(root: Path) -> list[Finding]:
     findings = []
     for folder in find_files(root / "sys/class/video4linux", "video*"):
         if read_text(folder / "index") not in (None, "0"):
-            continue  # a camera's second node carries no pictures
+            continue  # a camera's second node delivers no images
         device, name = Path("/dev") / folder.name, read_text(folder / "name") or "unnamed"
         if root == ROOT and not os.access(device, os.R_OK | os.W_OK):
             why = f"{name}: no permission; run: sudo usermod -aG video $USER, and log in again"
@@ -211,7 +211,7 @@ def _cameras(root: Path) -> list[Finding]:
 
 
 def _bundle(path: Path, started: dict[str, dict[str, Any]] | None) -> Finding:
-    """Whether a bundle is whole and runs on the CPU. started: where that has been found out for it."""
+    """Check whether a bundle is valid and runs on the CPU. started: results of `_start` for it, if already known."""
     from ..bundle import Bundle
 
     found = _start(path, "cpu") if started is None else started.get("cpu", {"error": "there is no CPU provider"})
@@ -239,7 +239,7 @@ def _cache() -> Finding:
 
 
 def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequence[Finding]) -> list[str]:
-    """What would make this very machine faster."""
+    """Return what would make this machine faster."""
     working = {name for name, found in started.items() if "error" not in found}
     on_gpu = {name for name, backend in BACKENDS.items() if backend.device == "gpu"}
     jetson = machine.l4t is not None or "Jetson" in (machine.board or "")
@@ -256,7 +256,7 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
         )
     if "Intel" in machine.cpu and "openvino" not in started:
         advice.append("OpenVINO, faster on most Intel CPUs: pip install 'dfer-edge[openvino]'")
-    if jetson and lacking & {"GStreamer", "version"}:  # JetPack's does not load beside NumPy 2
+    if jetson and lacking & {"GStreamer", "version"}:  # JetPack's needs NumPy 1
         advice.append(
             "CSI cameras need an OpenCV with GStreamer, JetPack's: pip uninstall opencv-python-headless, then "
             "pip install 'numpy<2'"
@@ -268,7 +268,7 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
             "the CPU's governor is powersave: "
             "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
         )
-    known = machine.instructions and machine.system.startswith("Linux")  # all of them
+    known = machine.instructions and machine.system.startswith("Linux")  # the complete set
     if known and not {"VNNI", "AMX", "dot product", "I8MM"} & set(machine.instructions) and not machine.gpus:
         advice.append("this CPU has no instructions for INT8 products: an --int8 export may be no faster than fp32")
     if machine.memory is not None and machine.memory < 2e9:

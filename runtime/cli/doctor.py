@@ -1,4 +1,4 @@
-"""`dfer-doctor`: one page about what works here and what to install."""
+"""`dfer-doctor`: a page about what works on this machine and what to install."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`dfer-label`: rows for whole corpora of videos, by many processes on one machine or many."""
+"""`dfer-label`: labels whole corpora of videos with many processes on one machine or several."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ be understood, 3 some videos could not be read and the others were.
 
 
 class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
-    """K/N as a pair."""
+    """Parses K/N into a pair."""
 
     name = "K/N"
 

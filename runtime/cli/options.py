@@ -1,4 +1,4 @@
-"""What several commands have: what they are, and options."""
+"""The command class and the options shared by several commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Command(click.Command):
-    """Writes UTF-8 to files and pipes, whatever the system's encoding, and "?" for what a terminal cannot show."""
+    """Writes UTF-8 to files and pipes, whatever the system's encoding, and "?" for what a terminal cannot display."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
@@ -31,8 +31,8 @@ def command(epilog: str) -> Callable[[Callable[..., Any]], click.Command]:
 
 
 class Provider(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
-    """A backend's name, an address of Triton, or "auto". The registry is read when it is needed: backends from outside
-    are in it."""
+    """A backend's name, an address of Triton, or "auto". The registry is read on demand, so that it includes backends
+    registered by others."""
 
     name = "provider"
 

@@ -1,4 +1,4 @@
-"""`dfer-profile`: how long each stage takes here, and what changed since the last time."""
+"""`dfer-profile`: measures each stage on this machine, and compares with an earlier report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Progress in the terminal: a line per source, or one for many, never wider than the screen."""
+"""Progress bars in the terminal: one per source, or one for many, never wider than the screen."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OverallBar:
-    """One bar over many sources, of which few are read at once. Use as a context manager."""
+    """One bar for many sources, of which few are read at once. Use as a context manager."""
 
     def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,7 +32,7 @@ class OverallBar:
             expand=True,
         )
         self._readers = {reader.name: reader for reader in readers}
-        self._shares: dict[str, float] = {}  # of each source that was begun, how much of it is read
+        self._shares: dict[str, float] = {}  # read share of each source that was started
         self._task = self.progress.add_task("", total=len(readers), ended=0)
 
     def write(self, step: Step) -> None:
@@ -46,7 +46,7 @@ class OverallBar:
         self.progress.update(self._task, completed=completed, ended=len(done), description=name)
 
     def close(self) -> None:
-        """Leave the bar as it is, with all that ended counted."""
+        """Leave the bar as it is, counting all sources that ended."""
         done = sum(reader.done for reader in self._readers.values())
         self.progress.update(self._task, completed=done, ended=done, description="")
         self.progress.stop()
@@ -62,7 +62,7 @@ class OverallBar:
 
 
 class ProgressBars:
-    """A bar per source with what is seen in it now. Use as a context manager."""
+    """A bar per source with its current predictions. Use as a context manager."""
 
     def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

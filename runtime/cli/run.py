@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DEMO_FOLDER = Path("demo-output")
 DEMO_CLIP = "clip.mp4"
 WEB_PORT = 8000
-_NAMED = 5  # sources without a face; of more, the others are counted
+_NAMED = 5  # sources without a face that are named; others are only counted
 
 EPILOG = """\b
 Examples:
@@ -194,7 +194,7 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
         sources, web = (web, *sources), str(WEB_PORT)
     given = click.get_current_context().get_parameter_source
     for name in ("host", "token"):
-        if web is None and given(name) is ParameterSource.COMMANDLINE:  # $DFER_TOKEN may be there for other runs
+        if web is None and given(name) is ParameterSource.COMMANDLINE:  # $DFER_TOKEN may be meant for other runs
             raise click.UsageError(f"--{name} is of the live page; add --web")
     if demo == bool(sources or cameras):
         raise click.UsageError("name SOURCES, or --camera N, or --demo")
@@ -208,7 +208,7 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     try:
         failed = _run((*sources, *cameras), demo, talk, options)
     except KeyboardInterrupt:
-        raise SystemExit(0) from None  # before anything was read, or after everything was told
+        raise SystemExit(0) from None  # before anything was read, or after everything was reported
     sys.exit(3 if failed else 0)
 
 
@@ -221,7 +221,7 @@ class Talk(NamedTuple):
 
 
 def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[str, Any]) -> bool:
-    """Read and report; whether some source failed on the way."""
+    """Read and report; return whether some source failed."""
     from rich.console import Console
     from rich.markup import escape
 
@@ -231,7 +231,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
     told = Console(stderr=True, highlight=False, quiet=talk.quiet)
     if click.get_current_context().get_parameter_source("bundle") is ParameterSource.ENVIRONMENT:
         told.print(f"bundle {options['bundle']}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
-    opening = console if 0 in (options["web"], options["metrics"]) else told  # a free port is told nowhere else
+    opening = console if 0 in (options["web"], options["metrics"]) else told  # a free port is printed nowhere else
     kept = KeptPredictions()
     if demo:
         specs = (DEMO_FOLDER / DEMO_CLIP,)
@@ -259,7 +259,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
 
 
 def _report(console: Console, result: RunResult, kept: list[Prediction], verbose: bool) -> None:
-    """Print what was found, if `verbose` how long it took, and which files there are now."""
+    """Print the results, durations if `verbose`, and the files written."""
     from ..outputs.summary import predictions_table, stages_table
 
     summary = result.summary
@@ -294,7 +294,7 @@ def _report(console: Console, result: RunResult, kept: list[Prediction], verbose
 
 
 class KeptPredictions:
-    """A sink that remembers all predictions, for the table of the demo."""
+    """A sink that keeps all predictions, for the demo's table."""
 
     def __init__(self) -> None:
         self.predictions: list[Prediction] = []
@@ -303,13 +303,13 @@ class KeptPredictions:
         self.predictions.extend(step.predictions)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no resources are held."""
 
     discard = close
 
 
 def _make_demo(console: Console, options: dict[str, Any]) -> None:
-    """Draw the demo's clip; where no others were asked for, name the files that are written beside it."""
+    """Draw the demo's clip; set default names for the files written beside it."""
     from rich.progress import Progress
 
     from ..outputs.writer import OutputPaths

@@ -1,4 +1,4 @@
-"""One run, from options to result: everything that `dfer-run` does, to be called from Python as well."""
+"""One run, from options to result: everything that `dfer-run` does, also callable from Python."""
 
 from __future__ import annotations
 
@@ -42,29 +42,28 @@ if TYPE_CHECKING:
     from ..timing import StageTimes
 
 Report = Callable[[str], object]
-"""Told one line."""
+"""Called with one line."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """What to read, how, and what to write; each field is an option of `dfer-run` of the same name.
 
-    sources: cameras' numbers, files, folders, patterns, URLs (see `open_source`); one, or several.
+    sources: camera numbers, files, folders, patterns, URLs (see `open_source`); one, or several.
     bundle, provider, precision, threads, window, fps, max_faces, min_face, detect_every, smooth, classes,
-    neutral_prior, unsure: as of `Recognizer`; threads None leaves some for the readers of live sources.
-    rotate: degrees clockwise by which pictures are turned (90, 180, 270), "auto" for as faces ask for, None for none.
-    csv, jsonl, video, plot: files to write, None for none; of several sources, videos are numbered. Rows can go to
-    standard output, "-". out_dir: folder where each source gets a table, a video and a plot of its own, or, of
-        photographs, a table and annotated pictures.
+    neutral_prior, unsure: as for `Recognizer`; threads None leaves some for the readers of live sources.
+    rotate: degrees clockwise by which to rotate images (90, 180, 270), "auto" to make faces upright, None for none.
+    csv, jsonl, video, plot: files to write, None for none; for several sources, videos are numbered. Rows can go to
+    standard output, "-". out_dir: folder for a table, a video and a plot of each source, or, for photographs, a table
+    and annotated images.
     jobs: files read at once, None for as many as there are cores, or half as many with out_dir.
-    script: what the faces of the only source really show, drawn below the plot (see `outputs.timeline.Script`).
-    boxes: CSV of where the faces are, in place of the detector (`faces.boxes.read_boxes`).
-    show: a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
-    which stays until Ctrl-C where files were read. metrics: port of this machine where Prometheus may ask how the run
-    is, None for none.
-    photos: whether images of a folder or pattern are photographs, None for as they look (see `open_source`).
-    hwaccel: what decodes video files, None for the CPU (see `open_source`).
-    realtime: play files as if live. size, camera_fps: asked of cameras. reconnect_tries: of lost live sources.
+    script: what the faces of a single source really show, drawn below the plot (see `outputs.timeline.Script`).
+    boxes: CSV of face boxes that replaces the detector (`faces.boxes.read_boxes`).
+    show: open a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
+    which stays until Ctrl-C if files were read. metrics: port of this machine for Prometheus metrics, None for none.
+    photos: whether images of a folder or pattern are photographs, None to decide by their names and sizes.
+    hwaccel: device that decodes video files, None for the CPU (see `open_source`).
+    realtime: play files in real time. size, camera_fps: requested from cameras. reconnect_tries: for live sources.
     """
 
     sources: Sequence[SourceSpec] | SourceSpec
@@ -105,13 +104,13 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run found and left.
+    """The result of a run.
 
-    summary: per face. files: what was written, with what a person should know of it. timing: per stage.
+    summary: per face. files: written files, with remarks for the user. timing: per stage.
     failures: of several sources or photographs, those that could not be read, and why.
-    dropped: frames of sources that came too soon.
-    skipped_share: of the samples of live faces, those left out for lack of time, 0..1.
-    stopped: whether Ctrl-C, or closing the window, ended it. absence: where no face was read, a sentence that says why.
+    dropped: number of dropped frames per source.
+    skipped_share: share of live samples skipped for lack of time, 0..1.
+    stopped: whether Ctrl-C, or closing the window, ended it. absence: why no face was classified, a sentence, else "".
     """
 
     summary: Summary
@@ -132,13 +131,13 @@ def run(
     tell: Report = lambda _: None,
     console: Console | None = None,
 ) -> RunResult:
-    """Read all sources to their end, to Ctrl-C, or until the window is closed; write and show what was asked for.
+    """Read all sources until their end, Ctrl-C, or the window is closed; write and show the requested outputs.
 
-    sinks: more outputs, which get every `Step`. warn: told of trouble that is not an error. tell: told which model runs
-    and where the page and the metrics are. console: where progress bars are drawn, None for none.
+    sinks: additional outputs, which receive every `Step`. warn: called about problems that are not errors. tell: called
+    with the model and the URLs of the page and the metrics. console: for progress bars, None for none.
 
-    Raises DferError for options that cannot work, a model or source that does not open, an output that cannot be
-    written, and when the only source fails; of several, the others go on (see `RunResult.failures`).
+    Raises DferError for invalid options, a model or source that does not open, an output that cannot be written, and
+    when a single source fails; if there are several, the others go on (see `RunResult.failures`).
 
     >>> from pathlib import Path
     >>> from dfer.runtime import RunOptions, run
@@ -201,7 +200,7 @@ def run(
             )
             page = stack.enter_context(WebPage(recognizer.classes, options.web, options.host, options.token, model))
             tell(f"live page: {page.url}")
-        # Videos of their own are encoded beside: more at once take memory and are no faster (`benchmarks/batches.py`).
+        # With out_dir, videos are encoded in parallel: more jobs only take memory (`benchmarks/batches.py`).
         jobs = options.jobs or (max(2, physical_cores()) if folder is None else max(1, physical_cores() // 2))
         readers = stack.enter_context(SourceReaders(opened, realtime=options.realtime, jobs=jobs))
         names = [reader.name for reader in readers.readers]
@@ -244,13 +243,13 @@ def run(
             every.append(bars)
         if len(names) > 1:
             give_back_large_blocks()
-        at_once = LARGEST_BATCH if window is None and page is None else 1  # what is watched moves evenly
+        at_once = LARGEST_BATCH if window is None and page is None else 1  # live views need even motion
         stopped = False
         try:
             with Sinks(every) as together:
                 try:
                     for step in recognizer.follow(readers, boxes, at_once):
-                        rates[step.source] = named[step.source].rate  # of files, not known before they are opened
+                        rates[step.source] = named[step.source].rate  # unknown for files before they are opened
                         together.write(step)
                         if window is not None and window.closed:
                             stopped = True
@@ -276,7 +275,7 @@ def run(
 
 
 def _check(options: RunOptions) -> None:
-    """Raise DferError for settings that cannot work, as far as that can be known before a source or model is open."""
+    """Raise DferError for invalid settings, as far as they can be checked before a source or model is open."""
     check_sampling(options.window, options.fps)
     check_smoothing(options.smooth, options.unsure, options.neutral_prior)
     check_least(vars(options))
@@ -301,7 +300,7 @@ def _check(options: RunOptions) -> None:
 
 
 def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer:
-    """live: how many sources are, whose readers need processors, too."""
+    """Open the recogniser. live: number of live sources, whose readers need processors, too."""
     return Recognizer(
         options.bundle,
         provider=options.provider,

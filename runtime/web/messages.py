@@ -53,8 +53,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """The model shown to viewers. name: of the bundle. window: seconds behind a prediction. demo: is it the demo
-    model?"""
+    """The model shown to viewers. name: of the bundle. window: seconds behind a prediction. demo: if it is the demo."""
 
     name: str
     method: str

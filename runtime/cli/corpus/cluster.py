@@ -1,4 +1,4 @@
-"""Units on a Ray cluster: one task each. Ray gives out work and starts it again where a worker or a node is lost."""
+"""Runs units on a Ray cluster, one task each. Ray distributes them and retries if a worker or a node is lost."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .plan import Unit
 from .settings import Job
 from .unit import label_unit
 
-_PATIENCE = 10.0  # seconds for the head to answer
-_STARTING = 300.0  # seconds for a node that tasks fit on: one may be starting, or an autoscaler adding it
+_PATIENCE = 10.0  # seconds for the head to respond
+_STARTING = 300.0  # seconds for a suitable node: one may be starting, or an autoscaler adding it
 _AHEAD = 4
-"""Tasks that are handed over for each that can run: enough that no worker waits, few enough for the driver's memory."""
+"""Tasks submitted per task that can run: enough that no worker waits, few enough for the driver's memory."""
 
 
 def run_on_cluster(
     units: Sequence[Unit], job: Job, address: str, cpus: float, gpus: float
 ) -> Iterator[tuple[Unit, int]]:
-    """Every unit as it is done, with how many of its videos failed.
+    """Yield every unit as it is done, with the number of its videos that failed.
 
-    address: of the cluster's head, HOST:PORT. cpus, gpus: that each task takes of its node.
-    Videos, bundle and folder must lie at the same places on all nodes, and this package be installed there.
-    Raises DferError where there is no such cluster, or no node that tasks fit on, and from a task.
+    address: of the cluster's head, HOST:PORT. cpus, gpus: resources of each task.
+    Videos, bundle and folder must have the same paths on all nodes, and this package must be installed there.
+    Raises DferError if there is no such cluster, or no node with enough resources, and from a task.
     """
     require("ray", "ray")
     import ray
@@ -41,8 +41,8 @@ def run_on_cluster(
         ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise DferError(f"no Ray cluster at {address}: {first_line(error)}") from error
-    # Tasks and no actors: an actor that starts again uses up the tries of the tasks that wait for it. Workers keep
-    # their recognizer, so max_calls, which ends one that used a GPU after a task, is off.
+    # Tasks, not actors: restarting an actor consumes the retries of tasks waiting for it. Workers keep their
+    # recognizer, so max_calls, which would end a worker after a task that used a GPU, is off.
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit_or_end)
     waiting = deque(units)
     running: dict[Any, Unit] = {}
@@ -78,8 +78,8 @@ def _check_nodes(cpus: float, gpus: float) -> None:
 
 
 def label_unit_or_end(unit: Unit, job: Job) -> int:
-    """As `label_unit`; anything but a DferError ends the process as a crash does, so that the unit is given out again
-    and fails only the video at which that happens three times."""
+    """Call `label_unit`. Any error but a DferError ends the process like a crash, so that the unit is retried and only
+    the video at which that happens three times fails."""
     try:
         return label_unit(unit, job)
     except DferError:

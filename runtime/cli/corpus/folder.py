@@ -1,16 +1,16 @@
-"""The folder of a corpus run: what was planned, what is done, and what is known of it at the end.
+"""The folder of a corpus run: the plan, the results so far, and the final tables.
 
 | file | holds |
 |---|---|
 | run.json | what rows depend on: the bundle's digest, settings, classes, the videos; a run with others is refused |
-| plan.jsonl | the units, one a line |
+| plan.jsonl | the units, one per line |
 | predictions/UNIT.parquet | rows of a unit: the CSV's columns and `segment`; a unit is done when it exists |
 | failures/UNIT.json | the videos of a unit that could not be read, and why |
-| attempts/UNIT.json | at which video of a unit a worker is |
+| attempts/UNIT.json | the video of a unit that a worker is reading |
 | tracks.parquet | source, segment, track → person: the same face over all parts of a video |
 | summary.csv | a line per video |
 
-Files are written aside and renamed, so that any number of workers on any machine may write here.
+Files are written to temporary names and renamed, so that any number of workers on any machine may write here.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
     import pyarrow
 
 _SCHEMA = 1
-_LONG = 3600.0  # seconds after which nobody writes a table any more
+_LONG = 3600.0  # seconds after which the writer of a table counts as dead
 OPENING = -1
-"""In an attempt, in place of a video's number: while the model is opened."""
+"""In an attempt, stands for a video's number while the model is opened."""
 
 _NOTE = b"dfer"
-"""Key of a table's metadata, JSON: what is known of a unit's segments."""
+"""Key of a table's metadata: the notes on a unit's segments, as JSON."""
 
 
 @dataclass(frozen=True)
 class SegmentNote:
-    """What is kept of a segment beside its rows.
+    """What is stored about a segment besides its rows.
 
-    seconds, frames: that were read. warnings: what was told on the way. failure: why it could not be read to its end,
-    or "". lead: faces in the lead-in, whose rows are dropped.
+    seconds, frames: that were read. warnings: issued meanwhile. failure: why it could not be read to its end, or "".
+    lead: faces in the lead-in, whose rows are dropped.
     """
 
     source: str
@@ -63,18 +63,18 @@ class SegmentNote:
 
 
 class CorpusFolder:
-    """`path` as described above; `begin` makes it."""
+    """`path` as described above; `begin` creates it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def begin(self, run: Mapping[str, Any], make_plan: Callable[[], list[Unit]]) -> list[Unit]:
-        """Take the folder for a run, or go on with one of the same `run`; returns its units.
+        """Claim the folder for a run, or resume an equal `run`; return its units.
 
-        One of another run is taken as well where that has read nothing, since its model did not open.
+        The folder of a different run is claimed as well if that has read nothing, because its model did not open.
 
-        make_plan: makes them, where the folder has none yet.
-        Raises DferError for a folder of another run, naming what differs, and for one that holds something else.
+        make_plan: creates the units if the folder has none yet.
+        Raises DferError for the folder of a different run, naming the differences, and for one with other content.
         """
         require("pyarrow", "label")
         run = _stored(run)
@@ -97,7 +97,7 @@ class CorpusFolder:
             aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
 
     def check(self, run: Mapping[str, Any]) -> None:
-        """Raise DferError, naming what differs, where the folder is of another run."""
+        """Raise DferError, naming the differences, if the folder belongs to a different run."""
         known, run = self._read_run() or {}, _stored(run)
         if differing := [name for name in sorted({*run, *known}) if run.get(name) != known.get(name)]:
             raise DferError(
@@ -106,25 +106,25 @@ class CorpusFolder:
             )
 
     def _is_free(self, run: Mapping[str, Any]) -> bool:
-        """Whether the folder is of no run, or of another one that has read nothing."""
+        """Return whether the folder belongs to no run, or to a different one that has read nothing."""
         known = self._read_run()
         return known is None or (known != run and not self._is_read())
 
     def _is_begun(self) -> bool:
-        """Whether there is nothing here but what `begin` makes first, as another shard may be doing now."""
+        """Return whether there is nothing here but what `begin` creates first, as another shard may be doing now."""
         known = {"predictions", "failures", "attempts", "plan.jsonl"}
         return self.path.is_dir() and all(one.name in known or ".part" in one.name for one in self.path.iterdir())
 
     def _is_read(self) -> bool:
-        """Whether a video was read here, or may be just now."""
+        """Return whether a video was read here, or may be being read now."""
         try:
             begun = (json.loads(file.read_text(encoding="utf-8")) for file in self._files("attempts"))
             return any(one["at"] != OPENING for one in begun) or bool(self.done())
-        except (OSError, ValueError, LookupError, TypeError):  # a file that is gone was of a unit that is done
+        except (OSError, ValueError, LookupError, TypeError):  # a missing file belongs to a finished unit
             return True
 
     def units(self) -> list[Unit]:
-        """The plan."""
+        """Return the plan."""
         path = self.path / "plan.jsonl"
         try:
             return [from_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -142,19 +142,19 @@ class CorpusFolder:
         return content if isinstance(content, dict) else {}
 
     def done(self) -> set[str]:
-        """Names of the units that are done."""
+        """Return the names of the finished units."""
         return {file.stem for file in self._files("predictions")}
 
     def failed(self) -> set[str]:
-        """Names of the units with videos that could not be read."""
+        """Return the names of the units with videos that could not be read."""
         return {file.stem for file in self._files("failures")}
 
     def _files(self, part: str) -> list[Path]:
-        """Finished files in one of the folders, in order; those that are being written begin with a dot."""
+        """Return the finished files in a subfolder, in order; unfinished ones begin with a dot."""
         return sorted(file for file in (self.path / part).iterdir() if not file.name.startswith("."))
 
     def _segments(self) -> Iterator[tuple[SegmentNote, pyarrow.Table]]:
-        """What is known of every segment, and its rows, in the plan's order."""
+        """Yield the note and the rows of every segment, in the plan's order."""
         from pyarrow import compute, parquet
 
         for file in self._files("predictions"):
@@ -164,7 +164,7 @@ class CorpusFolder:
                 yield note, table.filter(compute.and_(*own))
 
     def forget(self, unit: str) -> None:
-        """Let a unit be done again."""
+        """Delete a unit's results, so that it is done again."""
         for file in (self.path / "predictions" / f"{unit}.parquet", self.path / "failures" / f"{unit}.json"):
             file.unlink(missing_ok=True)
 
@@ -175,7 +175,7 @@ class CorpusFolder:
         rows: Iterable[tuple[Prediction, int]],
         notes: list[SegmentNote],
     ) -> int:
-        """Keep a unit's results: predictions with the number of their segment. Returns how many failed."""
+        """Store a unit's results: predictions with the numbers of their segments. Return how many segments failed."""
         import pyarrow
         from pyarrow import parquet
 
@@ -186,7 +186,7 @@ class CorpusFolder:
             {"source": one.source, "segment": one.number, "reason": one.failure} for one in notes if one.failure
         ]
         told = self.path / "failures" / f"{name}.json"
-        told.unlink(missing_ok=True)  # of a worker that was killed before it was done
+        told.unlink(missing_ok=True)  # left by a killed worker
         if failures:
             with atomic_write(told, durable=True) as aside:
                 aside.write_text(json.dumps(failures, indent=2) + "\n", encoding="utf-8")
@@ -198,14 +198,14 @@ class CorpusFolder:
         return len(failures)
 
     def finish(self) -> None:
-        """All units are done: write tracks.parquet and summary.csv, and remove what killed workers left."""
+        """Write tracks.parquet and summary.csv once all units are done, and remove leftovers of killed workers."""
         import pyarrow
         from pyarrow import parquet
 
         persons: list[tuple[str, int, int, int]] = []
         lines = []
         for source, group in groupby(self._segments(), lambda one: one[0].source):
-            parts = list(group)  # which stand together in the plan
+            parts = list(group)  # adjacent in the plan
             joined = join_tracks(_parts(parts))
             persons += [(source, *one) for one in joined]
             lines.append(_line(source, parts, len({person for _, _, person in joined})))
@@ -221,13 +221,13 @@ class CorpusFolder:
             writer.writeheader()
             writer.writerows(lines)
         for left in [*self.path.rglob(".*.part*"), *(self.path / "attempts").iterdir()]:
-            with suppress(FileNotFoundError):  # other shards may be finishing now, and writing beside these tables
+            with suppress(FileNotFoundError):  # other shards may be finishing now, too
                 if left.parent != self.path or time() - left.stat().st_mtime > _LONG:
                     left.unlink()
 
 
 def _stored(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A run as it comes back from run.json."""
+    """Return a run as it is read back from run.json."""
     stored: dict[str, Any] = json.loads(json.dumps({"schema": _SCHEMA, **run}))
     return stored
 
@@ -243,7 +243,7 @@ def _table(classes: tuple[str, ...], rows: Iterable[tuple[Prediction, int]]) -> 
 
 
 def _arrow(names: Sequence[str], kinds: Sequence[Any], rows: Sequence[tuple[object, ...]]) -> pyarrow.Table:
-    """A table of rows, each column of its kind."""
+    """Return a table of rows, with a type for each column."""
     import pyarrow
 
     listed = zip(names, kinds, strict=True)
@@ -263,7 +263,7 @@ def _notes(table: pyarrow.Table) -> list[SegmentNote]:
 
 
 def _parts(segments: list[tuple[SegmentNote, pyarrow.Table]]) -> Iterator[Part]:
-    """A video's segments for `join_tracks`; of their rows only those that the next one's lead-in has, too."""
+    """Yield a video's segments for `join_tracks`, with only the rows that are also in the next one's lead-in."""
     from pyarrow import compute
 
     for (note, table), following in zip_longest(segments, segments[1:]):
@@ -275,7 +275,7 @@ def _parts(segments: list[tuple[SegmentNote, pyarrow.Table]]) -> Iterator[Part]:
 
 
 def _line(source: str, parts: list[tuple[SegmentNote, pyarrow.Table]], persons: int) -> dict[str, object]:
-    """A video's line of the summary."""
+    """Return a video's line of the summary."""
     labels: Counter[str] = Counter()
     for _, table in parts:
         for counted in table["label"].value_counts().to_pylist():

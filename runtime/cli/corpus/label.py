@@ -18,17 +18,17 @@ from .pool import run_locally
 from .settings import Job, LabelSettings
 
 _SHORTEST_LEAD = 2.0
-"""Seconds that are read before a cut, at least: with them, hardly a label differs from the whole video's."""
+"""Minimum seconds read before a cut: with them, hardly any label differs from the uncut video's."""
 
 
 @dataclass(frozen=True)
 class LabelOptions:
     """What to label, how, where, and by whom; each field is an option of `dfer-label` of the same name.
 
-    videos: files, patterns and folders. out: the folder of results. settings: how they are read.
-    workers: processes on this machine, None for one per core. cluster: HOST:PORT of a Ray cluster in their place; cpus,
+    videos: files, patterns and folders. out: the folder of results. settings: how videos are read.
+    workers: processes on this machine, None for one per core. cluster: HOST:PORT of a Ray cluster to use instead; cpus,
     gpus: of each of its tasks. shard: (k, n) for the k-th of n parts of the work, from 1; None for all of it.
-    retry_failed: do the units again in which a video could not be read.
+    retry_failed: repeat the units in which a video could not be read.
     longest: seconds of video in a unit.
     """
 
@@ -46,8 +46,8 @@ class LabelOptions:
 
 @dataclass(frozen=True)
 class LabelResult:
-    """videos: of the whole plan. failed: names of units with videos that could not be read, of a shard its own. left:
-    units that nobody has done yet, as other shards will."""
+    """videos: number in the whole plan. failed: names of (this shard's) units with videos that could not be read. left:
+    units not done yet, which are left to other shards."""
 
     videos: int
     failed: tuple[str, ...]
@@ -59,10 +59,10 @@ def label(
     planning: Callable[[int, int], object] = lambda done, total: None,
     progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> LabelResult:
-    """Label all videos; what is done already is left as it is, so that the same call goes on after an interruption.
+    """Label all videos, skipping finished units, so that the same call resumes after an interruption.
 
-    planning: told of videos looked at, and of all. progress: told of seconds of video that are done, and of all.
-    Raises DferError for options that cannot work, and for an `out` that is of another run.
+    planning: called with the numbers of videos examined and in total. progress: with the seconds done and in total.
+    Raises DferError for invalid options, and if `out` belongs to a different run.
     """
     settings, shard = options.settings, options.shard
     if shard is not None and not 1 <= shard[0] <= shard[1]:

@@ -1,4 +1,4 @@
-"""Faces of one video's parts as persons: tracks are numbered anew in each part, and overlap in the lead-in."""
+"""Joins the tracks of a video's parts into persons: tracks are numbered per part, and overlap in the lead-in."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Seen(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of a video. lead: the faces of its lead-in. tracks: its own, in the order in which they appear.
+    """A part of a video. lead: the faces of its lead-in. tracks: its own, in order of appearance.
 
-    shared: its own faces in the frames that are the next part's lead-in.
+    shared: its own faces in the frames of the next part's lead-in.
     """
 
     lead: Sequence[Seen]
@@ -38,10 +38,10 @@ class Part(NamedTuple):
 
 
 def join_tracks(parts: Iterable[Part]) -> list[tuple[int, int, int]]:
-    """(part, track, person) for every track of consecutive parts of one video; persons count from 1.
+    """Return (part, track, person) for every track of consecutive parts of one video; persons count from 1.
 
-    A track of a lead-in is the one of the part before whose boxes were on its own in most frames; pairs are taken by
-    how often, each track once.
+    A track of a lead-in is matched to the track of the part before whose boxes coincide with it in most frames; pairs
+    are matched in order of that number, each track once.
     """
     joined: list[tuple[int, int, int]] = []
     before: dict[int, int] = {}  # tracks of the part before, and their persons
@@ -65,7 +65,7 @@ def join_tracks(parts: Iterable[Part]) -> list[tuple[int, int, int]]:
 
 
 def _overlaps(lead: Sequence[Seen], earlier: Sequence[Seen]) -> Counter[tuple[int, int]]:
-    """In how many frames a track of the lead-in and one of the part before were the same face."""
+    """Count the frames in which a track of the lead-in and one of the part before were the same face."""
     frames: dict[int, list[Seen]] = {}
     for seen in earlier:
         frames.setdefault(seen.frame, []).append(seen)

@@ -1,4 +1,4 @@
-"""What is to be done, as a list of units: parts of long videos, single videos, groups of short ones."""
+"""The plan of a corpus run, a list of units: parts of long videos, single videos, groups of short ones."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ...sources.frames import natural_order, readable
 from .sections import Cut, Place, find_cuts
 
 LONGEST = 1800.0
-"""Seconds of video in a unit, at most: what a crash loses, and what the last worker is still busy with at the end."""
+"""Most seconds of video in a unit: what a crash loses, and what the last worker is still busy with at the end."""
 _GROUP = 60.0
-"""Seconds up to which short videos go into one unit: few files, and yet work for many workers."""
-_MOST = 100  # videos of a unit
+"""Seconds up to which short videos share a unit: few files, but enough work for many workers."""
+_MOST = 100  # videos per unit
 
 
 @dataclass(frozen=True)
 class Segment:
     """A video, or a part of it.
 
-    source: its name in the results. path: where it lies. number: of the part, from 0.
-    seconds: length, 0 where it is not known. cut: where the part begins, None for the video's start. end: the first
-    frame that is no longer its own, None for the video's end.
+    source: its name in the results. path: of the file. number: of the part, from 0.
+    seconds: length, 0 if unknown. cut: where the part begins, None for the video's start. end: the first frame after
+    the part, None for the video's end.
     """
 
     source: str
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one worker does at a time. Its results are one file."""
+    """The work of one worker at a time. Its results are one file."""
 
     name: str
     segments: tuple[Segment, ...]
@@ -52,9 +52,9 @@ class Unit:
 
 
 def find_videos(places: Iterable[str | Path]) -> list[Path]:
-    """The videos that are named: files, patterns, and folders with all that is in them, in natural order.
+    """Return the named videos: files, patterns, and folders with everything below them, in natural order.
 
-    Raises DferError for a place with none, for a folder that cannot be read, and for "".
+    Raises DferError for a place without videos, for a folder that cannot be read, and for "".
     """
     found: list[Path] = []
     for named in places:
@@ -76,10 +76,10 @@ def find_videos(places: Iterable[str | Path]) -> list[Path]:
 def make_plan(
     videos: Sequence[Path], lead: float, progress: Callable[[], object], longest: float = LONGEST
 ) -> list[Unit]:
-    """Units for videos, in their order; the same for the same files, wherever it is made.
+    """Return units for videos, in their order; the same for the same files, wherever it is called.
 
-    lead: seconds that are read before a cut. progress: told of each video. longest: seconds of a unit.
-    A video that cannot be read becomes a segment all the same; the failure is told by who reads it.
+    lead: seconds that are read before a cut. progress: called after each video. longest: seconds of a unit.
+    A video that cannot be read becomes a segment all the same; the worker that reads it reports the failure.
     """
     pool = ThreadPoolExecutor()  # opening waits for the disk
     try:
@@ -123,12 +123,12 @@ def _segments(video: Path, lead: float, longest: float) -> list[Segment]:
 
 
 def to_json(unit: Unit) -> str:
-    """A unit as a line of JSON."""
+    """Return a unit as a line of JSON."""
     return json.dumps(asdict(unit))
 
 
 def from_json(line: str) -> Unit:
-    """The unit of such a line. Raises KeyError, TypeError or ValueError for any other."""
+    """Return the unit of such a line. Raises KeyError, TypeError or ValueError for any other."""
     entry = json.loads(line)
     return Unit(entry["name"], tuple(_segment(**segment) for segment in entry["segments"]))
 

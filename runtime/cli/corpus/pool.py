@@ -1,4 +1,4 @@
-"""Units on one machine: worker processes of which any may crash."""
+"""Runs units on one machine, in worker processes that may crash."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .unit import label_unit
 
 
 def run_locally(units: Sequence[Unit], job: Job, workers: int) -> Iterator[tuple[Unit, int]]:
-    """Every unit as it is done, with how many of its videos failed.
+    """Yield every unit as it is done, with the number of its videos that failed.
 
-    A worker that crashes is replaced, and its unit given to the next; a unit ends that, see `label_unit`.
+    A worker that crashes is replaced and its unit retried; `label_unit` limits the retries.
     Raises DferError from a worker. Workers end with this iterator, and with this process however that ends.
     """
     waiting = deque(units)
@@ -51,7 +51,7 @@ def run_locally(units: Sequence[Unit], job: Job, workers: int) -> Iterator[tuple
 
 
 class _Worker:
-    """A process that does units, one at a time."""
+    """A process that does one unit at a time."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -59,7 +59,7 @@ class _Worker:
         self.restart()
 
     def restart(self) -> None:
-        context = multiprocessing.get_context("spawn")  # forked threads of libraries would hang
+        context = multiprocessing.get_context("spawn")  # libraries' threads do not survive a fork
         self.answers, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, self._job), daemon=True)
         self._process.start()
@@ -67,7 +67,7 @@ class _Worker:
 
     def begin(self, unit: Unit) -> None:
         self.unit = unit
-        with suppress(OSError):  # it crashed before it took anything; its end of the pipe tells
+        with suppress(OSError):  # it has crashed, which the pipe's end will show
             self.answers.send(unit)
 
     def kill(self) -> None:

@@ -1,4 +1,4 @@
-"""A part of a long video as a source of its own, with the indices and times that its frames have in the whole."""
+"""A part of a long video as a source, with frame indices and times of the whole video."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ...sources.films import Film
 from ...sources.frames import Frame, Source, open_file, readable
 
 _SAME = 1e-4
-"""Seconds by which two time stamps of one picture may differ."""
+"""Seconds by which two time stamps of one frame may differ."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A frame of a video: index from 0, and media time, seconds from the first."""
+    """A frame of a video: index from 0, and media time in seconds since the first."""
 
     index: int
     time: float
@@ -29,7 +29,7 @@ START = Place(0, 0.0)
 
 @dataclass(frozen=True)
 class Cut:
-    """Where a video is cut. start: the first frame behind the cut. lead: where reading for it begins, some time before.
+    """Where a video is cut. start: the first frame after the cut. lead: where to start reading, some time before.
 
     clock: time stamp of the video's first frame, seconds.
     """
@@ -40,10 +40,10 @@ class Cut:
 
 
 def find_cuts(path: Path, longest: float, lead: float) -> list[Cut]:
-    """Cuts of a video into parts of `longest` seconds, with `lead` seconds to begin before each; none of a short one.
+    """Return the cuts of a video into parts of `longest` seconds, each read from `lead` seconds before; none if short.
 
-    Packets are read, not decoded, which takes seconds per hour of video. A video whose time stamps do not rise evenly
-    with its frames is not cut: only its whole says which frame is which.
+    Packets are read, not decoded, which takes seconds per hour of video. A video whose time stamps do not rise strictly
+    is not cut, since they would not identify its frames.
     Raises DferError for what is not a video.
     """
     film = Film(open_file(path), readable(path))
@@ -72,15 +72,15 @@ def find_cuts(path: Path, longest: float, lead: float) -> list[Cut]:
 
 
 def is_before(time: float, place: Place) -> bool:
-    """Whether a frame of this time comes before the one at `place`."""
+    """Return whether a frame at this time comes before the one at `place`."""
     return time < place.time - _SAME
 
 
 class VideoSection(Source):
     """The frames of a video from a cut's lead on.
 
-    Reading begins by a seek, if that arrives where it should: at the lead's time stamp, with as many frames up to the
-    cut's start as there are in the whole. Else the video is decoded from its start.
+    Reading starts with a seek, if that is exact: at the lead's time stamp, with as many frames up to the cut's start as
+    in the whole video. Otherwise the video is decoded from its start.
     Raises DferError for what is not a video.
     """
 
@@ -109,7 +109,7 @@ class VideoSection(Source):
                 index += 1
 
     def _arrives(self) -> bool:
-        """Whether a seek to the lead finds it, and all frames from there to the cut."""
+        """Return whether a seek to the lead finds it, and all frames from there to the cut."""
         lead, start, clock = self._cut.lead, self._cut.start, self._cut.clock
         self._film.seek(clock + lead.time)
         index, arrived = lead.index, False

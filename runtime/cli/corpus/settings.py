@@ -1,4 +1,4 @@
-"""What all workers of a corpus run must agree on."""
+"""Settings shared by all workers of a corpus run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How videos are read; each field is what `Recognizer` takes by that name, a bundle's path is absolute.
+    """How videos are read; each field is a parameter of `Recognizer` by that name, with the bundle's path absolute.
 
-    threads: of each worker.
+    threads: per worker.
     """
 
     bundle: str
@@ -31,9 +31,9 @@ class LabelSettings:
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker is given: settings, the folder of results, and the id of this run of the command.
+    """The input of every worker: settings, the folder of results, and the id of this run of the command.
 
-    about: what rows depend on, as the folder was begun with.
+    about: what rows depend on, as passed to `CorpusFolder.begin`.
     """
 
     settings: LabelSettings

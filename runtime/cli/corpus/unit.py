@@ -1,4 +1,4 @@
-"""One unit, done by a worker process: its videos to rows, whatever becomes of the worker."""
+"""One unit, done by a worker process: turns its videos into rows, and survives crashes of workers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .sections import START, VideoSection, is_before
 from .settings import Job, LabelSettings
 
 _TRIES = 3
-"""Crashes of the worker at one video after which that video has failed."""
+"""Worker crashes at one video after which that video counts as failed."""
 
 
 def label_unit(unit: Unit, job: Job) -> int:
-    """Write the unit's results into the job's folder; returns how many of its videos failed.
+    """Write the unit's results into the job's folder; return how many of its videos failed.
 
     A video that cannot be read becomes a failure, and so does one at which workers of this run crashed three times:
-    which one is being read is noted in `attempts`, and the next worker finds it there.
-    Raises DferError for a bundle that does not open, or crashes workers, for results that cannot be written, and for
-    a folder that another run has taken, and EngineError where the engine fails, for which no video is to blame.
+    `attempts` records the video being read for the next worker.
+    Raises DferError for a bundle that does not open or crashes workers, for results that cannot be written, and for a
+    folder claimed by another run; EngineError if the engine fails, which is no video's fault.
     """
     folder = CorpusFolder(job.folder)
     attempts = _Attempts(folder, unit, job.run)
@@ -48,14 +48,14 @@ def label_unit(unit: Unit, job: Job) -> int:
         made, note = _read(recognizer, segment)
         rows += [(prediction, segment.number) for prediction in made]
         notes.append(note)
-    folder.check(job.about)  # a run with other settings may have taken it while the model was opened
+    folder.check(job.about)  # a run with other settings may have claimed it while the model was opened
     failed = folder.write_unit(unit.name, recognizer.classes, rows, notes)
     attempts.end()
     return failed
 
 
 def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], SegmentNote]:
-    """A segment's rows, those of its lead-in left out."""
+    """Return a segment's rows, without those of its lead-in, and its note."""
     start = START if segment.cut is None else segment.cut.start
     made: list[Prediction] = []
     lead: list[Seen] = []
@@ -78,7 +78,7 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
         failure = str(error)
     if not failure and not frames:
         failure = "no frame of it can be read"
-    seconds = end - start.time  # that were read, whatever was announced
+    seconds = end - start.time  # seconds read, regardless of the announced length
     return made, SegmentNote(
         segment.source, segment.number, round(seconds, 3), frames, tuple(dict.fromkeys(warnings)), failure, tuple(lead)
     )
@@ -94,12 +94,12 @@ def _open(segment: Segment, warnings: list[str]) -> Source:
 
 @cache
 def _open_recognizer(settings: LabelSettings) -> Recognizer:
-    """One for all units that this process does."""
+    """Return the recogniser shared by all units of this process."""
     return Recognizer(settings.bundle, **settings.recognizer_options())
 
 
 class _Attempts:
-    """attempts/UNIT.json: at which video of a unit a worker is, and how often one crashed there, in one run."""
+    """attempts/UNIT.json: the video that a worker is reading, and the crashes at each video, in one run."""
 
     def __init__(self, folder: CorpusFolder, unit: Unit, run: str) -> None:
         self._path = folder.path / "attempts" / f"{unit.name}.json"
@@ -109,7 +109,7 @@ class _Attempts:
             known = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return
-        if known.get("run") == run:  # its worker is no more, else the unit would not be given out again
+        if known.get("run") == run:  # its worker has died, since the unit was given out again
             self._crashes.update({int(place): count for place, count in known["crashes"].items()})
             self._crashes[known["at"]] += 1
 
