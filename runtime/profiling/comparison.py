@@ -88,8 +88,7 @@ def compare_reports(old: Report, new: Report) -> list[Change]:
 def compare_samples(
     old: Sequence[float], new: Sequence[float]
 ) -> list[tuple[float, float, float, float, float, Verdict]]:
-    """Return for each of `PERCENTILES`: old, new, factor, low, high, verdict. Samples (ms, at least one each) in
-    order."""
+    """Return, for each of `PERCENTILES`: old, new, factor, low, high, verdict. Samples: ordered, ms, at least one."""
     rng = np.random.default_rng(0)  # the same reports give the same answer
     drawn = [_draw(np.asarray(samples, np.float64), rng) for samples in (old, new)]
     exact = [_percentiles(np.asarray(samples, np.float64)) for samples in (old, new)]

@@ -99,8 +99,7 @@ def _spent(sensor: Sensor, before: tuple[float, float], after: tuple[float, floa
 
 
 def _rapl(root: Path) -> list[Sensor]:
-    """Return sensors for packages and their memory; cores and graphics are parts of a package, and psys includes
-    all."""
+    """Return sensors for packages and their memory; cores and graphics are parts of packages, psys is their sum."""
     sensors = []
     for folder in find_files(root / "sys/class/powercap", "intel-rapl:*"):
         name = read_text(folder / "name") or ""

@@ -102,8 +102,7 @@ class Report:
 
 
 def stage_times(samples: Mapping[str, Sequence[float]]) -> list[StageTimes]:
-    """Return exact statistics of samples (milliseconds, by stage); percentiles by nearest rank. Stages without samples
-    are omitted."""
+    """Return exact statistics of samples (ms, by stage), with nearest-rank percentiles; empty stages are omitted."""
     rows = []
     for stage in STAGES:
         if values := samples.get(stage):
