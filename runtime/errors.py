@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 class DferError(Exception):
-    """An error with a one-line message meant for the person at the keyboard; its text is `printable`.
+    """An error with a one-line message for the user, safe to print in a terminal (see `printable`).
 
     >>> from dfer.runtime import DferError, Recognizer
     >>> try:

@@ -42,8 +42,8 @@ class Recognizer:
 
     bundle: folder of an exported model; None uses the demo bundle that ships with the package.
     provider: a key of `engines.BACKENDS`; "auto" picks the fastest one here (see `engines.choice.choose`).
-    window: seconds of video behind each prediction. fps: frames per second that are sampled and encoded. None uses what
-    the model was trained with.
+    window, fps: seconds of video behind each prediction, and frames per second that are sampled and encoded; None uses
+    what the model was trained with.
     max_faces: how many faces of a source are classified, largest first; None for all.
     min_face: side in pixels of the smallest face that is classified; larger values make detection faster.
     detect_every: frames from one face detection to the next; in between, faces are carried along by their motion.

@@ -33,7 +33,7 @@ class Bundle:
     def open(cls, path: str | Path) -> Bundle:
         """Open the bundle in the folder `path`, after checking its manifest and the sizes of the files it lists.
 
-        A file's content is checked when it is read, so that opening only reads the files that are run.
+        A file's content is checked when it is read, so that a start reads only the files it runs.
         Passing these checks does not make a bundle trustworthy: see docs/security.md.
         Raises DferError, in one line, for the first thing that is wrong.
 

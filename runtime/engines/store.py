@@ -66,7 +66,7 @@ class EngineStore:
     index.json lists its sha256 for the requested key, which includes the graph's; both are checked before TensorRT sees
     a byte. This detects damaged and stale engines.
 
-    The engines of the `KEPT` bundles last built for are kept. Raises DferError if there is no cache folder.
+    Only the `KEPT` bundles last built for keep their engines. Raises DferError if there is no cache folder.
     """
 
     def __init__(self, bundle: Bundle) -> None:

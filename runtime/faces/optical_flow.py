@@ -158,7 +158,7 @@ def _median_motion(
     first, second = _pairs(count)
     before, after = np.abs(places[:, first] - places[:, second])
     scale = float(_median(after / np.maximum(before, 1e-6)))
-    if not 0.8 < scale < 1.25:  # between two frames of a video, no head does this
+    if not 0.8 < scale < 1.25:  # no head moves like this between two frames
         return None
     centre = box[0] + box[2] / 2, box[1] + box[3] / 2
     # If points were dropped, their mean is not the box's centre.

@@ -1,4 +1,4 @@
-"""Face orientation: ceiling cameras and turned phones give rotated faces, which detectors find but misplace."""
+"""Face orientation: ceiling cameras and turned phones give rotated faces, which detectors locate only poorly."""
 
 from __future__ import annotations
 

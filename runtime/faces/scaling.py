@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Resize an image [H,W,C] to `width` × `height` pixels; where it is smaller, it is interpolated.
+    """Resize an image [H,W,C] to `width` × `height` pixels; a smaller one is enlarged by interpolation.
 
     It is halved as often as possible, then interpolated. OpenCV's area filter takes two to seven times as long; it
     suppresses stripes one pixel wide better if the sizes are no powers of two apart, which does not matter for faces.

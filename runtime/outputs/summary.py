@@ -68,7 +68,7 @@ def predictions_apart(step: Step) -> Iterator[Prediction]:
 
 def _source_of(step: Step) -> str:
     """Return the name of the photograph or, for other frames, of the source."""
-    if step.frame.photo and PurePath(step.source).name != step.frame.file:  # as of a single picture
+    if step.frame.photo and PurePath(step.source).name != step.frame.file:  # equal for a single image
         return f"{step.source.rstrip('/')}/{step.frame.file}"
     return step.source
 
@@ -108,7 +108,7 @@ class Summary:
     discard = close
 
     def add(self, prediction: Prediction, photo: bool = False) -> None:
-        """Add the next prediction of its track. photo: it is of a photograph."""
+        """Add the next prediction of its track. photo: whether it is of a photograph."""
         key = prediction.source, prediction.track_id
         track = self.tracks.get(key)
         if track is None:

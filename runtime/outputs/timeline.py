@@ -76,7 +76,7 @@ def _families() -> list[str]:
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    chosen = [*rcParams["font.family"], *rcParams["font.sans-serif"], *_FONTS]  # the user's own first
+    chosen = [*rcParams["font.family"], *rcParams["font.sans-serif"], *_FONTS]  # the user's fonts first
     return list(dict.fromkeys(name for name in chosen if name in installed))
 
 

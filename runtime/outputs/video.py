@@ -26,7 +26,7 @@ from ..errors import DferError
 from ..machine import physical_cores, run_tool
 from .overlay import fit
 
-_LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 ends at 8191, players before
+_LARGEST_SIDE, _SMALLEST_SIDE = 4096, 2  # pixels; MPEG-4 allows 8191, players less
 _PATIENCE = 60.0  # seconds for ffmpeg to accept a frame, and to finish a file
 _FRAGMENT = 2.0  # seconds lost at most, plus the encoder's look-ahead, when everything is killed at once
 _PIPE = 1 << 20  # bytes, the largest pipe that an unprivileged process may request
@@ -53,7 +53,7 @@ class VideoSink:
         width, height = (max(_SMALLEST_SIDE, 2 * round((side * shrink + 0.5) / 2)) for side in size)
         self._size = width, height
         self._written = 0
-        self._late = 0.0  # seconds that were cut from frames held too long
+        self._late = 0.0  # seconds cut from frames held too long
         self._shown: NDArray[np.uint8] | None = None  # the frame to show until the next
         existed = path.exists()
         try:
@@ -232,7 +232,7 @@ class _Ffmpeg:
 
 def _widen(pipe: int) -> None:
     """Enlarge a pipe to hold a frame, if the system can: encoding runs in parallel, and a kill loses no first frame."""
-    fcntl = importlib.import_module("fcntl")  # which Windows does not have
+    fcntl = importlib.import_module("fcntl")  # not on Windows
     if hasattr(fcntl, "F_SETPIPE_SZ"):  # Linux
         with suppress(OSError):  # the system limits the total size of pipes
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE)

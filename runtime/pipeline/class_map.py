@@ -28,7 +28,7 @@ class ClassMap:
 
     @classmethod
     def of(cls, names: Mapping[str, str | None], classes: tuple[str, ...]) -> ClassMap:
-        """Build from `names`: per class of the model its new name, or None to drop it; classes not named stay.
+        """Build a map. names: per class of the model its new name, or None to drop it; classes not named stay.
 
         Raises ParameterError for a name that the model does not have, one that cannot be displayed, and if no class
         would be left.

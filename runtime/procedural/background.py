@@ -1,4 +1,4 @@
-"""The background behind the person."""
+"""The background of the scene."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Two pairs of classes share one apex face and one distribution of courses, and di
 * ``surprise`` starts fast and fades slowly; ``fear`` is a course of surprise played backwards;
 * ``disgust`` recoils fast and relaxes slowly; ``anger`` is a course of disgust played backwards.
 
-So only a model that uses the order of the frames can tell the two apart, not from a single frame or a shuffled clip.
+So neither a single frame nor a shuffled clip can tell the two apart: a model must use the order of the frames.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ..errors import DferError
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # OpenCV reads it when it first uses FFmpeg; see `_Quiet`
 
 OPEN_TIMEOUT, READ_TIMEOUT = 10.0, 10.0
-"""Seconds after which a network stream that does not answer, or falls silent, counts as lost."""
+"""Seconds after which a network stream that does not respond, or stops sending, counts as lost."""
 _LONGEST_STUMBLE = 1.0
 """Seconds of failed reads after which to stop trying: damaged frames fail at once, lost devices may be slow."""
 _USB2 = 24e6
@@ -50,7 +50,7 @@ class Capture:
     def read(self, tries: int = 1) -> Picture | None:
         """Return the next picture, skipping at most `tries` - 1 damaged ones; None if there is none, or after release.
 
-        OpenCV does not tell a damaged picture from the end: either is a failed read.
+        OpenCV does not distinguish a damaged picture from the end: both are failed reads.
         """
         try:
             with self._lock:
@@ -76,7 +76,7 @@ class Capture:
             if not got:
                 return None
             rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), dtype=np.uint8)
-        except cv2.error:  # a picture that OpenCV rejects is as damaged as one that it cannot decode
+        except cv2.error:  # a picture that OpenCV rejects counts as damaged
             return None
         return Picture(rgb, perf_counter() - came)
 

@@ -107,7 +107,7 @@ class Film:
             )
         except (av.FFmpegError, OSError, ValueError, RuntimeError) as error:
             self._close_file()
-            if hwaccel is not None and getattr(error, "filename", None) is None:  # it is not about the place
+            if hwaccel is not None and getattr(error, "filename", None) is None:  # not an error of the file or URL
                 why = _UNDECODED
                 if isinstance(error, av.FFmpegError):
                     why = f"the device does not start here ({error.strerror})"
@@ -148,7 +148,7 @@ class Film:
         length = None
         if stream.duration and stream.time_base:
             length = float(stream.duration * stream.time_base)
-        elif container.duration:  # in some containers it counts from 0, in others from the first picture
+        elif container.duration:  # some containers count it from 0, others from the first picture
             length = (container.duration - max(container.start_time or 0, 0)) / av.time_base
         self.length = length if length is not None and length > 0 else None
         by_time = None if self.length is None or self.rate is None else round(self.length * self.rate)

@@ -63,8 +63,7 @@ def open_source(
     warn: called with one line about a problem that is not an error (a video that ends early, a lost stream); live
     sources call it from their reader thread.
     size, fps: (width, height) in pixels and frames per second to request from a camera; ignored for other sources.
-    reconnect_tries: attempts in a row to reconnect a lost camera or stream before it is an error; with 0, the source
-    simply ends.
+    reconnect_tries: attempts in a row to reconnect a lost camera or stream before an error; with 0, it simply ends.
     photos: whether images of a folder or pattern stand alone (see `ImageFolder`); None treats them as photographs if
     their sizes differ or their names are not numbered (`are_photos`), and warns which. A single image stands alone.
     hwaccel: the device, by FFmpeg's name, that decodes video files and recordings over HTTP (see `films.accelerator`);
@@ -195,8 +194,7 @@ def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: 
 
 
 def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
-    """Expand to single sources: a pattern becomes the files that it matches, a folder of videos its videos, in natural
-    order.
+    """Expand patterns to the files that they match, and folders of videos to these, in natural order.
 
     specs: several, or one. A pattern or folder of images stays as it is, since that is one source. Raises DferError for
     an invalid name, a pattern that matches nothing, and a pattern or folder that mixes images and other files.
@@ -281,7 +279,7 @@ def open_sources(
                 failed.append(error)
                 if name is None or len(failed) == len(expanded):
                     raise
-                tries = reconnect_tries if "://" in str(spec) else 0  # a camera that is not plugged in is a mistake
+                tries = reconnect_tries if "://" in str(spec) else 0  # retrying would not help an unplugged camera
                 opened.append(DeferredSource(name, opening, warn, live=True, tries=tries))
     except BaseException:
         for source in opened:
@@ -362,7 +360,7 @@ def _is_image(path: Path) -> bool:
 
 
 def _is_litter(name: str) -> bool:
-    """Return whether systems leave it beside images: hidden files, thumbnails, folders of archives and servers."""
+    """Return whether systems leave such files beside images: hidden, thumbnails, folders of archives and servers."""
     return name.startswith(".") or name in _LITTER
 
 

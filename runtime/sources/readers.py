@@ -234,7 +234,7 @@ class SourceReaders:
             reader.source.close()
         patience = monotonic() + _PATIENCE
         for thread in self._threads:
-            if thread.ident is not None and thread is not threading.current_thread():  # started
+            if thread.ident is not None and thread is not threading.current_thread():  # only started ones
                 thread.join(max(0.0, patience - monotonic()))
 
     def __enter__(self) -> SourceReaders:

@@ -28,7 +28,7 @@ def run_on_cluster(
 
     address: of the cluster's head, HOST:PORT. cpus, gpus: resources of each task.
     Videos, bundle and folder must have the same paths on all nodes, and this package must be installed there.
-    Raises DferError if there is no such cluster, or no node with enough resources, and from a task.
+    Raises DferError if there is no such cluster, or no node with enough resources, or if a task raises it.
     """
     require("ray", "ray")
     import ray

@@ -20,7 +20,7 @@ def run_locally(units: Sequence[Unit], job: Job, workers: int) -> Iterator[tuple
     """Yield every unit as it is done, with the number of its videos that failed.
 
     A worker that crashes is replaced and its unit retried; `label_unit` limits the retries.
-    Raises DferError from a worker. Workers end with this iterator, and with this process however that ends.
+    Raises DferError if a worker does. Workers end with this iterator, and with this process however that ends.
     """
     waiting = deque(units)
     crews = [_Worker(job) for _ in range(min(workers, len(units)))]
