@@ -199,7 +199,7 @@ class Summary:
     def _thin(self) -> None:
         """Drop the faces seen most briefly among those that have left; if none has, those seen most briefly."""
         brief = sorted(self.tracks, key=lambda key: self.tracks[key].predictions)
-        brief.sort(key=lambda key: self._latest[key[0]] - self.tracks[key].last <= _SETTLED)  # left faces first
+        brief.sort(key=lambda key: self._latest[key[0]] - self.tracks[key].last <= _SETTLED)  # absent faces first
         for key in brief[:_MOST_TRACKS]:
             del self.tracks[key]
             self.forgotten += 1

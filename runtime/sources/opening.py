@@ -194,7 +194,7 @@ def _open_images(paths: list[Path], name: str, rate: float, warn: Warn, photos: 
 
 
 def expand(specs: Iterable[SourceSpec] | SourceSpec) -> list[SourceSpec]:
-    """Expand patterns to the files that they match, and folders of videos to these, in natural order.
+    """Expand patterns to the files that they match, and folders to the videos in them, in natural order.
 
     specs: several, or one. A pattern or folder of images stays as it is, since that is one source. Raises DferError for
     an invalid name, a pattern that matches nothing, and a pattern or folder that mixes images and other files.
