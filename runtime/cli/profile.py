@@ -142,7 +142,7 @@ def _show(console: Console, report: Report, changes: Sequence[Change], other: Se
     from ..profiling.html import headlines
 
     for measured in report.measurements:
-        console.print(_leg_table(measured))
+        console.print(_measurement_table(measured))
     console.print(_batch_table(report))
     for line in (*headlines(report), *report.notes):
         console.print(line, soft_wrap=True, markup=False)
@@ -152,7 +152,7 @@ def _show(console: Console, report: Report, changes: Sequence[Change], other: Se
         console.print(_change_table(changes))
 
 
-def _leg_table(measured: Measurement) -> Table:
+def _measurement_table(measured: Measurement) -> Table:
     from rich.table import Table
 
     from ..profiling.report import stage_times
