@@ -1,4 +1,4 @@
-"""Texts about how the face moves in a clip: FineCLIPER's high level, used in training only."""
+"""Captions that describe how the face moves in a clip: FineCLIPER's high level, used in training only."""
 
 WEIGHT = 0.5
-"""What the loss of captions counts by (our choice; the paper's public pages give no number)."""
+"""Default weight of the caption loss (our choice; the paper's public pages give no number)."""

@@ -1,4 +1,4 @@
-"""Captions of the clips to train on, and clips to learn from by captions alone: their labels are not read."""
+"""Captions of training clips, and clips that are trained on through captions alone, without labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .reading import TRAINING, Captions, clean_captions, read_captions
 
 
 class Unlabelled:
-    """The clips of another set as if nobody had labelled them: all have the first of `classes`, which nobody reads."""
+    """The clips of another set without their labels: every label is 0, a placeholder that is never used."""
 
     shares: NDArray[np.float32] | None = None
 
@@ -43,9 +43,9 @@ class Unlabelled:
 
 
 def check_unlabelled(options: TrainOptions, trains: bool) -> None:
-    """Raise ParameterError for options that mean nothing to a method without labels.
+    """Raise ParameterError for options that do not apply to a method that uses no labels.
 
-    trains: whether there are captions to train on; without, the method has all that it needs from CLIP.
+    trains: whether there are captions to train on. Without captions, nothing is trained: CLIP is used as it is.
     """
     for name in ("stills", "validation_split", "select_on_test", "class_weights"):
         if getattr(options, name):
@@ -68,12 +68,12 @@ def open_unlabelled(
     warn: Callable[[str], object] = lambda _: None,
     size: int = SIDE,
 ) -> tuple[ClipSet, dict[str, str]]:
-    """The training clips of a data set, and the split of every clip that it names.
+    """Return the training clips of a data set, and the split of every clip that it lists.
 
-    A folder's clips may lie however deep, without classes; all are for training where there are no train/, val/ and
-    test/. A table needs no labels: its columns are clip and split. Benchmarks come with theirs.
-    out: a place that holds none of the clips. progress, warn, size: as of `DataChoice.open`.
-    Raises DferError for data that are not where `choice` says.
+    In a folder, clips may be nested to any depth, without class folders; all are training clips if there is no train/,
+    val/ or test/. A table needs only the columns clip and split. Benchmarks bring their own lists.
+    out: a path to leave out of the search for clips. progress, warn, size: as in `DataChoice.open`.
+    Raises DferError if the data are not where `choice` says.
     """
     if choice.data not in ("folder", "csv") or choice.root is None:
         clips = choice.open(TRAINING, False, progress, warn, size)
@@ -92,13 +92,13 @@ def open_unlabelled(
 
 
 def captions_of(clips: ClipSet, source: str | Path, classes: tuple[str, ...], splits: Mapping[str, str]) -> Captions:
-    """The captions of training clips, from a file, or as `DRAWN` of procedural people.
+    """Return the captions of training clips: from the file `source`, or, for `DRAWN`, those of procedural people.
 
-    classes: names that no clause may have. splits: of all clips that are listed.
-    Raises DferError as `read_captions` does, ParameterError where drawn ones are asked for and nothing is drawn.
+    classes: names that no clause may contain. splits: the split of every listed clip.
+    Raises DferError as `read_captions` does, and ParameterError for `DRAWN` if the clips are not procedural.
     """
     if str(source) != DRAWN:
-        known = dict.fromkeys(clips.names, TRAINING) | dict(splits)  # one in both is of the other split
+        known = dict.fromkeys(clips.names, TRAINING) | dict(splits)  # for a clip in both, `splits` wins
         return read_captions(Path(source), known, classes)
     if not isinstance(clips, ProceduralClips):
         raise ParameterError("captions", f"only procedural people have {DRAWN} ones; name a file")
@@ -106,6 +106,6 @@ def captions_of(clips: ClipSet, source: str | Path, classes: tuple[str, ...], sp
 
 
 def captioned(clips: ClipSet, captions: Captions, classes: tuple[str, ...]) -> Subset:
-    """Those of the clips that have captions, without their labels; `classes` are what a method has."""
+    """Return the clips that have captions, without their labels. classes: those of the method."""
     told_of = [index for index, name in enumerate(clips.names) if name in captions.texts]
     return Subset(Unlabelled(clips, classes), np.array(told_of, np.int64))

@@ -1,4 +1,4 @@
-"""The loss that brings a clip's feature and its caption's together, and the captions as tokens."""
+"""The contrastive loss between the features of clips and of their captions, and the captions as tokens."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..models.clip import Clip
 
 
 class CaptionTokens:
-    """Captions as CLIP's tokens, of clips by their names.
+    """Captions as CLIP tokens, looked up by clip name.
 
-    texts: a clip's name → its captions, one at least.
-    cut: how many captions fill CLIP's context to the end, where longer ones are cut.
+    texts: clip name → its captions, at least one.
+    cut: how many captions fill CLIP's whole context; longer ones are truncated to it.
     """
 
     def __init__(self, clip: Clip, texts: Mapping[str, Sequence[str]]) -> None:
@@ -29,9 +29,9 @@ class CaptionTokens:
             start += len(some)
 
     def draw(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Of clips, those that have captions, as places in `names`, and a random one of the captions of each.
+        """Return the indices into `names` of the clips that have captions, and one random caption of each.
 
-        Both int64 [K], captions as numbers for `embed`; random by torch's generator.
+        Both int64 [K]; captions are numbers for `embed`, drawn with torch's generator.
         """
         places = [place for place, name in enumerate(names) if name in self._rows]
         rows = [self._rows[names[place]] for place in places]
@@ -42,24 +42,24 @@ class CaptionTokens:
         return len(self._ends)
 
     def rows(self, name: str) -> range:
-        """The captions of a clip that has some, by number."""
+        """Return the numbers of a clip's captions; KeyError if it has none."""
         return self._rows[name]
 
     def embed(self, captions: Tensor, clip: Clip, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Embeddings [K,L,E] of captions, padded to the longest of them, and the place of each one's end, int64 [K]."""
+        """Return embeddings [K,L,E] of captions, padded to the longest, and the end-of-text positions, int64 [K]."""
         ends = self._ends[captions]
         tokens = self._tokens[captions, : int(ends.max()) + 1]
         return clip.text.embed(tokens.to(device)), ends.to(device)
 
 
 def contrast(video: Tensor, text: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """Symmetric InfoNCE, a scalar, of K clips and a caption of each; others of a clip's class are no negatives of it.
+    """Return the symmetric InfoNCE loss of K clips and one caption each; same-class pairs do not count as negatives.
 
-    video, text: features [K,D] of length 1, of clips and of their captions. labels: int64 [K], classes of the clips.
-    scale: 1/τ. 0 where all are of one class. CLIP's loss (Radford et al. 2021, figure 3) with this mask (our choice:
-    captions of one class are much alike).
+    video, text: L2-normalised features [K,D] of clips and of their captions. labels: int64 [K], classes of the clips.
+    scale: 1/τ. The loss is 0 if all clips are of one class. It is CLIP's loss (Radford et al. 2021, figure 3) with a
+    mask (our choice: captions of one class are much alike).
     """
-    with torch.autocast(video.device.type, enabled=False):  # times 100: half precision would show
+    with torch.autocast(video.device.type, enabled=False):  # scale is about 100: half precision would lose too much
         similarities = scale * video.float() @ text.float().T
     others = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     masked = similarities.masked_fill((labels[:, None] == labels) & others, float("-inf"))

@@ -1,4 +1,4 @@
-"""What to ask a language model that sees pictures, so that its answers are captions of clips."""
+"""Prompts for a vision-language model, whose answers become the captions of clips."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ PROMPT = (
 
 
 def write_prompts(place: Path, out: Path) -> tuple[int, list[str]]:
-    """Write a line of JSON for each training clip of a folder or table to `out`; how many, and which have no frames.
+    """Write one line of JSON per training clip to `out`; return how many, and the names of clips without frames.
 
-    place: a folder of clips however deep, of which those under val/ and test/ are left out; or a CSV with columns clip
-    and perhaps split, of which those that are "train" in any fold are taken.
-    A line has clip (its name, as `dfer-train` has it with this folder or table), prompt, and frames: paths of pictures,
-    or numbers from 0 of frames of the clip video.
-    Raises DferError for a place without clips, a bad table, and a file that is there already or cannot be written.
+    place: a folder of clips, nested to any depth, without those under val/ and test/; or a CSV with the column clip
+    and optionally split, whose clips that are "train" in any fold are taken.
+    Each line has clip (the name that `dfer-train` uses with this folder or table), prompt, and frames: paths of
+    pictures, or frame numbers, from 0, in the file under "video".
+    Raises DferError for a place without clips, a bad table, or an `out` that exists or cannot be written.
     """
     if out.exists():
         raise DferError(f"{out} exists, perhaps with answers in it; name another file")
@@ -52,7 +52,7 @@ def write_prompts(place: Path, out: Path) -> tuple[int, list[str]]:
 
 
 def _clips(place: Path, out: Path) -> Iterator[tuple[str, Path]]:
-    """Names and paths of the training clips."""
+    """Yield names and paths of the training clips."""
     if place.is_file():
         rows = (row for _, row in read_rows(place, ("clip",)) if row.get("split", TRAINING) == TRAINING)
         for name in dict.fromkeys(row["clip"].replace("\\", "/") for row in rows):
@@ -65,7 +65,7 @@ def _clips(place: Path, out: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _frames(path: Path) -> dict[str, Any] | None:
-    """The frames of a clip that evaluation would see, each once; None where it has none."""
+    """Return the frames of a clip that evaluation samples, without repeats; None if it has no frames."""
     if path.is_dir():
         files = image_files(path)
         return {"frames": [str(files[i]) for i in _once(len(files))]} if files else None

@@ -1,4 +1,4 @@
-"""Captions of clips from a file of JSON lines, read strictly and without what names an emotion."""
+"""Read captions of clips from a JSON Lines file, strictly, dropping clauses that name an emotion."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _BOUNDARY = re.compile(r"[,;.]|\b(?:while|and)\b", re.IGNORECASE)  # between cla
 
 @dataclass(frozen=True)
 class Captions:
-    """What is told of clips.
+    """The captions of clips.
 
-    texts: a clip's name → its captions, one at least, without clauses that name an emotion.
-    dropped: how many such clauses there were. emptied: how many captions had nothing else, and count as absent.
+    texts: clip name → its captions, at least one, without clauses that name an emotion.
+    dropped: how many such clauses were removed. emptied: how many captions had no other clause and were dropped.
     """
 
     texts: Mapping[str, tuple[str, ...]]
@@ -34,13 +34,13 @@ class Captions:
 
     @property
     def digest(self) -> str:
-        """sha256 of the texts and whose they are."""
+        """sha256 of clip names and texts."""
         return hashlib.sha256(json.dumps(sorted(self.texts.items())).encode()).hexdigest()
 
     def report(self, clips: Sequence[str]) -> str:
-        """A sentence on how many of `clips` have captions, and on what was left out.
+        """Return a sentence that says how many of `clips` have captions, and what was left out.
 
-        Raises DferError when none has any.
+        Raises DferError if none has any.
         """
         known = sum(clip in self.texts for clip in clips)
         left_out = f"{self.dropped} clauses that name an emotion and {self.emptied} captions with no other are left out"
@@ -51,12 +51,12 @@ class Captions:
 
 
 def read_captions(path: Path, splits: Mapping[str, str], classes: Sequence[str]) -> Captions:
-    """Captions from lines `{"clip": NAME, "text": TEXT or [TEXT, …]}`; other keys are left alone.
+    """Read captions from lines `{"clip": NAME, "text": TEXT or [TEXT, …]}`; other keys are ignored.
 
-    splits: the split of every clip there is, by name, "train" for those that may have captions.
-    classes: names that no clause may have, beside those of all expressions.
-    Raises DferError, naming file, line and clip, for a line that is not so, a clip that is not there, that is in
-    another split, or that has a line already.
+    splits: clip name → split, for every clip; only clips of "train" may have captions.
+    classes: names that no clause may contain, besides the names of all expressions.
+    Raises DferError, naming file, line and clip, for a malformed line, and for a clip that does not exist, is in
+    another split, or already has a line.
     """
     lines: dict[str, int] = {}
     given: list[tuple[str, list[str]]] = []
@@ -78,7 +78,7 @@ def read_captions(path: Path, splits: Mapping[str, str], classes: Sequence[str])
 
 
 def clean_captions(given: Iterable[tuple[str, Sequence[str]]], classes: Sequence[str]) -> Captions:
-    """The captions of clips without clauses that name an emotion (the paper's "Refine")."""
+    """Drop clauses that name an emotion from the captions (the paper's "Refine")."""
     emotions = emotion_words(classes)
     kept: dict[str, tuple[str, ...]] = {}
     dropped = emptied = 0
@@ -93,9 +93,9 @@ def clean_captions(given: Iterable[tuple[str, Sequence[str]]], classes: Sequence
 
 
 def drop_clauses(text: str, unwanted: re.Pattern[str]) -> tuple[str, int]:
-    """A text without its clauses in which something `unwanted` is found, and how many those were.
+    """Remove the clauses of a text that match `unwanted`; return what is left, and how many were removed.
 
-    Clauses end at commas, semicolons, full stops, "while" and "and". The text is "" when no word is left.
+    Clauses end at commas, semicolons, full stops, "while" and "and". The text is "" if no word is left.
 
     >>> drop_clauses("She looks sad while the inner brows rise, then fall.", re.compile("sad"))
     ('the inner brows rise, then fall', 1)
@@ -108,7 +108,7 @@ def drop_clauses(text: str, unwanted: re.Pattern[str]) -> tuple[str, int]:
 
 
 def _parse(path: Path, number: int, line: str) -> tuple[str, list[str]]:
-    """Clip and texts of a line."""
+    """Return clip name and texts of a line."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -126,6 +126,6 @@ def _parse(path: Path, number: int, line: str) -> tuple[str, list[str]]:
     try:
         for text in texts:
             text.encode()
-    except UnicodeEncodeError as error:  # halves of characters, which JSON can spell
+    except UnicodeEncodeError as error:  # lone surrogates, which JSON can encode
         raise bad_line(path, number, f'clip {clip!r}: "text" is not valid Unicode ({error.reason})') from error
     return clip, texts

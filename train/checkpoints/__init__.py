@@ -1,1 +1,1 @@
-"""Reading and writing checkpoints: ours, DFER-CLIP's, and files nobody vouches for."""
+"""Reading and writing checkpoints: ours, DFER-CLIP's, and untrusted files."""

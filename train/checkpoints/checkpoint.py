@@ -1,4 +1,4 @@
-"""Our checkpoints: one `.pt` of tensors and plain values that loads with `weights_only=True`, so it can run nothing."""
+"""Our checkpoints: one `.pt` of tensors and plain values that loads with `weights_only=True`, so it runs no code."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HINT = "if it is of DFER-CLIP's authors, export it with: dfer-export --method d
 def save_checkpoint(method: Method, path: Path, training: dict[str, Any], confidence: Confidence = _UNFITTED) -> None:
     """Write `method` with `training` (plain values: settings, scores) to `path`, completely or not at all.
 
-    confidence: what was fitted to it, which the model has when it is loaded again.
+    confidence: the calibration fitted to the model, restored when it is loaded.
     """
     content = {"state": method.finished_state(), "confidence": confidence.to_json(), "training": training}
     _write(method, path, content)
@@ -43,8 +43,8 @@ def save_trained(
 ) -> None:
     """Write only the `trained` part of the method's state to `path`.
 
-    The rest, which is frozen, is in the checkpoint `whole` in the same folder, perhaps only later. It is found there by
-    that name, and must be the same: its digest is kept. confidence: as of `save_checkpoint`.
+    The frozen rest is loaded from the checkpoint `whole` in the same folder, which may be written later. It is found by
+    file name, and must match the digest stored here. confidence: as in `save_checkpoint`.
     """
     state = method.finished_state()
     frozen = {name: value for name, value in state.items() if name not in trained}
@@ -57,7 +57,7 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
     """Read a checkpoint: the model in evaluation mode, and what was saved about its training.
 
     Raises DferError for a missing file, a file that is not a checkpoint of ours, one that holds pickled code, or one
-    whose frozen weights are in another file that is missing or has others.
+    whose frozen weights are in another file that is missing or does not match.
     """
     content = _read_ours(path)
     name = content.get("method")
@@ -80,9 +80,9 @@ def load_checkpoint(path: Path) -> tuple[Method, dict[str, Any]]:
 
 
 def checkpoint_of(bundle: Bundle, given: Path | None = None) -> Path:
-    """The checkpoint that a bundle was exported from: `given`, or the file of its name beside the bundle.
+    """Return the checkpoint that a bundle was exported from: `given`, or the file of that name beside the bundle.
 
-    Raises DferError where there is none, and for another one: the digest is in the bundle.
+    Raises DferError if there is none, or if its sha256 differs from the one in the bundle.
     """
     provenance = bundle.manifest.provenance
     name = Path(str(provenance.get("checkpoint", "the checkpoint"))).name
@@ -110,7 +110,7 @@ def _read_ours(path: Path) -> dict[str, Any]:
 
 
 def _frozen(path: Path, kept: dict[str, str], names: Set[str]) -> dict[str, Tensor]:
-    """The frozen weights `names` of the checkpoint `path`, from the one beside it that has them."""
+    """Load the frozen weights `names` of the checkpoint `path` from the checkpoint beside it that `kept` names."""
     whole = path.with_name(Path(kept["file"]).name)
     if not whole.is_file():
         raise DferError(
@@ -127,12 +127,12 @@ def _read(path: Path) -> Any:
     check_archive(path)
     try:
         return plain_values(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # torch raises many kinds for bytes that are not its own
-        # Both of torch's formats begin so; what is neither was never a checkpoint.
+    except Exception as error:  # torch raises many types for files that it did not write
+        # Both of torch's formats begin with these bytes; anything else was never a checkpoint.
         if isinstance(error, pickle.UnpicklingError) and path.read_bytes()[:2] in (b"PK", b"\x80\x02"):
             raise DferError(
                 f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
                 f"them would run code from the file; {_HINT}"
             ) from error
-        why = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""  # others tell of pickle's insides
+        why = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""  # other errors are about pickle's internals
         raise DferError(f"checkpoint {path}: not a PyTorch file{why}") from error

@@ -1,7 +1,7 @@
-"""DFER-CLIP's published checkpoints, read as our `DferClip`: names and sizes come from the file's tensors alone.
+"""Read DFER-CLIP's published checkpoints as our `DferClip`; names and sizes come from the file's tensors alone.
 
-From the published code (github.com/zengqunzhao/DFER-CLIP): the forward pass reads `image_encoder.*`,
-CLIP's image tower after fine-tuning, and `text_encoder.*`, its frozen text transformer; `clip_model_.*` are the same
+In the published code (github.com/zengqunzhao/DFER-CLIP), the forward pass uses `image_encoder.*`,
+CLIP's image tower after fine-tuning, and `text_encoder.*`, its frozen text transformer. `clip_model_.*` holds the same
 tensors again, and the token embeddings. The CLIP is OpenAI's.
 """
 
@@ -23,7 +23,7 @@ from .untrusted_checkpoint import read_untrusted
 
 M = TypeVar("M", bound=nn.Module)
 CLASSES = {len(names): names for names in (EXPRESSIONS, MAFW_EXPRESSIONS)}
-SHAPED = (  # the tensors whose shapes tell all sizes
+SHAPED = (  # the tensors whose shapes give all sizes of the model
     "prompt_learner.ctx",
     "prompt_learner.token_suffix",
     "image_encoder.conv1.weight",
@@ -34,7 +34,7 @@ SHAPED = (  # the tensors whose shapes tell all sizes
     "temporal_net.pos_embedding",
     "temporal_net.temporal_transformer.layers.0.0.fn.norm.weight",
 )
-NAMES = {  # beginnings of our names: beginnings of theirs; the first that fits
+NAMES = {  # our prefixes → theirs; the first match counts
     "clip_model.visual.": "image_encoder.",
     "clip_model.transformer.": "text_encoder.transformer.",
     "clip_model.ln_final.": "text_encoder.ln_final.",
@@ -61,9 +61,9 @@ PARTS = {  # of a layer of the temporal net
 def load_dfer_clip_checkpoint(path: Path, build: Callable[..., M]) -> tuple[M, dict[str, Any]]:
     """Read a checkpoint of DFER-CLIP's own training: the model in evaluation mode, its epoch and best accuracy.
 
-    build: the class `DferClip`, which knows this module.
-    7 or 11 classes, contexts for each class or shared, with or without `module.` before each name; any sizes.
-    Descriptions must stand behind the contexts, as in all published settings (`--class-token-position end`).
+    build: the class `DferClip`, which imports this module.
+    Supports 7 or 11 classes, class-specific or shared contexts, names with or without `module.`, and any sizes.
+    Descriptions must follow the contexts, as in all published settings (`--class-token-position end`).
     Raises DferError for anything else, naming the keys that are missing or unexpected.
     """
     content = read_untrusted(path)
@@ -80,7 +80,7 @@ def load_dfer_clip_checkpoint(path: Path, build: Callable[..., M]) -> tuple[M, d
 
 
 def _state_of(content: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict, without `module.`, and what else the file says about its training."""
+    """Return the state dict without `module.`, and what else the file says about its training."""
     content = content if isinstance(content, dict) else {}
     state = content.get("state_dict", content)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -95,7 +95,7 @@ def _state_of(content: object) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _empty_model(state: Mapping[str, Tensor], build: Callable[..., M]) -> M:
-    """A model of the sizes that the tensors' shapes tell."""
+    """Build a model whose sizes are those of the tensors in `state`."""
     check_names(missing=[name for name in SHAPED if name not in state], unexpected=[])
     shape = {name: tuple(state[name].shape) for name in SHAPED}
     try:
@@ -137,9 +137,9 @@ def _layers(state: Iterable[str], prefix: str) -> int:
 
 
 def _ends(state: Mapping[str, Tensor]) -> Tensor:
-    """int64 [C]: where in `token_suffix` [C,L,E] each prompt ends.
+    """Return int64 [C]: where each prompt ends in `token_suffix` [C,L,E].
 
-    The file does not say it. It is where the suffix has the embedding of end-of-text, the last id of the vocabulary.
+    The file does not say. It is where the suffix has the embedding of end-of-text, the last id of the vocabulary.
     """
     suffix = state["prompt_learner.token_suffix"]
     is_end = (suffix == state["clip_model_.token_embedding.weight"][-1]).all(dim=-1)
@@ -149,7 +149,7 @@ def _ends(state: Mapping[str, Tensor]) -> Tensor:
 
 
 def _renamed(state: Mapping[str, Tensor], method: nn.Module) -> dict[str, Tensor]:
-    """The state under our names; every tensor of the model must be there and nothing that is not DFER-CLIP's."""
+    """Return the state under our names; raise DferError if tensors are missing or are not DFER-CLIP's."""
     theirs = {ours: _published_name(ours) for ours in method.state_dict() if ours != "prompts.end"}
     copies = {f"clip_model_.{name}" for name in method.get_submodule("clip_model").state_dict()}
     check_names(

@@ -1,4 +1,4 @@
-"""What a model learned from, and what a test of it therefore shows: supervised, cross-data or zero-shot."""
+"""What a model was trained on, and the protocol of a test that follows: supervised, cross-data or zero-shot."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ if TYPE_CHECKING:
     from ..options import TrainOptions
 
 KEY = "learned_from"
-"""Where checkpoints, and the provenance of bundles, keep it among what is told of the training."""
+"""The key of `LearnedFrom` in the training record of checkpoints and in the provenance of bundles."""
 
 
 @dataclass(frozen=True)
 class Division:
-    """How a run divides a labelled set: what of it is trained on, and on what epochs are chosen and probabilities
-    calibrated.
+    """How a run divides a labelled set into a part to train on, and a part to choose epochs and calibrate on.
 
-    name, fold: of the set; None for one without folds. part: what is trained on (`DataChoice.part`).
-    chosen_on: the split that epochs are chosen on; None for a `share` of each class of `part`, drawn by `seed`.
-    most: of photographs, those of a class that are taken at most; None for all.
-    trained: digest of the names of all that is trained on, empty until they are known (`Source.names_digest`).
+    name, fold: of the set; fold is None for a set without folds. part: the part trained on (`DataChoice.part`).
+    chosen_on: the split that epochs are chosen on; None for a `share` of each class of `part`, drawn with `seed`.
+    most: for photographs, the maximum per class; None for all.
+    trained: digest of the names of everything trained on (`Source.names_digest`); empty until they are known.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Division:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Division:
-        """From the values of `asdict`. Raises KeyError, TypeError or ValueError for others."""
+        """Build from the values of `asdict`. Raises KeyError, TypeError or ValueError for anything else."""
         fold, most = (None if told[name] is None else int(told[name]) for name in ("fold", "most"))
         part, chosen_on = (None if told[name] is None else str(told[name]) for name in ("part", "chosen_on"))
         share, seed = float(told["share"]), int(told["seed"])
@@ -47,11 +46,11 @@ class Division:
 
 @dataclass(frozen=True)
 class LearnedFrom:
-    """The sets that a model learned from, by their names (`DataChoice.set_name`).
+    """The sets that a model was trained on, by name (`DataChoice.set_name`).
 
-    labels: those whose labels it learned. captions: those whose clips' captions. folds: of those that have folds.
-    encoder: weights of its CLIP that were taught expressions by labels (`dfer-pretrain`), None for others.
-    divisions: of those whose labels it learned; none are known of models of earlier versions.
+    labels: sets whose labels were used. captions: sets whose captions were used. folds: of the sets that have folds.
+    encoder: name of its CLIP's weights if those were trained on expression labels (`dfer-pretrain`), else None.
+    divisions: of the sets in `labels`; empty for models of earlier versions.
     """
 
     labels: tuple[str, ...] = ()
@@ -61,16 +60,15 @@ class LearnedFrom:
     divisions: tuple[Division, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, as `of_training` reads them."""
+        """Return plain values that `of_training` reads back."""
         plain = {name: list(value) for name, value in asdict(self).items() if isinstance(value, tuple)}
         return {**plain, "folds": [list(pair) for pair in self.folds], "encoder": self.encoder}
 
     @classmethod
     def of_training(cls, training: object) -> LearnedFrom | None:
-        """From what a checkpoint or a bundle tells of its training; None where it does not say. A student that was
-        not tuned learned from what its teacher did.
+        """Read from the training record of a checkpoint or bundle; None if it has no such entry.
 
-        Raises DferError for what is no such record.
+        A student whose head was not tuned has its teacher's. Raises DferError for a malformed record.
         """
         if not isinstance(training, Mapping):
             return None
@@ -91,7 +89,7 @@ class LearnedFrom:
             ) from error
 
     def and_of(self, other: LearnedFrom) -> LearnedFrom:
-        """From both, one after the other."""
+        """Merge with another record, without duplicates."""
         labels, captions, folds = (
             tuple(dict.fromkeys([*one, *two]))
             for one, two in (
@@ -104,8 +102,10 @@ class LearnedFrom:
         return LearnedFrom(labels, captions, folds, self.encoder or other.encoder, divisions)
 
     def division_of(self, own: Division) -> Division | None:
-        """How the model's training divided `own`'s set; `own` if it was not trained on it. None if unknown, ambiguous,
-        or another part or fold."""
+        """Return how the model's training divided `own`'s set, or `own` if it was not trained on that set.
+
+        None if that is unknown, ambiguous, or was another part or fold.
+        """
         name = own.name.lower()
         if name not in map(str.lower, (*self.labels, *self.captions)):
             return own
@@ -113,10 +113,10 @@ class LearnedFrom:
         return found[0] if [(one.part, one.fold) for one in found] == [(own.part, own.fold)] else None
 
     def protocol(self, test: str, fold: int | None = None, part: str | None = "test") -> str:
-        """What a test on the set `test` shows; names of sets are compared without regard to case.
+        """Return the protocol of a test on the set `test`; names of sets are compared case-insensitively.
 
-        fold: of a set that has folds. What is trained on one has learned other folds' test clips.
-        part: what of the set is tested on (`DataChoice.part`).
+        fold: of a set that has folds. A model trained on one fold has seen the test clips of the others.
+        part: the part of the set that is tested on (`DataChoice.part`).
 
         >>> LearnedFrom(captions=("mafw",)).protocol("dfew")
         'zero-shot'
@@ -133,7 +133,7 @@ class LearnedFrom:
         taught = f"labels taught its encoder expressions ({self.encoder})"
         if name not in map(str.lower, self.labels):
             if self.labels:
-                notes = [leak] * told_of + [taught] * (self.encoder is not None)  # of which sets, nobody noted
+                notes = [leak] * told_of + [taught] * (self.encoder is not None)  # its sets are not recorded
                 return "; ".join(["cross-data", *notes])
             if told_of:
                 return leak
@@ -155,7 +155,7 @@ class LearnedFrom:
 
 
 def divisions_of(options: TrainOptions) -> tuple[Division, ...]:
-    """How a run divides its clips and, where there are some, its photographs."""
+    """Return how a run divides its clips and its photographs, if any."""
     data, split = options.data, "test" if options.select_on_test else options.validation_split
     fold, chosen_on = data.fold if data.has_folds else None, split if options.divides_by_split else None
     share, seed = options.validation, options.seed
@@ -169,7 +169,7 @@ def divisions_of(options: TrainOptions) -> tuple[Division, ...]:
 def learned_from(
     options: TrainOptions, labelled: bool, divisions: tuple[Division, ...], taught: bool = False
 ) -> LearnedFrom:
-    """What a run learns from. labelled: whether its method reads labels. divisions: of those. taught: see `Clip`."""
+    """Return what a run trains on. labelled: whether its method uses labels. divisions: of them. taught: see `Clip`."""
     data, told = options.data, options.captions is not None
     labels = [data.set_name] if labelled else []
     if options.stills is not None:
@@ -181,5 +181,5 @@ def learned_from(
 
 
 def stills_name(table: Path) -> str:
-    """What protocols call a table of photographs: by its name and that of its folder."""
+    """Return the name of a table of photographs in protocols: its folder's name and its own."""
     return f"{table.resolve().parent.name}/{table.name}"

@@ -1,4 +1,4 @@
-"""State files, which interrupted runs go on from, and whether a run may be gone on from."""
+"""State files from which interrupted runs resume, and checks that the settings are the same."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ...runtime.errors import ParameterError
 
 
 def read_state(path: Path, wanted: str, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What an interrupted run left in its state file. wanted: its format, "dfer-edge … state N".
+    """Read the state file of an interrupted run. wanted: its format, "dfer-edge … state N".
 
-    Raises ParameterError for another file, and for a state that does not agree with `identity`.
+    Raises ParameterError for any other file, and for a state whose settings differ from `identity`.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds; all mean the same to the user
+    except Exception as error:  # torch raises many types; all mean the same to the user
         raise _refuse(f"{path} cannot be read") from error
     if not isinstance(state, dict) or state.get("format") != wanted:
         kind = wanted.removeprefix("dfer-edge ").rstrip(" 0123456789")
@@ -30,7 +30,7 @@ def read_state(path: Path, wanted: str, identity: Mapping[str, Any]) -> dict[str
 
 
 def check_finished(out: Path, made: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """Raise ParameterError where a finished run's file `out` was made with other settings than those asked for."""
+    """Raise ParameterError if a finished run wrote `out` with other settings (`made`) than those requested."""
     changed = _changed(made, asked)
     if changed:
         raise ParameterError(
@@ -39,7 +39,7 @@ def check_finished(out: Path, made: Mapping[str, Any], asked: Mapping[str, Any])
 
 
 def _changed(earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """The settings that differ; one that is left out is None."""
+    """Return the names of the settings that differ; a missing one counts as None."""
     return ", ".join(name for name in {**asked, **earlier} if earlier.get(name) != asked.get(name))
 
 

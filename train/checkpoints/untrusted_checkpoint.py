@@ -1,8 +1,8 @@
-"""Tensors out of other people's checkpoints, without running anything that a file asks for.
+"""Read tensors from untrusted checkpoints without running code from the file.
 
 A checkpoint is a pickle, and a pickle names functions to call. torch's own restricted unpickler (`weights_only=True`)
-calls only what rebuilds tensors and refuses every other name; many published files hold one, such as an object that
-recorded the training. Here each such name is first bound to a class that takes anything and does nothing.
+calls only what rebuilds tensors and refuses every other name. Many published files hold one, such as an object that
+recorded the training. Here each such name is first bound to a class that accepts any arguments and does nothing.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ..models.archives import check_archive, plain_values
 
 
 class Placeholder:
-    """Stands where a file has an object that is neither a tensor nor a plain value."""
+    """Replaces an object that is neither a tensor nor a plain value."""
 
     def __new__(cls, *_: object) -> Placeholder:
         return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        """Forget the state."""
+        """Ignore the state."""
 
 
 def read_untrusted(path: Path) -> object:
-    """What `torch.save` wrote to `path`, on the CPU: tensors, plain values and containers; all else is `Placeholder`.
+    """Load a `torch.save` file onto the CPU: tensors, plain values and containers; all else becomes `Placeholder`.
 
     Raises DferError for a missing file, one that is not in torch's zip format (torch ≥ 1.6), TorchScript, or a pickle
-    that does more than describe values, such as naming functions of `os`.
+    that does more than describe values, such as calling functions of `os`.
     """
     if not path.is_file():
         raise DferError(f"checkpoint {path}: no such file")
@@ -42,7 +42,7 @@ def read_untrusted(path: Path) -> object:
             names = get_unsafe_globals_in_checkpoint(path)
             with safe_globals([(Placeholder, name) for name in names]):
                 content = plain_values(torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # a file made by a stranger can make the reader raise anything
+    except Exception as error:  # an untrusted file can make the reader raise anything
         raise DferError(
             f"checkpoint {path}: refused; it is not in torch's zip format (torch ≥ 1.6, not TorchScript), or its "
             "pickle does more than describe values"

@@ -1,4 +1,4 @@
-"""`dfer-distill`: teach a small image tower what a trained model sees in faces."""
+"""`dfer-distill`: distil a trained model's image tower into a small one."""
 
 from __future__ import annotations
 

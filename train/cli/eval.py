@@ -139,10 +139,10 @@ def main(
 
 @dataclass(frozen=True)
 class Tested:
-    """Scores of a model, and on what.
+    """Scores of a model on a set of clips.
 
-    name: of the clips, for titles. test_set, fold, part: what a protocol calls them; fold is None for a set without
-    folds, part (`DataChoice.part`) for all clips of a folder that is not divided.
+    name: of the clips, for titles. test_set, fold, part: as in `LearnedFrom.protocol`; fold is None for a set without
+    folds, part (`DataChoice.part`) is None for all clips of a folder that is not divided.
     """
 
     name: str
@@ -163,7 +163,7 @@ class Tested:
 def _test(
     model: Model, data: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
 ) -> Tested:
-    """A model's scores on the clips asked for."""
+    """Test a model on the requested clips."""
     from ..checkpoints.protocol import stills_name
     from ..data import ClipSet
     from ..data.matching import match_classes

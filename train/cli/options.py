@@ -1,4 +1,4 @@
-"""Options that several commands have, declared once."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 
 class MethodName(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
-    """A method's name. The registry is read when it is needed, so that methods of other packages are in it."""
+    """A method's name. The registry is read only when needed, so that methods of other packages are included."""
 
     name = "method"
 
@@ -31,7 +31,7 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # generic in click
 
 
 def clip_option(help: str) -> Callable[[C], C]:
-    """`--clip`: a CLIP by name."""
+    """`--clip`: the name of a CLIP model."""
     return click.option("--clip", "clip", default="dfer-small", show_default=True, metavar="NAME", help=help)
 
 
@@ -41,7 +41,7 @@ def stills_option(help: str) -> Callable[[C], C]:
 
 
 def stills_share_option(default: float) -> Callable[[C], C]:
-    """`--stills-share`: how much of a batch photographs fill."""
+    """`--stills-share`: the share of photographs in a batch."""
     return click.option(
         "--stills-share",
         type=click.FloatRange(0, 1),
@@ -68,7 +68,7 @@ def workers_option(help: str, default: int = 2, show_default: bool | str = True)
 
 
 def batch_option(help: str, default: int = 64) -> Callable[[C], C]:
-    """`--batch`: what a training step sees."""
+    """`--batch`: the batch size."""
     return click.option("--batch", type=click.IntRange(min=2), default=default, show_default=True, help=help)
 
 
@@ -84,16 +84,16 @@ def balance_option(default: float) -> Callable[[C], C]:
 
 
 def seed_option() -> Callable[[C], C]:
-    """`--seed`: of all random numbers."""
+    """`--seed`: the seed of all random numbers."""
     return click.option(
         "--seed", default=0, show_default=True, help="Seed of all random numbers; another one gives another model."
     )
 
 
 def data_options(identities: int, optional: bool = False) -> Callable[[C], C]:
-    """The options that make a `DataChoice`; the command gets it as `data`.
+    """The options that make a `DataChoice`, which is passed to the command as `data`.
 
-    identities: how many by default. optional: that there may be no clips; `data` is "none" then, which is the default.
+    identities: the default of --identities. optional: allow --data none (no clips) and make it the default.
     """
     options: list[Any] = [
         click.option(

@@ -1,4 +1,4 @@
-"""`dfer-prepare`: films → folders of aligned faces, and the prompts for captions of them."""
+"""`dfer-prepare`: videos → folders of aligned faces, and prompts for captions of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..preparation.photographs import Prepared, State
 
 SHOWN = 20
-"""Clips of a kind that the summary names; the report names all."""
+"""The most clips of a kind that the summary names; the report names all."""
 
 TURNED = "faces not upright, not fit for training (turn these the right way up; the same command cuts them anew)"
 
@@ -121,7 +121,7 @@ def _write_prompts(console: Console, videos: Path, out: Path) -> None:
 
 
 def _listed(names: list[str]) -> str:
-    """The first of the names, after a colon."""
+    """Return the first `SHOWN` names, after a colon."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f": {', '.join(names[:SHOWN])}{more}" if names else ""
 

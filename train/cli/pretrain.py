@@ -1,4 +1,4 @@
-"""`dfer-pretrain`: teach a small CLIP faces, so that it can be frozen."""
+"""`dfer-pretrain`: train a small CLIP on faces, so that it can be frozen."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def main(
     if not out.parent.is_dir():
         raise ParameterError("out", f"folder {out.parent} does not exist")
     shares = stills_share or (STILLS_SHARE,) * (len(stills) == 1)
-    photographs = round(sum(shares), 9)  # 0.33 + 0.56 + 0.11 are more than 1, 0.7 + 0.2 + 0.1 less
+    photographs = round(sum(shares), 9)  # in floats, 0.33 + 0.56 + 0.11 is more than 1, 0.7 + 0.2 + 0.1 less
     if len(shares) != len(stills) or photographs > 1:
         raise ParameterError("stills_share", "give as many as --stills, which together are at most 1")
     if teacher_clip is not None and teacher is None:
@@ -154,7 +154,7 @@ def main(
         for table, share in zip(stills, shares, strict=True):
             sources.append((Images.of_stills(StillClips(table, "train", warn=warn)), share))
             splits = {row["split"] for _, row in read_rows(table, ("image", "split"))}
-            split = "test" if "test" in splits and "val" not in splits else "val"  # only told, nothing is chosen by it
+            split = "test" if "test" in splits and "val" not in splits else "val"  # only reported, nothing is chosen by it
             tests[f"{table.name}, split {split}"] = Images.of_stills(StillClips(table, split, warn=warn))
             progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")
@@ -167,7 +167,7 @@ def main(
         )
         settings = PretrainSettings(steps=steps, batch=batch, learning_rate=learning_rate, balance=balance, seed=seed)
         run = Pretraining(model, sources, settings, taught, state, compiled)
-        # Pixels and not steps, so that the time left is right from the start.
+        # In pixels rather than steps, because image sizes grow: the time left is then right from the start.
         work = list(accumulate(run.size(step) ** 2 for step in range(1, steps + 1)))
         training = progress.add_task("pre-training", total=work[-1], note="")
         mean_loss = 0.0
