@@ -1,4 +1,4 @@
-"""How far a model's probabilities are to be believed: fitted after training, on clips that were held back."""
+"""Calibration of a model's probabilities, fitted after training on held-back clips."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from .metrics import calibration_error
 
 LEAST = 30
-"""Clips below which a fit to them is chance: it may be further from the truth than no calibration."""
+"""Fewest clips to calibrate on: with fewer, the fit is chance and may be worse than no calibration."""
 
-_COLDEST, _HOTTEST = 0.05, 20.0  # temperatures that are tried
+_COLDEST, _HOTTEST = 0.05, 20.0  # range of the temperature search
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """temperature: what logits are divided by. unsure_below: probability under which a label is called "unsure"."""
+    """temperature: divides the logits. unsure_below: probability below which a label is reported as "unsure"."""
 
     temperature: float = 1.0
     unsure_below: float = 0.0
@@ -29,7 +29,7 @@ class Confidence:
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted `confidence`, the clips it was fitted on, and the calibration error on them before and after, 0..1."""
+    """A fitted `confidence`, how many clips it was fitted on, and their calibration error before and after, 0..1."""
 
     confidence: Confidence
     clips: int
@@ -45,9 +45,9 @@ class Calibration:
 
 
 def fit_confidence(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Calibration:
-    """Temperature scaling (Guo et al. 2017, §4.2) of logits [N,C] to true classes int64 [N], and the "unsure" limit.
+    """Fit a temperature (Guo et al. 2017, §4.2) and the "unsure" limit to logits [N,C] and true classes int64 [N].
 
-    Labels below the limit are left out; it maximises right minus wrong labels among those kept.
+    The limit maximises right minus wrong labels among those at or above it.
     """
     before, after = _softmax(logits), _softmax(logits / (temperature := _best_temperature(logits, labels)))
     confidence = Confidence(round(temperature, 4), round(_best_limit(after, labels), 3))
@@ -55,15 +55,15 @@ def fit_confidence(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Ca
 
 
 def undo_temperature(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
-    """What probabilities [N,C] would be without a temperature in them."""
+    """Return what probabilities [N,C] would be without the temperature that was applied to them."""
     return _softmax(np.log(np.maximum(probabilities, 1e-30)) * temperature)
 
 
 def _best_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The one with the lowest cross-entropy, which has a single valley over 1/temperature: found by thirds.
+    """Return the temperature with the lowest cross-entropy, by ternary search: it is unimodal in 1/temperature.
 
-    Each label counts (N + 1) / (N + 2), the rest is spread over all classes (Platt 1999, §2.2): a few clips that are
-    all right do not make a model certain.
+    Each label counts (N + 1) / (N + 2), and the rest is spread over all classes (Platt 1999, §2.2): a few clips that
+    are all classified correctly do not make a model certain.
     """
     doubt = 1 / (len(labels) + 2)
 
@@ -85,11 +85,11 @@ def _best_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) ->
 
 
 def _best_limit(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The confidence below which dropping labels gains most; 0 if none does."""
+    """Return the confidence limit below which dropping labels gains most; 0 if dropping none is best."""
     confidence = probabilities.max(axis=1)
     order = np.argsort(confidence)
     right = (probabilities.argmax(axis=1) == labels)[order]
-    gained = np.concatenate([[0], np.cumsum(np.where(right, -1, 1))])  # by leaving out the first n
+    gained = np.concatenate([[0], np.cumsum(np.where(right, -1, 1))])  # by dropping the first n
     count = int(gained.argmax())
     if count == 0:
         return 0.0

@@ -1,4 +1,4 @@
-"""Digests of clips and which of their pictures are damaged, computed once and cached; digests of weights."""
+"""Cached digests of clips and lists of their damaged pictures; digests of weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", str, list[str])
 _PIECE = 1 << 20  # bytes
-_SETTLED = 2_000_000_000  # ns after which another change of a file shows in its time of change
+_SETTLED = 2_000_000_000  # ns after which another change of a file is sure to alter its ctime
 
 
 def content_digests(clips: Sequence[Sequence[Path]]) -> list[str]:
-    """A digest of the content of each clip, given as its files in order: of their bytes alone, wherever they lie.
+    """Return a digest of each clip's content: of the bytes of its files, in order, independent of their paths.
 
-    Every byte is read, which for a large data set takes minutes, but once only: digests are kept in
-    `cache_folder()`/digests for as long as each of a clip's files has the same place, size, inode, and times of
-    modification and of change. The last no program can set, so a file that is rewritten in place and given its old
-    time of modification is read again.
-    Raises OSError for a file that cannot be read, DferError when the digests cannot be kept.
+    Reading all files takes minutes for a large data set, so digests are cached in `cache_folder()`/digests. They are
+    valid as long as each of a clip's files has the same path, size, inode, mtime and ctime. No program can set the
+    ctime, so a file that is rewritten in place and given its old mtime is read again.
+    Raises OSError for a file that cannot be read, DferError if the cache cannot be written.
     """
     return _compute_once("digests", clips, _content)
 
@@ -37,17 +36,17 @@ def content_digests(clips: Sequence[Sequence[Path]]) -> list[str]:
 def damaged_pictures(
     clips: Sequence[Sequence[Path]], progress: Callable[[int, int], object] = lambda done, total: None
 ) -> list[list[str]]:
-    """Of each clip, given as the files of its pictures, the names of those that cannot be read.
+    """Return, for each clip (a sequence of picture files), the names of the pictures that cannot be decoded.
 
-    Every picture is decoded, which for a million takes minutes: `progress` hears how many clips are done, of how many.
-    Clips without damage are remembered as digests are, in `cache_folder()`/pictures.
-    Raises DferError when that cannot be kept.
+    Decoding a million pictures takes minutes. progress: called with the number of clips done, and the total.
+    Clips without damage are cached like digests, in `cache_folder()`/pictures.
+    Raises DferError if the cache cannot be written.
     """
     return _compute_once("pictures", clips, _damaged, progress, lambda names: not names)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over names and values of tensors, in the names' order."""
+    """Return the sha256 of names and values of tensors, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
@@ -56,7 +55,7 @@ def weights_digest(weights: Mapping[str, Tensor]) -> str:
 
 
 def plain_option(value: Any) -> Any:
-    """An option as checkpoints and state files can hold it; of a file what it says, not where it lies."""
+    """Return an option as a plain value for checkpoints and state files; for a file, the sha256 of its content."""
     if not isinstance(value, Path):
         return value
     return hashlib.sha256(value.read_bytes()).hexdigest() if value.is_file() else str(value)
@@ -69,7 +68,7 @@ def _compute_once(
     progress: Callable[[int, int], object] = lambda done, total: None,
     lasting: Callable[[T], bool] = lambda value: True,
 ) -> list[T]:
-    """`compute` of each clip's files, or what it gave before for these files; `lasting` says which to remember."""
+    """Return `compute` of each clip's files, cached while they are unchanged; `lasting` says which values to cache."""
     states = [_state(files) for files in clips]
     places = hashlib.sha256("\n".join(str(files[0]) for files in clips).encode(errors="surrogateescape")).hexdigest()
     cache = cache_folder() / kind / f"{places[:32]}.json"
@@ -78,7 +77,7 @@ def _compute_once(
     unknown = [index for index in range(len(clips)) if index not in values]
     if unknown:
         settled = time.time_ns() - _SETTLED
-        pool = ThreadPoolExecutor()  # reading, hashing and decoding let go of the interpreter
+        pool = ThreadPoolExecutor()  # reading, hashing and decoding release the GIL
         try:
             for index, value in zip(unknown, pool.map(compute, (clips[index] for index in unknown)), strict=True):
                 values[index] = value
@@ -97,12 +96,12 @@ def _compute_once(
 
 
 def _state(files: Sequence[Path]) -> tuple[str, int]:
-    """Digest of all that the file system says about a clip's files, and when any of them changed last (ns)."""
+    """Return a digest of the metadata of a clip's files, and their latest ctime (ns)."""
     digest, changed = hashlib.sha256(), 0
     for file in files:
         try:
             stat = file.stat()
-        except (OSError, ValueError) as error:  # a link that leads nowhere; a name with a null byte
+        except (OSError, ValueError) as error:  # a broken link; a name with a null byte
             digest.update(f"{file.absolute()}\0{error}\0".encode(errors="surrogateescape"))
             continue
         found = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
@@ -126,7 +125,7 @@ def _damaged(files: Sequence[Path]) -> list[str]:
 
 
 def _read_cache(path: Path) -> dict[str, Any]:
-    """Values by state; none where the file is absent or not whole: then all are computed anew."""
+    """Return cached values by state; empty if the file is missing or damaged, so that all are computed anew."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

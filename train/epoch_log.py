@@ -1,4 +1,4 @@
-"""The log of a run: a line of JSON per epoch, TensorBoard's curves when asked for, and the lines that are printed."""
+"""The log of a run: a line of JSON per epoch, optional TensorBoard curves, and the lines that are printed."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .training import Epoch
 
 
 class EpochLog:
-    """A line of `path` per epoch; with `tensorboard` a folder, curves of loss, learning rate and what was measured.
+    """Writes one JSON line per epoch to `path`, and curves of its values to the folder `tensorboard`, if given.
 
     append: keep the resumed run's lines; epochs already logged are skipped.
-    Names that are not `Epoch`'s may come with an epoch, and are written with it.
+    `write` takes further values, which are logged with the epoch's own.
 
-    Raises DferError when TensorBoard is asked for and absent.
+    Raises DferError if `tensorboard` is given and TensorBoard is not installed.
     """
 
     def __init__(self, path: Path, tensorboard: Path | None = None, append: bool = False) -> None:
@@ -53,12 +53,12 @@ class EpochLog:
 
 
 def progress_bars(console: Console) -> Progress:
-    """Bars with the time left and a note behind each."""
+    """Return progress bars with the time left and a note behind each."""
     return Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
 
 
 def add_bar(progress: Progress, description: str) -> Callable[[int, int], object]:
-    """Another bar, whose end is not known yet; call the result with how much is done, and how much there is."""
+    """Add a bar of unknown length; call the returned function with the amount done and the total."""
     task = progress.add_task(description, total=None, note="")
     return lambda done, total: progress.update(task, completed=done, total=total)
 
@@ -69,7 +69,7 @@ def tell_warning(console: Console, message: str) -> None:
 
 
 def tell_anew(console: Console, out: Path) -> None:
-    """Say that a new run replaces an interrupted one, or the finished file `out`."""
+    """Print that a new run replaces an interrupted one, or the finished file `out`."""
     state = out.with_suffix(".state")
     if state.is_file():
         told = f"{escape(str(state))}: an interrupted run; starting anew, --resume would go on with it"
@@ -79,13 +79,13 @@ def tell_anew(console: Console, out: Path) -> None:
 
 
 def tell_epoch(console: Console, epoch: Epoch, note: str) -> None:
-    """Print that an epoch is over where bars are not drawn until all is over: in log files and dumb terminals."""
+    """Print a finished epoch where bars are drawn only at the end: in log files and dumb terminals."""
     if not console.is_terminal or console.is_dumb_terminal:
         console.print(f"epoch {epoch.number} of {epoch.epochs}: {note}", soft_wrap=True, markup=False)
 
 
 def tell_step(console: Console, best: Epoch, split: str | None) -> None:
-    """Print what a step's best epoch came to, on a split or, where that is None, on validation clips."""
+    """Print the results of a step's best epoch on `split`, or on validation clips if that is None."""
     told = f"step {best.step}: best epoch {best.number} of {best.epochs}, {best.told()}"
     on = "validation clips" if split is None else f"the {split} split"
     console.print(f"{told} on {on}", soft_wrap=True, markup=False)

@@ -1,4 +1,4 @@
-"""Scores of a checkpoint or a bundle on labelled clips: one protocol for both."""
+"""Evaluate checkpoints and bundles on labelled clips in the same way."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Model(ABC):
-    """A checkpoint or a bundle, as something that classifies windows. Use as a context manager.
+    """A checkpoint or a bundle that classifies windows. Use as a context manager.
 
-    size: side of the crops it wants, pixels. classes: names of the probabilities. temperature: that is in them.
-    learned: what it was trained on, None where nothing says.
+    size: side of its input crops, pixels. classes: names, in the order of the probabilities. temperature: applied to
+    the probabilities. learned: what it was trained on, None if unknown.
     """
 
     learned: LearnedFrom | None = None
@@ -37,10 +37,10 @@ class Model(ABC):
 
     @abstractmethod
     def classify(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Probabilities [C] of a window of crops uint8 [T,size,size,3]."""
+        """Return probabilities [C] of a window of crops uint8 [T,size,size,3]."""
 
     def close(self) -> None:  # noqa: B027 (a checkpoint holds nothing open)
-        """Free what is held."""
+        """Free resources."""
 
     def __enter__(self) -> Model:
         return self
@@ -50,7 +50,7 @@ class Model(ABC):
 
 
 class BundleModel(Model):
-    """What was exported, as the runtime runs it."""
+    """An exported bundle, run by the runtime."""
 
     def __init__(self, path: Path, provider: str, precision: str) -> None:
         self._recognizer = Recognizer(path, provider=provider, precision=precision)
@@ -63,8 +63,8 @@ class BundleModel(Model):
         return probabilities
 
     def _window(self, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Features float32 [T,D] of a window of crops."""
-        still = bool((frames == frames[:1]).all())  # of a photograph one frame is enough
+        """Return features float32 [T,D] of a window of crops."""
+        still = bool((frames == frames[:1]).all())  # a photograph: encode one frame
         features = self._recognizer.encode(frames[:1] if still else frames)
         return np.repeat(features, len(frames), axis=0) if still else features
 
@@ -73,7 +73,7 @@ class BundleModel(Model):
 
 
 class DescribedBundle(BundleModel):
-    """A bundle's encoder, as the runtime runs it, with other classes: the head is its checkpoint's, in PyTorch."""
+    """A bundle's encoder, run by the runtime, with other classes: the head is that of its checkpoint, in PyTorch."""
 
     def __init__(self, path: Path, provider: str, precision: str, described: Path, checkpoint: Path | None) -> None:
         require("torch", "train")
@@ -107,7 +107,7 @@ class MethodModel(Model):
             self._matrix = method.class_matrix()
 
     def classify(self, inputs: NDArray[Any]) -> NDArray[np.float32]:
-        """Probabilities [C] of a window of frames, or of frame features float32 [T,D]."""
+        """Return probabilities [C] of a window of frames, or of frame features float32 [T,D]."""
         with self._torch.inference_mode():
             logits = self._method(self._torch.from_numpy(inputs)[None].to(self._device), self._matrix)
             probabilities: NDArray[np.float32] = logits.softmax(dim=-1)[0].cpu().numpy()
@@ -115,7 +115,7 @@ class MethodModel(Model):
 
 
 class CheckpointModel(MethodModel):
-    """What was trained."""
+    """A trained checkpoint."""
 
     def __init__(self, path: Path, described: Path | None = None) -> None:
         require("torch", "train")
@@ -125,7 +125,7 @@ class CheckpointModel(MethodModel):
 
 
 def _described(path: Path, described: Path | None) -> tuple[Method, dict[str, Any]]:
-    """The model of a checkpoint, with other classes where asked for, and what was saved about its training."""
+    """Load a checkpoint's model, with the classes of `described` if given, and its training record."""
     from .checkpoints.checkpoint import load_checkpoint
     from .methods import give_classes
 
@@ -142,11 +142,11 @@ def open_model(
     described: Path | None = None,
     checkpoint: Path | None = None,
 ) -> Model:
-    """A checkpoint (file) or bundle (folder). Raises DferError for what is neither.
+    """Open a checkpoint (file) or bundle (folder). Raises DferError for anything else.
 
-    provider, precision: how a bundle is run; a checkpoint has neither.
-    described: JSON of other classes. A bundle's are read by the text side of `checkpoint`, that it was exported from,
-    or of the one beside it (`checkpoint_of`).
+    provider, precision: for bundles only.
+    described: JSON of other classes. For a bundle, their texts are encoded by the checkpoint that it was exported from:
+    `checkpoint`, or the one beside the bundle (`checkpoint_of`).
     """
     if checkpoint is not None and (described is None or not path.is_dir()):
         raise ParameterError("checkpoint", "is what reads the texts of a bundle's other classes, and for nothing else")
@@ -166,11 +166,12 @@ def evaluate(
     progress: Callable[[int], object] = lambda _: None,
     matching: Matching | None = None,
 ) -> Scores:
-    """Classify every clip's test view; `shuffle` puts its frames in random order first, to show what time is worth.
+    """Classify every clip's test view and score the results.
 
-    Labels are matched to the model's classes by name, or as `matching` says, whose left-out clips are not classified.
-    `progress` hears of each clip.
-    Raises DferError when, without it, the clips show a class that the model does not know.
+    shuffle: put the frames in random order first, to measure how much the model relies on their order.
+    matching: maps labels to the model's classes; clips that it leaves out are not classified. Without it, labels are
+    matched by name, and DferError is raised for a class that the model does not have.
+    progress: called with 1 after each clip.
     """
     given = labels_of(clips, model.classes) if matching is None else matching.labels
     known = np.flatnonzero(given >= 0)

@@ -1,4 +1,4 @@
-"""On what a run is trained: one device, or as many processes as torchrun started."""
+"""The devices of a training run: one device, or as many processes as torchrun started."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def start_fabric(precision: str) -> Fabric:
-    """Fabric on the GPU if there is one, else the CPU; over all processes when started by torchrun.
+    """Start Fabric on the GPU if there is one, else on the CPU; over all processes if started by torchrun.
 
     precision: "fp32", "bf16", "fp16", or "auto": half on a GPU, fp32 on a CPU, where the small text and temporal parts
     take 1.5 times as long to train in bf16 (measured).
-    Raises ParameterError for fp16 on a CPU, which has no use for it.
+    Raises ParameterError for fp16 on a CPU.
     """
     require("lightning_fabric", "train")
     import logging

@@ -1,4 +1,4 @@
-"""How good predictions are: weighted and unweighted average recall, and the confusion matrix."""
+"""Metrics: weighted and unweighted average recall, confusion matrix and calibration error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Scores:
     """Results on a labelled set.
 
     confusion: int64 [C,C], rows are true classes, columns predicted ones.
-    calibration_error: expected calibration error, 0..1 (see `calibration_error`); NaN where it was not measured.
-    uncalibrated_error: the same of the probabilities before the model's temperature.
-    confidence: mean confidence, 0..1, of right and of wrong predictions; NaN where there are none.
+    calibration_error: expected calibration error, 0..1 (see `calibration_error`); NaN if it was not measured.
+    uncalibrated_error: the same for the probabilities before the model's temperature.
+    confidence: mean confidence, 0..1, of right and of wrong predictions; NaN if there are none.
     """
 
     classes: tuple[str, ...]
@@ -32,7 +32,7 @@ class Scores:
         probabilities: NDArray[np.float32],
         uncalibrated: NDArray[np.float32] | None = None,
     ) -> Scores:
-        """Compare true classes int64 [N] with probabilities [N,C], and with those before calibration."""
+        """Score probabilities [N,C], and those before calibration, against true classes int64 [N]."""
         count = len(classes)
         flat = np.bincount(labels * count + probabilities.argmax(axis=1), minlength=count * count)
         confusion = flat.reshape(count, count).astype(np.int64)
@@ -56,18 +56,18 @@ class Scores:
 
     @property
     def recalls(self) -> NDArray[np.float64]:
-        """Recall per class, NaN where a class has no clips."""
+        """Recall per class, float64 [C]; NaN for a class without clips."""
         with np.errstate(invalid="ignore"):
             return np.diag(self.confusion) / self.support.astype(np.float64)
 
     def uar(self, minimum: int = 1) -> float:
-        """Unweighted average recall, 0..1, over the classes with at least `minimum` clips; NaN where there are none."""
+        """Return unweighted average recall, 0..1, over classes with at least `minimum` clips; NaN if there are none."""
         counted = self.support >= minimum
         return float(self.recalls[counted].mean()) if counted.any() else float("nan")
 
 
 def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float32], bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017, eq. 3): how far confidence is from accuracy, over even bins."""
+    """Return the expected calibration error (Guo et al. 2017, eq. 3) over equal-width confidence bins."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -76,5 +76,5 @@ def calibration_error(labels: NDArray[np.int64], probabilities: NDArray[np.float
 
 
 def pooled(results: list[Scores]) -> Scores:
-    """All clips of several results (folds) in one confusion matrix."""
+    """Sum the confusion matrices of several results (folds)."""
     return Scores(results[0].classes, np.sum([scores.confusion for scores in results], axis=0))

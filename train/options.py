@@ -1,4 +1,4 @@
-"""What a training run can be told: one typed object for Python and the command line, with the defaults of both."""
+"""Options of a training run: one typed object, with defaults, for Python and the command line."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from .landmarks import WEIGHT as MIDDLE_WEIGHT
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How to train `out`, a checkpoint; `dfer-train --help` says more about each.
+    """Options for training the checkpoint `out`; see `dfer-train --help` for more about each.
 
-    data: the clips. stills: a CSV of photographs, of the clips' classes, that fill `stills_share` of each batch,
-    `stills_most` of a class.
-    method, method_options: a method's name, and what its `from_options` takes (all else is refused).
-    captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that take
-    some. caption_weight: what their loss counts by, beside that of labels.
-    middle: "distil" for methods that learn from pictures of landmarks. middle_weight: what that counts by. landmarks:
-    an .npz of them; landmark_model: MediaPipe's face_landmark.tflite, which finds them; with neither, drawn people give
-    theirs, and in other clips the detector finds five points.
-    clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of the images that its
-    vision transformer sees, pixels, None for its own. patches: how many of their patches it reads, None for all. crop:
-    side of crops, pixels, None for `image_size`, or 112, or the tower's own where that is smaller.
-    validation: share of the training clips that chooses epochs and calibrates probabilities; in place of it,
-        validation_split is a split of the stills, and of clips in folders or a CSV, and select_on_test takes
+    data: the clips. stills: a CSV of photographs of the clips' classes, which fill `stills_share` of each batch, with
+    at most `stills_most` per class.
+    method, method_options: a method's name, and options for its `from_options`, which refuses others.
+    captions: a file of captions of training clips, or "drawn" for those of procedural people, for methods that use
+    captions. caption_weight: weight of their loss, relative to that of labels.
+    middle: "distil" for methods that learn from pictures of landmarks. middle_weight: weight of that loss. landmarks:
+    an .npz of them; landmark_model: MediaPipe's face_landmark.tflite, to detect them. With neither, procedural people
+    provide theirs, and in other clips the detector finds five points.
+    clip, pretrained: open_clip's name of the model, or ours, and its weights. image_size: side of its vision
+    transformer's images, pixels, None for its own. patches: how many of their patches it reads, None for all. crop:
+    side of crops, pixels, None for `image_size`, else the smaller of 112 and the tower's own.
+    validation: share of the training clips for choosing epochs and calibrating probabilities. Instead,
+        validation_split names a split of the stills, and of clips in folders or a CSV, and select_on_test uses
         the test split.
-    epochs, learning_rate, depth: as many numbers as the method's plan has; empty for its own.
-    views: stored augmented views per clip. augmentation: of `augmentation.AUGMENTATIONS`, or None for what fits.
-    features: folder of stored features, beside `out` where None. batch: clips per step, over all processes.
-    balance: 0 draws clips as they come, 1 all classes equally often. span, history: see `Sampling`; of stored
+    epochs, learning_rate, depth: as many numbers as in the method's plan; empty for its defaults.
+    views: stored augmented views per clip. augmentation: a key of `augmentation.AUGMENTATIONS`, None for the default.
+    features: folder of stored features, None for one beside `out`. batch: clips per step, over all processes.
+    balance: 0 draws clips as they come, 1 all classes equally often. span, history: see `Sampling`; for stored
     features only. class_weights, ema: see `TrainSettings`.
     precision: "auto", "fp32", "bf16" or "fp16". tensorboard: folder for its curves.
-    resume: go on with an interrupted run of the same options.
+    resume: continue an interrupted run with the same options.
     """
 
     out: Path
@@ -79,7 +79,7 @@ class TrainOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise ParameterError for what can be seen to be wrong before anything is opened."""
+        """Raise ParameterError for errors that show before any file is opened."""
         if not self.out.parent.is_dir():
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
         if self.landmarks is not None and self.landmark_model is not None:
@@ -96,7 +96,7 @@ class TrainOptions:
             raise ParameterError(
                 "validation_split", f"{self.data.data} clips have no such split; only folders and a CSV do"
             )
-        if self.divides_by_split:  # or validation clips would be the training clips, without a word
+        if self.divides_by_split:  # else validation clips would silently be the training clips
             option = "select_on_test" if self.select_on_test else "validation_split"
             if self.data.undivided:
                 raise ParameterError(option, f"{self.data.root} has no folders train, val or test; make some")
@@ -105,5 +105,5 @@ class TrainOptions:
 
     @property
     def divides_by_split(self) -> bool:
-        """Whether the clips to validate on are a split of their own."""
+        """Whether the validation clips are a separate split."""
         return self.select_on_test or (self.validation_split is not None and self.data.data in ("folder", "csv"))

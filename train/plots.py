@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture."""
+"""Plot of the confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .metrics import Scores
 
 
 def plot_confusion(scores: Scores, title: str, path: Path) -> None:
-    """Draw shares of each true class (rows) by predicted class, with counts, to the PNG `path`; whole or not at all."""
+    """Draw shares of each true class (rows) by predicted class, with counts, to the PNG `path`, atomically."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Mixed precision for the forward passes that can bear it."""
+"""Mixed precision for forward passes that tolerate it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 def mixed_precision(device: str = "cpu") -> torch.autocast:
-    """A context in which matrix products run in half the bits where `device` computes them natively, else in float32.
+    """Return a context in which matrix products run in 16 bits if `device` supports that natively, else in float32.
 
-    bfloat16 where there is one, float16 on older GPUs (for inference: no gradient needs scaling).
+    bfloat16 if supported, float16 on older GPUs (for inference only: there is no gradient scaling).
     """
     if device == "cuda":
         return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)

@@ -1,10 +1,10 @@
-"""Teaching a small CLIP faces before it is frozen: images are drawn to the fixed vector of what they show.
+"""Pre-training of a small CLIP on faces before it is frozen: images are pulled towards the fixed vector of their class.
 
-The class vectors are orthonormal and do not move: those of a text tower trained along collapse (cosines of 0.95 and
+The class vectors are orthonormal and fixed: with a jointly trained text tower they would collapse (cosines of 0.95 and
 more between classes). Cross-entropy over cosine similarities times a learned scale is CLIP's loss with one text per
-class (Radford et al. 2021, §2.3). When the image tower is done, the text tower is fitted to say the same: descriptions
-of an expression are drawn to its vector. Images are single frames: photographs with votes or labels, and procedural
-frames in every phase of an expression.
+class (Radford et al. 2021, §2.3). After the image tower, the text tower is fitted to match: descriptions
+of an expression are pulled towards its vector. Images are single frames: photographs with votes or labels, and
+procedural frames in every phase of an expression.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from .precision import mixed_precision
 
 STATE_FORMAT = "dfer-edge pre-training state 1"
 
-_AT_ONCE = 256  # images that are classified together
+_AT_ONCE = 256  # images classified per batch
 _MAX_SCALE = 100.0  # of CLIP's learned 1/τ, as in its training
 _TEXT_STEPS, _TEXT_RATE = 100, 5e-4  # the fit takes seconds; cosines are then above 0.99
 
 
 @dataclass(frozen=True)
 class PretrainSettings:
-    """How to pre-train; steps × batch images are seen.
+    """Settings of pre-training, which sees steps × batch images.
 
-    balance: 0 draws images as they come, 1 draws all classes equally often, between them in between.
-    average: decay of the moving average of the weights, which is what remains.
-    early: share of the steps that see views of 3/4 of the size, which takes half the time; of towers of convolutions
-        that begin at random.
-    teacher: share of the targets that is a teacher's, where there is one.
+    balance: 0 draws images as they come, 1 draws all classes equally often; values between interpolate.
+    average: decay of the moving average of the weights, which is the result.
+    early: share of the steps with views of 3/4 of the size, which takes half the time; only for convolutional towers
+        that start from random weights.
+    teacher: weight of the teacher's probabilities in the targets, if there is a teacher.
     """
 
     steps: int = 7000
@@ -69,12 +69,11 @@ class PretrainSettings:
 class Pretraining:
     """One run over `sources`, image pools with the share of each batch they fill; `clip` is trained in place.
 
-    clip: one that was pre-trained before goes on from there, towards the same class vectors.
-    teacher: a CLIP that was pre-trained before, of any size; its probabilities for an image and its mirror image,
+    clip: if already pre-trained, training continues towards the same class vectors.
+    teacher: a pre-trained CLIP of any size; its probabilities for an image and its mirror image,
         averaged, are part of the targets (Furlanello et al. 2018).
-    state: file to keep what is needed to go on after an interruption, to be removed when the weights are saved; None
-        for no such file.
-    compiled: let torch compile the image tower first: a minute, then a third faster; needs a C++ compiler.
+    state: file from which an interrupted run can resume, to be removed when the weights are saved; None for no file.
+    compiled: compile the image tower first with torch: takes a minute, then a third faster; needs a C++ compiler.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Pretraining:
         torch.manual_seed(settings.seed)
         self._clip, self._sources, self._settings, self._state = clip, sources, settings, state
         self._identity = {} if state is None else self._identify(teacher)  # before anything is learned
-        # Those that weights of an earlier run were drawn to, its descriptions tell.
+        # The class vectors of an earlier run are the features of its descriptions.
         self.vectors = (
             class_features(clip).detach() if clip.taught else _orthonormal(len(EXPRESSIONS), clip.width, settings.seed)
         )
@@ -105,15 +104,15 @@ class Pretraining:
             self._optimizer,
             settings.learning_rate,
             total_steps=settings.steps,
-            pct_start=max(0.04, 2 / settings.steps),  # of one step alone torch makes a division by zero
+            pct_start=max(0.04, 2 / settings.steps),  # with a single warm-up step torch divides by zero
         )
 
     def run(self, resume: bool, progress: Callable[[int, float], object]) -> None:
-        """Train; `clip` ends with the moving average of its image tower's weights, and a text tower that fits it.
+        """Train; `clip` ends with the moving average of its image tower's weights, and a text tower fitted to it.
 
-        resume: go on from the state file where there is one; else from the start.
+        resume: continue from the state file if it exists, else start anew.
         progress: called after each step with its number (from 1) and the loss.
-        Raises ParameterError for a state file of another run, DferError for a loss that is no longer a number.
+        Raises ParameterError for a state file of another run, DferError for a loss that is NaN or infinite.
         """
         settings = self._settings
         begin = self._read_state(self._state) if resume and self._state is not None and self._state.is_file() else 0
@@ -130,13 +129,13 @@ class Pretraining:
         self._clip.model.eval()
 
     def size(self, step: int) -> int:
-        """Side of the views that a step sees, pixels."""
+        """Return the side of the views in a step, pixels."""
         side = self._clip.preprocessing.encoder_size
         fresh = self._clip.resizable and not self._clip.taught
         return side * 3 // 4 if fresh and step <= self._settings.early * self._settings.steps else side
 
     def _step(self, step: int) -> float:
-        """One step of the optimiser; its random numbers depend on nothing that came before. Returns the loss."""
+        """Run one optimiser step and return its loss; its random numbers depend only on the seed and `step`."""
         settings = self._settings
         generator = torch.Generator().manual_seed(
             int(np.random.SeedSequence([settings.seed, step]).generate_state(1)[0])
@@ -166,7 +165,8 @@ class Pretraining:
         return float(loss.detach())
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Pixels float32 [B,C,128,128] in 0..1, grey if asked, and targets [B,C]: a share of the batch per source."""
+        """Draw a batch, with each source's share: pixels float32 [B,3,128,128] in 0..1 (grey: [B,1,128,128]) and
+        targets [B,C]."""
         shares = np.array([share for _, share in self._sources])
         counts = np.round(self._settings.batch * shares / shares.sum()).astype(int)
         frames, targets = [], []
@@ -181,7 +181,7 @@ class Pretraining:
         return pixels, torch.from_numpy(np.concatenate(targets))
 
     def _identify(self, teacher: Clip | None) -> dict[str, Any]:
-        """What an interrupted run must agree with to be gone on from."""
+        """Return the settings and digests that a resumed run must share with the interrupted one."""
         pools = [[_digest(images.frames), _digest(images.targets), share] for images, share in self._sources]
         return {
             **asdict(self._settings),
@@ -207,7 +207,7 @@ class Pretraining:
             torch.save(content, aside)
 
     def _read_state(self, path: Path) -> int:
-        """Take the state file's weights; returns the steps that are done."""
+        """Load the state file; return the number of steps done."""
         state = read_state(path, STATE_FORMAT, self._identity)
         self._learner.load_state_dict(state["weights"])
         self._average.load_state_dict(state["average"])
@@ -234,9 +234,9 @@ class _Learner(nn.Module):
 
 
 def fit_text(clip: Clip, vectors: Tensor) -> None:
-    """Train the text tower of `clip` so that the descriptions of each class have its vector, float32 [C,D].
+    """Train the text tower of `clip` to map the descriptions of each class to its vector, float32 [C,D].
 
-    Its word embeddings stay: a few dozen words cannot teach 49,408 of them.
+    Its word embeddings stay frozen: a few dozen words cannot train 49,408 of them.
     """
     tokens = description_tokens(clip)
     clip.text.model.token_embedding.requires_grad_(False)
@@ -252,14 +252,14 @@ def fit_text(clip: Clip, vectors: Tensor) -> None:
 
 
 def class_features(clip: Clip) -> Tensor:
-    """Float32 [C,D]: the mean text feature of each class's descriptions; L2-normalised rows."""
+    """Return float32 [C,D]: the mean text feature of each class's descriptions, L2-normalised."""
     features = _sentence_features(clip, description_tokens(clip))
     return functional.normalize(features.unflatten(0, (len(EXPRESSIONS), -1)).mean(dim=1), dim=-1)
 
 
 @torch.inference_mode()
 def classify(clip: Clip, images: Images) -> NDArray[np.float32]:
-    """Probabilities float32 [N,C] of the images' test views: softmax of cosines times the learned scale."""
+    """Return probabilities float32 [N,C] of the images' test views: softmax of cosines times the learned scale."""
     learner = _Learner(clip, class_features(clip)).eval()
     rows = []
     for start in range(0, len(images.frames), _AT_ONCE):
@@ -269,12 +269,12 @@ def classify(clip: Clip, images: Images) -> NDArray[np.float32]:
 
 
 def description_tokens(clip: Clip) -> Tensor:
-    """Token ids [C·S, 77] of all descriptions, class after class."""
+    """Return token ids [C·S, 77] of all descriptions, class by class."""
     return clip.tokenize([sentence for label in EXPRESSIONS for sentence in DESCRIPTIONS[label]])
 
 
 def _sentence_features(clip: Clip, tokens: Tensor) -> Tensor:
-    """L2-normalised text features [N,D] of token ids [N,77]."""
+    """Return L2-normalised text features [N,D] of token ids [N,77]."""
     end = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
     embedded = clip.text.embed(tokens[:, : int(end.max()) + 1])
     return functional.normalize(clip.text.encode(embedded, end), dim=-1)
@@ -285,14 +285,14 @@ def _digest(values: NDArray[Any]) -> str:
 
 
 def _orthonormal(count: int, width: int, seed: int) -> Tensor:
-    """`count` random vectors float32 [count, width] of length 1, at right angles to each other."""
+    """Return random orthonormal vectors float32 [count, width]."""
     drawn = torch.randn(width, count, generator=torch.Generator().manual_seed(seed))
     basis: Tensor = torch.linalg.qr(drawn)[0]
     return basis.T.contiguous()
 
 
 def _parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices and kernels only."""
+    """Return parameter groups with weight decay on matrices and kernels only."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": decay},

@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its checkpoint, the best epoch of every step of the method, in order, and how sure it may be.
+    """A finished run: its checkpoint, the best epoch of every step of the method, in order, and its calibration.
 
-    steps: none where nothing was trained. calibration: None without labels, with too few clips held back to fit it on,
+    steps: empty if nothing was trained. calibration: None without labels, with too few held-back clips to fit it on,
     and for a run of an earlier version.
     """
 
@@ -60,8 +60,8 @@ class TrainResult:
 def run_training(options: TrainOptions, console: Console | None = None) -> TrainResult:
     """Train and write `options.out`, as `dfer-train` does.
 
-    console: where progress and warnings are shown, None for nowhere; kept quiet in all processes but the first.
-    Raises DferError for options or data that cannot work.
+    console: shows progress and warnings; None for silence; quiet in all processes but the first.
+    Raises DferError for unusable options or data.
     """
     options.check()
     console = console or Console(quiet=True)
@@ -82,10 +82,10 @@ def run_training(options: TrainOptions, console: Console | None = None) -> Train
 
 
 class Run:
-    """What the parts of one run share.
+    """One run: opens data, makes batches, trains and writes checkpoints.
 
     made: the training record of a finished `options.out`, to compare with.
-    divisions: of the clips and the photographs, where the options do not say it.
+    divisions: of the clips and the photographs; None: as the options say.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Run:
         self.divisions = divisions or divisions_of(options)
 
     def train(self) -> list[Epoch]:
-        """Returns the best epoch of each step."""
+        """Train as the options say; return the best epoch of each step."""
         options = self._options
         chosen = method_class(options.method)
         own = dict(options.method_options)
@@ -162,11 +162,11 @@ class Run:
         notes: dict[str, Any] | None = None,
         confidence: Confidence | None = None,
     ) -> list[Epoch]:
-        """Train `method` and write its checkpoints. Returns the best epoch of each step.
+        """Train `method` and write its checkpoints; return the best epoch of each step.
 
-        identity: plain values that an interrupted run must agree with to be gone on from, beside the options.
-        notes: further ones for the checkpoint to say of its training.
-        confidence: what the model keeps; None for one that is fitted to the clips held back.
+        identity: plain values, besides the options, that a resumed run must share with the interrupted one.
+        notes: further plain values for the checkpoint's training record.
+        confidence: the model's confidence; None: fit it to the held-back clips.
         """
         options, fabric = self._options, self._fabric
         phases = method.phases(plan)
@@ -205,9 +205,9 @@ class Run:
         return trainer.results
 
     def _finished(self, made: dict[str, Any], record: dict[str, Any]) -> list[Epoch]:
-        """What an earlier run came to. Raises ParameterError where that was another one."""
+        """Return the results of an earlier run. Raises ParameterError if its settings were different."""
         out = self._options.out
-        extras = {"captions": None, "middle": None}  # which are told where given only; earlier versions told less
+        extras = {"captions": None, "middle": None}  # recorded only if given; earlier versions recorded less
         known = record | extras | made
         check_finished(out, {name: known[name] for name in extras | record}, record)
         self._progress.console.print(f"{escape(str(out))} is finished; there is nothing to resume")
@@ -232,7 +232,7 @@ class Run:
                 log.write(epoch)
             before = sum(phase.epochs for phase in phases[: steps.index(epoch.step)])
             note = f"{epoch.step}, loss {epoch.loss:.3f}, {epoch.told(3)}"
-            whole = [phase.epochs for phase in phases if phase.step == epoch.step][-1]  # epochs with all of its layers
+            whole = [phase.epochs for phase in phases if phase.step == epoch.step][-1]  # epochs with all layers
             if epoch.number <= epoch.epochs - whole:
                 note += "; layers are still to be added, so it is not chosen"
             self._progress.update(task, completed=before + epoch.number, note=note)
@@ -271,9 +271,9 @@ class Run:
             self._state.unlink(missing_ok=True)
 
     def open_data(self, size: int) -> list[Source]:
-        """The training clips and what epochs are chosen on; photographs last. Prints how many there are.
+        """Open the training clips and the clips to choose epochs on, photographs last; print how many there are.
 
-        size: of `DataChoice.open`. Raises DferError for data that are not there, or show one class alone.
+        size: as in `DataChoice.open`. Raises DferError for missing data, or data of only one class.
         """
         sources = self._open_data(size)
         pairs = zip(self.divisions, sources, strict=True)
@@ -287,7 +287,7 @@ class Run:
 
     def _open_data(self, size: int) -> list[Source]:
         options, data = self._options, self._options.data
-        if options.stills is not None and not options.stills.is_file():  # or it would be told when all clips are drawn
+        if options.stills is not None and not options.stills.is_file():  # checked before clips are drawn, which takes long
             raise ParameterError("stills", f"{options.stills}: no such file")
         show = add_bar(self._progress, "opening clips")
         clips, split = data.open("train", False, show, self._warn, size), self.divisions[0].chosen_on
@@ -304,7 +304,7 @@ class Run:
         ]
 
     def _open_captioned(self, classes: tuple[str, ...], size: int) -> tuple[Source, Captions]:
-        """The clips to learn from by captions alone, which are those that have some."""
+        """Open the clips that have captions, for training without labels, and their captions."""
         options = self._options
         assert options.captions is not None
         show = add_bar(self._progress, "opening clips")
@@ -318,14 +318,14 @@ class Run:
     def _show_captions(self, captions: Captions, tokens: CaptionTokens, source: Source) -> None:
         training = [source.clips.names[index] for index in source.training]
         told = captions.report(training)
-        if isinstance(source.clips, Subset):  # which has no others, as was said
+        if isinstance(source.clips, Subset):  # all have captions; `_open_captioned` has printed the report
             told = f"clips to train on + to validate on: {len(training)}+{len(source.validation)}, without labels"
         self._progress.console.print(escape(told), soft_wrap=True)
         if tokens.cut:
             self._warn(f"{tokens.cut} captions fill CLIP's context; what is longer is cut")
 
     def _gather_landmarks(self, source: Source) -> Landmarks:
-        """Those of the clips to train on, from where the options say; the first process finds, the others read."""
+        """Read or detect the training clips' landmarks, by the options; the first process detects, the others read."""
         options, clips = self._options, source.clips
         assert isinstance(clips, (VideoClips, ProceduralClips))  # photographs are another source
         if options.landmarks is not None:
@@ -343,7 +343,7 @@ class Run:
         return found
 
     def _fingerprints(self, sources: list[Source]) -> list[str]:
-        """Of the training clips. The first process reads them where they are new, the others find its digests."""
+        """Return the clips' fingerprints. The first process reads new clips; the others find its cached digests."""
         sets = [clips for source in sources for clips in (source.clips, source.held_back) if clips is not None]
         task = self._progress.add_task("checking clips", total=len(sets), note="")
         found = []

@@ -1,4 +1,4 @@
-"""The training loop: phases of epochs, the best epoch of every step by validation, and a state to go on from."""
+"""The training loop: phases of epochs, the best epoch of each step by validation, and a state to resume from."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ STATE_FORMAT = "dfer-edge training state 2"
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """What is the loop's and not the method's.
+    """Settings of the loop, independent of the method.
 
     clip_norm: gradients are clipped to this norm (our choice).
-    class_weights: weigh each clip's loss by 1/frequency of its class among the clips drawn. ema: decay of a moving
-    average of the trained weights that is evaluated and kept in their place; 0 for none.
+    class_weights: weight each clip's loss by 1/frequency of its class among the drawn clips. ema: decay of a moving
+    average of the trained weights, which is evaluated and saved instead of them; 0 for none.
     """
 
     clip_norm: float = 1.0
@@ -48,11 +48,11 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to. number counts from 1 through the step, of `epochs`.
+    """Results of one epoch. number: from 1 within the step, of `epochs`.
 
-    war, uar: on the validation clips. retrieval: of a method without labels, in their place, the share of these clips
-    whose own caption is the closest of a batch (see `Method.retrieved`). What was not measured is NaN, and not in
-    `to_json`.
+    war, uar: on the validation clips. retrieval: for methods without labels, instead: the share of these clips
+    whose own caption is the closest in the batch (see `Method.retrieved`). Values that were not measured are NaN, and
+    left out of `to_json`.
     """
 
     step: str
@@ -66,27 +66,27 @@ class Epoch:
 
     @property
     def value(self) -> float:
-        """What the best epoch has most of."""
+        """The score by which the best epoch is chosen."""
         return (self.war + self.uar) / 2 if math.isnan(self.retrieval) else self.retrieval
 
     def told(self, digits: int = 4) -> str:
-        """What was measured, in words."""
+        """Return the scores as text."""
         if math.isnan(self.retrieval):
             return f"WAR {self.war:.{digits}f}, UAR {self.uar:.{digits}f}"
         return f"own caption the closest {self.retrieval:.{digits}f}"
 
     def to_json(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if value == value}  # NaN is no JSON
+        return {name: value for name, value in asdict(self).items() if value == value}  # JSON has no NaN
 
 
 class Trainer:
-    """Trains a method's phases in order. The model ends as the best epoch of the last step left it.
+    """Trains a method's phases in order. The model ends with the weights of the last step's best epoch.
 
-    phases: as the method made them. training, validation: what to train on and choose epochs by.
-    state: file that holds everything needed to go on after an interruption, written after every epoch.
-    identity: plain values that a state must agree with to be gone on from (settings, data, method).
+    phases: from `Method.phases`. training, validation: batches to train on and to choose epochs by.
+    state: file to resume from after an interruption, written after every epoch.
+    identity: plain values that must match those in a state to resume from it (settings, data, method).
 
-    results: the best epoch of every step that is over.
+    results: the best epoch of every finished step.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Trainer:
         on_step: Callable[[Epoch], object] = lambda _: None,
         on_end: Callable[[], object] = lambda: None,
     ) -> None:
-        """Train to the end, from the start or, with `resume`, from where the state file says.
+        """Train to the end, from the start or, with `resume`, from the state file.
 
         on_epoch: called with every epoch. on_step: called with each step's best epoch, its weights loaded; after
-        resuming, perhaps again for the last one. on_end: called after the last epoch, with the weights it left.
-        Raises DferError for a state file of another run, or a loss that is no longer a number.
+        resuming, perhaps again for the last one. on_end: called after the last epoch, with that epoch's weights.
+        Raises DferError for a state file of another run, or a loss that is NaN or infinite.
         """
         state = None
         if resume and self._state_path.is_file():
@@ -157,7 +157,7 @@ class Trainer:
         objective = _Objective(method, self._class_weights() if settings.class_weights else None)
         self._objective, self._optimizer = fabric.setup(objective, optimizer)
         self._learned = nn.ParameterList(parameter for group in groups for parameter in group["params"])
-        for name, buffer in method.named_buffers():  # without them averaged weights would be scored with others'
+        for name, buffer in method.named_buffers():  # else averaged weights would be scored with other statistics
             if phase.group_of(name) is not None and name.endswith(("running_mean", "running_var")):
                 self._learned.register_buffer(name.replace(".", "/"), buffer)
         self._average = moving_average(self._learned, settings.ema) if settings.ema else None
@@ -181,12 +181,12 @@ class Trainer:
                     raise DferError(f"step {phase.step}, epoch {result.number}: the loss is {loss}; lower the rate")
                 if self._ends_step(index) and (self._best is None or result.value >= self._best[0]):
                     self._best = (result.value, self._weights(), result)
-            on_epoch(result)  # before the state: a run killed between the two tells an epoch twice, and none never
+            on_epoch(result)  # before the state: if killed in between, an epoch is reported twice, not lost
             if fabric.global_rank == 0:
                 self._write_state(index, epoch + 1)
 
     def _train_epoch(self, index: int, epoch: int) -> float:
-        """One epoch of a phase; its random numbers depend on nothing that came before. Returns the mean loss."""
+        """Train one epoch of a phase; return the mean loss. Its random numbers do not depend on earlier epochs."""
         fabric, settings, phase = self._fabric, self._settings, self._phases[index]
         torch.manual_seed(_seed(settings.seed, index, epoch, fabric.global_rank))
         rng = np.random.default_rng([settings.seed, index, epoch, fabric.global_rank])
@@ -214,7 +214,7 @@ class Trainer:
         return float(mean)
 
     def _unfreeze(self, phase: Phase) -> list[dict[str, Any]]:
-        """Make exactly the phase's parameters trainable; returns them in groups by learning rate."""
+        """Make exactly the phase's parameters trainable; return them in groups by learning rate."""
         groups: dict[str, list[nn.Parameter]] = {key: [] for key in phase.rates}
         for name, parameter in self._method.named_parameters():
             key = phase.group_of(name)
@@ -226,7 +226,7 @@ class Trainer:
         return [{"params": group, "lr": phase.rates[key]} for key, group in groups.items() if group]
 
     def _check_inputs(self, phase: Phase) -> None:
-        """Raise DferError where stored features are trained on although this phase changes what they come from."""
+        """Raise DferError if training uses stored features although this phase trains the image encoder."""
         if self._training.pixels:
             return
         size = self._method.preprocessing.size
@@ -239,7 +239,7 @@ class Trainer:
 
     @torch.no_grad()
     def _class_matrix(self) -> Tensor:
-        """The class matrix as evaluation sees it, while the model may be training."""
+        """Return the class matrix in evaluation mode, then restore the model's mode."""
         training = self._method.training
         matrix = self._method.eval().class_matrix()
         self._method.train(training)
@@ -247,11 +247,11 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The model with averaged weights within, where they are averaged."""
+        """Use the averaged weights, if any, within the context."""
         if self._average is None:
             yield
             return
-        learned = self._learned.state_dict().values()  # which share memory with the model's own
+        learned = self._learned.state_dict().values()  # they share memory with the model's
         current = [value.clone() for value in learned]
         _copy(self._average.module.state_dict().values(), learned)
         yield
@@ -259,10 +259,10 @@ class Trainer:
 
     @torch.no_grad()
     def _score(self) -> dict[str, float]:
-        """WAR and UAR on the validation clips, or how many captions are retrieved; each process counts its part."""
+        """Return WAR and UAR on the validation clips, or the retrieval score, summed over all processes."""
         self._method.eval()
         if not self._method.labelled:
-            found = torch.zeros(2, device=self._fabric.device)  # right ones, and all
+            found = torch.zeros(2, device=self._fabric.device)  # number of right ones, and of all
             for batch in self._validation.in_order():
                 with self._fabric.autocast():
                     right = self._method.retrieved(replace(batch, inputs=batch.inputs.to(self._fabric.device)))
@@ -272,7 +272,7 @@ class Trainer:
         matrix = self._class_matrix()
         confusion = torch.zeros(len(self._method.classes), len(self._method.classes), dtype=torch.int64)
         for batch in self._validation.in_order():
-            with self._fabric.autocast():  # not through the wrapper, which would wait for processes with fewer batches
+            with self._fabric.autocast():  # not through DDP's wrapper, which waits for processes with fewer batches
                 predicted = self._method(batch.inputs.to(self._fabric.device), matrix).argmax(dim=-1).cpu()
             confusion.index_put_((batch.labels, predicted), torch.ones_like(batch.labels), accumulate=True)
         counted = self._fabric.all_reduce(confusion.to(self._fabric.device), reduce_op="sum")
@@ -281,8 +281,8 @@ class Trainer:
 
     @torch.no_grad()
     def calibrate(self) -> Calibration | None:
-        """Fit the model's confidence, as it is now, to this process's part of the validation clips; None where they are
-        fewer than `LEAST`."""
+        """Fit the current model's confidence to this process's part of the validation clips; None for fewer than
+        `LEAST`."""
         self._method.eval()
         matrix = self._class_matrix()
         batches = list(self._validation.in_order())
@@ -295,7 +295,7 @@ class Trainer:
         return fit_confidence(torch.cat(logits).numpy(), torch.cat([batch.labels for batch in batches]).numpy())
 
     def _class_weights(self) -> Tensor:
-        """1/frequency of each class among the clips drawn, on average over them 1; 0 for classes without any."""
+        """Return 1/frequency of each class among the drawn clips, with mean 1 over clips; 0 for classes without any."""
         frequency = np.zeros(len(self._method.classes))
         frequency[: len(self._training.frequency)] = self._training.frequency
         shown = frequency > 0
@@ -303,7 +303,7 @@ class Trainer:
         return torch.tensor(weights, dtype=torch.float32, device=self._fabric.device)
 
     def _weights(self) -> dict[str, Tensor]:
-        """A copy of everything that any phase trains; CLIP's frozen weights stay out."""
+        """Return a copy of the state that any phase trains, without CLIP's frozen weights."""
         trained = self._method.trained_state(self._phases)
         return {name: value.detach().cpu().clone() for name, value in trained.items()}
 
@@ -332,7 +332,7 @@ class Trainer:
 
 
 class _Objective(nn.Module):
-    """A method's loss as a module's forward: what mixed precision and several processes can be wrapped around."""
+    """A method's loss as a module's forward, which Fabric can wrap for mixed precision and several processes."""
 
     def __init__(self, method: Method, class_weights: Tensor | None) -> None:
         super().__init__()
@@ -362,5 +362,5 @@ def _unpack(best: list[Any] | None) -> tuple[float, dict[str, Tensor], Epoch] | 
 
 
 def _seed(*numbers: int) -> int:
-    """One seed from several numbers."""
+    """Return one seed made of several numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

@@ -134,5 +134,5 @@ def _read(path: Path) -> Any:
                 f"checkpoint {path}: holds pickled objects beyond tensors and plain values; refused, since loading "
                 f"them would run code from the file; {_HINT}"
             ) from error
-        why = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""  # other errors are about pickle's internals
+        why = f" ({first_line(error)})" if isinstance(error, RuntimeError) else ""  # others are about pickle itself
         raise DferError(f"checkpoint {path}: not a PyTorch file{why}") from error

@@ -154,7 +154,7 @@ def main(
         for table, share in zip(stills, shares, strict=True):
             sources.append((Images.of_stills(StillClips(table, "train", warn=warn)), share))
             splits = {row["split"] for _, row in read_rows(table, ("image", "split"))}
-            split = "test" if "test" in splits and "val" not in splits else "val"  # only reported, nothing is chosen by it
+            split = "test" if "test" in splits and "val" not in splits else "val"  # only reported, never selected on
             tests[f"{table.name}, split {split}"] = Images.of_stills(StillClips(table, split, warn=warn))
             progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")

@@ -54,11 +54,11 @@ zero-shot reads no labels. With --captions it is one step: --epochs 30, --learni
 """
 
 METHOD_OPTIONS = ("tokens", "no_mat", "no_jas", "single_step", "descriptions", "freeze_image_encoder")
-"""Options that go to the method, where given; it refuses those that are not its own."""
+"""Options that are passed to the method if given; it refuses those that it does not have."""
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in click's later versions only
-    """Numbers with commas between them, as a tuple."""
+    """Comma-separated numbers, as a tuple."""
 
     name = "N,N,…"
 
@@ -76,7 +76,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in click's 
 
 
 class Setting(click.ParamType):  # type: ignore[type-arg]
-    """NAME=VALUE as a pair; VALUE is a number, true or false where it reads as one, else text."""
+    """NAME=VALUE as a pair; VALUE is parsed as JSON if possible, else it is text."""
 
     name = "NAME=VALUE"
 

@@ -1,4 +1,4 @@
-"""Labelled clips to train and test on. Every data set is one module; all look alike through `ClipSet`."""
+"""Labelled clips to train and test on. Each kind of data set is one module that implements `ClipSet`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WINDOW = 16
 """T, the number of frames sampled from a clip."""
 
 CLIP_SECONDS = "clip_seconds"
-"""Where checkpoints tell the median length of the clips that were trained on."""
+"""The key of the training clips' median length in a checkpoint's training record."""
 
 
 class ClipSet(Protocol):
@@ -25,11 +25,11 @@ class ClipSet(Protocol):
 
     classes: names of the classes. labels: int64 [N], indices into `classes`.
     names: each clip's name in its list; captions and landmarks are looked up by it.
-    groups: per clip the person or film it shows, or None; clips of one group are not divided between sets.
-    shares: float32 [N,C], what several people made of each clip (soft targets), in the order of `classes`; None where
-    there are labels only.
+    groups: per clip the person or film it shows, or None; a group is never split between training and validation.
+    shares: float32 [N,C], soft targets from several annotators' votes, in the order of `classes`; None if there are
+    labels only.
     jitter: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).
-    fingerprint: hex digest of what the frames and labels are, pixels included; features are stored under it.
+    fingerprint: hex digest of frames (pixels included) and labels; features are stored under it.
     """
 
     classes: tuple[str, ...]
@@ -45,18 +45,18 @@ class ClipSet(Protocol):
     def __len__(self) -> int: ...
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        """RGB frames [T,S,S,3] of clip `index`, T = `WINDOW`, square.
+        """Return square RGB frames [T,S,S,3] of clip `index`, T = `WINDOW`.
 
-        Without `rng` the test choice of frames (the centre of each of T segments), the same at every call; with it the
-        training choice (a random frame of each segment) where a clip has more than T frames.
+        Without `rng`: the centre frame of each of T segments, the same at every call (for tests). With `rng`: a random
+        frame of each segment, if the clip has more than T frames (for training).
         """
         ...
 
 
 class FilmClips(ClipSet, Protocol):
-    """Clips with numbered frames, so that landmarks of a frame can be found.
+    """Clips with numbered frames, so that landmarks can be looked up by frame.
 
-    seconds: how long each clip is, None where that is not known.
+    seconds: length of each clip, None if unknown.
     """
 
     seconds: list[float | None]
@@ -64,11 +64,11 @@ class FilmClips(ClipSet, Protocol):
     def numbered(
         self, index: int, rng: np.random.Generator | None = None
     ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """`frames` of clip `index`, and which of the clip's frames each is, int64 [T] from 0."""
+        """Return `frames` of clip `index`, and the number of each within the clip, int64 [T] from 0."""
         ...
 
     def every_frame(self, index: int) -> Iterator[NDArray[np.uint8]]:
-        """All frames of clip `index`, [S,S,3] each, in order."""
+        """Yield all frames of clip `index`, [S,S,3] each, in order."""
         ...
 
     def has_frames(self, index: int, count: int) -> bool:
@@ -84,8 +84,8 @@ class Batch:
     labels: int64 [B], indices into the method's classes.
     names: B names of the clips, as their clip sets have them.
     shares: soft targets float32 [B,C] in the method's order; None where all clips have labels only.
-    taught: a teacher's features float32 [B,D] of single frames; None where nobody teaches.
-    pictures: what landmarks of crops look like (`draw_pictures`), uint8 [B,T,2,S,S,3]; None where there are none.
+    taught: a teacher's features float32 [B,D] of single frames; None without a teacher.
+    pictures: drawings of the crops' landmarks (`draw_pictures`), uint8 [B,T,2,S,S,3]; None if there are none.
     """
 
     inputs: Tensor
@@ -97,12 +97,12 @@ class Batch:
 
     @property
     def targets(self) -> Tensor:
-        """What cross-entropy takes: shares where there are any, else labels."""
+        """The targets of the cross-entropy: shares if there are any, else labels."""
         return self.labels if self.shares is None else self.shares
 
 
 def shares_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.float32] | None:
-    """Soft targets float32 [N,C] of the clips in the order of `classes`, matched by name; None where they have none."""
+    """Return soft targets float32 [N,C] in the order of `classes`, matched by name; None if the clips have none."""
     import numpy as np
 
     if clips.shares is None:
@@ -116,9 +116,9 @@ def shares_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.float32] |
 
 
 def labels_of(clips: ClipSet, classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Labels int64 [N] of the clips as indices into `classes`, matched by name.
+    """Return labels int64 [N] as indices into `classes`, matched by name.
 
-    Raises DferError when the clips show a class that is not among them.
+    Raises DferError if the clips show a class that is not among them.
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""From a clip of aligned faces to what a model is trained on: crop, flip and light, alike over the whole clip."""
+"""Augmentation of clips of aligned faces: crop, flip and light, the same for all frames of a clip."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Frames = NDArray[np.uint8]
 
 
 class View(NamedTuple):
-    """A view of a clip: frames [T,size,size,3], and how each came about.
+    """A view of a clip: frames [T,size,size,3], and the affine transform of each.
 
-    moves: float64 [T,2,3], what takes a pixel of the clip's frame to one of the view's; a flip has a negative
-    determinant.
+    moves: float64 [T,2,3], matrices from pixel coordinates of the clip's frame to those of the view; a flip has a
+    negative determinant.
     """
 
     frames: Frames
@@ -24,11 +24,11 @@ class View(NamedTuple):
 
 
 Augment = Callable[[Frames, int, np.random.Generator, float], View]
-"""(clip [T,H,W,3], size, random numbers, jitter) → view"""
+"""(clip [T,H,W,3], size, random generator, jitter) → view"""
 
 
 def plain_view(frames: Frames, size: int) -> Frames:
-    """The clip [T,H,W,3] resized to [T,size,size,3], nothing else: what the runtime would hand over."""
+    """Resize the clip [T,H,W,3] to [T,size,size,3] and nothing else, as the runtime does."""
     if frames.shape[1:3] == (size, size):
         return frames
     shrinks = size < min(frames.shape[1:3])
@@ -37,12 +37,12 @@ def plain_view(frames: Frames, size: int) -> Frames:
 
 
 def augmented_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
-    """A random view of a clip [T,H,W,3].
+    """Return a random view of a clip [T,H,W,3].
 
-    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %), flip and change of light for the whole clip, as the
-    paper's random crop with scale jitter is one for the clip; then sometimes a coarser camera (blur, lower resolution,
+    One random similarity (scale ±14 %, rotation ±10°, shift ±5 %), flip and change of light applies to the whole clip,
+    as does the paper's random crop with scale jitter. Some views then simulate a worse camera (blur, lower resolution,
     noise). `jitter` adds a slow random walk in position, scale and light from frame to frame (0 none, 1 as unsteady as
-    a badly tracked face) and makes a clip out of a still.
+    a badly tracked face), which gives repeated stills some motion.
     """
     count = len(frames)
     walk = _random_walk(count, rng) * jitter
@@ -76,10 +76,10 @@ def augmented_view(frames: Frames, size: int, rng: np.random.Generator, jitter: 
 
 
 def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
-    """A random view of a clip [T,H,W,3] as Align-DFER trains: scaled so that 120 of its pixels give 112, a random crop
-    with scale jitter (0.875 to 1 of the side), a random flip; one for the whole clip.
+    """Return a random view of a clip [T,H,W,3] as in Align-DFER: a random crop with scale jitter (1, 112/120 or 0.875
+    of the side) and a random flip, the same for the whole clip.
 
-    jitter: as in `augmented_view`; stills would stand still otherwise.
+    jitter: as in `augmented_view`.
     """
     walk = _random_walk(len(frames), rng) * jitter
     part = rng.choice([1.0, 112 / 120, 0.875])
@@ -91,8 +91,8 @@ def paper_view(frames: Frames, size: int, rng: np.random.Generator, jitter: floa
 
 
 def resized_crop_view(frames: Frames, size: int, rng: np.random.Generator, jitter: float = 0.0) -> View:
-    """A random view of a clip [T,H,W,3] as DFER-CLIP's authors train on DFEW: 8 to 100 % of the area, 3:4 to 4:3,
-    stretched to the square, a random flip, brightness times 0.5 to 1.5; one for the whole clip.
+    """Return a random view of a clip [T,H,W,3] as DFER-CLIP's authors train on DFEW: 8 to 100 % of the area, 3:4 to
+    4:3, stretched to a square, a random flip, brightness times 0.5 to 1.5; the same for the whole clip.
 
     jitter: as in `augmented_view`.
     """
@@ -119,7 +119,7 @@ AUGMENTATIONS: dict[str, Augment] = {
 
 
 def _warp(frames: Frames, moves: NDArray[np.float64], size: int) -> Frames:
-    """Frames [T,H,W,3] moved by matrices [T,2,3] into views [T,size,size,3]; what lies beyond is mirrored."""
+    """Warp frames [T,H,W,3] by matrices [T,2,3] into views [T,size,size,3]; borders are mirrored."""
     return _uint8(
         [
             cv2.warpAffine(frame, move, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
@@ -131,7 +131,7 @@ def _warp(frames: Frames, moves: NDArray[np.float64], size: int) -> Frames:
 def _similarity(
     source: int, size: int, scale: float, angle: float, shift: NDArray[np.float64], flip: bool
 ) -> NDArray[np.float64]:
-    """The 2×3 matrix that takes a source×source frame to a size×size view about their centres."""
+    """Return the 2×3 matrix from a source×source frame to a size×size view, about their centres."""
     zoom = size / source * scale
     linear = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     if flip:
@@ -141,14 +141,14 @@ def _similarity(
 
 
 def _random_walk(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """A smooth path [count, 4] of about unit size that starts anywhere."""
+    """Return a smooth random path [count, 4] of about unit size with a random start."""
     steps = rng.normal(0, 0.35, (count, 4))
     steps[0] = rng.normal(0, 0.7, 4)
     return np.cumsum(steps, axis=0)
 
 
 def _light_curve(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Tone curve float64 [256]: gamma, contrast and brightness of another lamp and camera."""
+    """Return a tone curve float64 [256] with random gamma, contrast and brightness."""
     tone = np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.25))
     tone = (tone - 0.5) * rng.uniform(0.65, 1.35) + 0.5 + rng.uniform(-0.15, 0.15)
     return np.asarray(tone * 255)

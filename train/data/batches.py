@@ -1,4 +1,4 @@
-"""Batches to train and test on: of stored features where the image encoder is frozen, of pixels where it is not."""
+"""Training and test batches: of stored features if the image encoder is frozen, else of pixels."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ from .subsets import Subset, split_validation
 
 _Seen = tuple[NDArray[np.uint8], NDArray[np.uint8] | None]
 """A view of a clip, and the pictures of its landmarks."""
-_ONSET = 0.6  # share of a clip after which what it shows has begun
-_AHEAD = 2  # batches that are made while one is trained on
+_ONSET = 0.6  # share of a clip by which its expression has begun
+_AHEAD = 2  # batches that are prepared in advance
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How batches are drawn.
 
-    batch: clips per step, over all processes. balance: 0 draws clips as they come, 1 draws all classes equally
-    often, between them in proportion to count^(1 − balance).
-    shift: features are moved by up to this many frames, edges repeated as the runtime pads a filling window.
-    span: least share of a clip's length that a window of features covers, frames repeated as the runtime does for a
-        shorter window; it ends anywhere in the clip's last 40 %. 1: always all of it.
-    history: share of the windows of features that begin with the end of another clip, for up to half their length: as
-        where one expression follows another, and the label is to follow the face.
+    batch: clips per step, over all processes. balance: classes are drawn in proportion to count^(1 − balance), so 0
+        draws clips as they come, and 1 draws all classes equally often.
+    shift: windows of features are shifted by up to this many frames, with edges repeated as in the runtime's warmup.
+    span: minimum share of a clip's length that a window of features covers, with frames repeated as the runtime does
+        for a shorter window; the window ends anywhere in the clip's last 40 %. 1: always the whole clip.
+    history: share of the windows of features that begin with the end of another clip, for up to half their length, as
+        when one expression follows another in a video.
+    rank, world: index of this process, and the number of processes.
     """
 
     batch: int = 64
@@ -54,10 +55,10 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Source:
-    """Clips with the share of each batch they fill.
+    """Clips and the share of each batch that they fill.
 
-    training, validation: which of the clips serve for what, int64. held_back: a set of its own to validate on, or None.
-    landmarks: of the clips to train on, or None.
+    training, validation: int64 indices of clips. held_back: a separate set to validate on instead, or None.
+    landmarks: of the training clips, or None.
     """
 
     clips: ClipSet
@@ -69,32 +70,32 @@ class Source:
 
     @classmethod
     def divided(cls, clips: ClipSet, share: float, division: Division, held_back: ClipSet | None) -> Source:
-        """Split into training and validation; all train when `held_back` is given."""
+        """Split into training and validation; with `held_back`, train on all clips."""
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
         return cls(clips, share, *split_validation(clips.labels, division.share, division.seed, clips.groups))
 
     @property
     def names_digest(self) -> str:
-        """Of the names of what is trained on, in order."""
+        """sha256 of the names of the training clips, in order."""
         names = "\n".join(self.clips.names[index] for index in self.training)
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
     @property
     def trained(self) -> ClipSet:
-        """What is trained on."""
+        """The training clips."""
         if self.landmarks is None:
             return Subset(self.clips, self.training)
-        return LandmarkedClips(self.clips, self.training, self.landmarks)  # type: ignore[arg-type]  # films have some
+        return LandmarkedClips(self.clips, self.training, self.landmarks)  # type: ignore[arg-type]  # only `FilmClips` have landmarks
 
     @property
     def tested(self) -> ClipSet:
-        """What epochs are chosen on."""
+        """The clips that epochs are chosen on."""
         return self.held_back or Subset(self.clips, self.validation)
 
 
 def clip_seconds(sources: Sequence[Source]) -> dict[str, float]:
-    """The median length of the clips to train on, of those that tell theirs, as checkpoints keep it; else nothing."""
+    """Return the median length of the training clips as an entry for checkpoints; empty if no length is known."""
     told = [
         seconds
         for source in sources
@@ -106,9 +107,9 @@ def clip_seconds(sources: Sequence[Source]) -> dict[str, float]:
 
 
 def count_classes(sources: Sequence[Source]) -> tuple[list[str], list[str]]:
-    """In words: how many clips of each class there are, photographs last, and which classes have hardly any.
+    """Return lines with the number of clips per class (then of photographs), and warnings for classes with one or none.
 
-    Raises DferError where all that is to be trained on shows one class.
+    Raises DferError if all training clips are of one class.
     """
     lines, warnings = [], []
     shown: set[str] = set()
@@ -137,18 +138,18 @@ class Batches(Protocol):
     steps: int
 
     def random(self, rng: np.random.Generator) -> Iterator[Batch]:
-        """One epoch of this process's part of random batches."""
+        """Yield this process's share of one epoch of random batches."""
         ...
 
     def in_order(self) -> Iterator[Batch]:
-        """This process's part of all clips, once, in their test views."""
+        """Yield this process's share of all clips, each once, in its test view."""
         ...
 
 
 class FeatureBatches:
     """Batches of stored features.
 
-    sources: feature sets with the share of each batch they fill; an epoch sees as many clips as there are.
+    sources: feature sets with the share of each batch they fill; an epoch draws as many clips as there are.
     """
 
     pixels: ClassVar[bool] = False
@@ -197,14 +198,14 @@ class FeatureBatches:
 
 
 def _places(end: NDArray[np.float64], span: NDArray[np.float64], window: int) -> NDArray[np.int64]:
-    """Frames int64 [N,window], rising, `span` [N,1] of a frame apart, of windows whose last frame is `end` [N,1]."""
+    """Return ascending frame indices int64 [N,window], `span` [N,1] of a frame apart, that end at `end` [N,1]."""
     return np.asarray(np.rint(end - span * np.arange(window - 1, -1, -1)), np.int64)
 
 
 class PixelBatches:
-    """Batches of crops, read and augmented anew every epoch by `workers` threads (OpenCV lets go of the interpreter).
+    """Batches of crops, read and augmented anew every epoch by `workers` threads (OpenCV releases the GIL).
 
-    sources: clip sets with the share of each batch they fill. classes: the method's, which number the labels.
+    sources: clip sets with the share of each batch they fill. classes: the method's; labels are indices into them.
     """
 
     pixels: ClassVar[bool] = True
@@ -270,7 +271,7 @@ class PixelBatches:
 
 
 def _stacked(pictures: Sequence[NDArray[np.uint8] | None]) -> Tensor | None:
-    """Pictures of clips as one tensor, black for clips without; None where no clip has any."""
+    """Stack pictures of clips into one tensor, black for clips without; None if no clip has any."""
     shape = next((one.shape for one in pictures if one is not None), None)
     if shape is None:
         return None
@@ -278,9 +279,9 @@ def _stacked(pictures: Sequence[NDArray[np.uint8] | None]) -> Tensor | None:
 
 
 class Sampler:
-    """Which clips come into a batch: a share from each source, of each at least one, classes balanced as asked for.
+    """Draws the clips of a batch: each source's share, at least one clip, with classes balanced by `sampling`.
 
-    frequency: float64 [K], how often a drawn clip is of each class; they sum to 1.
+    frequency: float64 [K], the probability that a drawn clip is of each class.
     """
 
     def __init__(self, labels: list[NDArray[np.int64]], shares: list[float], sampling: Sampling) -> None:
@@ -300,7 +301,7 @@ class Sampler:
         self.frequency = drawn / drawn.sum()
 
     def indices(self, rng: np.random.Generator) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Number of the source and indices of clips in it, for one batch."""
+        """Yield, for one batch, the number of each source and indices of clips in it."""
         for number, count, probabilities in self._sources:
             yield number, rng.choice(len(probabilities), count, p=probabilities)
 
@@ -308,10 +309,10 @@ class Sampler:
 def _drawn_shares(
     parts: Sequence[tuple[NDArray[np.int64], NDArray[np.float32] | None, NDArray[np.int64]]],
 ) -> Tensor | None:
-    """Soft targets float32 [B,C] of a batch; None where no source has any.
+    """Return soft targets float32 [B,C] of a batch; None if no source has any.
 
-    parts: per source the labels of the clips drawn, its shares [N,C] or None, and which of its clips they are. Of a
-    source with labels only, the label has the whole share.
+    parts: per source the labels of the drawn clips, its shares [N,C] or None, and indices of the drawn clips. Labels of
+    a source without shares become one-hot.
     """
     width = next((shares.shape[1] for _, shares, _ in parts if shares is not None), None)
     if width is None:
@@ -322,12 +323,12 @@ def _drawn_shares(
 
 
 def sampling_probabilities(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    """Probability [N] of drawing each row, so that classes come in proportion to count^(1 − balance)."""
+    """Return the probability [N] of drawing each row, so that classes come in proportion to count^(1 − balance)."""
     weights = np.bincount(labels)[labels].astype(np.float64) ** -balance
     return np.asarray(weights / weights.sum())
 
 
 def shards(count: int, batch: int, sampling: Sampling) -> Iterator[slice]:
-    """Slices of at most `batch` of `count` rows: those of this process, in order."""
+    """Yield this process's slices, of at most `batch` rows each, of `count` rows, in order."""
     for start in range(sampling.rank * batch, count, sampling.world * batch):
         yield slice(start, min(start + batch, count))

@@ -1,4 +1,4 @@
-"""DFEW, FERV39k, MAFW and one's own clips, found under a folder as their authors lay them out."""
+"""Load DFEW, FERV39k and MAFW from their published folder layouts, and clips of one's own."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from .videos import VideoClips, locate
 class Benchmark:
     """A published data set.
 
-    released: its own annotation files, under its folder, and `read`, their reader. listed: DFER-CLIP's file.
-    frames: where under its folder the frames of faces may be.
+    released: its own annotation files, relative to its folder; `read` reads them. listed: DFER-CLIP's list.
+    frames: folders, relative to its own, where the frames of faces may be.
     """
 
     classes: tuple[str, ...]
@@ -67,7 +67,7 @@ BENCHMARKS = {
     ),
 }
 DATA = (*BENCHMARKS, "folder", "csv")
-"""What `load_clips` can load."""
+"""Names that `load_clips` accepts."""
 
 
 def load_clips(
@@ -81,13 +81,13 @@ def load_clips(
     warn: Callable[[str], object] = lambda _: None,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> VideoClips:
-    """The clips of one split of a data set, frames uint8 [16,size,size,3].
+    """Load the clips of one split of a data set, frames uint8 [16,size,size,3].
 
     data: one of `DATA`. root: the data set's folder, or any folder that holds its prepared clips.
     split: "train" or "test" for the benchmarks, whose training clips `split_validation` divides; also "val" for
-    `folder`; any name for `csv`. fold: 1 to 5 for DFEW and MAFW; as the table has them for `csv`.
-    lists: a list of DFER-CLIP's, the folder of such lists or of the annotations as released, if not `root`; for `csv`
-    the table, which is otherwise `root` itself or its labels.csv. size, max_missing, warn, progress: of `VideoClips`.
+    `folder`; any name for `csv`. fold: 1 to 5 for DFEW and MAFW; as in the table for `csv`.
+    lists: a list of DFER-CLIP's, or the folder of such lists or of the released annotations, if not `root`; for `csv`
+    the table, by default `root` itself or its labels.csv. size, max_missing, warn, progress: as in `VideoClips`.
     Raises DferError for files that are not where they should be, for bad lines and for missing clips.
     """
     if data not in DATA:
@@ -116,10 +116,10 @@ def load_clips(
 
 
 def listed_splits(data: str, root: Path, fold: int = 1, lists: Path | None = None) -> dict[str, str]:
-    """The split of every clip that the data's lists or folders name, by the name that it has in a clip set.
+    """Return the split of every clip in the data's lists or folders, keyed by its name in a clip set.
 
-    A clip in several splits is of the other one than "train". Arguments and errors as of `load_clips`; a single list in
-    place of the data set's own (`lists`) is all of "train".
+    For a clip in several splits, one other than "train" is returned. Arguments and errors are those of `load_clips`;
+    if `lists` is a single list, all of its clips are "train".
     """
     if data == "csv":
         return splits_of_table(_table(root, lists), fold)
@@ -132,7 +132,7 @@ def listed_splits(data: str, root: Path, fold: int = 1, lists: Path | None = Non
 
 
 def part_of_list(data: str, path: Path) -> str:
-    """The split of a single list with the name of one of DFER-CLIP's; of others their names, with their folders'."""
+    """Return the split of a list that is named like one of DFER-CLIP's; for others, the folder's and file's names."""
     benchmark = BENCHMARKS[data]
     folds, splits = range(1, benchmark.folds + 1), ("train", "test")
     named = {benchmark.listed.format(split=split, fold=fold): split for split in splits for fold in folds}
@@ -144,7 +144,7 @@ def _table(root: Path, lists: Path | None) -> Path:
 
 
 def _read_list(benchmark: Benchmark, place: Path, split: str, fold: int) -> list[Entry]:
-    """The entries of the list `place`, or of the list found in the folder `place`."""
+    """Read the list `place`, or the list found in the folder `place`."""
     if place.is_file():
         return read_dfer_clip(place, benchmark.classes)
     released = [place / name.format(split=split, fold=fold) for name in benchmark.released]
@@ -159,9 +159,9 @@ def _read_list(benchmark: Benchmark, place: Path, split: str, fold: int) -> list
 
 
 def _relative(entries: list[Entry]) -> tuple[list[Entry], list[str]]:
-    """The entries relative to the folder that they share, and that folder's parts.
+    """Return the entries relative to their common parent folder, and that folder's parts.
 
-    Lists from another machine start every clip with that machine's folders.
+    In lists from another machine, every path starts with that machine's folders.
     """
     if not entries:
         raise DferError("the list names no clips")
@@ -176,10 +176,10 @@ def _relative(entries: list[Entry]) -> tuple[list[Entry], list[str]]:
 
 
 def _find_folder(entries: list[Entry], root: Path, frames: Sequence[str]) -> tuple[list[Entry], Path]:
-    """The entries relative to the folder that they share, and where that folder is under `root`.
+    """Return the entries relative to their common parent folder, and where that folder is under `root`.
 
-    The longest tail of its parts is taken that is found under `root` or under one of the data set's usual folders,
-    `frames`.
+    Each tail of the folder's path is tried under `root` and under the data set's usual folders, `frames`. The
+    one with the most clips is taken, the longest tail first.
     """
     relative, shared = _relative(entries)
     tails = [PurePosixPath(*shared[start:]) for start in range(len(shared) + 1)]

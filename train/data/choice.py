@@ -1,4 +1,4 @@
-"""Which clips a command works on, by name, and the clip set that this means."""
+"""The choice of clips that a command works on, and the clip set it opens."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ if TYPE_CHECKING:
 
 DATA = ("procedural", "dfew", "ferv39k", "mafw", "folder", "csv")
 SIDE = 128
-"""Pixels that frames on disk are given out with at least: what dfer-prepare writes, so that views can be cut from them.
-"""
+"""Minimum side in pixels of frames loaded from disk: the size dfer-prepare writes, so that views can be cropped."""
 
 DRAWN = "drawn"
-"""In place of a file of captions, or of a folder of faces: those of procedural people."""
+"""Stands for procedural people where a file of captions or a folder of faces is expected."""
 
 
 @dataclass(frozen=True)
 class DataChoice:
-    """One of `DATA`, where it lies and which part of it.
+    """One of `DATA`, its location and fold.
 
-    root: folder of the clips. fold: of DFEW, MAFW or a CSV. lists: annotation lists, where not in `root`.
+    root: folder of the clips. fold: of DFEW, MAFW or a CSV. lists: annotation lists, if not in `root`.
     max_missing: share of the listed clips that may be missing, and of their pictures that may be damaged.
     identities: procedural people to draw, 7 clips each. workers: processes that draw them; threads that read pixels.
     """
@@ -48,7 +47,7 @@ class DataChoice:
 
     @property
     def asked(self) -> str:
-        """The options that ask a command for these clips, each after a space; none for procedural people."""
+        """Command-line options that select these clips, each after a space; "" for procedural people."""
         if self.root is None:
             return ""
         fold = None if self.fold == 1 else self.fold
@@ -58,33 +57,35 @@ class DataChoice:
 
     @property
     def has_folds(self) -> bool:
-        """Whether these clips may be divided in several ways."""
+        """Whether this kind of data can have folds."""
         return self.data in ("dfew", "mafw", "csv")
 
     @property
     def set_name(self) -> str:
-        """What protocols call these clips: a benchmark by its name, others by that of their folder."""
+        """The name of these clips in protocols: a benchmark's name, or the name of their folder."""
         if self.root is None or self.data not in ("folder", "csv"):
             return self.data
         return (self.root.parent if self.root.is_file() else self.root).resolve().name
 
     @property
     def undivided(self) -> bool:
-        """Whether these are folders of clips that are not divided into splits, so that every split is all of them."""
+        """Whether this is a folder without splits, so that every split is all of its clips."""
         if self.data != "folder" or self.root is None or not self.root.is_dir():
             return False
-        from .lists import splits_in  # which loads the readers of videos
+        from .lists import splits_in  # imported late: it loads the video readers
 
         return not splits_in(self.root)
 
     @property
     def one_list(self) -> bool:
-        """Whether a single list stands in place of a benchmark's own, so that every split is all that it names."""
+        """Whether a single list replaces a benchmark's own lists, so that every split is all of its clips."""
         return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
     def part(self, split: str, held_out: bool = False) -> str | None:
-        """The protocol's name for a split's clips: the split; a single list's name (`part_of_list`); None for an
-        undivided folder."""
+        """Return the name of a split's clips in protocols: the split, or `part_of_list` of a single list.
+
+        None for an undivided folder.
+        """
         if self.data == "procedural":
             return "test" if held_out else "train"
         if self.one_list:
@@ -102,11 +103,11 @@ class DataChoice:
         warn: Callable[[str], object] = lambda _: None,
         size: int = SIDE,
     ) -> ClipSet:
-        """The clips of a split; of procedural people, training ones or `held_out` ones.
+        """Open the clips of a split; for procedural people, the training or the `held_out` ones.
 
-        size: side of the crops that the model is given; frames on disk come as large, and not below `SIDE`.
-        `progress` hears how many people are drawn, or folders of pictures checked, and of how many. `warn` is told of
-        clips that are missing and of damaged pictures. Raises DferError for data that are not where this says.
+        size: side of the model's crops; frames on disk are loaded at this size, but not below `SIDE`.
+        progress: called with the number of people drawn, or folders of pictures checked, and the total. warn: called
+        with messages about missing clips and damaged pictures. Raises DferError if the data cannot be found.
         """
         if self.data == "procedural":
             from .procedural import HELD_OUT, ProceduralClips
@@ -122,9 +123,9 @@ class DataChoice:
         return load_clips(self.data, self.root, split, self.fold, self.lists, self.max_missing, size, warn, progress)
 
     def listed(self) -> dict[str, str]:
-        """The split of every clip that the lists or folders name, whether its file is there or not, by name.
+        """Return the split of every clip in the lists or folders, by name, whether or not its file exists.
 
-        A clip in several is not of "train". Raises DferError as `open` does; procedural people have no list.
+        For a clip in several, the split is not "train". Empty for procedural people. Raises DferError as `open` does.
         """
         if self.root is None:
             return {}

@@ -1,4 +1,4 @@
-"""Image features of clips, computed once: where the image encoder is frozen, training needs it only here."""
+"""Image features of clips, computed once and stored: a frozen image encoder is needed only here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from . import WINDOW, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 
 DIGEST = "features.sha256"
-"""The file of a whole store's digest."""
+"""The file with the digest of a complete store."""
 
 _FLUSH_EVERY = 2.0  # seconds of work that an interruption may cost
 
@@ -38,7 +38,7 @@ class FeatureSet:
     features: float16 [V,N,T,D], memory-mapped; view 0 is the test view, the others are augmented.
     rows: int64 [n], the clips of `features` that belong to this set.
     labels: int64 [n], indices into the method's classes. names: n names of the clips.
-    shares: float32 [n,C], soft targets in the method's order, where the clips have them.
+    shares: float32 [n,C], soft targets in the method's order, or None.
     """
 
     features: NDArray[np.float16]
@@ -48,7 +48,7 @@ class FeatureSet:
     shares: NDArray[np.float32] | None = None
 
     def part(self, indices: NDArray[np.int64]) -> FeatureSet:
-        """Some of the clips, over the same stored features."""
+        """Return a subset of the clips over the same stored features."""
         names = [self.names[index] for index in indices]
         shares = None if self.shares is None else self.shares[indices]
         return FeatureSet(self.features, self.rows[indices], self.labels[indices], names, shares)
@@ -58,9 +58,9 @@ class FeatureSet:
 class Extraction:
     """How features are computed.
 
-    views: augmented views beside the test view. augmentation: of `augmentation.AUGMENTATIONS`.
+    views: augmented views besides the test view. augmentation: a key of `augmentation.AUGMENTATIONS`.
     batch: clips encoded together. window: frames of each clip, T; 1 for sets of single frames.
-    rank, world: this process of how many; each encodes every world-th batch into the one store.
+    rank, world: index and number of processes; each encodes every world-th batch into the shared store.
     """
 
     views: int = 4
@@ -80,14 +80,14 @@ def stored_features(
     progress: Callable[[int], object] = lambda _: None,
     wait: Callable[[], object] = lambda: None,
 ) -> FeatureSet:
-    """The features of `clips`, from the store in `folder` or computed into it.
+    """Return the features of `clips`, read from the store in `folder` or computed into it.
 
     The store's name is a digest of the data, the image encoder and its weights, the preprocessing and the views, so
-    that it is used only for what it was made from. An interrupted extraction goes on where it was; one that is whole is
+    that it is never used for anything else. An interrupted extraction resumes where it stopped; a complete store is
     checked against a digest of its bytes.
 
-    progress: hears of clips done, per batch. wait: returns when every process has come to it.
-    Raises ParameterError when the folder cannot be written or has no room, or the store is damaged.
+    progress: called with the number of clips in each finished batch. wait: a barrier for all processes.
+    Raises ParameterError if the folder cannot be written, the disk is full or the store is damaged.
     """
     key = _key(method, clips, settings)
     store = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -113,7 +113,7 @@ def stored_features(
 
 
 def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> None:
-    """Empty arrays; `features.npy` comes last, so that a store which has it is whole."""
+    """Create empty arrays; `features.npy` comes last, so its presence shows that all files are there."""
     store.mkdir(parents=True, exist_ok=True)
     (store / "made-from.json").write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
     (store / DIGEST).unlink(missing_ok=True)
@@ -125,9 +125,9 @@ def _make_store(store: Path, shape: tuple[int, ...], key: dict[str, Any]) -> Non
 
 
 def _claim(path: Path) -> None:
-    """Have the system set aside the space of a file with holes: writing to a full disk through memory kills.
+    """Allocate the disk space of a sparse file: writing to a memory map on a full disk kills the process.
 
-    Raises OSError, which says how much is needed, where there is no room.
+    Raises OSError, which says how much is needed, if there is no room.
     """
     if not hasattr(os, "posix_fallocate"):
         return
@@ -137,14 +137,14 @@ def _claim(path: Path) -> None:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
             if error.errno != errno.ENOSPC:
-                return  # file systems that cannot; they will tell when they are full
+                return  # the file system does not support it
             path.unlink()
             raise OSError(f"{size / 1e9:.1f} GB are needed, and the disk has less") from error
 
 
 def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-    """An array of a store, to read and write. Raises ValueError for one that is not as it was made."""
-    size = path.stat().st_size  # before it is opened, which would make a short file longer
+    """Open an array of a store to read and write. Raises ValueError if its size, shape or dtype is wrong."""
+    size = path.stat().st_size  # before it is opened, which would extend a short file
     array = open_memmap(path, mode="r")
     if (array.shape, array.dtype) != (shape, dtype) or size != array.offset + array.nbytes:
         raise ValueError(f"{path.name} is damaged: {size} bytes of {array.dtype} {array.shape}")
@@ -153,7 +153,7 @@ def _open(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
 
 
 def _check_digest(store: Path) -> None:
-    """Raise ValueError when a store that was whole has other bytes now."""
+    """Raise ValueError if a complete store has changed."""
     if (store / DIGEST).is_file() and (store / DIGEST).read_text().strip() != _sha256(store / "features.npy"):
         raise ValueError("features.npy is damaged: its digest is another")
 
@@ -185,7 +185,7 @@ def _fill(
         if not done[rows].all():
             for view in range(1 + settings.views):
                 frames = np.stack([stored_view(clips, index, view, size, settings) for index in _indices(rows)])
-                if (frames == frames[:, :1]).all():  # photographs; one frame of each is enough
+                if (frames == frames[:, :1]).all():  # photographs: encode one frame of each
                     frames = frames[:, :1]
                 with mixed_precision(device.type):
                     encoded = method.encode_frames(torch.from_numpy(frames).flatten(0, 1).to(device))
@@ -193,7 +193,7 @@ def _fill(
             fresh.append(rows)
         if fresh and (monotonic() - flushed > _FLUSH_EVERY or start == starts[-1]):
             features.flush()
-            for finished in fresh:  # only what is surely on the disk counts as done
+            for finished in fresh:  # marked done only after the features are flushed
                 done[finished] = True
             done.flush()
             fresh.clear()
@@ -202,9 +202,9 @@ def _fill(
 
 
 def stored_view(clips: ClipSet, index: int, view: int, size: int, settings: Extraction) -> NDArray[np.uint8]:
-    """Pixels [T,size,size,3] of a view of clip `index` whose features are stored; view 0 is what the runtime would see.
+    """Return pixels [T,size,size,3] of the view of clip `index` whose features are stored; view 0 is as in the runtime.
 
-    Every other depends on its number, the clip and the seed alone; in another size it shows the same.
+    Every other view depends only on its number, the clip's index and the seed; at another size it shows the same crop.
     """
     if view == 0:
         return plain_view(clips.frames(index), size)
@@ -222,7 +222,7 @@ def _key(method: Method, clips: ClipSet, settings: Extraction) -> dict[str, Any]
         "data": clips.fingerprint,
         "clips": len(clips),
         "encoder": weights_digest(method.image_encoder.state_dict()),
-        "architecture": [config.get(name) for name in ("clip", "tower")],  # GELU or QuickGELU, weights do not tell
+        "architecture": [config.get(name) for name in ("clip", "tower")],  # GELU and QuickGELU have the same weights
         "preprocessing": method.preprocessing.to_json(),
         "method": method.name,
         "views": settings.views,

@@ -1,4 +1,4 @@
-"""Single frames with what they show, and random views of many at once: what an image tower is pre-trained on."""
+"""Single frames with soft labels, and batched random views of them, for pre-training an image tower."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .procedural import ProceduralClips
 from .stills import StillClips
 
 DOUBT = 0.1
-"""Of a photograph with one label and no votes, this share is spread over all classes (label smoothing)."""
+"""Label smoothing of photographs with one label and no votes: this share is spread over all classes."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Single frames with what they show.
+    """Single frames with soft labels.
 
     frames: uint8 [N,128,128,3] RGB.
     targets: float32 [N,C], the share of each class; rows sum to 1.
@@ -40,7 +40,7 @@ class Images:
 
     @classmethod
     def of_procedural(cls, clips: ProceduralClips) -> Images:
-        """Frames at rest show "neutral", at the apex their class; two classes with one apex face share it evenly."""
+        """Label frames at rest "neutral" and apex frames by class; classes with the same apex face share it evenly."""
         neutral = EXPRESSIONS.index("neutral")
         apex = np.zeros((len(EXPRESSIONS), len(EXPRESSIONS)), np.float32)
         for row, label in enumerate(EXPRESSIONS):
@@ -54,23 +54,23 @@ class Images:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The class that each shows most, int64 [N]."""
+        """The class with the largest share of each frame, int64 [N]."""
         return np.asarray(self.targets.argmax(axis=1))
 
     def accuracy(self, probabilities: NDArray[np.float32]) -> float:
-        """Share of rows of probabilities [N,C] whose highest class is (one of) the most shown."""
+        """Return the share of frames whose most probable class is (one of) those with the largest target share."""
         best = probabilities.argmax(axis=1)
         shown = self.targets[np.arange(len(best)), best]
         return float((shown >= self.targets.max(axis=1) - 1e-6).mean())
 
 
 def random_views(pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A random view float32 [N,C,size,size] of each aligned face [N,C,H,W], all 0..1.
+    """Return a random view float32 [N,C,size,size] of each aligned face [N,C,H,W], all 0..1.
 
-    Each is turned (±12°), scaled (e^±0.15), shifted (±7 %) and half of them mirrored; one in ten comes from a camera of
-    half the resolution, others are blurred or sharpened; gamma (e^N(0, 0.16)), contrast (±23 %) and brightness (±0.12)
-    change, some are noisy; of a quarter a rectangle is painted over (Zhong et al. 2020), so that no single region
-    carries the decision.
+    Each is rotated (±12°), scaled (e^±0.15) and shifted (±7 %); half are mirrored. One in ten has half the resolution;
+    some are blurred, sharpened or noisy. Gamma (e^N(0, 0.16)), contrast (±23 %) and brightness (±0.12) vary. In a
+    quarter, a rectangle is painted over (random erasing, Zhong et al. 2020), so that no single region carries the
+    decision.
     """
     count = len(pixels)
 
@@ -103,12 +103,12 @@ def random_views(pixels: Tensor, size: int, generator: torch.Generator) -> Tenso
 
 
 def _each(values: Tensor) -> Tensor:
-    """One value [N] per image, to be applied to images [N,C,H,W]."""
+    """Reshape one value per image [N] to broadcast over images [N,C,H,W]."""
     return values.view(-1, 1, 1, 1)
 
 
 def _between(start: Tensor, length: Tensor, size: int) -> Tensor:
-    """bool [N,size]: the pixels from `start` on."""
+    """Return bool [N,size]: the pixels from `start` to `start + length`."""
     places = torch.arange(size)[None]
     return (places >= start[:, None]) & (places < (start + length)[:, None])
 

@@ -1,7 +1,7 @@
-"""Lists of labelled clips: the benchmarks' own, DFER-CLIP's, a table of one's own, a folder for each class.
+"""Readers for lists of labelled clips: the benchmarks' own, DFER-CLIP's, a CSV table, a folder for each class.
 
-Each reader gives `Entry`s in the order of the list. Labels become our class names here, by name; a number means what
-the list's authors say it means.
+Each reader returns `Entry`s in the order of the list, with labels mapped to our class names. Numeric labels are
+decoded as the list's authors define them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ SYNONYMS = {
     "disappointed": "disappointment",
     "scorn": "contempt",
 }
-"""Words that are suggested for our names, and not taken for them: they may be classes of one's own. Only a test on
-other data takes them, and says so (`matching.py`)."""
+"""Words for which error messages suggest our names. They are not mapped, since they may be custom classes; only a test
+on other data maps them, and reports it (`matching.py`)."""
 EMOTION_STEMS = (
     *("happi", "unhapp", "joyous", "enjoy", "smili", "grin(?!d)", "laugh", "cheer", "delight", "glad", "pleas"),
     *("excite", "sadly", "sadness", "sadde", "sorr", "cries", "cried", "cry(?!s)", "weep", "wept", "sob", "tearful"),
@@ -56,10 +56,10 @@ EMOTION_STEMS = (
     *("panic", "horr", "scare", "contempt", "scorn", "disdain", "anxi", "worri", "nervous", "powerless"),
     *("disappoint", "upset", "distress", "frustrat", "serene"),
 )
-"""Beginnings, as regular expressions, of further words that name an emotion in a text (see `emotion_words`)."""
+"""Regular expressions for the stems of further words that name an emotion in a text (see `emotion_words`)."""
 SPLITS = ("train", "val", "test")
 TABLE = "labels.csv"
-"""Of clips or photographs, in their folder."""
+"""File name of the table in a folder of clips or photographs."""
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
 
@@ -67,8 +67,8 @@ DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust
 class Entry:
     """One listed clip.
 
-    clip: frame folder or video, relative to the data set's clips or absolute, "/" between folders.
-    label: name of the class. count: frames, where the list says. group: person or film, where the list says.
+    clip: frame folder or video, relative to the data set's clips or absolute, with "/" as separator.
+    label: name of the class. count: number of frames, if listed. group: person or film, if listed.
     """
 
     clip: str
@@ -78,9 +78,9 @@ class Entry:
 
 
 def read_dfer_clip(path: Path, classes: tuple[str, ...]) -> list[Entry]:
-    """DFER-CLIP's lists: `FRAME_DIR NUM_FRAMES LABEL`, labels counted from 0 in our order of `classes`.
+    """Read DFER-CLIP's lists: `FRAME_DIR NUM_FRAMES LABEL`, labels counted from 0 in the order of `classes`.
 
-    Raises DferError, with file and line, for a line that is not so; as all readers here do.
+    Raises DferError, with file and line, for a malformed line, as all readers here do.
     """
     entries = []
     for number, line in read_lines(path):
@@ -98,7 +98,7 @@ def read_dfer_clip(path: Path, classes: tuple[str, ...]) -> list[Entry]:
 
 
 def read_dfew(path: Path) -> list[Entry]:
-    """DFEW's `set_N.csv`: header `video_name,label`, labels 1 to 7; clips are named by five digits."""
+    """Read DFEW's `set_N.csv`: header `video_name,label`, labels 1 to 7; clip names have five digits."""
     entries = []
     for number, row in read_rows(path, ("video_name", "label")):
         name, label = row["video_name"], row["label"]
@@ -111,7 +111,7 @@ def read_dfew(path: Path) -> list[Entry]:
 
 
 def read_named(path: Path, classes: tuple[str, ...]) -> list[Entry]:
-    """FERV39k's and MAFW's lists: `CLIP LABEL` with the label's name (`Action/Sad/0010 Sad`, `03747.mp4 anger`)."""
+    """Read FERV39k's and MAFW's lists: `CLIP LABEL` with a label's name (`Action/Sad/0010 Sad`, `03747.mp4 anger`)."""
     entries = []
     for number, line in read_lines(path):
         fields = line.split()
@@ -122,10 +122,10 @@ def read_named(path: Path, classes: tuple[str, ...]) -> list[Entry]:
 
 
 def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[str, ...]]:
-    """A CSV with columns clip, label and split, optionally fold and person: the rows of one split, and the classes.
+    """Read the rows of one split, and the classes, of a CSV with columns clip, label, split, [fold], [person].
 
-    A row with an empty fold is in every fold; rows of one person are of one group. Classes are as `classes_of` has
-    them, from the labels of all splits.
+    A row with an empty fold is in every fold; rows of one person form a group. Classes are `classes_of` the labels of
+    all splits.
     """
     entries: list[Entry] = []
     labels: dict[str, int] = {}
@@ -151,11 +151,11 @@ def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[st
 
 
 def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
-    """ROOT/CLASS/clip or ROOT/SPLIT/CLASS/clip: the clips of one split, relative to `root`, and the classes.
+    """List the clips of one split, relative to `root`, and the classes, of ROOT/[SPLIT/]CLASS/clip.
 
-    Without folders named train, val or test, all clips belong to whatever split is asked for. Classes are as
-    `classes_of` has them, from the folders of all splits. Files that are not videos, and hidden ones, are left out.
-    Raises DferError where dfer-prepare wrote photographs, whose folder would be taken for a class.
+    Without folders named train, val or test, all clips belong to the requested split. Classes are `classes_of` the
+    folders of all splits. Files that are not videos, and hidden files, are ignored.
+    Raises DferError if dfer-prepare wrote photographs here, whose folder would be mistaken for a class.
     """
     splits = splits_in(root)
     if splits and split not in splits:
@@ -182,9 +182,9 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
 
 
 def splits_of_table(path: Path, fold: int) -> dict[str, str]:
-    """The split of each clip of a table (see `read_table`) in one fold; of a clip in several, not "train".
+    """Return the split of each clip of a table (see `read_table`) in one fold; not "train" for a clip in several.
 
-    It needs no labels; all clips of a table without splits are of "train".
+    The table needs no labels; without splits, all of its clips are "train".
     """
     rows = [
         (row["clip"].replace("\\", "/"), row.get("split", "train"))
@@ -200,12 +200,12 @@ def holds_photographs(root: Path) -> bool:
 
 
 def splits_in(root: Path) -> list[str]:
-    """The splits that a folder of clips is divided into, by folders of their names; none where it is not."""
+    """Return the splits for which a folder of clips has a folder; empty if it is not divided."""
     return [name for name in SPLITS if (root / name).is_dir()]
 
 
 def splits_of_folder(root: Path) -> dict[str, str]:
-    """The split of each clip in a folder (see `read_folder`); "train" of all where it is not divided."""
+    """Return the split of each clip in a folder (see `read_folder`); "train" for all if it is not divided."""
     splits = splits_in(root)
     return {
         clip.relative_to(root).as_posix(): split
@@ -217,9 +217,9 @@ def splits_of_folder(root: Path) -> dict[str, str]:
 
 
 def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None, others: str = "") -> str:
-    """Our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`.
+    """Return our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`.
 
-    others: where other names could be had, for that error.
+    others: appended to that error, to say where other names are accepted.
     """
     name = text.strip().lower()
     name = ALIASES.get(name, name)
@@ -232,7 +232,7 @@ def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None
 
 
 def own_name(text: str, path: Path, line: int | None = None) -> str:
-    """A label as a class of ours or of one's own. Raises DferError for what cannot be a name."""
+    """Return a label as one of our classes or a custom one. Raises DferError if it is not a valid name."""
     name = text.strip().lower()
     name = ALIASES.get(name, name)
     fault = name_fault(name)
@@ -242,16 +242,16 @@ def own_name(text: str, path: Path, line: int | None = None) -> str:
 
 
 def meaning(name: str) -> str:
-    """What a class's name means in our words, in lower case: joy and Happy mean happiness, pain means pain."""
+    """Return our name, in lower case, for a class or its synonym: happiness for joy and Happy, pain for pain."""
     known = name.lower()
     return ALIASES.get(known, SYNONYMS.get(known, known))
 
 
 def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:
-    """The classes of data with these labels (each with a line that has it): the seven expressions where there are no
-    others, MAFW's eleven where those do, else the labels themselves, sorted.
+    """Return the classes of data with these labels (label → a line with it): the seven expressions if they include all
+    labels, else MAFW's eleven if those do, else the labels themselves, sorted.
 
-    Raises DferError for a label that looks like another spelling of ours among others that are ours.
+    Raises DferError for a label that looks like a misspelling of one of ours, if other labels are ours.
     """
     if labels.keys() <= set(EXPRESSIONS):
         return EXPRESSIONS
@@ -265,20 +265,20 @@ def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:
 
 
 def emotion_words(classes: Sequence[str]) -> re.Pattern[str]:
-    """What finds words that name one of `classes`, an expression of ours, or a synonym of one, in any case.
+    """Return a case-insensitive pattern for words that name one of `classes`, of our expressions, or a synonym of one.
 
-    Names of four letters and more are also found as beginnings: pain in painful.
+    Names of four letters and more are also found as prefixes: pain in painful.
     """
-    names = {*classes, *MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS} - {"none"}  # a label, but in a text just a word
+    names = {*classes, *MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS} - {"none"}  # a label, but an everyday word in a text
     beginnings = [*EMOTION_STEMS, *(re.escape(name) for name in sorted(names) if len(name) > 3)]
     found = [rf"(?:{'|'.join(beginnings)})\w*", *map(re.escape, sorted(names))]
     return re.compile(rf"(?<!\w)(?:{'|'.join(found)})(?!\w)", re.IGNORECASE)
 
 
 def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) -> str:
-    """A sentence that says how many of `total` are missing or cannot be read, and names the first ten.
+    """Return a sentence that says how many of `total` are missing or cannot be read, and names the first ten.
 
-    allowed: the share that may be. Raises DferError with that sentence when there are more, or none is left.
+    allowed: the share that may be missing. Raises DferError with that sentence if more are, or if none is left.
     """
     if not total:
         raise DferError("the list names no clips")
@@ -290,7 +290,7 @@ def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) 
 
 
 def _suggestion(name: str) -> str | None:
-    """The class of ours that a word probably means."""
+    """Return the class of ours that a word probably means, or None."""
     alike = get_close_matches(name, [*MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS], 1, cutoff=0.8)
     return meaning(alike[0]) if alike else None
 

@@ -1,4 +1,4 @@
-"""Classes of data and of a model, matched by name, and what of either has no counterpart."""
+"""Match the classes of data with those of a model by name, and report those without a counterpart."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .lists import meaning
 
 @dataclass(frozen=True)
 class Matching:
-    """Which class of a model stands for each class that clips show.
+    """The class of a model that corresponds to each class of the clips.
 
-    counterparts: the clips' class → the model's. left_out: clips' classes without one → how many clips show them.
-    unseen: the model's classes that stand for none of the data's; what is taken for them is wrong.
+    counterparts: the clips' class → the model's. left_out: the clips' classes without a counterpart → number of clips.
+    unseen: the model's classes without a counterpart in the data; predictions of them are wrong.
     labels: int64 [N], indices into the model's classes, −1 for clips that are left out.
     """
 
@@ -30,11 +30,11 @@ class Matching:
 
     @property
     def renamed(self) -> dict[str, str]:
-        """The counterparts that have another name."""
+        """The counterparts whose names differ."""
         return {name: found for name, found in self.counterparts.items() if name != found}
 
     def report(self) -> list[str]:
-        """What is not as names say, a line each."""
+        """Return a line for each class that is renamed, and for those that are left out or unseen."""
         lines = [f"{name} counts as {found}" for name, found in self.renamed.items()]
         if self.left_out:
             listed = ", ".join(f"{name} {count}" for name, count in self.left_out.items())
@@ -52,13 +52,13 @@ class Matching:
 
 
 def match_classes(clips: ClipSet, classes: tuple[str, ...]) -> Matching:
-    """Match the classes that clips show with a model's: by name, else whatever the case, else by what names mean
-    (joy → happiness), where that is one class of the model, which no class of the data is closer to.
+    """Match the classes of clips with a model's: by exact name, else case-insensitively, else by synonym
+    (joy → happiness), if exactly one class of the model fits that no earlier rule has matched.
 
-    Raises DferError when no class has a counterpart.
+    Raises DferError if no class has a counterpart.
     """
     counts = {clips.classes[label]: int(count) for label, count in enumerate(np.bincount(clips.labels)) if count}
-    everything = dict.fromkeys([*counts, *clips.classes])  # those shown choose first
+    everything = dict.fromkeys([*counts, *clips.classes])  # classes with clips are matched first
     found: dict[str, str] = {}
     for way in (str, str.lower, meaning):
         taken = set(found.values())

@@ -1,4 +1,4 @@
-"""The procedural face data set: drawn, labelled clips, seen through the runtime's own detector."""
+"""The procedural face data set: drawn, labelled clips, aligned with the runtime's own detector."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from . import WINDOW
 _SECONDS, _RATE = 2.0, 8.0  # of a clip, and its frames per second
 
 HELD_OUT = 1_000_000
-"""Identities numbered from here are for testing; training numbers start at 0."""
+"""Numbers of test identities start here; those of training identities start at 0."""
 UNLABELLED = 2 * HELD_OUT
-"""From here they are for learning from faces alone, so that these show nobody who trains, chooses or tests."""
+"""Numbers of identities for distillation without labels start here, so that they share nobody with the other sets."""
 
 
 class ProceduralClips:
     """Rendered, detected and aligned clips: every expression once by every identity.
 
     identities: numbers of the people; a number always gives the same person and clips.
-    workers: processes that draw; 1 draws here.
+    workers: processes that draw; with 1, clips are drawn in this process.
     progress: called after each identity with the number of identities done.
 
-    frames are RGB uint8 [T,128,128,3]; `intensity` float32 [N,T] says how much of the expression each shows; `captions`
-    say, by a clip's name, which action units move and how, and know nothing of its label; `landmarks` float32 [T,68,2]
-    by a clip's name lie where `trace_face` has them, in shares of the frame's sides.
+    Frames are RGB uint8 [T,128,128,3]; `intensity` float32 [N,T] is that of the expression in each frame. `captions`,
+    by clip name, describe which action units move and how, without using the label. `landmarks`, by clip name, are
+    float32 [T,68,2], as `trace_face` defines them, relative to the frame's size (0..1).
     """
 
     classes = EXPRESSIONS
@@ -86,7 +86,7 @@ class ProceduralClips:
 
 
 def _perform(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[str], NDArray[np.float32]]:
-    """All expressions by one person: frames [C,T,128,128,3], intensities [C,T], C captions, landmarks [C,T,68,2]."""
+    """Draw one person's expressions: frames [C,T,128,128,3], intensities [C,T], C captions, landmarks [C,T,68,2]."""
     detector = FaceDetector()
     rng = np.random.default_rng([number, 7])
     identity = Identity.sample(rng)
@@ -99,9 +99,9 @@ def _perform(number: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[
         images, drawings, intensities[index], traces = render_clip(curve, identity, rng, _RATE)
         for t, (image, drawn, traced) in enumerate(zip(images, drawings, traces, strict=True)):
             faces = detector.detect(image)
-            # The drawing knows where its landmarks are; that serves in the few frames YuNet misses.
+            # In the few frames where YuNet finds no face, use the landmarks of the drawing.
             points = faces[0].landmarks if faces else drawn
             frames[index, t] = align(image, points, TEMPLATE_SIZE)
             moved = cv2.transform(traced[None], similarity(points, TEMPLATE_SIZE))[0]
-            landmarks[index, t] = (moved + 0.5) / TEMPLATE_SIZE  # pixels' centres lie at whole numbers
+            landmarks[index, t] = (moved + 0.5) / TEMPLATE_SIZE  # pixel centres have integer coordinates
     return frames, intensities, captions, landmarks

@@ -1,4 +1,4 @@
-"""Photographs of aligned faces as clips: static-to-dynamic training from a table with labels, or with votes."""
+"""Photographs of aligned faces as clips: static-to-dynamic training from a table with labels or votes."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .videos import read_picture
 
 
 class StillClips:
-    """One clip per photograph: the still, T times; motion, if wanted, comes from augmentation's jitter.
+    """One clip per photograph: the still, repeated T times; augmentation's jitter can add motion.
 
-    For training, where the table has another photograph of the same person that is neutral or of the same class, every
-    second clip begins with that one and turns into the other, as an onset does.
+    In training, if the table has another photograph of the same person that is neutral or of the same class, half of
+    the clips start with that photograph and fade into the clip's own, like an onset.
 
     table: CSV with columns image, split, and label, or a column of votes or shares for each of several classes, or
-    both; person may be there, and be empty. Images lie beside it or in its folder `images/`. Votes in other columns
-    (unknown, say) do not count; a row without any is left out; without a label its class is what most votes say.
-    split: which rows to take ("train", "val"). most: at most this many of any class, the first ones; None for all.
-    max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is told. All
-    are read for that once. classes: what labels and columns of votes may be (see `classes_of_stills`).
+    both; person is optional. Images are beside it or in its folder `images/`. Votes in other columns (unknown, say)
+    are ignored. A row without votes is left out if there are such columns; without a label, the most votes decide.
+    split: the rows to take ("train", "val"). most: take only the first so many photographs of each class; None: all.
+    max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is called. All
+    are decoded once for that. classes: allowed labels and columns of votes (see `classes_of_stills`).
 
-    shares: float32 [N,C], the votes as shares that sum to 1; None where the table has labels only.
-    Raises DferError for a missing table or column or an unknown label, with the line, and when too many photographs
+    shares: float32 [N,C], the votes as shares that sum to 1; None if the table has labels only.
+    Raises DferError for a missing table or column or an unknown label, with the line, and if too many photographs
     are missing or damaged.
     """
 
@@ -97,7 +97,7 @@ class StillClips:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the content of all photographs, their order, labels and people; not of where they lie."""
+        """Digest of the photographs' content, order, labels, votes and people; independent of their paths."""
         content = content_digests([[path] for path in self.paths])
         listed = zip(content, self.labels.tolist(), self.groups, strict=True)
         votes = b"" if self.shares is None else self.shares.tobytes()
@@ -107,7 +107,7 @@ class StillClips:
         return len(self.paths)
 
     def image(self, index: int) -> NDArray[np.uint8]:
-        """The photograph as RGB [H,W,3]."""
+        """Return the photograph as RGB [H,W,3]."""
         return read_picture(self.paths[index])
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
@@ -121,7 +121,7 @@ class StillClips:
         return np.asarray(first * (1 - weights) + shown * weights, dtype=np.uint8)
 
     def _earlier(self, index: int, rng: np.random.Generator | None) -> int | None:
-        """Another photograph of the person to begin with, or None."""
+        """Return the index of another photograph of the person to start with, or None."""
         person = self.groups[index]
         if rng is None or person is None or rng.random() < 0.5:
             return None
@@ -133,8 +133,8 @@ class StillClips:
 
 
 def classes_of_stills(table: Path, model: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes of a table to test a model on, whose own are `model`: those of its labels, as `classes_of` has them;
-    without labels, the model's where each has a column of votes, else the seven expressions."""
+    """Return the classes of a table to test on: `classes_of` its labels. Without labels, `model` (the classes of the
+    tested model) if each of them has a column of votes, else the seven expressions."""
     rows = list(read_rows(table, ("image", "split")))
     labels = {own_name(row["label"], table, line): line for line, row in rows if row.get("label")}
     if labels:
@@ -143,7 +143,7 @@ def classes_of_stills(table: Path, model: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _votes(row: dict[str, str], classes: tuple[str, ...], table: Path, line: int) -> NDArray[np.float32] | None:
-    """What a row says for each of `classes`, float32 [C]; None where the table has no such columns."""
+    """Return a row's votes for `classes`, float32 [C]; None if the table has no such columns."""
     cells = [row.get(name) for name in classes]
     if all(cell is None for cell in cells):
         return None

@@ -1,4 +1,4 @@
-"""Parts of a clip set: some of its clips, and a validation part cut out of its training clips."""
+"""Subsets of a clip set, and the split into training and validation clips."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Subset:
 def split_validation(
     labels: NDArray[np.int64], share: float, seed: int, groups: Sequence[str | None] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the training and of the validation clips, both int64 and rising; together all clips.
+    """Split all clips into training and validation; return the indices of both, int64 in ascending order.
 
-    `share` of each class goes to validation, as nearly as can be. Clips of one group (a person, a film) stay together;
-    a clip whose group is None stands alone. The same seed gives the same split.
-    Raises DferError when either part would be empty.
+    Validation gets about `share` of each class. Clips of one group (a person, a film) stay together; a clip without a
+    group (None) is a group of its own. The same seed gives the same split.
+    Raises DferError if either part would be empty.
     """
     if not 0 < share < 1:
         raise DferError(f"validation share {share} is not between 0 and 1")
@@ -57,7 +57,7 @@ def split_validation(
     for number in np.random.default_rng(seed).permutation(len(members)):
         unit = members[number]
         left = wanted - np.bincount(labels[unit], minlength=len(sizes))
-        # In shares of the class, so that rare classes weigh as much as common ones.
+        # Relative to class size, so that rare classes count as much as common ones.
         if ((left / sizes) ** 2).sum() < ((wanted / sizes) ** 2).sum():
             wanted = left
             chosen[unit] = True

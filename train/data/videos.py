@@ -1,4 +1,4 @@
-"""Clips on disk: folders of frames and video files, sixteen frames of each."""
+"""Clips on disk, as folders of frames or video files; 16 frames are sampled from each."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from .augmentation import plain_view
 from .lists import Entry, few_missing
 
 RATE = "rate.txt"
-"""In a folder of frames: how many were filmed in a second."""
+"""File with the frames per second of a folder of frames."""
 _IMAGE_ENDINGS = tuple(IMAGE_SUFFIXES)
 
 
 class VideoClips:
-    """Listed clips of aligned faces, each a folder of frames or a video file, read when asked for.
+    """Listed clips of aligned faces, each a folder of frames or a video file, read on demand.
 
-    entries: what to read. folder: where their relative paths start.
-    size: side of the frames given out; frames of another size or shape are resized to size×size.
-    max_missing: share of the clips that may be missing or empty (no frame can be read), and of the pictures in folders
-    that may be damaged. Those are left out, and `warn` is told. All pictures are read for that once, the first time;
-    `progress` hears how many folders are done, of how many.
+    entries: the clips. folder: the base of their relative paths.
+    size: side of the returned frames; frames of another size or shape are resized to size×size.
+    max_missing: share of the clips that may be missing or empty (no readable frame), and of the pictures in folders
+    that may be damaged. Those are left out, and `warn` is called. For that, all pictures are decoded the first time.
+    progress: called with the number of folders done, and the total.
 
-    paths, names (as listed), groups (person or film, or None), seconds and labels go together; `missing` and `damaged`
-    are the clips and the pictures left out.
-    Raises DferError when too many are missing or damaged, naming the first; and from `frames` for a clip that no longer
-    reads.
+    paths, names (as listed), groups (person or film, or None), seconds and labels are parallel; `missing` and
+    `damaged` are the clips and pictures that are left out.
+    Raises DferError if too many are missing or damaged, naming the first ones; `frames` raises it for a clip that
+    cannot be read any more.
     """
 
     jitter = 0.0
@@ -82,7 +82,7 @@ class VideoClips:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the content of all clips, their order, labels and the size of frames; not of where they lie."""
+        """Digest of the clips' content, order and labels, and the frame size; independent of their paths."""
         files = [image_files(path, self.damaged) if path.is_dir() else [path] for path in self.paths]
         listed = zip(content_digests(files), self.labels.tolist(), strict=True)
         return hashlib.sha256(f"{self._size} {list(listed)}".encode()).hexdigest()
@@ -114,15 +114,15 @@ class VideoClips:
     def has_frames(self, index: int, count: int) -> bool:
         if count == self._counts[index] or self.paths[index].is_dir():
             return count == self._counts[index]
-        with open_source(self.paths[index]) as source:  # which may end before the length that it announces
+        with open_source(self.paths[index]) as source:  # it may have fewer frames than its header says
             return count == sum(1 for _ in source)
 
 
 def choose_frames(count: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
-    """Which of `count` frames make the window: int64 [WINDOW], rising.
+    """Return which of `count` frames make the window: int64 [WINDOW], in ascending order.
 
-    The clip is cut into WINDOW segments of like length; each gives its centre, or with `rng` any of its frames.
-    A clip with fewer frames than segments gives all of them and then its last one, again and again.
+    The clip is cut into WINDOW segments of equal length; each gives its centre frame, or with `rng` a random one.
+    A clip with fewer frames gives all of them, then repeats the last.
     """
     if count < WINDOW:
         return np.minimum(np.arange(WINDOW), count - 1)
@@ -132,22 +132,22 @@ def choose_frames(count: int, rng: np.random.Generator | None = None) -> NDArray
 
 
 def locate(folder: Path, clip: str) -> Path:
-    """The listed clip under `folder`; for a video that is not there, the folder of frames of the same name."""
+    """Return the path of a listed clip under `folder`; for a missing video, the folder of frames of the same name."""
     path = folder / clip
     frames = path.with_suffix("")
     return frames if path.suffix.lower() in VIDEO_SUFFIXES and not path.exists() and frames.is_dir() else path
 
 
 def folder_length(path: Path, count: int) -> tuple[int, float | None]:
-    """`count` frames of a folder, and its seconds, if told."""
+    """Return `count`, the folder's number of frames, and its length in seconds if its rate is known."""
     rate = folder_rate(path)
     return count, count / rate if rate else None
 
 
 def folder_rate(path: Path) -> float | None:
-    """Frames per second of a folder of frames that tells them in rate.txt, as those of `dfer-prepare` do.
+    """Return a folder's frames per second from its rate.txt, which `dfer-prepare` writes; None without that file.
 
-    Raises DferError where that is no number above 0.
+    Raises DferError if it does not hold a number above 0.
     """
     try:
         rate = float((path / RATE).read_text(encoding="utf-8-sig"))
@@ -161,7 +161,7 @@ def folder_rate(path: Path) -> float | None:
 
 
 def film_length(path: Path) -> tuple[int, float | None]:
-    """Frames that a video announces (counted where it does not), 0 if there is none to read; its seconds, if told."""
+    """Return a video's number of frames (from its header, else counted; 0 if unreadable), and its seconds if known."""
     try:
         with open_source(path) as source:
             count = source.count or sum(1 for _ in source)
@@ -180,7 +180,7 @@ def _image_names(folder: Path) -> list[str]:
 
 
 def image_files(folder: Path, damaged: Iterable[Path] = ()) -> list[Path]:
-    """The frames of a folder in order, without damaged ones."""
+    """Return the frames of a folder in natural order, without damaged ones."""
     files = (folder / name for name in sorted(_image_names(folder), key=natural_order))
     return [file for file in files if file not in damaged]
 
@@ -191,7 +191,7 @@ def _find_damaged(
     warn: Callable[[str], object],
     progress: Callable[[int, int], object],
 ) -> frozenset[Path]:
-    """Those of the pictures of each clip that cannot be read; `warn` is told. Raises DferError when too many are."""
+    """Return the pictures that cannot be read, and warn about them. Raises DferError if there are too many."""
     found = damaged_pictures(pictures, progress)
     damaged = [files[0].with_name(name) for files, names in zip(pictures, found, strict=True) for name in names]
     if damaged:
@@ -210,7 +210,7 @@ def _read_images(
 
 
 def read_picture(file: Path) -> NDArray[np.uint8]:
-    """A picture as RGB [H,W,3] (grey ones have three equal channels). Raises DferError for a file that is none."""
+    """Read a picture as RGB [H,W,3] (grey ones as three equal channels). Raises DferError if it is not an image."""
     image = read_image(file)
     if image is None:
         raise DferError(f"{file}: not an image that OpenCV can read")
@@ -231,7 +231,7 @@ def _read_video(
                 kept[frame.index] = _fit(frame.image, size)
             if frame.index == chosen[-1]:
                 return np.stack([kept[index] for index in chosen]), numbers
-    # It ends before the length that it announces: choose again among the frames there are.
+    # It has fewer frames than its header says: choose again among those that were read.
     return _read_video(path, read, rng, size)
 
 

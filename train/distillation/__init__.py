@@ -1,1 +1,1 @@
-"""Distillation: a small tower learns a trained model's frame features from faces without labels."""
+"""Distillation: a small tower learns a trained model's frame features from unlabelled faces."""

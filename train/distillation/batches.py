@@ -1,4 +1,4 @@
-"""Batches of views of single faces with a teacher's features of exactly these views."""
+"""Batches of views of single faces, with a teacher's features of the same views."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..data import Batch, ClipSet
 from ..data.batches import Sampler, Sampling, shards
 from ..data.features import Extraction, FeatureSet, stored_view
 
-_AHEAD = 2  # batches that are made while one is trained on
+_AHEAD = 2  # batches that are prepared in advance
 
 
 class TaughtBatches:
-    """Stored views of some faces, drawn again from their seeds, with their stored features.
+    """Augmented views of faces, recreated from their seeds, with their stored features.
 
-    crops: all faces, as single frames. features: of them, [V,N,1,D], as `extraction` made them; its rows are the faces
-    to draw, and its labels what the teacher takes them for, by which batches are balanced. size: of the views, pixels.
-    workers: threads that draw. progress: called after each random batch.
+    crops: all faces, as single frames. features: of them, [V,N,1,D], computed with `extraction`; its rows are the faces
+    to draw, and its labels the teacher's predictions, by which batches are balanced. size: of the views, pixels.
+    workers: threads that make views. progress: called after each random batch.
     """
 
     pixels: ClassVar[bool] = True

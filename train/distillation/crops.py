@@ -1,4 +1,4 @@
-"""Faces without labels, one frame each: crops on disk, or drawn people."""
+"""Unlabelled faces, one frame each: crops on disk, or procedural people."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from ..data.procedural import ProceduralClips
 from ..data.videos import read_picture
 from ..digests import content_digests, damaged_pictures
 
-_OBLONG = 1.25  # a picture whose sides differ by more is no crop of a face
+_OBLONG = 1.25  # a picture with a larger aspect ratio is not a face crop
 _MISSING = 0.01  # share of the pictures that may be missing or damaged
 
 
 class Crops:
-    """Aligned faces as a clip set of single frames [1,side,side,3]. Nothing is known of what they show: labels are 0.
+    """Aligned faces as a clip set of single frames [1,side,side,3]. They are unlabelled: all labels are 0.
 
-    paths, groups: of each picture, where it lies and whom or which clip it shows (None: it stands alone).
-    Those that are missing or damaged are left out, and `warn` is told. Raises DferError when there are too many.
+    paths, groups: of each picture, its path and the person or clip it shows (None: a group of its own).
+    Missing and damaged pictures are left out, and `warn` is called. Raises DferError if there are too many.
     """
 
     jitter = 0.0
@@ -57,7 +57,7 @@ class Crops:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the content of all pictures in order, and of the side; not of where they lie."""
+        """Digest of the pictures' content and order, and the side; independent of their paths."""
         content = content_digests([[path] for path in self.paths])
         return hashlib.sha256(f"crops {self._side} {content}".encode()).hexdigest()
 
@@ -77,7 +77,7 @@ class Crops:
 
 
 class DrawnCrops:
-    """The frames of procedural people's clips, each on its own; a person's frames are of one group."""
+    """The single frames of procedural people's clips; a person's frames form a group."""
 
     jitter = 0.0
     shares: NDArray[np.float32] | None = None
@@ -98,13 +98,13 @@ class DrawnCrops:
 
 
 def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
-    """Pictures of faces and their groups, from a table or a folder.
+    """Return pictures of faces and their groups, from a table or a folder.
 
-    A table is a CSV with a column `image`, as dfer-prepare --photos writes it; rows of a split other than "train" are
-    left out, and the column `person` groups; it may be named by its folder, beside images/. Of another folder all
-    pictures are taken, however deep, or those in train/ where it is divided into train/, val/ or test/; pictures whose
-    names are numbers are a clip's, of which `WINDOW` are taken, evenly spread, and which make a group.
-    Raises ParameterError for a place that is not there or has none, such as one of videos.
+    A table is a CSV with a column `image`, as dfer-prepare --photos writes it, or the folder that holds it and images/.
+    Rows of a split other than "train" are left out; groups are those of the column `person`. In any other folder, all
+    pictures are taken, at any depth, or only those in train/ if it is divided into train/, val/ or test/. Pictures with
+    numbers as names are frames of a clip: `WINDOW` of them are taken, evenly spread, as one group.
+    Raises ParameterError if `place` does not exist or has no pictures, only videos for example.
     """
     if holds_photographs(place):
         place = place / TABLE

@@ -1,4 +1,4 @@
-"""What a distillation can be told: one typed object for Python and the command line, with the defaults of both."""
+"""Options of a distillation: one typed object, with defaults, for Python and the command line."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ..data.choice import DataChoice
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """How to teach `out` what `teacher` knows, both checkpoints; `dfer-distill --help` says more about each.
+    """Options for distilling the checkpoint `teacher` into `out`; see `dfer-distill --help` for more about each.
 
     tower: a model of timm. faces: folder or table of face crops (see `find_crops`), or "drawn" for `identities`
-    procedural people, others than those of `labelled`.
-    image_size: side of the crops that the student reads, pixels; None for the teacher's.
-    views: augmented views of each crop, whose teacher's features are stored in `features` (beside `out` where None).
-    held_back: share of the crops to measure on. balance: how often crops are drawn that the teacher takes for a rare
-    class, count^-balance. learning_rate: highest, of the tower.
-    labelled: clips to measure teacher and student on and, with `tune_head`, to tune the head on for `tune_epochs`, with
+    procedural people, who differ from those of `labelled`.
+    image_size: side of the student's input, pixels; None for the teacher's.
+    views: augmented views of each crop; the teacher's features of them are stored in `features` (None: beside `out`).
+    held_back: share of the crops to measure on. balance: a crop is drawn in proportion to count^-balance of the class
+    that the teacher predicts. learning_rate: peak, of the tower.
+    labelled: clips to test teacher and student on and, with `tune_head`, to tune the head on for `tune_epochs`, with
     photographs of the table `stills` for a share of each batch. None for neither.
-    workers: threads that draw views. precision, tensorboard, resume: as of `TrainOptions`.
+    workers: threads that make views. precision, tensorboard, resume: as in `TrainOptions`.
     """
 
     teacher: Path
@@ -49,7 +49,7 @@ class DistillOptions:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise ParameterError for what can be seen to be wrong before anything is opened."""
+        """Raise ParameterError for errors that show before any file is opened."""
         if not self.out.parent.is_dir():
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
         if self.out.resolve() == self.teacher.resolve():

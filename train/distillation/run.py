@@ -1,4 +1,4 @@
-"""One distillation from options to checkpoint: teacher's features of faces → the student's tower → its head, tuned."""
+"""One distillation from options to checkpoint: compute the teacher's features, train the tower, tune the head."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ from .options import DistillOptions
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_UNIT = 0.01  # features whose lengths differ from 1 by less are L2-normalised
-_AT_ONCE = 256  # features through the head
+_UNIT = 0.01  # features whose norms differ from 1 by less count as L2-normalised
+_AT_ONCE = 256  # batch size of the head
 
 
 @dataclass(frozen=True)
 class Recalls:
-    """On labelled clips, 0..1."""
+    """Recalls on labelled clips, 0..1."""
 
     war: float
     uar: float
@@ -59,13 +59,13 @@ class Recalls:
 
 @dataclass(frozen=True)
 class DistillResult:
-    """A taught student and what was lost.
+    """A trained student and its measures.
 
-    agreement: share of the held-back crops on which it says what the teacher says, with the teacher's head.
-    cosine: mean over them of its features with the teacher's.
-    Further, on labelled clips that were held back, where there are any: teacher; untuned, the student with the
-    teacher's head; tuned, with its own, at the best epoch; and the calibration of that.
-    unseen: whether the teacher is known not to have been trained on these clips; where not, nothing is calibrated anew.
+    agreement: share of the held-back crops on which it predicts the teacher's class, with the teacher's head.
+    cosine: mean cosine, over those crops, of its features with the teacher's.
+    On held-back labelled clips, if there are any: teacher; untuned, the student with the teacher's head; tuned, with
+    its own head, at the best epoch, and its calibration.
+    unseen: whether the teacher is known not to have been trained on these clips; if not, there is no new calibration.
     """
 
     checkpoint: Path
@@ -79,7 +79,7 @@ class DistillResult:
 
     @classmethod
     def of_checkpoint(cls, path: Path, training: dict[str, Any]) -> DistillResult:
-        """From what a student's checkpoint says of its training."""
+        """Build from the training record of a student's checkpoint."""
         told = training["distillation"]
         labelled = {name: Recalls(**told[name]) for name in ("teacher_recalls", "untuned_recalls") if name in told}
         best, fitted = training.get("scores"), training.get("calibration")
@@ -96,10 +96,10 @@ class DistillResult:
 
 
 def distill(options: DistillOptions, console: Console | None = None) -> DistillResult:
-    """Teach a student and write its checkpoint, as `dfer-distill` does.
+    """Train a student and write its checkpoint, as `dfer-distill` does.
 
-    console: where progress and warnings are shown, None for nowhere; kept quiet in all processes but the first.
-    Raises DferError for options, a teacher or faces that cannot work.
+    console: shows progress and warnings; None for silence; quiet in all processes but the first.
+    Raises DferError for unusable options, teacher or faces.
     """
     options.check()
     console = console or Console(quiet=True)
@@ -108,7 +108,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     teacher, training = load_checkpoint(options.teacher)
     size = options.image_size or teacher.preprocessing.size
     check_teacher(teacher)
-    build_tower(options.tower, teacher.width, size)  # which fails before anything is computed
+    build_tower(options.tower, teacher.width, size)  # fails early if it cannot be built
     asked = _asked(options, size, training, teacher)
     state = options.out.with_suffix(".state")
     taught = None
@@ -133,7 +133,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
 
 
 def _asked(options: DistillOptions, size: int, training: dict[str, Any], teacher: Method) -> dict[str, Any]:
-    """What a run must agree on with the one it goes on from, and what a checkpoint says it comes from."""
+    """Return the settings that a resumed run must share with the interrupted one; checkpoints record them too."""
     digest = hashlib.sha256(options.teacher.read_bytes()).hexdigest()
     taught = {
         "file": options.teacher.name,
@@ -158,7 +158,7 @@ def _asked(options: DistillOptions, size: int, training: dict[str, Any], teacher
 
 
 def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, dict[str, Any]]:
-    """A student whose tower was taught. Raises ParameterError where that was by another run."""
+    """Load a student whose tower is trained. Raises ParameterError if it was trained with other settings."""
     student, training = load_checkpoint(options.out)
     if not isinstance(student, Student):
         raise ParameterError("resume", f"{options.out} is no student; name another file, or distil without")
@@ -177,12 +177,12 @@ def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, 
 
 
 def _tuned(training: dict[str, Any]) -> bool:
-    """Whether a student's head was tuned to the end."""
+    """Return whether the tuning of a student's head is finished."""
     return "scores" in training
 
 
 class _Distillation:
-    """What the parts of teaching a tower share."""
+    """The distillation of the tower: encode the crops with the teacher, then train the student on the features."""
 
     def __init__(
         self,
@@ -208,7 +208,7 @@ class _Distillation:
         )
 
     def run(self, state: Path) -> tuple[Student, dict[str, Any]]:
-        """Teach the tower, and write the checkpoint; returns the student, and what that says of its training."""
+        """Train the tower and write the checkpoint; return the student and its training record."""
         options, fabric, progress = self._options, self._fabric, self._progress
         if not options.resume:
             _tuning_state(options.out).unlink(missing_ok=True)
@@ -272,7 +272,7 @@ class _Distillation:
         return crops
 
     def _encode(self, crops: ClipSet) -> FeatureSet:
-        """The teacher's features of all views of the crops; as labels, what it takes each for."""
+        """Return the teacher's features of all views of the crops; their labels are its predictions."""
         options, teacher, fabric = self._options, self._teacher, self._fabric
         task = self._progress.add_task("encoding with the teacher", total=len(crops) / fabric.world_size, note="")
         folder = options.features or options.out.parent / "features"
@@ -293,9 +293,9 @@ def _use_labels(
     student: Student,
     training: dict[str, Any],
 ) -> None:
-    """Measure teacher and student on labelled clips that are held back, then tune the student's head on the others.
+    """Test teacher and student on held-back labelled clips, then tune the student's head on the others.
 
-    Of a set that the teacher learned from, the clips that were held back then are held back now.
+    For a set that the teacher was trained on, the same clips are held back as in its training.
     """
     assert options.labelled is not None
     choice = TrainOptions(
@@ -306,7 +306,7 @@ def _use_labels(
         features=options.features,
         precision=options.precision,
         tensorboard=options.tensorboard,
-        resume=True,  # of the tuning alone, where it was begun; its epochs are logged behind those of the tower
+        resume=True,  # resumes only the tuning, if any; its epochs are appended to the tower's log
         seed=options.seed,
     )
     state, learned = _tuning_state(options.out), LearnedFrom.of_training(training)
@@ -338,7 +338,7 @@ def _use_labels(
         return
     identity = {"student": weights_digest(student.state_dict())}
     kept = None if unseen else student.confidence
-    student.confidence = Confidence()  # fitted anew to the tuned head
+    student.confidence = Confidence()  # the tuned head is calibrated anew
     plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
     notes = {"distillation": told}
     if learned is not None:
@@ -351,14 +351,14 @@ def _tuning_state(out: Path) -> Path:
 
 
 def _length(features: FeatureSet) -> float | None:
-    """About how long the features of test views are; None where they are L2-normalised."""
+    """Return the mean norm of the test views' features; None if they are L2-normalised."""
     lengths = np.linalg.norm(features.features[0, :, 0].astype(np.float32), axis=-1)
     return None if np.abs(lengths - 1).max() < _UNIT else float(lengths.mean())
 
 
 @torch.inference_mode()
 def _predict(method: Method, features: NDArray[np.float16]) -> NDArray[np.int64]:
-    """The class, int64 [N], that the head makes of each of single frames' features [N,D], as a window that it fills."""
+    """Return the class, int64 [N], that the head predicts for each frame feature [N,D], repeated to fill a window."""
     device, matrix = next(method.parameters()).device, method.class_matrix()
     found = []
     for start in range(0, len(features), _AT_ONCE):
@@ -369,9 +369,9 @@ def _predict(method: Method, features: NDArray[np.float16]) -> NDArray[np.int64]
 
 @torch.no_grad()
 def _mean_cosine(student: Student, batches: TaughtBatches, fabric: Fabric) -> float:
-    """Of the student's features of test views with the teacher's, over all processes."""
+    """Return the mean cosine of the student's and the teacher's features of test views, over all processes."""
     student.eval()
-    total = torch.zeros(2, device=fabric.device)  # of cosines, and of how many
+    total = torch.zeros(2, device=fabric.device)  # sum and number of cosines
     for batch in batches.in_order():
         assert batch.taught is not None
         with fabric.autocast():

@@ -1,6 +1,6 @@
 """Landmarks of faces and pictures drawn from them: FineCLIPER's middle level, used in training only."""
 
 MIDDLE = ("distil",)
-"""How the middle level may be used."""
+"""The ways to use the middle level."""
 WEIGHT = 0.5
-"""What its loss counts by (our choice)."""
+"""Default weight of its loss (our choice)."""

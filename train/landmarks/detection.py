@@ -1,4 +1,4 @@
-"""Landmarks of frames that have none: from a model of the face mesh, or the detector's five."""
+"""Landmark detection in frames: with MediaPipe's face mesh, or the face detector's five points."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from ...runtime.errors import ParameterError
 from ...runtime.faces.detection import Face, FaceDetector
 from .layouts import reduce_mesh
 
-_SIDE = 192  # pixels of what the model sees
-_AROUND = 1.5  # of the face's longer side
-_PRESENT = 0.0  # the model's score of a face, a logit, from which on there is one
-_BORDER = 1 / 3  # of the side, replicated around crops: the detector wants to see more than a face
-_ENLARGED = 320  # pixels of a crop with its border, as the detector sees it
+_SIDE = 192  # side of the model's input, pixels
+_AROUND = 1.5  # side of the region given to the model, in longer sides of the face box
+_PRESENT = 0.0  # minimum face score of the model, a logit
+_BORDER = 1 / 3  # of the side, replicated around crops: the detector needs some margin around a face
+_ENLARGED = 320  # side of the bordered crop given to the detector, pixels
 
 
 class LandmarkDetector:
-    """Finds landmarks in crops of faces. One for each thread.
+    """Finds landmarks in face crops. Not thread-safe: use one per thread.
 
     model: MediaPipe's `face_landmark.tflite` (468 points), run by OpenCV; None for the detector's five points.
-    count: of the points found, 68 or 5.
-    Raises ParameterError for a file that is no such model.
+    count: number of points returned, 68 or 5.
+    Raises ParameterError if the file is not such a model.
     """
 
     def __init__(self, model: Path | None = None) -> None:
@@ -34,7 +34,7 @@ class LandmarkDetector:
         self.count = 5 if model is None else 68
 
     def find(self, frame: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Landmarks [count,2] of the largest face in an RGB frame [S,S,3], in shares of its side; NaN without one."""
+        """Return landmarks [count,2] of the largest face in an RGB frame [S,S,3], relative to its side; else NaN."""
         side = frame.shape[0]
         edge = round(side * _BORDER)
         bordered = cv2.copyMakeBorder(frame, edge, edge, edge, edge, cv2.BORDER_REPLICATE)
@@ -48,12 +48,12 @@ class LandmarkDetector:
             found = faces[0].landmarks if self._net is None else self._read_mesh(wide, faces[0])
         if found is None:
             return np.full((self.count, 2), np.nan, np.float32)
-        return np.asarray(((found + 0.5) / zoom - edge) / side, np.float32)  # pixels' centres are whole numbers
+        return np.asarray(((found + 0.5) / zoom - edge) / side, np.float32)  # pixel centres are integers
 
     def _read_mesh(self, image: NDArray[np.uint8], face: Face) -> NDArray[np.float32] | None:
-        """The 68 points in an image's pixels; None where the model sees no face.
+        """Return the 68 points in the image's pixels; None if the model finds no face.
 
-        As MediaPipe has it: a square of 1.5 times the face, centred on it, with the eyes level.
+        As in MediaPipe, the model's input is a square of 1.5 times the face, centred on it, with the eyes level.
         """
         x, y, width, height = face.box
         left, right = face.landmarks[:2].astype(np.float64)
@@ -89,7 +89,7 @@ def _open_model(path: Path) -> Any:
 
 
 def _outputs(net: Any) -> tuple[NDArray[np.float32], float]:
-    """The mesh [468,2] in pixels of what the model sees, and its score for that being a face."""
+    """Return the mesh [468,2] in pixels of the model's input, and its face score."""
     outputs = sorted((np.ravel(one) for one in net.forward(net.getUnconnectedOutLayersNames())), key=len)
     if [len(one) for one in outputs] != [1, 468 * 3]:
         raise ValueError("other outputs")

@@ -1,4 +1,4 @@
-"""Which landmarks are which: the layouts that are read, and what is drawn of each."""
+"""Layouts of landmarks, and the lines and regions that are drawn for each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the face: points by number, in order.
+    """A part of the face: indices of its points, in order.
 
-    outline: closed, its region is filled; an open line is as a region a band. dot: of single points, with no outline.
+    closed: the points outline an area, which is filled when drawn as a region; an open line is drawn as a band.
     """
 
     points: tuple[int, ...]
@@ -27,9 +27,9 @@ class Part:
 
 @dataclass(frozen=True)
 class Layout:
-    """mirror: of each of P points the one that lies there when the picture is flipped, int64 [P].
+    """mirror: int64 [P], for each point the index of its counterpart in the flipped picture.
 
-    lines: what is drawn as landmarks. regions: what is filled, the lowest first.
+    lines: parts drawn as landmarks. regions: parts drawn filled, back to front.
     """
 
     mirror: NDArray[np.int64]
@@ -48,7 +48,7 @@ def _mirror(count: int, reversed_runs: Sequence[tuple[int, ...]]) -> NDArray[np.
     return mirror
 
 
-# Unlike in hue and in brightness, since a tower may see luma only.
+# The colours differ in hue and in brightness, since a tower may see luma only.
 _SKIN, _BROW, _EYE, _NOSE, _LIP, _MOUTH = (
     (120, 90, 70),
     (40, 160, 60),
@@ -101,10 +101,10 @@ FIVE = Layout(
         Part((3, 4), _LIP, closed=False),
     ),
 )
-"""The detector's: eyes, nose tip, mouth corners, left to right as seen in the picture."""
+"""The face detector's five points: eyes, nose tip, mouth corners, left to right as seen in the picture."""
 
 LAYOUTS = {68: IBUG, 5: FIVE}
-"""By the number of points."""
+"""Number of points → layout."""
 
 # fmt: off
 _MESH = np.array([
@@ -115,16 +115,16 @@ _MESH = np.array([
     61, 39, 37, 0, 267, 269, 291, 405, 314, 17, 84, 181,
     78, 82, 13, 312, 308, 317, 14, 87,
 ])
-"""The vertices of MediaPipe's face mesh that lie where the 68 do (our choice among its neighbours)."""
+"""The vertices of MediaPipe's face mesh that correspond to the 68 points (our choice among near ones)."""
 # fmt: on
 READABLE = (5, 68, 468, 478)
-"""Numbers of points that are read; of a mesh (478 is one with irises) the 68 are kept."""
+"""Accepted numbers of points; a mesh (468, or 478 with irises) is reduced to the 68."""
 
 
 def reduce_mesh(points: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of a face mesh [...,468,2] (or 478) the 68 points of `IBUG`; others as they are.
+    """Reduce a face mesh [...,468,2] (or 478) to the 68 points of `IBUG`; return other layouts unchanged.
 
-    Raises DferError for a number of points that is no layout's.
+    Raises DferError for any other number of points.
     """
     count = points.shape[-2]
     if count not in READABLE:

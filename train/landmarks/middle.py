@@ -1,4 +1,4 @@
-"""What reads pictures of landmarks beside the frames in training, and what the frames learn from the two together."""
+"""FineCLIPER's middle level: encodes pictures of landmarks in training, and teaches the frames by distillation."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 KINDS = 2
-"""Pictures of a frame: landmarks, and regions (`draw_pictures`)."""
+"""Pictures per frame: landmarks and regions (`draw_pictures`)."""
 
 
 class Middle(nn.Module):
-    """Adapters of its own for each kind of picture in the same frozen tower, and a gate that fuses with the frames.
+    """Separate adapters in the same frozen tower for each kind of picture, and a gate that fuses them with the frames.
 
-    sets: adapters alike in kind to the tower's own, for each of `KINDS`. width: D.
-    The gate is a softmax over frames and pictures, of each frame on its own; at first it gives all of them one weight.
+    sets: for each of `KINDS`, adapters of the same type as the tower's own. width: D.
+    The gate is a softmax over a frame's feature and its pictures' features; at first all have the same weight.
     """
 
     def __init__(self, sets: list[nn.ModuleList], width: int) -> None:
@@ -31,9 +31,9 @@ class Middle(nn.Module):
     def encode(
         self, tower: nn.Module, own: nn.ModuleList, pictures: Tensor, pixels_of: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Features float32 [B,T,KINDS,D] of length 1 of pictures uint8 [B,T,KINDS,S,S,3].
+        """Return L2-normalised features float32 [B,T,KINDS,D] of pictures uint8 [B,T,KINDS,S,S,3].
 
-        tower: with the adapters `own` in it, which are not read. pixels_of: uint8 [N,S,S,3] → what the tower reads.
+        tower: its adapters `own` are not used. pixels_of: uint8 [N,S,S,3] → the tower's input.
         """
         kinds = [
             run_with(tower, own, adapters, pixels_of(pictures[:, :, kind].flatten(0, 1)), pictures.shape[1])
@@ -43,8 +43,8 @@ class Middle(nn.Module):
         return functional.normalize(features.float(), dim=-1)
 
     def fuse(self, frames: Tensor, features: Tensor, drawn: Tensor) -> Tensor:
-        """Features [B,T,D] of frames [B,T,D] and pictures [B,T,KINDS,D] together; pictures not `drawn`, a bool
-        [B,T,KINDS], do not count."""
+        """Fuse features of frames [B,T,D] and pictures [B,T,KINDS,D] into [B,T,D], without pictures that are not
+        `drawn`, bool [B,T,KINDS]."""
         parts = torch.cat([frames[:, :, None], features], dim=2)
         scores = self.gate(parts.flatten(2)).float()
         absent = torch.cat([torch.zeros_like(drawn[:, :, :1]), ~drawn], dim=2)
@@ -56,8 +56,8 @@ class Middle(nn.Module):
 def run_with(tower: nn.Module, own: nn.ModuleList, other: nn.Module, pixels: Tensor, window: int) -> Tensor:
     """Run the tower with its adapters `own` replaced by `other`.
 
-    Where the tower computes activations twice to save memory, so does this, but for all layers of `window` pictures
-    together: what is swapped in is no longer there when torch comes to a single layer again.
+    If the tower uses gradient checkpointing, so does this, but over all layers of `window` pictures at once: the
+    replaced adapters are no longer in place when torch recomputes a single layer.
     """
     names = {id(parameter): name for name, parameter in own.named_parameters()}
     swapped: dict[str, Tensor] = {
@@ -82,7 +82,7 @@ def run_with(tower: nn.Module, own: nn.ModuleList, other: nn.Module, pixels: Ten
 
 
 def distil(student: Tensor, teacher: Tensor, told: Tensor) -> Tensor:
-    """KL(teacher ‖ student), a scalar, of logits [B,C]: the mean over the clips that are `told`, a bool [B].
+    """Return the mean KL(teacher ‖ student) of logits [B,C] over the clips where `told`, bool [B], is true.
 
     No gradient reaches the teacher.
     """
@@ -92,5 +92,5 @@ def distil(student: Tensor, teacher: Tensor, told: Tensor) -> Tensor:
 
 
 def mean_of(losses: Tensor, told: Tensor) -> Tensor:
-    """Mean of the losses [B] where `told`, else 0; still part of the graph, which DDP needs."""
+    """Return the mean of the losses [B] where `told`, or 0 if nowhere; always part of the graph, as DDP requires."""
     return torch.where(told, losses, 0.0).sum() / told.sum().clamp(min=1)

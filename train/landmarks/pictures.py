@@ -1,4 +1,4 @@
-"""Landmarks as pictures that an image tower can read: lines and dots, and regions filled from them."""
+"""Draw landmarks as input for an image tower: lines and dots, and filled regions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _FRACTION = 4  # bits of OpenCV's fixed-point coordinates
 
 
 def move_points(points: NDArray[np.float32], moves: NDArray[np.float64], side: int) -> NDArray[np.float32]:
-    """Points [T,P,2], in shares of a frame of `side` pixels, in a view's pixels; `moves` as in `View`.
+    """Transform points [T,P,2], relative to a frame of `side` pixels, to a view's pixels; `moves` as in `View`.
 
-    In a flipped frame each is where its mirror image was, so that the left eye stays the left one in the picture.
+    In a flipped frame, mirrored points swap their indices, so that the left eye is still the left one in the picture.
     """
     pixels = points.astype(np.float64) * side - 0.5
     moved = np.einsum("tij,tpj->tpi", moves[:, :, :2], pixels) + moves[:, None, :, 2]
@@ -24,9 +24,9 @@ def move_points(points: NDArray[np.float32], moves: NDArray[np.float64], side: i
 
 
 def draw_pictures(points: NDArray[np.float32], size: int) -> NDArray[np.uint8]:
-    """RGB pictures [T,2,size,size,3] of points [T,P,2] in pixels: the landmarks, and the regions that they enclose.
+    """Draw points [T,P,2], in pixels, as RGB pictures [T,2,size,size,3]: landmarks, and the regions they enclose.
 
-    A frame without landmarks (NaN) is black in both.
+    Both pictures of a frame without landmarks (NaN) are black.
     """
     layout = LAYOUTS[points.shape[1]]
     pictures = np.zeros((len(points), 2, size, size, 3), np.uint8)

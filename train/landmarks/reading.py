@@ -1,4 +1,4 @@
-"""Landmarks of clips by name: from a file, found in their frames, or known of drawn people."""
+"""Landmarks of clips by name: read from a file, or detected in their frames."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from .detection import LandmarkDetector
 from .layouts import reduce_mesh
 
 Points = NDArray[np.float32]
-_FAR = 2.0  # shares of a side from a crop's middle, beyond which no landmark of its face lies
+_FAR = 2.0  # maximum distance of a landmark from the crop's middle, in its sides
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """Points of clips, by name: float32 [F,P,2] of a clip of F frames, in shares of the frame's width and height.
+    """Points by clip name: float32 [F,P,2] for a clip of F frames, relative to the frame's width and height (0..1).
 
-    P is 68 or 5 (`LAYOUTS`), of all clips. Frames without landmarks are NaN; clips without any may be absent.
+    P is 68 or 5 (`LAYOUTS`), the same for all clips. Frames without landmarks are NaN; clips without any may be absent.
     """
 
     points: Mapping[str, Points]
 
     @property
     def digest(self) -> str:
-        """sha256 of all points and whose they are."""
+        """sha256 of clip names and points."""
         digest = hashlib.sha256()
         for name, points in sorted(self.points.items()):
             digest.update(f"{name}\0{points.shape}\0".encode() + points.tobytes())
         return digest.hexdigest()
 
     def report(self, names: Sequence[str]) -> str:
-        """A sentence on how many of the clips `names`, and of their frames, have landmarks.
+        """Return a sentence that says how many of the clips `names`, and of their frames, have landmarks.
 
-        Raises DferError when none has any.
+        Raises DferError if none has any.
         """
         found = [np.isfinite(self.points[name][:, 0, 0]).tolist() for name in names if name in self.points]
         known = sum(map(any, found))
@@ -58,25 +58,25 @@ class Landmarks:
 
 
 class LandmarkedClips(Subset):
-    """The clips `indices` (int64 [N]) of another clip set, with landmarks where there are any."""
+    """The clips `indices` (int64 [N]) of another clip set, with their landmarks, if any."""
 
     def __init__(self, clips: FilmClips, indices: NDArray[np.int64], landmarks: Landmarks) -> None:
         super().__init__(clips, indices)
         self._films, self._landmarks = clips, landmarks
 
     def traced(self, index: int, rng: np.random.Generator | None = None) -> tuple[NDArray[np.uint8], Points | None]:
-        """`frames` of a clip and their landmarks [T,P,2], None of a clip that has none."""
+        """Return `frames` of a clip and their landmarks [T,P,2], None if it has none."""
         frames, numbers = self._films.numbered(int(self._indices[index]), rng)
         points = self._landmarks.points.get(self.names[index])
         return frames, None if points is None else points[numbers]
 
 
 def read_landmarks(path: Path, clips: FilmClips, indices: NDArray[np.int64]) -> Landmarks:
-    """Those of the clips `indices`, from an .npz with an array [F,P,2] under each clip's name; other names are let be.
+    """Read the landmarks of the clips `indices` from an .npz with an array [F,P,2] per clip name; ignore other names.
 
-    F: the clip's frames. P: 5, 68, or 468 or 478 of a mesh, of which the 68 are kept. Coordinates are shares of the
-    frame's width and height; a frame with NaN has none.
-    Raises DferError, naming file and clip, for what is not so, and for a file that has none of the clips.
+    F: the clip's frames. P: 5, 68, or a mesh of 468 or 478, reduced to 68. Coordinates are relative to the
+    frame's width and height (0..1); a frame with NaN has no landmarks.
+    Raises DferError, naming file and clip, for invalid arrays, and for a file that has none of the clips.
     """
     found: dict[str, Points] = {}
     try:
@@ -116,7 +116,7 @@ def _check(points: NDArray[np.generic], path: Path, name: str, clips: FilmClips,
         kept = reduce_mesh(points.astype(np.float32))
     except DferError as error:
         raise DferError(f"{where}: {error}") from error
-    kept[~np.isfinite(kept).all(axis=(1, 2))] = np.nan  # all of a frame or none
+    kept[~np.isfinite(kept).all(axis=(1, 2))] = np.nan  # all points of a frame or none
     known = kept[np.isfinite(kept[:, 0, 0])]
     if len(known) and np.abs(known - 0.5).max() > _FAR:
         raise DferError(
@@ -133,11 +133,11 @@ def find_landmarks(
     workers: int = 2,
     progress: Callable[[int], object] = lambda clips: None,
 ) -> Landmarks:
-    """Those of the clips `indices`, found in every frame by `LandmarkDetector(model)` and kept in `folder`.
+    """Detect the landmarks of the clips `indices` in every frame with `LandmarkDetector(model)`, cached in `folder`.
 
-    There a folder named by data and model has a file for each clip, complete or absent, so that an interrupted search
-    goes on and another run needs none. progress: hears of each clip that is done.
-    Raises ParameterError for a model that is none, DferError for a file that is damaged or cannot be written.
+    The cache is a folder per data and model with a file per clip, complete or absent, so that an interrupted run can
+    resume and a later one need not search again. progress: called with 1 after each clip.
+    Raises ParameterError for an unusable model, DferError for a file that is damaged or cannot be written.
     """
     count = LandmarkDetector(model).count
     weights = b"five" if model is None else model.read_bytes()

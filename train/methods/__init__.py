@@ -1,6 +1,6 @@
-"""The methods by name. A method's own file is loaded when it is first used, so that knowing the names costs nothing.
+"""The registry of methods. A method's module is loaded when it is first used, so that listing names costs nothing.
 
-A package of one's own adds a method by an entry point of the group "dfer.methods", in its pyproject.toml:
+Another package can add a method through an entry point of the group "dfer.methods", in its pyproject.toml:
 
     [project.entry-points."dfer.methods"]
     mean-pool = "their_package.mean_pool:MeanPool"
@@ -26,22 +26,22 @@ METHODS = {
     "finecliper": "dfer.train.methods.finecliper:FineCliper",
     "zero-shot": "dfer.train.methods.zero_shot:ZeroShot",
 }
-"""Name → module:class. A script may add its own."""
+"""Name → module:class. Scripts may add entries."""
 
 TAUGHT = {"student": "dfer.train.methods.student:Student"}
-"""Those that dfer-train cannot make."""
+"""Methods that dfer-train cannot build."""
 
 GROUP = "dfer.methods"
-"""The entry points by which installed packages add theirs; they cannot take a name that is in `METHODS`."""
+"""The entry points through which installed packages add methods; they cannot override a name in `METHODS`."""
 
 
 def method_names() -> list[str]:
-    """All names of methods that dfer-train can make."""
+    """Return the names of all methods that dfer-train can build."""
     return [*METHODS, *sorted(entry_points(group=GROUP).names - METHODS.keys())]
 
 
 def method_class(name: str) -> type[Method]:
-    """The method of this name. Raises ParameterError for an unknown one, DferError for one that does not load."""
+    """Return the method's class. Raises ParameterError for an unknown name, DferError if it cannot be loaded."""
     others = {entry.name: entry for entry in entry_points(group=GROUP)}
     ours = METHODS | TAUGHT
     found = EntryPoint(name, ours[name], GROUP) if name in ours else others.get(name)

@@ -24,10 +24,10 @@ class AlignDfer(FrozenClip):
     """p = softmax(cos(JAS(video frames), JAS(class sentences)) / τ), τ = 0.01.
 
     clip: the CLIP to freeze. window: T = S, frames per clip and sentences per class.
-    tokens: T_tok, learned tokens per sentence (the paper has 64); 0 takes worded descriptions instead (ablation).
+    tokens: T_tok, learned tokens per sentence (64 in the paper); 0 uses worded descriptions instead (ablation).
     video_layers, text_layers: depth of each side's dynamic encoder, None for the temporal mean.
-    joint: one synchronizer of `video_layers` for both sides (`text_layers` is not used), which is JAS.
-    single_step: train everything together over all the epochs instead of by BAP (ablation).
+    joint: use one synchronizer of `video_layers` for both sides (JAS); `text_layers` is ignored.
+    single_step: train everything together for all epochs instead of by BAP (ablation).
     """
 
     name = "align-dfer"
@@ -59,7 +59,7 @@ class AlignDfer(FrozenClip):
         self.text_side: nn.Module = self.video_side if joint else _side(window, clip.width, text_layers)
 
     @classmethod
-    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+    def from_options(  # type: ignore[override]  # its own options in place of **options
         cls,
         clip: Clip,
         classes: tuple[str, ...],
@@ -71,7 +71,7 @@ class AlignDfer(FrozenClip):
         single_step: bool = False,
         descriptions: Path | None = None,
     ) -> AlignDfer:
-        """A new model; no_mat reads `descriptions` (a JSON file) or ours, no_jas takes the mean over time."""
+        """Build a new model. no_mat: use `descriptions` (a JSON file) or ours. no_jas: use the mean over time."""
         if descriptions is not None and not no_mat:
             raise ParameterError("descriptions", "align-dfer's tokens are wordless; texts are read without MAT only")
         if tokens < 1:
@@ -85,7 +85,7 @@ class AlignDfer(FrozenClip):
 
     @property
     def temporal(self) -> nn.Module:  # type: ignore[override]  # it changes with BAP's steps
-        """The side that reads videos."""
+        """The video side."""
         return self.video_side
 
     def pool(self, features: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class AlignDfer(FrozenClip):
         return matrix
 
     def describe_classes(self, texts: Mapping[str, Texts]) -> None:
-        """Give the model classes by their words, where no tokens are learned. Raises DferError when they are."""
+        """Give the model classes described in words. Raises DferError if it has learned tokens."""
         if not isinstance(self.sentences, WordedSentences):
             raise DferError("alignment tokens are wordless; descriptions are for a model without them (tokens=0)")
         plain = positive_texts(texts, self.name)
@@ -107,7 +107,7 @@ class AlignDfer(FrozenClip):
         self.sentences.read(self._clip, list(plain.values()))
 
     def phases(self, plan: Plan) -> list[Phase]:
-        """BAP's steps; or, for ablation, one phase over everything there is."""
+        """Return BAP's phases, or, for ablations, a single phase over all parts."""
         if isinstance(self.video_side, TemporalMean):
             return [Phase("mat", sum(plan.epochs), {"sentences": plan.learning_rates[0]}, warm_cosine)]
         if self._single_step:

@@ -11,9 +11,9 @@ from .phases import Phase, Plan, warm_cosine
 
 
 class TwoSided(Protocol):
-    """What BAP trains: a model whose videos and class sentences each go through a side of their own, or share one.
+    """A model that BAP can train: videos and class sentences go through one side each, or share one.
 
-    window: T, which is also the sentences per class. width: D.
+    window: T, which is also the number of sentences per class. width: D.
     """
 
     window: int
@@ -29,14 +29,14 @@ _INHERITED = 2  # layers of the video dynamic encoder that the synchronizer star
 
 
 def bap_phases(method: TwoSided, plan: Plan) -> list[Phase]:
-    """The three steps, with a phase for every layer that is grown (Align-DFER, section on BAP).
+    """Return the three steps, with a phase for every layer that is added (Align-DFER, section on BAP).
 
     1. Video is the temporal mean; the tokens and a text dynamic encoder are trained.
     2. Both are frozen; a video dynamic encoder is trained, layer by layer.
     3. The synchronizer starts from the video encoder's first two layers and serves both sides; further layers are
        added one by one, and the tokens are trained with it.
 
-    Schedules and learning rates, and that new layers start as identities, are our choice. plan.depths: layers of the
+    Our choices: schedules, learning rates, and that new layers start as identities. plan.depths: layers of the
     text encoder, the video encoder and the synchronizer.
     """
     text_layers, video_layers, joint_layers = plan.depths
@@ -72,6 +72,6 @@ def bap_phases(method: TwoSided, plan: Plan) -> list[Phase]:
 
 
 def _shares(epochs: int, parts: int) -> list[int]:
-    """Epochs cut into equal parts; the last gets the rest."""
+    """Divide epochs into equal parts; the last gets the remainder."""
     part = epochs // parts
     return [part] * (parts - 1) + [epochs - part * (parts - 1)]

@@ -1,4 +1,4 @@
-"""DFER-CLIP: CLIP's image encoder fine-tuned, a temporal net with a class token, prompts that describe the face."""
+"""DFER-CLIP: fine-tuned image encoder of CLIP, temporal net with a class token, prompts that describe the face."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class DferClip(Method):
     DFER-CLIP (Zhao and Patras, BMVC 2023), as in its published code. Pixels are only divided by 255: mean and standard
     deviation of `clip.preprocessing` are not used. The text encoder is always frozen.
 
-    clip: the CLIP to fine-tune; crops have its `preprocessing.size` (published: 224). prompts: one for each class.
-    window: T. layers: depth of the temporal net. freeze_image_encoder: leave CLIP's image encoder as it is, too.
-    texts: how many of the prompts each class has, in turn; one where None.
-    Raises DferError when prompts and classes differ in number.
+    clip: the CLIP to fine-tune; crops have its `preprocessing.size` (published: 224). prompts: of all classes.
+    window: T. layers: depth of the temporal net. freeze_image_encoder: freeze CLIP's image encoder too.
+    texts: number of prompts of each class; None: one each.
+    Raises DferError if the numbers of prompts and classes do not match.
     """
 
     name = "dfer-clip"
@@ -65,7 +65,7 @@ class DferClip(Method):
         self.temporal: TemporalNet = TemporalNet(window, clip.width, layers)
 
     @classmethod
-    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+    def from_options(  # type: ignore[override]  # its own options in place of **options
         cls,
         clip: Clip,
         classes: tuple[str, ...],
@@ -74,14 +74,14 @@ class DferClip(Method):
         descriptions: Path | None = None,
         freeze_image_encoder: bool = False,
     ) -> DferClip:
-        """A new model with prompts around the first of each class's `descriptions` (a JSON file), or around ours."""
+        """Build a new model whose prompts end in the first of each class's `descriptions` (a JSON file), or in ours."""
         described = positive_texts(describe(classes, descriptions), cls.name)
         prompts = DescribedPrompts.from_sentences(clip, [described[name][0] for name in classes])
         return cls(clip, prompts, classes, layers=plan.depths[0], freeze_image_encoder=freeze_image_encoder)
 
     @classmethod
     def load_published(cls, path: Path) -> tuple[DferClip, dict[str, Any]]:
-        """A checkpoint of DFER-CLIP's published code; see `load_dfer_clip_checkpoint`."""
+        """Load a checkpoint of DFER-CLIP's published code; see `load_dfer_clip_checkpoint`."""
         return load_dfer_clip_checkpoint(path, cls)
 
     @property
@@ -91,7 +91,7 @@ class DferClip(Method):
         return encoder
 
     def train(self, mode: bool = True) -> DferClip:
-        """Switch to training; what is frozen stays in evaluation."""
+        """Set training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         self.clip_model.eval()
         if not self.freeze_image_encoder:
@@ -103,7 +103,7 @@ class DferClip(Method):
         return self._clip.width
 
     def phases(self, plan: Plan) -> list[Phase]:
-        """One: learning rates of temporal net, prompts and image encoder."""
+        """Return one phase, with learning rates for temporal net, prompts and image encoder."""
         temporal, prompts, encoder = plan.learning_rates
         rates = {"temporal": temporal, "prompts": prompts}
         if not self.freeze_image_encoder:
@@ -121,7 +121,7 @@ class DferClip(Method):
         return mean_of_units(self.prompts(self._clip), self._texts)
 
     def describe_classes(self, texts: Mapping[str, Texts]) -> None:
-        """Put each text of a class behind the learned context, where all classes share one."""
+        """Put each text of a class after the learned context. Raises DferError if contexts are class-specific."""
         context = self.prompts.context
         if context.ndim == 3:
             super().describe_classes(texts)

@@ -1,4 +1,4 @@
-"""FineCLIPER: frozen CLIP with adapters, and classes as what a text says minus what its opposite says."""
+"""FineCLIPER: frozen CLIP with adapters; class features are those of a positive text minus those of a negative one."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ from .phases import Phase, Plan, warm_cosine
 POSITIVE = "a person with an expression of {}"
 NEGATIVE = "a person with an expression of no {}"
 """The paper's templates (its figure 2)."""
-_AT_ONCE = 64  # captions that are encoded together
+_AT_ONCE = 64  # captions encoded per batch
 ADAPTERS, ACTIVATIONS = ("bottleneck", "lora", "none"), ("gelu", "tower")
 
 
 class FineCliper(FrozenClip):
     """p = softmax(v·M / τ), M = positive − negative text features, τ = 0.01.
 
-    FineCLIPER (Chen et al., ACM MM 2024): adapters in every layer of the frozen image tower, and a set of adapters each
-    for positive and negative descriptions in the frozen text tower. Each side of M is normalised, M is not. Its high
-    level, captions, adds a loss in training, and so does its middle level, pictures of landmarks, which here is a
-    teacher; no checkpoint and no bundle has anything of them. The ratio, the temporal net, the optimiser, how captions
-    are compared and how pictures teach are ours.
+    FineCLIPER (Chen et al., ACM MM 2024): adapters in every layer of the frozen image tower, and in the frozen text
+    tower one set of adapters for positive and one for negative descriptions. Each side of M is normalised, M is not.
+    The high level (captions) and the middle level (pictures of landmarks, here a teacher) each add a training loss;
+    checkpoints and bundles contain neither. Our choices: the ratio, the temporal net, the optimiser, the caption loss
+    and the distillation from pictures.
 
     clip: the CLIP to freeze; adapters need a transformer. window: T. layers: of the temporal net, None for the mean.
-    length: tokens of the longest sentence. ratio: of adapters, half of it in the text tower.
+    length: tokens of the longest sentence. ratio: bottleneck width of adapters; half of it in the text tower.
     adapter: in the image tower, one of `ADAPTERS`; "lora" costs nothing after export. activation: of bottlenecks;
-    with "tower", the tower's own, the one beside the MLP costs next to nothing either. adapter_scale: what that one,
-    of images and texts, is multiplied by (the paper's s).
-    text_adapters, negatives: whether there are any. texts: how many each class has, by side; one where None.
-    Raises ParameterError for an image tower that adapters do not fit.
+    with "tower" (the tower's own), the adapter parallel to the MLP costs almost nothing either. adapter_scale: factor
+    of the parallel adapter in both towers (the paper's s).
+    text_adapters, negatives: whether to use them. texts: number of texts per class, by side; None: one each.
+    Raises ParameterError if adapters do not fit the image tower.
     """
 
     name = "finecliper"
@@ -83,7 +83,7 @@ class FineCliper(FrozenClip):
             raise ParameterError(
                 "clip", f"{clip.name} has no transformer for images, so adapters do not fit; use a ViT, or none in it"
             )
-        # First, so that they have these names also where they are parts of the blocks.
+        # Registered first, so that the parameters have these names before those within the blocks.
         self.image_adapters = nn.ModuleList()
         if adapter == "lora":
             self.image_adapters = make_low_rank(blocks)
@@ -99,7 +99,7 @@ class FineCliper(FrozenClip):
         self.caption_adapters = nn.ModuleList()
         self._captions: CaptionTokens | None = None
         self._caption_weight = WEIGHT
-        self._caption_features: Tensor | None = None  # of all, where nothing in the text tower is trained
+        self._caption_features: Tensor | None = None  # of all captions, if the text tower has no trained part
         self.middle: Middle | None = None
         self._middle_weight = MIDDLE_WEIGHT
         self.temporal: nn.Module = TemporalMean() if layers is None else TemporalNet(window, clip.width, layers)
@@ -109,12 +109,12 @@ class FineCliper(FrozenClip):
         self.sentences: Tensor  # embedded, of each side, class by class
         self.ends: Tensor
         self._texts = texts or [[1] * len(classes) for _ in range(sides)]
-        most = max(map(sum, self._texts))  # a side with fewer is filled up
+        most = max(map(sum, self._texts))  # a side with fewer is padded
         self.register_buffer("sentences", torch.zeros(sides, most, length, clip.text.width))
         self.register_buffer("ends", torch.zeros(sides, most, dtype=torch.int64))
 
     @classmethod
-    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+    def from_options(  # type: ignore[override]  # its own options in place of **options
         cls,
         clip: Clip,
         classes: tuple[str, ...],
@@ -134,13 +134,13 @@ class FineCliper(FrozenClip):
         middle: str | None = None,
         middle_weight: float = MIDDLE_WEIGHT,
     ) -> FineCliper:
-        """A new model with the paper's templates around the classes' names.
+        """Build a new model with the class names in the paper's templates.
 
         descriptions: JSON for `describe_classes`, in place of the templates.
-        adapter: with "none" the image tower stays as it is, and training reads stored features.
-        checkpointing: compute the image tower's activations twice in place of keeping them.
-        captions: of training clips, by name. caption_weight: what their loss counts by.
-        middle: with "distil" the pictures that batches have of landmarks teach. middle_weight: what that counts by.
+        adapter: with "none" the image tower stays unchanged, and training uses stored features.
+        checkpointing: gradient checkpointing in the image tower.
+        captions: of training clips, by name. caption_weight: weight of their loss.
+        middle: "distil" distils from the landmark pictures in batches. middle_weight: weight of that loss.
         """
         for option, weight, without in (
             ("caption_weight", caption_weight, "captions"),
@@ -186,8 +186,8 @@ class FineCliper(FrozenClip):
         return functional.normalize(self.temporal(features), dim=-1)
 
     def class_matrix(self) -> Tensor:
-        """Positive minus negative features, each of length 1, or the mean of several such; positive ones alone without
-        negatives."""
+        """Return positive minus negative features, each L2-normalised, or the mean of several such; without negatives,
+        only the positive ones."""
         sides = []
         for number, counts in enumerate(self._texts):
             sentences, ends = (part[number, : sum(counts)] for part in (self.sentences, self.ends))
@@ -197,10 +197,10 @@ class FineCliper(FrozenClip):
 
     @torch.no_grad()
     def describe_classes(self, texts: Mapping[str, Texts]) -> None:
-        """Give the model classes: each by a pair of texts, what it looks like and what it does not, or by several of
-        either (`Sides`). A model without negatives takes a tuple as texts of what it looks like, and no others.
+        """Give the model classes, each described by a pair of texts (positive, negative) or by several of either
+        (`Sides`). A model without negatives takes a tuple as positive texts only.
 
-        Raises DferError for a class without negatives where the model reads some.
+        Raises DferError for a class without negatives if the model uses them.
         """
         sides = [self._sides(name, several)[: len(self.text_adapters)] for name, several in texts.items()]
         tokens = [
@@ -214,7 +214,7 @@ class FineCliper(FrozenClip):
         self.sentences = self._clip.text.embed(filled[..., : int(self.ends.max()) + 1])
 
     def _sides(self, name: str, texts: Texts) -> Sides:
-        """The texts of a class by side, of which a model without negatives reads the first."""
+        """Return the texts of a class by side; a model without negatives uses only the first side."""
         if isinstance(texts, Sides):
             return texts
         if len(self.text_adapters) == 1:
@@ -227,15 +227,15 @@ class FineCliper(FrozenClip):
         return Sides(texts[:1], texts[1:])
 
     def _encode(self, sentences: Tensor, ends: Tensor, adapters: nn.ModuleList) -> Tensor:
-        """Features [C,D] of embedded sentences [C,L,E]."""
+        """Return features [C,D] of embedded sentences [C,L,E]."""
         if not len(adapters):
             return self._clip.text.encode(sentences, ends)
         return self._clip.text.encode(sentences, ends, lambda blocks, x, mask: run_adapted(blocks, adapters, x, mask))
 
     def encode_captions(self, captions: Tensor) -> Tensor:
-        """Features [K,D] of length 1 of captions by number (`CaptionTokens.draw`), read with adapters of their own.
+        """Return L2-normalised features [K,D] of captions by number (`CaptionTokens.draw`), using their own adapters.
 
-        Without text adapters nothing of them changes, and they are computed once.
+        Without text adapters they never change, so they are computed once.
         """
         assert self._captions is not None
         if len(self.caption_adapters):
@@ -251,10 +251,10 @@ class FineCliper(FrozenClip):
         return functional.normalize(self._encode(sentences, ends, self.caption_adapters), dim=-1)
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
-        """Cross-entropy, and times their weights the contrast of video and caption features, of the clips that have
-        captions, and what is learned from pictures of landmarks.
+        """Return the cross-entropy, plus the weighted caption loss of the clips that have captions, plus the loss of
+        the landmark pictures.
 
-        Negatives of a caption are the other clips of the batch, in this process.
+        Negatives of a caption are the clips of other classes in this process's batch.
         """
         if self._captions is None and self.middle is None:
             return super().loss(batch, class_matrix, class_weights)
@@ -269,7 +269,7 @@ class FineCliper(FrozenClip):
                 places = places.to(video.device)
                 told = contrast(video[places], self.encode_captions(captions), batch.labels[places], self.scale)
                 loss = loss + self._caption_weight * told
-            else:  # of several processes each must have a gradient of everything
+            else:  # DDP needs a gradient for every parameter in every process
                 loss = loss + 0 * sum(value.sum() for value in self.caption_adapters.parameters())
         if self.middle is not None:
             loss = loss + self._learn_from_pictures(self.middle, batch, features, logits, matrix, class_weights)
@@ -284,10 +284,11 @@ class FineCliper(FrozenClip):
         class_matrix: Tensor,
         class_weights: Tensor | None,
     ) -> Tensor:
-        """The middle level's own cross-entropy, plus the weighted KL divergence of the frames' logits from its.
+        """Return the middle level's own cross-entropy plus the weighted KL divergence between its logits and the
+        frames' logits.
 
-        The first trains the middle level alone: it reads frames, temporal net and class matrix as they are. The second
-        trains all else and leaves the middle level alone. Of clips without pictures both are 0.
+        The first trains only the middle level: frames, temporal net and class matrix are detached. The second trains
+        only the rest. Both are 0 for clips without pictures.
         """
         pictures = batch.pictures
         if pictures is None:
@@ -305,7 +306,7 @@ class FineCliper(FrozenClip):
         return mean_of(losses, told) + self._middle_weight * distil(logits, taught, told)
 
     def _picture_adapters(self) -> list[nn.ModuleList]:
-        """Adapters for each kind of picture, alike in kind to the image tower's; bottlenecks half as wide."""
+        """Make adapters for each kind of picture, of the image tower's type; bottlenecks are half as wide."""
         blocks: Any = self.image_encoder.transformer.resblocks  # type: ignore[union-attr]
         if self._adapter == "lora":
             return [make_low_rank(blocks) for _ in range(KINDS)]
@@ -317,7 +318,7 @@ class FineCliper(FrozenClip):
         return {name: value for name, value in self.state_dict().items() if not name.startswith(training_only)}
 
     def phases(self, plan: Plan) -> list[Phase]:
-        """One: adapters and temporal net together."""
+        """Return one phase that trains adapters and temporal net together."""
         rate = plan.learning_rates[0]
         return [
             Phase(
@@ -330,7 +331,7 @@ class FineCliper(FrozenClip):
         ]
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """AdamW, as AIM trains adapters (our choice)."""
+        """Return AdamW, which AIM uses for adapters (our choice)."""
         return torch.optim.AdamW(groups, weight_decay=0.05)
 
     def config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What methods have in common that stand on a CLIP whose own weights never change."""
+"""The common base of methods on a frozen CLIP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .method import Method
 class FrozenClip(Method):
     """A method on a frozen CLIP, whose features are L2-normalised.
 
-    clip_model: the CLIP, without gradients; what a method trains in its towers are parts of its own.
+    clip_model: the CLIP, without gradients; a method may train its own parts, such as adapters, in the towers.
     """
 
     _clip: Clip
@@ -23,7 +23,7 @@ class FrozenClip(Method):
 
     @property
     def image_encoder(self) -> nn.Module:
-        """CLIP's image tower, with what a method put into it."""
+        """CLIP's image tower, with the method's adapters, if any."""
         encoder: nn.Module = self.clip_model.visual  # type: ignore[assignment]
         return encoder
 
@@ -41,13 +41,13 @@ class FrozenClip(Method):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> FrozenClip:
-        """Rebuild the model of `config()`, whose further values are arguments of the class, with random weights."""
+        """Rebuild the model of `config()` with random weights; further values are arguments of the class."""
         clip = rebuild_clip(config["clip"], Preprocessing.from_json(config["preprocessing"]))
         rest = {name: value for name, value in config.items() if name not in ("clip", "preprocessing", "classes")}
         return cls(clip, tuple(config["classes"]), **rest)
 
     def train(self, mode: bool = True) -> FrozenClip:
-        """Switch to training; CLIP stays in evaluation, as it is frozen."""
+        """Set training mode; the frozen CLIP stays in evaluation mode."""
         super().train(mode)
         self.clip_model.eval()
         return self

@@ -1,4 +1,4 @@
-"""What is trained when: a training run as a list of phases, which every method makes for itself."""
+"""Training phases: every method describes its training run as a list of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Schedule = Callable[[float], float]
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how fast and how deep: numbers whose count and meaning are the method's."""
+    """Epochs, learning rates and depths; each method defines how many numbers there are and what they mean."""
 
     epochs: tuple[int, ...]
     learning_rates: tuple[float, ...]
@@ -28,7 +28,7 @@ class Phase:
     step: the step of the method that this is part of; scores are reported, and the best epoch chosen, per step.
     rates: learning rate by module or parameter, named as in `named_parameters()`; all others are frozen.
     enter: called at the beginning to grow, add or share parts of the model.
-    trains_text: whether the class matrix changes; where not, it is computed once.
+    trains_text: whether the class matrix changes; if not, it is computed once.
     """
 
     step: str
@@ -39,24 +39,24 @@ class Phase:
     trains_text: bool = True
 
     def group_of(self, name: str) -> str | None:
-        """The key of `rates` that a parameter or buffer falls under; None for a frozen one."""
+        """Return the key of `rates` that covers a parameter or buffer; None for a frozen one."""
         return next((part for part in self.rates if name == part or name.startswith(f"{part}.")), None)
 
 
 def warm_cosine(progress: float) -> float:
-    """A tenth of linear warm-up, then a cosine down to zero."""
+    """Return the factor of a schedule with 10 % linear warm-up, then cosine decay to zero."""
     return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
 def two_drops(progress: float) -> float:
-    """×0.1 at 3/5 and again at 4/5: epochs 30 and 40 of 50, as DFER-CLIP is trained."""
+    """Return the factor of DFER-CLIP's schedule: ×0.1 at 3/5 and again at 4/5 (epochs 30 and 40 of 50)."""
     return 1.0 if progress < 0.6 else 0.1 if progress < 0.8 else 0.01
 
 
 def adapt_plan(default: Plan, epochs: tuple[int, ...], rates: tuple[float, ...], depths: tuple[int, ...]) -> Plan:
-    """The method's default plan with what the user set; empty tuples keep the default.
+    """Return the method's default plan with the user's values; empty tuples keep the default.
 
-    Raises ParameterError when the count of numbers is not the method's.
+    Raises ParameterError if there are not as many numbers as the method takes.
     """
     for parameter, given, wanted in (
         ("epochs", epochs, default.epochs),

@@ -1,4 +1,4 @@
-"""A student: a small image tower that gives a teacher's features, before the teacher's head."""
+"""A student: a small image tower trained to reproduce a teacher's features, followed by the teacher's head."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .method import Method
 from .phases import Phase, Plan, warm_cosine
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as timm's towers are mostly trained."""
+"""ImageNet's, which most of timm's models use."""
 DISTILLATION, TUNING = "distillation", "tuning"
-"""The steps of its training."""
+"""The training steps of a student."""
 
-_KL = 0.1  # its weight; at 1, its gradients crowded out those of the features, and agreement was lower too
+_KL = 0.1  # loss weight; at 1, its gradients dominated those of the features, and agreement was lower too
 
 
 class Student(Method):
-    """Class probabilities of any method's head, over features of a tower of timm.
+    """Class probabilities of any method's head, on features of a timm model.
 
-    There is no text side: the class matrix is a parameter, which starts as the teacher's and whose rows keep their
-    length. `loss` distils where a batch has the teacher's features, and is cross-entropy where it has labels only.
+    There is no text side: the class matrix is a parameter that starts as the teacher's and whose rows keep their
+    length. `loss` distils if a batch has the teacher's features, else it is cross-entropy.
 
-    tower, image_size: timm's name, and the side in pixels of the crops it reads. length: of features; None where they
-    are L2-normalised, else about what the teacher's are long. temporal: the teacher's temporal part (see
+    tower, image_size: timm's name, and the side of its input in pixels. length: factor on features, the mean norm of
+    the teacher's; None if those are L2-normalised. temporal: the teacher's temporal part (see
     `temporal_config`). scale: the teacher's 1/τ.
     """
 
@@ -64,8 +64,8 @@ class Student(Method):
     @classmethod
     @torch.no_grad()
     def of_teacher(cls, teacher: Method, tower: str, image_size: int, length: float | None) -> Student:
-        """An untaught student with the teacher's head and, where the towers are of one kind, what it has of the
-        teacher's layers. Raises what `check_teacher` and `build_tower` raise."""
+        """Build an untrained student with the teacher's head and, if the towers are of one architecture, the teacher's
+        weights for its layers. Raises what `check_teacher` and `build_tower` raise."""
         config = check_teacher(teacher)
         student = cls(
             tower,
@@ -88,7 +88,7 @@ class Student(Method):
 
     @classmethod
     def from_options(cls, clip: Clip, classes: tuple[str, ...], plan: Plan, **options: Any) -> Student:
-        """Raises ParameterError: a student needs its teacher."""
+        """Raise ParameterError: a student needs its teacher."""
         raise ParameterError("method", "a student learns from a trained model; use dfer-distill")
 
     @property
@@ -100,7 +100,7 @@ class Student(Method):
         return self._width
 
     def train(self, mode: bool = True) -> Student:
-        """Switch to training; a part that is frozen stays in evaluation."""
+        """Set training mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in (self.tower, self.temporal):
             part.train(mode and any(parameter.requires_grad for parameter in part.parameters()))
@@ -117,18 +117,19 @@ class Student(Method):
         return functional.normalize(self.matrix, dim=-1) * self.row_lengths
 
     def frame_logits(self, features: Tensor, class_matrix: Tensor | None = None) -> Tensor:
-        """Class logits float32 [N,C] of single frames' features [N,D], each as a window that it fills."""
+        """Return logits float32 [N,C] of single frames' features [N,D], each repeated to fill a window."""
         return self.logits(features[:, None].expand(-1, self.window, -1), class_matrix)
 
     def forward(self, inputs: Tensor, class_matrix: Tensor | None = None) -> Tensor:
-        """Logits [N,C] of clips, as of any method, or of single crops uint8 [N,H,W,3]."""
+        """Return logits [N,C] of clips, as any method does, or of single crops uint8 [N,H,W,3]."""
         if inputs.ndim == 4:
             return self.frame_logits(self.encode_frames(inputs), class_matrix)
         return super().forward(inputs, class_matrix)
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
-        """Of a batch with the teacher's features: 1 − cosine, squared error in units of the features' length, and 0.1
-        of the KL divergence of class probabilities, both by the head as it is, of each frame repeated T times."""
+        """Return, for a batch with the teacher's features: 1 − cosine + squared error (relative to `length`) + 0.1 × KL
+        divergence between the class probabilities that the head gives student and teacher features, each repeated T
+        times."""
         if batch.taught is None:
             return super().loss(batch, class_matrix, class_weights)
         features, wanted = self.encode_frames(batch.inputs), batch.taught
@@ -140,12 +141,12 @@ class Student(Method):
         return 1 - cosine + error + _KL * functional.kl_div(told, right, log_target=True, reduction="batchmean")
 
     def phases(self, plan: Plan) -> list[Phase]:
-        """Of tuning on labelled clips: the head, which is the temporal part and the class matrix."""
+        """Return the phase of tuning on labelled clips: it trains the temporal part and the class matrix."""
         rates = {"temporal": plan.learning_rates[0], "matrix": plan.learning_rates[0]}
         return [Phase(TUNING, plan.epochs[0], rates, warm_cosine)]
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """AdamW; weight decay for the tower's matrices and kernels only."""
+        """Return AdamW with weight decay on matrices and kernels only."""
         matrices = [{**group, "params": [p for p in group["params"] if p.ndim >= 2]} for group in groups]
         others = [
             {**group, "params": [p for p in group["params"] if p.ndim < 2], "weight_decay": 0.0} for group in groups
@@ -171,12 +172,12 @@ class Student(Method):
 
 
 def distillation_phase(epochs: int, learning_rate: float) -> Phase:
-    """Of learning the teacher's features: the tower alone."""
+    """Return the phase of distillation: it trains only the tower."""
     return Phase(DISTILLATION, epochs, {"tower": learning_rate}, warm_cosine, trains_text=False)
 
 
 def check_teacher(teacher: Method) -> dict[str, Any]:
-    """The configuration of a teacher's temporal part. Raises DferError for a method that has none as ours."""
+    """Return the configuration of a teacher's temporal part. Raises DferError if a student cannot take it over."""
     try:
         return temporal_config(teacher.temporal)
     except (AttributeError, TypeError) as error:

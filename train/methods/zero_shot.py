@@ -1,4 +1,4 @@
-"""Zero-shot: a frozen CLIP that compares videos with what classes look like in words, and learns no label."""
+"""Zero-shot: a frozen CLIP that compares videos with descriptions of the classes; it is trained on no labels."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ TEMPLATES = (
     "an expression of {}",
     "a photo of a face that shows {}",
 )
-"""Texts of a class that is not described (our choice)."""
-_AT_ONCE = 64  # texts that are encoded together
+"""Texts of a class without a description (our choice)."""
+_AT_ONCE = 64  # texts encoded per batch
 
 
 class ZeroShot(FrozenClip):
-    """p = softmax(cos(video) · M / τ), τ = 0.01; M of each class the mean of its texts' unit vectors.
+    """p = softmax(v·M / τ), v L2-normalised, τ = 0.01; a class's row of M is the mean of its texts' unit vectors.
 
-    Without captions, plain CLIP (Radford et al. 2021) with the mean over time, except that the mean of a class's texts
-    is not normalised again: nothing is trained. With captions, a temporal part is trained by symmetric InfoNCE between
-    clips and what is told of them, both towers frozen, as EmoCLIP (Foteinopoulou and Patras 2023, arXiv 2310.16640)
-    does; it has 2 layers there too. Ours is a `Synchronizer`, which begins as the mean over time, so that training
-    starts from plain CLIP; that, a fixed τ and the optimiser are our choice. No label is read, neither to train nor to
-    choose an epoch.
+    Without captions, nothing is trained: this is plain CLIP (Radford et al. 2021) with the mean over time, except that
+    the mean of a class's texts is not normalised again. With captions, a temporal part is trained by symmetric InfoNCE
+    between clips and their captions, with both towers frozen, as in EmoCLIP (Foteinopoulou and Patras 2023, arXiv
+    2310.16640), which has 2 layers too. Our choices: a `Synchronizer`, which starts as the mean over time, so that
+    training starts from plain CLIP; a fixed τ; the optimiser. Labels are used neither to train nor to choose an epoch.
 
     clip: the CLIP to freeze. window: T. layers: of the temporal part, None for the mean.
     """
@@ -59,11 +58,11 @@ class ZeroShot(FrozenClip):
         self.temporal: nn.Module = TemporalMean()
         if layers is not None:
             self.temporal = Synchronizer.grown(window, clip.width, layers)
-        self.matrix: Tensor  # the text tower is frozen, so it is read once
+        self.matrix: Tensor  # the text tower is frozen, so this is computed once
         self.register_buffer("matrix", torch.zeros(len(classes), clip.width))
 
     @classmethod
-    def from_options(  # type: ignore[override]  # the options that it has, in place of any
+    def from_options(  # type: ignore[override]  # its own options in place of **options
         cls,
         clip: Clip,
         classes: tuple[str, ...],
@@ -72,7 +71,7 @@ class ZeroShot(FrozenClip):
         descriptions: Path | None = None,
         captions: CaptionTokens | None = None,
     ) -> ZeroShot:
-        """A new model of `classes`, by their names in `TEMPLATES`, or by their `descriptions` (a JSON file).
+        """Build a new model of `classes`, from their names in `TEMPLATES` or from `descriptions` (a JSON file).
 
         captions: of training clips, by name; without them there is nothing to train.
         """
@@ -91,7 +90,7 @@ class ZeroShot(FrozenClip):
 
     @torch.no_grad()
     def describe_classes(self, texts: Mapping[str, Texts]) -> None:
-        """Give the model classes by their texts, several each. Raises DferError for negatives, which it cannot read."""
+        """Give the model classes with one or more texts each. Raises DferError for negatives, which it cannot use."""
         plain = positive_texts(texts, self.name)
         tokens = self._clip.tokenize([text for several in plain.values() for text in several]).to(self.matrix.device)
         features = [
@@ -101,18 +100,18 @@ class ZeroShot(FrozenClip):
         self.matrix = mean_of_units(torch.cat(features), [len(several) for several in plain.values()])
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
-        """Symmetric InfoNCE of the batch's clips and a random caption of each; its other clips are the negatives."""
+        """Return symmetric InfoNCE of the batch's clips and a random caption of each; other clips are the negatives."""
         assert self._captions is not None  # without, there is no phase
         video = self.pool(self.encode_clips(batch.inputs))
         places, captions = self._captions.draw(batch.names)
         numbers = {name: number for number, name in enumerate(batch.names)}
-        clips = torch.tensor([numbers[batch.names[place]] for place in places.tolist()])  # one may be drawn twice
+        clips = torch.tensor([numbers[batch.names[place]] for place in places.tolist()])  # a clip may be drawn twice
         told = self._encode_captions()[captions.to(video.device)]
         return contrast(video[places.to(video.device)], told, clips.to(video.device), self.scale)
 
     @torch.no_grad()
     def retrieved(self, batch: Batch) -> Tensor:
-        """Whether none of the batch's captions is closer to a clip than one of its own: bool [B]."""
+        """Return bool [B]: whether no caption in the batch is closer to the clip than its own best one."""
         assert self._captions is not None
         video = self.pool(self.encode_clips(batch.inputs)).float()
         similarities = video @ self._encode_captions().T
@@ -121,7 +120,7 @@ class ZeroShot(FrozenClip):
         return torch.stack([similarities[place, own].amax() for place, own in enumerate(rows)]) >= closest
 
     def _encode_captions(self) -> Tensor:
-        """Features [K,D] of length 1 of all captions, computed once."""
+        """Return L2-normalised features [K,D] of all captions, computed once."""
         if self._caption_features is None:
             assert self._captions is not None
             device, found = self.matrix.device, []
@@ -132,7 +131,7 @@ class ZeroShot(FrozenClip):
         return self._caption_features
 
     def phases(self, plan: Plan) -> list[Phase]:
-        """One, the temporal part; none without captions."""
+        """Return one phase that trains the temporal part; none without captions."""
         if self._captions is None:
             return []
         return [Phase("captions", plan.epochs[0], {"temporal": plan.learning_rates[0]}, warm_cosine, trains_text=False)]

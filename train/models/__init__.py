@@ -1,1 +1,1 @@
-"""The networks: CLIP, its small towers, tokens, synchronizer, temporal net, prompts."""
+"""Networks: CLIP, its small towers, tokens, synchronizer, temporal net, prompts, adapters."""

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 PARALLEL = 0.5
-"""s, by which the adapter beside an MLP counts in the paper."""
+"""s, the paper's factor on the adapter parallel to an MLP."""
 RANK, ALPHA = 8, 32
-"""Of LoRA (Hu et al. 2022): what is added to a weight has this rank, and counts alpha / rank."""
+"""LoRA (Hu et al. 2022): rank of the matrix added to a weight; its factor is alpha / rank."""
 
 
 class Adapter(nn.Module):
-    """Linear down, activation, linear up: [..., width] → [..., width]; at first all zeros, so that it changes nothing.
+    """Linear down, activation, linear up: [..., width] → [..., width]; outputs zeros at first, so it changes nothing.
 
-    ratio: of its hidden width to `width` (our choice: 1/4). scale: what comes out is multiplied by it.
+    ratio: of its hidden width to `width` (our choice: 1/4). scale: factor on its output.
     """
 
     def __init__(self, width: int, ratio: float, activation: nn.Module, scale: float = 1.0) -> None:
@@ -34,7 +34,7 @@ class Adapter(nn.Module):
         return adapted if self.scale == 1 else self.scale * adapted
 
     def after(self, layer: nn.Linear) -> nn.Module:
-        """`layer` followed by this adapter with a skip, computed from what that reads: one product less in a row."""
+        """Fuse `layer` and this adapter with its skip: both read the layer's input, so one product less in sequence."""
         return _AdaptedLinear(layer, self)
 
 
@@ -52,8 +52,8 @@ class _AdaptedLinear(nn.Module):
 
 
 class BlockAdapters(nn.Module):
-    """The two of a transformer block: in series after its attention, with a skip of its own, and beside its MLP, where
-    it counts by `scale`."""
+    """The two adapters of a transformer block: one in series after attention, with its own skip, and one parallel to
+    the MLP, times `scale`."""
 
     def __init__(self, width: int, ratio: float, activation: nn.Module, scale: float) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class BlockAdapters(nn.Module):
 
 
 class AdaptedAttention(nn.Module):
-    """An attention followed by an adapter; takes and gives what `nn.MultiheadAttention` does."""
+    """Attention followed by an adapter, with the interface of `nn.MultiheadAttention`."""
 
     def __init__(self, attention: nn.Module, adapter: Adapter) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class AdaptedAttention(nn.Module):
 
 
 class AdaptedMlp(nn.Module):
-    """An MLP of open_clip's blocks with an adapter beside it."""
+    """An MLP of open_clip's blocks with a parallel adapter."""
 
     def __init__(self, mlp: nn.Module, adapter: Adapter) -> None:
         super().__init__()
@@ -86,14 +86,14 @@ class AdaptedMlp(nn.Module):
 
     @property
     def foldable(self) -> bool:
-        """Whether the adapter has the MLP's activation, so that both are one, wider MLP."""
+        """Whether the adapter has the MLP's activation, so that both can be merged into one wider MLP."""
         activation: Any = self.mlp.gelu
         return type(activation) is type(self.adapter.activation) and activation.extra_repr() == (
             self.adapter.activation.extra_repr()
         )
 
     def folded(self) -> nn.Module:
-        """That MLP, which computes the same: the adapter's hidden units beside the MLP's own."""
+        """Return the equivalent merged MLP: the adapter's hidden units are appended to the MLP's own."""
         first: Any = self.mlp.c_fc
         last: Any = self.mlp.c_proj
         down, up, scale = self.adapter.down, self.adapter.up, self.adapter.scale
@@ -105,7 +105,7 @@ class AdaptedMlp(nn.Module):
 
 
 class LowRank(nn.Module):
-    """A weight [parts·out, in] plus a trained product of low rank for each of its parts; at first plus nothing."""
+    """Adds a trained low-rank product to each part of a weight [parts·out, in]; at first it adds zeros."""
 
     def __init__(self, weight: Tensor, parts: int = 1) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class LowRank(nn.Module):
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    """A linear layer with these numbers."""
+    """Return a linear layer with this weight and bias."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
     layer.weight, layer.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
     return layer
@@ -126,13 +126,13 @@ def linear(weight: Tensor, bias: Tensor) -> nn.Linear:
 def make_adapters(
     blocks: nn.ModuleList, ratio: float, activation: nn.Module | None = None, scale: float = PARALLEL
 ) -> nn.ModuleList:
-    """Adapters for every block of one of open_clip's transformers; `activation` is GELU by default."""
+    """Make adapters for every block of an open_clip transformer; `activation` is GELU by default."""
     widths: list[int] = [block.ln_1.normalized_shape[0] for block in blocks]  # type: ignore[union-attr, index, misc]
     return nn.ModuleList(BlockAdapters(width, ratio, activation or nn.GELU(), scale) for width in widths)
 
 
 def insert_adapters(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
-    """Put adapters into the blocks, for good."""
+    """Put adapters into the blocks permanently."""
     for block, pair in zip(blocks, adapters, strict=True):
         parts: Any = block
         parts.attn = AdaptedAttention(parts.attn, pair.serial)  # type: ignore[arg-type]
@@ -140,14 +140,14 @@ def insert_adapters(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
 
 
 def make_low_rank(blocks: nn.ModuleList) -> nn.ModuleList:
-    """LoRA for every block: on queries, keys and values, on what comes out of attention, and on both MLP layers."""
+    """Make LoRA for every block: on queries, keys and values, attention's output projection, and both MLP layers."""
     return nn.ModuleList(
         nn.ModuleList(LowRank(getattr(part, name), parts) for part, name, parts in _weights(block)) for block in blocks
     )
 
 
 def insert_low_rank(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
-    """Add them to the blocks' weights, wherever these are read."""
+    """Add LoRA to the blocks' weights as parametrizations."""
     for block, added in zip(blocks, adapters, strict=True):
         of_block: Any = added
         for (part, name, _), one in zip(_weights(block), of_block, strict=True):
@@ -155,7 +155,7 @@ def insert_low_rank(blocks: nn.ModuleList, adapters: nn.ModuleList) -> None:
 
 
 def _weights(block: Any) -> list[tuple[nn.Module, str, int]]:
-    """The weights of a block that LoRA adds to: module, name, and how many matrices lie in one."""
+    """Return the weights of a block that LoRA adds to: module, name, and number of matrices stacked in it."""
     attention, mlp = block.attn, block.mlp
     return [
         (attention, "in_proj_weight", 3),
@@ -166,9 +166,9 @@ def _weights(block: Any) -> list[tuple[nn.Module, str, int]]:
 
 
 def run_adapted(blocks: nn.ModuleList, adapters: nn.ModuleList, x: Tensor, mask: Tensor) -> Tensor:
-    """Sequences [N,L,D] through blocks that serve several sets of adapters, one of which is used here.
+    """Run sequences [N,L,D] through blocks with one of several sets of adapters.
 
-    mask: added to the scores of attention, [L,L].
+    mask: added to the attention scores, [L,L].
     """
     for block, pair in zip(blocks, adapters, strict=True):
         parts: Any = block

@@ -1,4 +1,4 @@
-"""PyTorch's files as archives: what can be refused before any tensor is made, and plain values out of the rest."""
+"""Checks of PyTorch files before any tensor is loaded, and plain values from their contents."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PROGRAM = (
 
 
 def check_archive(path: Path) -> None:
-    """Raise DferError for a file that PyTorch's reader should not be given.
+    """Raise DferError for a file that should not be passed to PyTorch's reader.
 
-    One with compressed records could fill the memory; PyTorch stores them plain. TorchScript, in which OpenAI publishes
-    CLIP, is a program. Checksums of records PyTorch writes and does not check: other weights would be believed.
+    Compressed records could fill the memory; PyTorch stores them uncompressed. TorchScript, in which OpenAI publishes
+    CLIP, is a program. PyTorch writes checksums of records but does not verify them, so damage would go unnoticed.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -31,17 +31,17 @@ def check_archive(path: Path) -> None:
                 raise DferError(f"{path}: {_PROGRAM.format(path.name)}")
             if any(record.compress_type != zipfile.ZIP_STORED for record in records):
                 raise DferError(f"{path}: its records are compressed, which those of PyTorch never are; refused")
-            # PyTorch may be told to write no checksums, which are 0 then.
+            # PyTorch can be set to write no checksums; they are 0 then.
             checked = records if any(record.CRC for record in records) else []
             damaged = next((record.filename for record in checked if not _is_whole(archive, record)), None)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:  # PyTorch might read it all the same, and other weights
+    except (zipfile.BadZipFile, OSError, ValueError) as error:  # PyTorch might still read it, with wrong weights
         raise DferError(f"{path}: a damaged archive ({error}); copy the file again") from error
     if damaged is not None:
         raise DferError(f"{path}: record {damaged} is damaged (its checksum differs); copy the file again")
 
 
 def _is_whole(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
-    """Whether a record's content has its checksum."""
+    """Return whether a record's content matches its checksum."""
     try:
         with archive.open(record) as content:
             while content.read(_PIECE):
@@ -52,7 +52,7 @@ def _is_whole(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> bool:
 
 
 def plain_values(content: object) -> object:
-    """The same with dicts and lists that are nothing else: a file can give an OrderedDict an attribute named `get`."""
+    """Replace subclasses of dict and list by plain ones: a file can give an OrderedDict an attribute named `get`."""
     if isinstance(content, dict):
         return {key: plain_values(value) for key, value in dict.items(content)}
     if isinstance(content, list):
@@ -61,7 +61,7 @@ def plain_values(content: object) -> object:
 
 
 def check_names(missing: Sequence[str], unexpected: Sequence[str]) -> None:
-    """Raise ValueError, naming a few, where a file lacks tensors or has some that it should not have."""
+    """Raise ValueError, naming a few, if a file lacks tensors or has unexpected ones."""
     faults = [f"{word} {_few(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
     if faults:
         raise ValueError("; ".join(faults))

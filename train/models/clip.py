@@ -1,4 +1,4 @@
-"""CLIP models from open_clip: the published ones, or the small towers in `configs/`. The one module that imports it."""
+"""CLIP models from open_clip: published ones, or the small towers in `configs/`. Only this module imports open_clip."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from .tags import check_activation, go_offline_without_network
 
 CONFIGS = Path(__file__).parent / "configs"
 DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
-"""The CLIP of the demo model, "dfer-small" taught faces: what `pretrained="demo"` loads."""
+"""The demo model's CLIP, a "dfer-small" trained on faces, which `pretrained="demo"` loads."""
 
 CROP = 112
-"""Side of the crops that the host hands over, pixels, where a tower's own size is not smaller."""
+"""Default side of the input crops, pixels, unless a tower's own size is smaller."""
 
 _LONGEST_REASON = 300  # characters
-_OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # beside the tensors in OpenAI's own files
-_WORDS = "dfer.words"  # ids of the only words whose embeddings a compact file has
+_OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # besides the tensors in OpenAI's own files
+_WORDS = "dfer.words"  # ids of the words whose embeddings are in a compact file
 
 _torchvision_schemas: list[torch.library.Library] = []
 
 
 def _open_clip() -> Any:
-    """open_clip, with our configs and towers added.
+    """Return open_clip, with our configs and towers added.
 
-    Beside a CPU build of torch, the package index's torchvision (a CUDA build) cannot load its operators and fails
-    at import with "operator torchvision::nms does not exist". open_clip needs only its Python part, which
-    imports once the operators' schemas are declared.
+    With a CPU build of torch, the package index's torchvision (a CUDA build) cannot load its operators and fails
+    at import with "operator torchvision::nms does not exist". open_clip needs only its Python part, which can be
+    imported once the operators' schemas are declared.
     """
     require("open_clip", "train")
     if not _torchvision_schemas:
@@ -61,7 +61,7 @@ def _open_clip() -> Any:
 
 
 def load_timm() -> Any:
-    """timm, with our towers among its models; see `_open_clip` for what its import needs."""
+    """Return timm, with our towers among its models; see `_open_clip` about its import."""
     _open_clip()
     import timm
 
@@ -73,10 +73,10 @@ RunBlocks = Callable[[nn.ModuleList, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ClipSizes:
-    """A CLIP as OpenAI lays it out, in numbers: ViT image tower, causal text tower, QuickGELU, heads 64 wide.
+    """Sizes of a CLIP in OpenAI's layout: ViT image tower, causal text tower, QuickGELU, heads of width 64.
 
     image_size and patch in pixels; context in tokens; vocabulary in token ids; joint is D.
-    Raises DferError for numbers that make no such CLIP.
+    Raises DferError for invalid sizes.
     """
 
     joint: int
@@ -97,13 +97,13 @@ class ClipSizes:
 
 @dataclass(frozen=True)
 class Clip:
-    """An open_clip model with what is needed to use it.
+    """An open_clip model with its preprocessing.
 
     name: open_clip's model name.
     model: the module; image tower `encode_image`, text tower through `TextTower`.
-    preprocessing: how frames enter the image tower.
+    preprocessing: of frames for the image tower.
     sizes: of a model that was built from them and has no name in open_clip.
-    taught: whether its weights are of `dfer-pretrain`, which teaches expressions by labels.
+    taught: whether its weights are from `dfer-pretrain`, which trains on expression labels.
     """
 
     name: str
@@ -114,7 +114,7 @@ class Clip:
 
     @property
     def identity(self) -> str | dict[str, int]:
-        """Plain values from which `rebuild_clip` builds the same towers: open_clip's name, or sizes."""
+        """Open_clip's name, or sizes, from which `rebuild_clip` builds the same towers."""
         return self.name if self.sizes is None else asdict(self.sizes)
 
     @property
@@ -127,7 +127,7 @@ class Clip:
 
     @property
     def resizable(self) -> bool:
-        """Whether the image tower reads other sizes than its own, as our convolutions do."""
+        """Whether the image tower accepts other sizes than its own, as our convolutional ones do."""
         from .face_resnet import FaceResNet
 
         return isinstance(getattr(self.model.visual, "trunk", None), FaceResNet)
@@ -137,17 +137,17 @@ class Clip:
         return TextTower(self.model)
 
     def tokenize(self, sentences: list[str]) -> Tensor:
-        """Token ids int64 [N, 77] of sentences (cut when longer)."""
-        named = self.name if self.sizes is None else "ViT-B-32"  # all of OpenAI's layout have its words
+        """Return token ids int64 [N, 77] of sentences; longer ones are truncated."""
+        named = self.name if self.sizes is None else "ViT-B-32"  # OpenAI's layout has this tokenizer
         tokens: Tensor = _open_clip().get_tokenizer(named)(sentences)
         return tokens
 
 
 class TextTower:
-    """The parts of open_clip's text transformer, so that embeddings can be fed in instead of words.
+    """Open_clip's text transformer, split so that embeddings can be given instead of words.
 
-    Only the causal CLIP layout is supported: what stands after the end-of-text token then cannot influence it, and
-    padding need not be computed at all. Raises ParameterError for any other text tower.
+    Only the causal CLIP layout is supported, in which tokens after end-of-text cannot influence it, so padding need
+    not be computed. Raises ParameterError for any other text tower.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -161,14 +161,14 @@ class TextTower:
         return int(self.model.token_embedding.embedding_dim)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Embeddings float32 [N, L, E] of token ids int64 [N, L]."""
+        """Return embeddings float32 [N, L, E] of token ids int64 [N, L]."""
         embedded: Tensor = self.model.token_embedding(tokens)
         return embedded
 
     def encode(self, embeddings: Tensor, end: Tensor | int, run: RunBlocks | None = None) -> Tensor:
-        """Text features float32 [N, D] of embedded sentences [N, L, E], read at position(s) `end`; not normalised.
+        """Return text features float32 [N, D] of embedded sentences [N, L, E], at position(s) `end`; not normalised.
 
-        run: how the transformer's blocks are run on [N, L, E] with a mask [L, L]; as they are where None.
+        run: runs the transformer's blocks on [N, L, E] with a mask [L, L]; None: the transformer's own forward.
         """
         length = embeddings.shape[1]
         text = self.model
@@ -194,18 +194,18 @@ def load_clip(
     image_size: int | None = None,
     patches: int | None = None,
 ) -> Clip:
-    """Build an open_clip model and, when asked, load weights.
+    """Build an open_clip model and load weights, if any.
 
     name: a model of open_clip ("ViT-B-32") or of ours ("dfer-small", "dfer-large", "dfer-vit", "dfer-nano").
-    pretrained: None for random weights, "demo" for those of the demo model (a dfer-small), a file of weights (as
-        `dfer-pretrain` writes or open_clip reads), or one of open_clip's tags ("openai"), which open_clip downloads.
-    grey: let the model see luma only; overruled by what a file of ours says.
-    crop_size: side of the crops that the host will hand over; upsampled to the tower's size inside the graph. Default:
-        `image_size` where given, else `CROP`, or the tower's size where that is smaller.
-    image_size: side of the images that a vision transformer shall see, pixels; its positional embedding is interpolated
-        (Dosovitskiy et al. 2021, §3.2). Fewer pixels are fewer tokens, so the tower is faster. None for its own.
-    patches: how many patches of its images a vision transformer shall read (`MiddlePatches`), None for all.
-    Raises DferError for an unknown model or weights that cannot be had or do not fit, ParameterError for a size or a
+    pretrained: None for random weights, "demo" for those of the demo model (a dfer-small), a file of weights (from
+        `dfer-pretrain` or in open_clip's format), or one of open_clip's tags ("openai"), which open_clip downloads.
+    grey: let the model see luma only; a file from `dfer-pretrain` overrides this.
+    crop_size: side of the input crops; upsampled to the tower's size inside the graph. Default: `image_size` if given,
+        else the smaller of `CROP` and the tower's size.
+    image_size: side of a vision transformer's images, pixels; its positional embedding is interpolated
+        (Dosovitskiy et al. 2021, §3.2). Fewer pixels are fewer tokens, so the tower is faster. None: its own size.
+    patches: how many patches of its images a vision transformer reads (`MiddlePatches`), None for all.
+    Raises DferError for an unknown model or weights that are unavailable or do not fit, ParameterError for a size or a
     number of patches that the tower cannot have.
     """
     open_clip = _open_clip()
@@ -227,7 +227,7 @@ def load_clip(
         check_activation(open_clip, name, tag)
         go_offline_without_network()
     quiet = logging.root.manager.disable
-    # open_clip warns that weights are random, which was asked for, and logs the errors that it raises.
+    # open_clip warns that weights are random, which is intended, and logs the errors that it raises.
     logging.disable(logging.ERROR)
     try:
         model = open_clip.create_model(name, pretrained=tag, force_image_size=image_size)
@@ -253,11 +253,12 @@ def load_clip(
 
 
 class MiddlePatches(nn.Module):
-    """Of a vision transformer's tokens [N,1+P,D] the class token and the `count` patches nearest the face's middle.
+    """Keeps, of a vision transformer's tokens [N,1+P,D], the class token and the `count` patches nearest the face's
+    middle.
 
     A fixed PatchDropout (Liu et al. 2023). Corners of an aligned crop show hair and background, and processors compute
-    tokens by sixteens: 15 of the 16 patches of a ViT-B/32 at 128 px take less time, for with the class token
-    they are 16 tokens, not 17.
+    tokens in groups of 16: 15 of the 16 patches of a ViT-B/32 at 128 px are faster, since with the class token they are
+    16 tokens, not 17.
     """
 
     def __init__(self, side: int, count: int) -> None:
@@ -274,7 +275,7 @@ class MiddlePatches(nn.Module):
 
 
 def _leave_out_patches(name: str, model: nn.Module, count: int) -> None:
-    """Let the image tower read `count` patches; ParameterError where it has fewer, or none."""
+    """Make the image tower read only `count` patches. Raises ParameterError if it has fewer, or none."""
     grid = getattr(model.visual, "grid_size", None)
     if grid is None or not hasattr(model.visual, "patch_dropout"):
         raise ParameterError(
@@ -286,7 +287,7 @@ def _leave_out_patches(name: str, model: nn.Module, count: int) -> None:
 
 
 def _check_image_size(name: str, tower: dict[str, Any], size: int) -> None:
-    """Raise ParameterError where the tower, as open_clip's config describes it, cannot read images of this size."""
+    """Raise ParameterError if the tower of open_clip's config `tower` cannot read images of this size."""
     patch = tower.get("patch_size")
     if patch is None or "timm_model_name" in tower or not isinstance(tower.get("layers"), int):
         raise ParameterError("image_size", f"{name} is no vision transformer of open_clip, and keeps its own size")
@@ -297,14 +298,14 @@ def _check_image_size(name: str, tower: dict[str, Any], size: int) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """An error in one line: of weights that do not fit, which names differ, as far as they find room."""
+    """Return an error in one line: for weights that do not fit, the names that differ, truncated."""
     first, *others = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
     told = "; ".join(others) or first
     return told if len(told) <= _LONGEST_REASON else told[: _LONGEST_REASON - 2] + " …"
 
 
 def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = False) -> Clip:
-    """A CLIP in OpenAI's layout with random weights; `crop_size` is the towers' own image size by default."""
+    """Build a CLIP in OpenAI's layout with random weights; `crop_size` defaults to the tower's image size."""
     open_clip = _open_clip()
     model = open_clip.CLIP(
         sizes.joint,
@@ -326,7 +327,7 @@ def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = Fals
 
 
 def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -> Clip:
-    """The towers of a clip's `identity` with random weights, for crops as `preprocessing` has them."""
+    """Rebuild the towers of a clip's `identity` with random weights, for crops with this `preprocessing`."""
     if isinstance(identity, str):
         clip = load_clip(identity)
         resized = clip.preprocessing.encoder_size != preprocessing.encoder_size
@@ -334,14 +335,14 @@ def rebuild_clip(identity: str | dict[str, int], preprocessing: Preprocessing) -
             clip = load_clip(identity, image_size=preprocessing.encoder_size, patches=preprocessing.patches)
     else:
         clip = build_clip(ClipSizes(**identity))
-    return replace(clip, preprocessing=preprocessing)  # mean and std too, whatever open_clip's are by now
+    return replace(clip, preprocessing=preprocessing)  # mean and std too, even if open_clip's have changed
 
 
 def save_weights(clip: Clip, path: Path, words: Tensor | None = None) -> None:
     """Write a CLIP's weights so that `load_clip(name, path)` reads them back.
 
-    A path that ends in .safetensors gets a small file: half precision, and of the word embeddings only those of
-    `words`, token ids int64 of any shape; the others, which nothing has taught, are random again when it is read.
+    If the path ends in .safetensors and `words` is given, the file is small: half precision, and only the word
+    embeddings of `words`, token ids int64 of any shape; the others, which are untrained, are random when it is read.
     """
     state = dict(clip.model.state_dict())
     state["dfer.grey"] = torch.tensor(clip.preprocessing.grey)
@@ -362,12 +363,12 @@ def save_weights(clip: Clip, path: Path, words: Tensor | None = None) -> None:
 
 
 def _words_name(model: nn.Module) -> str:
-    """The name of the word embeddings in a state."""
+    """Return the name of the word embeddings in the model's state."""
     return next(name for name in model.state_dict() if name.endswith("token_embedding.weight"))
 
 
 def _fill_words(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Give compact weights the embeddings of all words: the model's own where they have none."""
+    """Complete compact weights with the model's own embeddings of all other words."""
     known = weights.pop(_WORDS, None)
     if known is not None:
         name = _words_name(model)
@@ -389,7 +390,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
             state = plain_values(torch.load(path, map_location="cpu", weights_only=True))
     except DferError:
         raise
-    except Exception as error:  # their readers raise many kinds; all mean the same to the user
+    except Exception as error:  # the readers raise many types; all mean the same to the user
         raise DferError(f"CLIP weights {path}: not a plain file of tensors") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     tensors = isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())

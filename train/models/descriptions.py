@@ -1,4 +1,4 @@
-"""What each expression looks like, in words: the text side of pre-training and of DFER-CLIP's prompts."""
+"""Descriptions of each expression in words: the text side of pre-training and of DFER-CLIP's prompts."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...runtime.storage import unique_keys
 
 
 class Sides(NamedTuple):
-    """What a class looks like and what it does not, for methods that read negatives; texts, one at least of each."""
+    """Texts that describe a class, and texts of what it is not, for methods with negatives; at least one of each."""
 
     positive: tuple[str, ...]
     negative: tuple[str, ...]
 
 
 Texts = tuple[str, ...] | Sides
-"""A class in words: one text at least."""
+"""The texts of a class, at least one."""
 
 DESCRIPTIONS: dict[str, tuple[str, ...]] = {
     "happiness": (
@@ -79,11 +79,14 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
         "a let-down, disheartened face",
     ),
 }
-"""Sentences per class, our own wording after the facial action units commonly given for each expression."""
+"""Sentences per class, in our own words, after the facial action units commonly given for each expression."""
 
 
 def describe(classes: Sequence[str], path: Path | None = None) -> Mapping[str, Texts]:
-    """Descriptions of `classes`, in their order, of the file `path` or ours; ParameterError where one has none."""
+    """Return descriptions of `classes`, in their order, from the file `path` or ours.
+
+    Raises ParameterError if we have none for a class, else as `load_descriptions` does.
+    """
     if path is not None:
         return load_descriptions(path, classes)
     missing = [name for name in classes if name not in DESCRIPTIONS]
@@ -93,11 +96,11 @@ def describe(classes: Sequence[str], path: Path | None = None) -> Mapping[str, T
 
 
 def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[str, Texts]:
-    """Descriptions of `classes`, in their order, from a JSON object: class → a text, a list of texts, or an object of
-    both for "positive" and for "negative".
+    """Read descriptions of `classes`, in their order, from a JSON object: class → a text, a list of texts, or an object
+    with such values for "positive" and "negative".
 
-    classes: None for all that the file has, in its order, with names that a class may have. Else others are left out.
-    Raises DferError for a file that cannot be read, a class that is there twice or without text, or anything but texts.
+    classes: None for all classes of the file, in its order, whose names must be valid. Else other classes are ignored.
+    Raises DferError for a file that cannot be read, a duplicate class, a class without text, or invalid values.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique_keys)
@@ -117,7 +120,7 @@ def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[
 
 
 def positive_texts(texts: Mapping[str, Texts], method: str) -> dict[str, tuple[str, ...]]:
-    """The texts of classes for a method without negatives. Raises DferError where a class has some."""
+    """Return the texts of classes for a method without negatives. Raises DferError if a class has negatives."""
     plain: dict[str, tuple[str, ...]] = {}
     for name, several in texts.items():
         if isinstance(several, Sides):

@@ -1,4 +1,4 @@
-"""DFER-CLIP's prompts: learned context tokens before a description of each class's face."""
+"""DFER-CLIP's prompts: learned context tokens followed by a description of each class's face."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .clip import Clip
 
 
 class DescribedPrompts(nn.Module):
-    """For each class SOS, M learned context tokens, the words of its description, EOS.
+    """For each class: SOS, M learned context tokens, the words of its description, EOS.
 
-    Learned are the contexts, [C,M,E] (one for each class) or [M,E] (shared). The embeddings of the fixed tokens are
-    kept as buffers, so a checkpoint needs neither tokenizer nor descriptions. The text transformer is causal: what
-    stands behind EOS changes nothing, and sentences are padded only to the longest of them.
-    DFER-CLIP (BMVC 2023), on its learnable prompts; initialisation N(0, 0.02) as in its code.
+    Only the contexts are learned, [C,M,E] (one for each class) or [M,E] (shared). The embeddings of the fixed tokens
+    are buffers, so a checkpoint needs neither tokenizer nor descriptions. The text transformer is causal: tokens after
+    EOS have no effect, so sentences are padded only to the longest of them.
+    DFER-CLIP (BMVC 2023), section on learnable prompts; initialisation N(0, 0.02) as in its code.
 
-    length: tokens of the longest description, its EOS included. width: E, of token embeddings.
+    length: tokens of the longest description, including EOS. width: E, of token embeddings.
     """
 
     def __init__(self, classes: int, length: int, width: int, contexts: int = 8, class_specific: bool = True) -> None:
@@ -32,15 +32,15 @@ class DescribedPrompts(nn.Module):
         self.end: Tensor
         self.register_buffer("start", torch.zeros(classes, 1, width))
         self.register_buffer("description", torch.zeros(classes, length, width))
-        self.register_buffer("end", torch.zeros(classes, dtype=torch.int64))  # place of EOS in each prompt
+        self.register_buffer("end", torch.zeros(classes, dtype=torch.int64))  # position of EOS in each prompt
 
     @classmethod
     def from_sentences(
         cls, clip: Clip, sentences: Sequence[str], contexts: int = 8, class_specific: bool = True
     ) -> DescribedPrompts:
-        """Prompts around one sentence for each class, with the embeddings that `clip` has now.
+        """Build prompts from one sentence per class, with `clip`'s current embeddings.
 
-        Raises DferError when contexts and a sentence do not fit into CLIP's context.
+        Raises DferError if contexts and a sentence do not fit into CLIP's context.
         """
         tokens = clip.tokenize(list(sentences))[:, 1:]
         ends = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
@@ -66,7 +66,7 @@ class DescribedPrompts(nn.Module):
         return len(self.end)
 
     def config(self) -> dict[str, int | bool]:
-        """The arguments that build these prompts again, without their values."""
+        """Return the arguments that rebuild these prompts without their values."""
         classes, length, width = self.description.shape
         contexts, class_specific = self.context.shape[-2], self.context.ndim == 3
         return {
@@ -78,13 +78,13 @@ class DescribedPrompts(nn.Module):
         }
 
     def forward(self, clip: Clip) -> Tensor:
-        """Class features float32 [C,D] from `clip`'s text encoder, not normalised."""
+        """Return class features float32 [C,D] from `clip`'s text encoder, not normalised."""
         context = self.context.expand(self.classes, -1, -1)
         return clip.text.encode(torch.cat([self.start, context, self.description], dim=1), self.end)
 
 
 def mean_of_units(features: Tensor, counts: Sequence[int]) -> Tensor:
-    """Class features [C,D] of the features [N,D] of their texts, `counts` of each class in turn: each text at length
-    1, then the mean, which is not normalised again. A class of one text has its unit vector."""
+    """Return class features [C,D] from text features [N,D], of which each class has the next `counts`: the mean of the
+    L2-normalised features, not normalised again."""
     units = functional.normalize(features, dim=-1)
     return torch.stack([part.mean(dim=0) for part in units.split(list(counts))])

@@ -1,4 +1,4 @@
-"""JAS, the joint dynamic alignment synchronizer: one temporal transformer that reads both videos and classes."""
+"""JAS, the joint dynamic alignment synchronizer: one temporal transformer for both videos and classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class TemporalLayer(nn.Module):
     head_width: of each head; default D/heads. mlp_width: default 4D. bias: of queries, keys and values.
     gelu: "none" for the exact one, "tanh" for its approximation.
 
-    Written out rather than taken from `nn.TransformerEncoderLayer`, whose fused inference path has no ONNX form.
+    Not `nn.TransformerEncoderLayer`, because its fused inference path cannot be exported to ONNX.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class TemporalLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def start_as_identity(self) -> TemporalLayer:
-        """Make this layer pass its input through unchanged, so that a stack grows without forgetting."""
+        """Make this layer return its input unchanged, so that adding it to a stack changes nothing."""
         for last in (self.from_heads, self.mlp[-1]):
             for parameter in last.parameters():
                 nn.init.zeros_(parameter)
         return self
 
     def forward(self, x: Tensor, wanted: int | None = None) -> Tensor:
-        """[N,L,D] → [N,L,D], or [N,wanted,D]: the first states only, which costs less."""
+        """Map [N,L,D] to [N,L,D], or to [N,wanted,D]: only the first states, which costs less."""
         mixed = self.to_queries_keys_values(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = mixed.permute(2, 0, 3, 1, 4)  # each [N,heads,L,head width]
         x, queries = x[:, :wanted], queries[:, :, :wanted]
@@ -63,8 +63,8 @@ HEADS, DROPOUT = 8, 0.1
 class Synchronizer(nn.Module):
     """Positional embedding [1,L,D], temporal layers, mean over time, L2-norm: [N,L,D] → [N,D].
 
-    The same weights read the video's T frame features and the classes' S = T sentence features, which is what aligns
-    the two in time (Align-DFER, section on JAS; layer layout, 8 heads and MLP 4D are our reading).
+    The same weights process the video's T frame features and the classes' S = T sentence features, which aligns
+    the two in time (Align-DFER, section on JAS; layer layout, 8 heads and MLP 4D are our interpretation).
     """
 
     def __init__(self, length: int, width: int, layers: int) -> None:
@@ -74,19 +74,19 @@ class Synchronizer(nn.Module):
 
     @classmethod
     def grown(cls, length: int, width: int, layers: int) -> Synchronizer:
-        """One that begins as (nearly) the temporal mean, so that no step of training begins below the one before."""
+        """Build one that starts as (nearly) the temporal mean, so that no training step starts worse than the last."""
         synchronizer = cls(length, width, 0)
         for _ in range(layers):
             synchronizer.grow()
         return synchronizer
 
     def grow(self) -> None:
-        """Add a layer behind the others that changes nothing yet."""
+        """Append a layer that starts as the identity."""
         layer = TemporalLayer(self.position.shape[2], HEADS, DROPOUT).start_as_identity()
         self.layers.append(layer.to(self.position.device))
 
     def first_layers(self, count: int) -> Synchronizer:
-        """A copy with the positional embedding and the first `count` layers."""
+        """Return a copy with the positional embedding and the first `count` layers."""
         copied = copy.deepcopy(self)
         copied.layers = copied.layers[:count]
         return copied
@@ -99,7 +99,7 @@ class Synchronizer(nn.Module):
 
 
 class TemporalMean(nn.Module):
-    """Mean over time, L2-norm: [N,L,D] → [N,D]. What there is where nothing dynamic has been learned."""
+    """Mean over time, L2-norm: [N,L,D] → [N,D]. Used where there is no temporal encoder."""
 
     def forward(self, sequence: Tensor) -> Tensor:
         return functional.normalize(sequence.mean(dim=1), dim=-1)

@@ -1,4 +1,4 @@
-"""open_clip's tags of weights: whether they fit the model, and whether they can be had without a network."""
+"""open_clip's weight tags: whether they fit the model, and how to load them without a network."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PATIENCE = 5.0  # seconds for the hub to answer
 
 
 def check_activation(open_clip: Any, name: str, tag: str) -> None:
-    """Raise ParameterError where weights were trained with another activation than the model computes.
+    """Raise ParameterError if weights were trained with another activation than the model's.
 
-    OpenAI's and some others' have QuickGELU; with GELU in its place they load, and are silently worse.
+    OpenAI's and some others' use QuickGELU; with GELU instead they load, but are silently worse.
     """
     described = open_clip.get_pretrained_cfg(name, tag)
     if not described:
-        return  # open_clip says which tags there are
+        return  # unknown tag: open_clip's own error lists the known ones
     trained, computed = (bool(one.get("quick_gelu")) for one in (described, open_clip.get_model_config(name)))
     if trained != computed:
         other = f"{name}-quickgelu" if trained else name.removesuffix("-quickgelu")
@@ -31,9 +31,9 @@ def check_activation(open_clip: Any, name: str, tag: str) -> None:
 
 
 def go_offline_without_network() -> None:
-    """Where the hub cannot be reached, take weights from its cache or fail at once, in place of trying for a minute."""
+    """If the hub cannot be reached, use its cache or fail at once, instead of retrying for a minute."""
     hub = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if urllib.request.getproxies():  # which may reach what we cannot
+    if urllib.request.getproxies():  # a proxy may reach it
         return
     try:
         socket.create_connection((hub.hostname or "", hub.port or 443), _PATIENCE).close()

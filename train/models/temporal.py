@@ -1,4 +1,4 @@
-"""DFER-CLIP's temporal net, whose class token collects the video; and all temporal parts as plain values."""
+"""DFER-CLIP's temporal net, whose class token summarises the video; and the configuration of all temporal parts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HEADS, HEAD_WIDTH, MLP_WIDTH = 8, 64, 1024  # as published, whatever D is
 
 
 class TemporalNet(nn.Module):
-    """A class token before T frame features, positional embedding [1,T+1,D], layers; its last state is the video's.
+    """Transformer on a class token and T frame features, positional embedding [1,T+1,D]; returns the token's state.
 
-    Maps [N,T,D] to [N,D]. As in DFER-CLIP's published code: frame features enter as the image encoder gives them, not
-    normalised; queries, keys and values have no bias; GELU is the tanh approximation; no dropout and no final norm.
+    Maps [N,T,D] to [N,D]. As in DFER-CLIP's published code: the image encoder's features are not normalised; queries,
+    keys and values have no bias; GELU is the tanh approximation; no dropout and no final norm.
     """
 
     def __init__(self, window: int, width: int, layers: int = 1) -> None:
@@ -33,12 +33,12 @@ class TemporalNet(nn.Module):
         *inner, last = self.layers
         for layer in inner:
             x = layer(x)
-        video: Tensor = last(x, wanted=1)[:, 0]  # nothing else is read
+        video: Tensor = last(x, wanted=1)[:, 0]  # only the class token is needed
         return video
 
 
 def temporal_config(part: nn.Module) -> dict[str, Any]:
-    """Plain values from which `build_temporal` rebuilds a temporal part. Raises TypeError for one that is not ours."""
+    """Return plain values from which `build_temporal` rebuilds a temporal part. Raises TypeError for other modules."""
     if isinstance(part, TemporalMean):
         return {"kind": "mean", "layers": 0}
     if isinstance(part, (Synchronizer, TemporalNet)):
@@ -47,7 +47,7 @@ def temporal_config(part: nn.Module) -> dict[str, Any]:
 
 
 def build_temporal(config: dict[str, Any], window: int, width: int) -> nn.Module:
-    """The temporal part of `temporal_config`, with random weights. Raises KeyError or ValueError for other values."""
+    """Build the temporal part of `temporal_config`, with random weights. Raises KeyError or ValueError if invalid."""
     kind, layers = config["kind"], config["layers"]
     if kind == "mean":
         return TemporalMean()

@@ -1,4 +1,4 @@
-"""MAT, multi-dimensional alignment tokens: the text side of Align-DFER, learned and wordless."""
+"""MAT, multi-dimensional alignment tokens: Align-DFER's text side, learned tokens without words."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .clip import Clip
 
 
 class AlignmentTokens(nn.Module):
-    """One parameter [C,S,T_tok,E] in place of prompts: S sentences for each class, T_tok tokens each, no word.
+    """One parameter [C,S,T_tok,E] instead of prompts: S sentences per class of T_tok learned tokens each, no words.
 
     A sentence is SOS, its tokens, ".", EOS, with CLIP's own embeddings for the fixed ones. The text transformer is
-    causal, so the padding that CLIP puts behind EOS changes nothing and is not computed.
+    causal, so the padding after EOS has no effect and is not computed.
     Align-DFER, section on MAT; initialisation N(0, 0.02) is our choice.
 
-    Raises ParameterError when the sentence does not fit into CLIP's context.
+    Raises ParameterError if the sentence does not fit into CLIP's context.
     """
 
     def __init__(self, clip: Clip, classes: int, sentences: int, tokens: int) -> None:
@@ -29,7 +29,7 @@ class AlignmentTokens(nn.Module):
         self.fixed = clip.tokenize(["."])[:, :3]  # ids of SOS, period, EOS; CLIP's weights may still be loaded
 
     def forward(self, clip: Clip) -> Tensor:
-        """Sentence features float32 [C,S,D] from `clip`'s (frozen) text encoder; gradients reach the tokens only."""
+        """Return sentence features float32 [C,S,D] from `clip`'s frozen text encoder; only tokens get gradients."""
         classes, sentences, _, _ = self.tokens.shape
         flat = self.tokens.flatten(0, 1)
         fixed = clip.text.embed(self.fixed.to(flat.device)).expand(len(flat), -1, -1)
@@ -39,9 +39,9 @@ class AlignmentTokens(nn.Module):
 
 
 class WordedSentences(nn.Module):
-    """Features of worded descriptions [C,S,D] in place of tokens: what MAT is measured against.
+    """Features of worded descriptions [C,S,D] instead of tokens: the baseline for MAT.
 
-    A class with fewer than S descriptions repeats them in turn. They are kept as features, so a checkpoint needs
+    A class with fewer than S descriptions repeats them in turn. They are stored as features, so a checkpoint needs
     neither the words nor a tokenizer.
     """
 
@@ -52,7 +52,7 @@ class WordedSentences(nn.Module):
 
     @torch.no_grad()
     def read(self, clip: Clip, descriptions: list[tuple[str, ...]]) -> None:
-        """Take on the words of every class, in the classes' order. Raises DferError for more than S of a class."""
+        """Encode the descriptions of every class, in the classes' order. Raises DferError for more than S of one."""
         count = self.features.shape[1]
         for row, texts in enumerate(descriptions):
             if len(texts) > count:

@@ -1,1 +1,1 @@
-"""Faces cut out of films and photographs, as training reads them; copies found."""
+"""Preparation of training data: face crops from videos and photographs, and detection of copies."""

@@ -1,4 +1,4 @@
-"""Photographs that are the same: exact and near copies, mirrored ones too, among thousands of aligned faces."""
+"""Find exact, near and mirrored copies among thousands of aligned photographs."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 ALIKE = 0.95
-"""Correlation from which on two faces are one photograph. Of 1,500 aligned web photographs, all pairs above were by eye
-(other crops, watermarks, compression); different people reach 0.93."""
+"""Minimum correlation of two copies of one photograph. Among 1,500 aligned web photographs, all pairs above were copies
+when checked by eye (other crops, watermarks, compression); different people reach 0.93."""
 
 _SIDE = 32  # pixels of the grey versions that are compared
 _ROWS = 2048  # compared with all others at a time
 
 
 def find_copies(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
-    """For each aligned crop, uint8 [H,W] or [H,W,3], the first that it is a copy of, itself where there is none.
-
-    Copies of copies are copies.
+    """Return, for each aligned crop, uint8 [H,W] or [H,W,3], the index of the first crop that it is a copy of, or its
+    own. Copies of copies are copies.
     """
     plain, mirrored = _signatures(crops, mirror=False), _signatures(crops, mirror=True)
     first = np.arange(len(crops))
@@ -32,7 +31,7 @@ def find_copies(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.int64]:
 
 
 def _signatures(crops: Sequence[NDArray[np.uint8]], mirror: bool) -> NDArray[np.float32]:
-    """Small grey versions, mean removed, of length 1: float32 [N, _SIDE²], so that products are correlations."""
+    """Return small grey versions, mean-free and L2-normalised, float32 [N, _SIDE²]: dot products are correlations."""
     small = np.empty((len(crops), _SIDE * _SIDE), np.float32)
     for index, crop in enumerate(crops):
         grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY) if crop.ndim == 3 else crop

@@ -1,7 +1,7 @@
-"""From films to what training reads: the main face of every clip, aligned as the runtime aligns it, as JPEGs.
+"""Cut the main face out of every clip, aligned as the runtime aligns it, and write it as JPEGs for training.
 
-A clip is finished when its folder has its name: it is written aside first and renamed when complete, so a run that was
-stopped goes on where it ended.
+A clip's folder is written under another name and renamed when complete, so an interrupted run resumes where it
+stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .processes import run_in_processes
 
 REPORT = "report.csv"
 _ASIDE = ".partial"
-_FRAME_RATE = 25.0  # frames of a folder to the second; only tracking asks
+_FRAME_RATE = 25.0  # assumed frames per second of a folder, used by tracking only
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 _COLUMNS = ("clip", "frames", "faces", "share", "state")
 
@@ -40,9 +40,9 @@ _COLUMNS = ("clip", "frames", "faces", "share", "state")
 class Film:
     """A clip to prepare.
 
-    path: of the video or the folder of frames. name: the same, relative, "/" between folders.
-    folder: where its faces go, relative: the name without a video's suffix.
-    rate: frames per second of a folder of frames, where it tells them (`folder_rate`).
+    path: of the video or the folder of frames. name: its relative path, with "/" as separator.
+    folder: relative path for its faces: the name without a video's suffix.
+    rate: frames per second of a folder of frames, if known (`folder_rate`).
     """
 
     path: Path
@@ -53,9 +53,9 @@ class Film:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a clip: frames read, frames with the main face, and "ok", "turned", "no-face" or "unreadable".
+    """Result of a clip: frames read, frames with the main face, and "ok", "turned", "no-face" or "unreadable".
 
-    turned: cut as it is, but its faces do not stand upright.
+    turned: the faces were cut, but are not upright.
     """
 
     clip: str
@@ -64,15 +64,15 @@ class Outcome:
     state: str
 
     def row(self) -> tuple[str, int, int, str, str]:
-        """As in the report; share is faces in frames."""
+        """Return the row of the report; share is faces / frames."""
         return self.clip, self.frames, self.faces, f"{self.faces / max(self.frames, 1):.3f}", self.state
 
 
 def find_films(videos: Path, out: Path) -> list[Film]:
-    """All videos and folders of frames below `videos` but not in `out`, by name.
+    """Return all videos and folders of frames below `videos` but not in `out`, sorted by name.
 
-    A folder that holds a video is not a folder of frames, whatever pictures lie beside it.
-    Raises DferError when there are none, when two would be written to the same place or one within another, when `out`
+    A folder that holds a video is not a folder of frames, even if it holds pictures too.
+    Raises DferError if there are none, if two would be written to the same place or one inside another, if `out`
     is `videos`, for a folder that cannot be read, and as `folder_rate` does.
     """
     if not videos.is_dir():
@@ -97,11 +97,11 @@ def find_films(videos: Path, out: Path) -> list[Film]:
 def prepare(
     videos: Path, out: Path, size: int = 128, workers: int = 1, progress: Callable[[int, int], object] = lambda *_: None
 ) -> list[Outcome]:
-    """Cut the faces of all clips below `videos` and write them to `out`, size×size, and the report; sorted by name.
+    """Cut the faces of all clips below `videos`, write them to `out`, size×size, with a report; return results by name.
 
-    workers: processes; 1 works here. progress: called with the clips done and all clips, first with those that an
-    earlier run finished. All but those that are "ok" are tried again by every run.
-    Raises DferError when there are no clips, `out` cannot be written or holds crops of another size or folders that no
+    workers: number of processes; 1 works in this one. progress: called with the clips done and all clips, first with
+    those that an earlier run finished. Clips that are not "ok" are tried again by every run.
+    Raises DferError if there are no clips, `out` cannot be written or holds crops of another size or folders that no
     run wrote, or a process dies.
     """
     films = find_films(videos, out)
@@ -130,10 +130,10 @@ def prepare(
 
 
 def prepare_film(film: Film, out: Path, size: int) -> Outcome:
-    """Cut the main face out of one clip and write it as OUT/<folder>/00000.jpg, 00001.jpg, …; frames without are left.
+    """Cut the main face out of one clip and write it as OUT/<folder>/00000.jpg, 00001.jpg, …; skip frames without it.
 
-    Frames per second, where known, go beside them to rate.txt. Nothing is written for a clip that cannot be read or
-    shows no face.
+    Frames per second, if known, are written to rate.txt beside them. Nothing is written for a clip that cannot be read
+    or shows no face.
     """
     detector, vote = own_detector(), OrientationVote()
     try:
@@ -163,9 +163,9 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
 def follow_main_face(
     source: Source, detector: FaceDetector, vote: OrientationVote
 ) -> tuple[int, dict[int, NDArray[np.float32]]]:
-    """The number of frames, and where the main face is: landmarks [5,2] by frame index. Faces vote which way is up.
+    """Return the number of frames, and the main face's landmarks [5,2] by frame index. All faces are added to `vote`.
 
-    The main face is the one that is seen longest and largest: of all tracks the one whose face sizes add up to most.
+    The main face is that of the track with the largest sum of face sizes over time.
     """
     tracker = Tracker()
     seen: dict[int, dict[int, NDArray[np.float32]]] = defaultdict(dict)
@@ -184,17 +184,17 @@ def follow_main_face(
 
 @functools.cache
 def own_detector() -> FaceDetector:
-    """This process's."""
+    """Return this process's detector."""
     return FaceDetector()
 
 
 def jpeg(crop: NDArray[np.uint8]) -> bytes:
-    """A crop as it is kept."""
+    """Encode a crop as JPEG."""
     return cv2.imencode(".jpg", cv2.cvtColor(crop, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
 
 
 def _check_apart(films: Sequence[Film]) -> None:
-    """Raise DferError when two clips would share a folder, or one would lie within another's."""
+    """Raise DferError if two clips would share a folder, or one would be inside another's."""
     owners: dict[str, Film] = {}
     for film in films:
         first = owners.setdefault(film.folder, film)
@@ -207,10 +207,10 @@ def _check_apart(films: Sequence[Film]) -> None:
 
 
 def _finished(films: Sequence[Film], out: Path) -> list[Outcome]:
-    """Outcomes of the clips that an earlier run finished, from its report."""
+    """Read the outcomes of the clips that an earlier run finished from its report."""
     if not (out / REPORT).is_file():
         for folder in (out / film.folder for film in films):
-            if folder.exists():  # perhaps the user's own: every run of ours writes the report first
+            if folder.exists():  # perhaps the user's own: dfer-prepare writes the report first
                 raise DferError(f"{folder} exists but {out} has no {REPORT} of dfer-prepare; name another folder")
         return []
     with (out / REPORT).open(newline="", encoding="utf-8") as report:
@@ -226,7 +226,7 @@ def _finished(films: Sequence[Film], out: Path) -> list[Outcome]:
 
 
 def check_size(crops: Iterable[Path], out: Path, size: int) -> None:
-    """Raise ParameterError when the first of the crops that an earlier run left in `out` has another size."""
+    """Raise ParameterError if the first existing one of an earlier run's `crops` has another size."""
     first = next((crop for crop in crops if crop.is_file()), None)
     found = None if first is None else read_image(first)
     if found is not None and len(found) != size:

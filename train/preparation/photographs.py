@@ -1,6 +1,6 @@
-"""From photographs to what training reads: the face of each, aligned as the runtime aligns it, and one table of all.
+"""Cut the face out of each photograph, aligned as the runtime aligns it, and list all in one table for training.
 
-A photograph is finished when its crop has its name, so a run that was stopped goes on where it ended.
+A crop gets its name only when it is complete, so an interrupted run resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ REPORT, COPIES = "report.csv", "copies.csv"
 KEPT = ("ok", "turned")
 State = Literal["ok", "turned", "no-face", "unreadable", "copy"]
 
-_SMALL = 160  # pixels of the shorter side below which a picture is enlarged for the detector
-_ENLARGED = 192  # pixels that it is then
-_BORDER = 1 / 3  # of the side, replicated around faces that fill their picture: detectors want to see more
+_SMALL = 160  # pictures with a shorter side below this, in pixels, are enlarged for the detector
+_ENLARGED = 192  # approximate shorter side after that, pixels
+_BORDER = 1 / 3  # of the side, replicated around faces that fill their picture: the detector needs some margin
 _VALIDATION = 0.1  # share of the photographs without a split that goes to "val"
-_CHUNK = 16  # photographs that a worker takes at a time
+_CHUNK = 16  # photographs per task of a worker
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """path: of the picture. name: of its crop, relative, "/" between folders. cells: its row in the table."""
+    """path: of the picture. name: relative path of its crop, with "/" as separator. cells: its row in the table."""
 
     path: Path
     name: str
@@ -49,9 +49,9 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of each photograph, by name, and how the splits were made: "given", "person" or "image".
+    """The state of each photograph, by name, and how the splits were made: "given", "person" or "image".
 
-    Those that are "turned" are kept, but their faces do not stand upright.
+    Photographs that are "turned" are kept, but their faces are not upright.
     """
 
     states: dict[str, State]
@@ -62,12 +62,12 @@ class Prepared:
 
 
 def find_photographs(place: Path, out: Path) -> list[Photograph]:
-    """The photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, as FER2013 and RAF-DB come.
+    """Return the photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, like FER2013 and RAF-DB.
 
-    A table is a CSV with a column `image` and `label`, or a column of votes or shares for each class; others (`person`,
-    `split`) are kept. What lies in `out`, where crops are written, is none of them.
-    Raises DferError for a place without photographs, for bad tables, for two photographs whose crops would have one
-    name, and when `out` would replace what it is made from.
+    A table is a CSV with the columns `image` and `label`, or a column of votes or shares for each class; other columns
+    (`person`, `split`) are kept. Files in `out`, where crops are written, are ignored.
+    Raises DferError for a place without photographs, for bad tables, for two photographs whose crops would have the
+    same name, and if `out` would overwrite the input.
     """
     if place.resolve() in (out.resolve(), (out / TABLE).resolve()):
         raise DferError(f"{out}: faces must not go where {place} lies; name another folder")
@@ -100,9 +100,9 @@ def prepare_photographs(
     """Write crops, size×size, to OUT/images, the table OUT/labels.csv, and reports of what was left out.
 
     Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
-    different splits that of the training split goes. Photographs without a split get one: 10 % are "val", people
-    together where the table names them.
-    progress: called with the photographs done and all. Raises DferError as `find_photographs` does, and when OUT cannot
+    different splits, the training one is dropped. Photographs without a split get one: 10 % are "val", with each
+    person's together if the table names people.
+    progress: called with the photographs done and all. Raises DferError as `find_photographs` does, and if OUT cannot
     be written or holds crops of another size.
     """
     photographs = find_photographs(place, out)
@@ -133,12 +133,12 @@ def prepare_photographs(
 def cut_face(
     image: NDArray[np.uint8], detector: FaceDetector, size: int, vote: OrientationVote | None = None
 ) -> NDArray[np.uint8] | None:
-    """The face of a photograph, RGB [H,W,3], as an aligned crop [size,size,3]; None where the detector finds none.
+    """Return the face of a photograph, RGB [H,W,3], as an aligned crop [size,size,3]; None if none is found.
 
-    vote: hears of the face, to say which way up it is.
+    vote: gets the face, to decide which way up it is.
 
-    Of several faces the one that is large and near the middle. Small pictures, and those that a face fills so that none
-    is found, are looked at again, enlarged and with their border replicated.
+    Of several faces, a large one near the middle is taken. Small pictures, and those in which no face is found, perhaps
+    because it fills the picture, are searched enlarged and with a replicated border.
     """
     side = min(image.shape[:2])
     pictures = [_widen(image)] if side < _SMALL else [image, _widen(image)]
@@ -169,7 +169,7 @@ def _prominence(face: Face, shape: tuple[int, ...]) -> float:
 
 
 def _cut_all(photographs: Sequence[Photograph], out: Path, size: int, workers: int) -> Iterator[tuple[str, State]]:
-    """In any order; those that an earlier run cut, and found upright, come first."""
+    """Yield name and state of each, in any order; first those that an earlier run cut and found upright."""
     todo: list[Photograph] = []
     for one in photographs:
         if (out / one.name).is_file() and not _mark(out / one.name).exists():
@@ -190,7 +190,7 @@ def _cut(photograph: Photograph, out: Path, size: int) -> State:
         return "no-face"
     target.parent.mkdir(parents=True, exist_ok=True)
     if vote.degrees:
-        mark.touch()  # first, so that a run that ends here looks again
+        mark.touch()  # first, so that if this run is interrupted, the next one cuts it again
     with atomic_write(target) as aside:
         aside.write_bytes(jpeg(crop))
     if vote.degrees:
@@ -200,12 +200,12 @@ def _cut(photograph: Photograph, out: Path, size: int) -> State:
 
 
 def _mark(target: Path) -> Path:
-    """The file beside a crop whose face does not stand upright, by which the next run knows it."""
+    """Return the path of the file that marks a crop as not upright for later runs."""
     return target.with_suffix(".turned")
 
 
 def _drop_copies(kept: Sequence[Photograph], folder: Path) -> list[tuple[Photograph, Photograph]]:
-    """Of photographs that are one: (those to leave out, the one that stays). A test picture outlives a training one."""
+    """Return pairs (copy to leave out, photograph to keep). A test picture is kept rather than a training one."""
     rank = {split: place for place, split in enumerate(("test", "val", "train"))}
     order = sorted(kept, key=lambda one: rank.get(one.cells["split"], len(rank)))
     crops = [np.asarray(cv2.imread(str(folder / one.name), cv2.IMREAD_GRAYSCALE), np.uint8) for one in order]
@@ -213,7 +213,7 @@ def _drop_copies(kept: Sequence[Photograph], folder: Path) -> list[tuple[Photogr
 
 
 def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "image"]:
-    """Fill in splits that are missing."""
+    """Fill in missing splits; return how."""
     bare = [one for one in kept if not one.cells.get("split")]
     people = {one.cells.get("person", "") for one in bare} - {""}
     units = sorted({one.cells.get("person") or one.name for one in bare})
@@ -239,7 +239,7 @@ def _crop_name(name: str) -> str:
 
 
 def _cells_of(name: PurePosixPath) -> dict[str, str]:
-    """Label and split as the folders above a picture say."""
+    """Return label and split from the folders above a picture."""
     folders = list(name.parts[:-1])
     split = folders.pop(0) if folders and folders[0] in SPLITS else ""
     if not folders:

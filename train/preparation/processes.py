@@ -1,4 +1,4 @@
-"""Work in several processes."""
+"""Run work in several processes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ R = TypeVar("R")
 
 
 def run_in_processes(work: Callable[[T], R], items: Sequence[T], workers: int, chunk: int | None = None) -> Iterator[R]:
-    """What `work` makes of each item, by as many processes; with one worker, or little to do, here.
+    """Yield `work(item)` for each item, computed by `workers` processes, or in this one if one is enough.
 
-    chunk: items that a process takes at a time, results coming in order; None for one, results coming as they end.
-    Raises ParameterError where a process dies.
+    chunk: items per task, with results in order; None: one item per task, with results as they finish.
+    Raises ParameterError if a process dies.
     """
     processes = min(workers, -(-len(items) // (chunk or 1)))
     if processes <= 1:
