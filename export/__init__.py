@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: graphs that agree with PyTorch, in FP32, FP16, BF16 and INT8, and engines.
+"""Export of a checkpoint to a bundle: graphs in FP32, FP16, BF16 and INT8 that agree with PyTorch, and engines.
 
     from pathlib import Path
     from dfer.export import ExportOptions, export_checkpoint
@@ -8,7 +8,7 @@
     result.parity["int8"].cosine                # lowest feature cosine against PyTorch, on held-out faces
     result.bundle.manifest.recommended["cpu"]   # the fastest precision that passes its gate
 
-Names are loaded when first used, so that importing this package costs nothing.
+Names are loaded on first use, so that importing this package is cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Calibration faces wherever they are: in files, as `calibration` reads them, or in a training data set."""
+"""Read calibration faces from files, with `calibration`, or from a training data set."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..train.data.augmentation import plain_view
 from ..train.data.choice import DataChoice
 
 FRAMES = 4
-"""Frames taken of each clip of a data set: its others are much like them, those of other clips are not."""
+"""Frames taken from each clip of a data set; frames of one clip are much alike, so few are enough."""
 
 
 def read_faces(faces: Path | DataChoice, size: int, minimum: int, report: Report) -> tuple[FaceClips, FaceClips]:
-    """Calibration faces and held-out faces, as crops of `size` pixels.
+    """Return calibration faces and held-out faces, as crops of `size` pixels.
 
-    faces: a folder or CSV, which `load_faces` reads, or a data set: its training clips are for calibration, its test
-        clips, with their labels, are held out; of either, at most `MAXIMUM` frames, evenly spread over the clips.
+    faces: a folder or CSV for `load_faces`, or a data set: its training clips are for calibration, its test
+        clips, with their labels, are held out; at most `MAXIMUM` frames of each, evenly spread over the clips.
     Raises what `load_faces` raises, and DferError for a data set that cannot be read.
     """
     if isinstance(faces, Path):

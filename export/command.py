@@ -255,7 +255,7 @@ def _write_repository(bundle: Bundle, repository: Path, precision: str, tensorrt
 
 
 def _faces(faces: str | None, root: Path | None, fold: int, lists: Path | None) -> Path | DataChoice | None:
-    """The faces that --calib and the options beside it name. A folder with a data set's name is written ./dfew."""
+    """Return the faces of --calib and its related options. A folder named like a data set must be given as ./dfew."""
     if faces in DATA_SETS:
         if root is None:
             raise DferError(f"--calib {faces} needs --root, the folder of its clips")
@@ -273,7 +273,7 @@ def _faces(faces: str | None, root: Path | None, fold: int, lists: Path | None) 
 
 
 def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[str]) -> None:
-    """Build engines of every graph that TensorRT reads, and print a table of them."""
+    """Build engines of every graph for TensorRT, and print a table of them."""
     from rich.table import Table
 
     from ..runtime.engines.store import EngineStore
@@ -282,7 +282,7 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
         {
             name
             for precision, entry in bundle.manifest.precisions.items()
-            if precision != "bf16"  # a way to run the FP32 graph
+            if precision != "bf16"  # it runs the FP32 graph
             and "default" in entry["files"]["encoder"]  # not for ONNX Runtime's CPU provider alone
             for name in bundle.manifest.graphs(precision, "")
         }
@@ -311,7 +311,7 @@ def _build_engines(console: Console, bundle: Bundle, engine: str, targets: list[
 
 
 def _print(console: Console, result: ExportResult, gate: str) -> None:
-    """Tables of parity, sensitivity to INT8 and latency, the warnings, and what to do next."""
+    """Print tables of parity, INT8 sensitivity and latency, the warnings, and what to do next."""
     from ..train.epoch_log import tell_warning
     from .latency import slower
 

@@ -1,4 +1,4 @@
-"""Which layers of a graph add most to its difference from the PyTorch model."""
+"""Find the layers of a graph that add most to its difference from the PyTorch model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .graphs import TracedEncoder
 _FRAMES = 4
 
 _COMPARED = ("Conv", "Gemm", "MatMul", "Add")
-"""Operators whose outputs every conversion keeps; smoothing changes those of LayerNorms."""
+"""Operators whose outputs no conversion changes; smoothing changes those of LayerNorms."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Deviation:
 
 
 def find_deviations(traced: TracedEncoder, encoder: bytes, frames: NDArray[np.uint8]) -> list[Deviation]:
-    """The layers of an encoder graph that deviate from the model as it was traced, worst first.
+    """Return the layers of an encoder graph that deviate from the traced model, worst first.
 
-    Both run on `_FRAMES` of the crops uint8 [N,H,W,3], spread evenly, and all tensors that both have are compared.
-    Raises DferError when the graph does not run.
+    Both run on `_FRAMES` of the crops uint8 [N,H,W,3], spread evenly, and outputs of `_COMPARED` in both are compared.
+    Raises DferError if the graph does not run.
     """
     frames = frames[spread(len(frames), _FRAMES)]
     structure, wanted = Graph(traced.onnx), _run_torch(traced.program, frames)
@@ -57,11 +57,11 @@ def find_deviations(traced: TracedEncoder, encoder: bytes, frames: NDArray[np.ui
 
 
 def describe_deviations(traced: TracedEncoder, encoder: bytes, frames: NDArray[np.uint8]) -> str:
-    """ "; the layers that deviate most are …", for an error message; empty where they cannot be found."""
+    """Return "; the layers that deviate most are …" for an error message; empty if they cannot be found."""
     try:
         worst = find_deviations(traced, encoder, frames)[:3]
     except DferError:
-        return ""  # of a graph with all of its tensors as outputs; as it is, it ran
+        return ""  # the graph itself ran, but not with all of its tensors as outputs
     named = ", ".join(f"{deviation.layer} (relative error +{deviation.error:.2g})" for deviation in worst)
     return f"; the layers that deviate most are {named}" if named else ""
 
@@ -74,7 +74,7 @@ def _relative_error(wanted: Array, found: Array) -> float:
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a traced model and keeps every tensor it computes, by name."""
+    """Runs a traced model and records every float32 tensor it computes, by name."""
 
     def __init__(self, module: torch.fx.GraphModule) -> None:
         super().__init__(module)
@@ -88,7 +88,7 @@ class _Recorder(torch.fx.Interpreter):
 
 
 def _run_torch(program: Any, frames: NDArray[np.uint8]) -> dict[str, Array]:
-    """The values that PyTorch computes for every tensor of an ExportedProgram, by name."""
+    """Return PyTorch's values of all float32 tensors of an ExportedProgram, by name."""
     recorder = _Recorder(program.module())
     with torch.inference_mode():
         recorder.run(torch.from_numpy(frames))
