@@ -17,7 +17,7 @@ from .graphs import TracedEncoder
 _FRAMES = 4
 
 _COMPARED = ("Conv", "Gemm", "MatMul", "Add")
-"""Operators whose outputs no conversion changes; smoothing changes those of LayerNorms."""
+"""Operators whose output tensors every conversion preserves; smoothing changes those of LayerNorms."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Engines built at export: for the GPU of this machine, or with TensorRT-RTX for others, with no GPU at all."""
+"""Build engines at export: for this machine's GPU, or with TensorRT-RTX for other GPUs, without needing one."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ..runtime.bundle import Bundle
 
 CHOICES = ("auto", *PRODUCTS, "none")
-"""Which engines to build."""
+"""The engines that can be chosen."""
 
 
 @dataclass(frozen=True)
 class EngineBuild:
     """One engine of a bundle: its graph, TensorRT product, GPU target and size in bytes.
 
-    seconds: building took; None when it was there already. refused: why there is none, with "auto".
+    seconds: build time; None if it was built before. refused: with "auto", why it could not be built.
     """
 
     graph: str
@@ -36,7 +36,7 @@ class EngineBuild:
 
 
 def check_engines(engine: str, targets: Sequence[str]) -> list[str]:
-    """`targets` in lower case; raises what `build_engines` raises for a choice that no bundle could make work here."""
+    """Return `targets` in lower case; raise what `build_engines` raises for a choice that works for no bundle."""
     if engine not in CHOICES:
         raise ParameterError("engine", f"{engine!r} is none of {', '.join(CHOICES)}")
     wanted = [check_target(target) for target in targets]
@@ -57,19 +57,19 @@ def build_engines(
     report: Report = lambda _: None,
     progress: Progress = lambda *_: None,
 ) -> list[EngineBuild]:
-    """Build engines of `graphs`, ONNX files of the bundle that TensorRT reads, into this user's cache; a row for each.
+    """Build engines of `graphs`, ONNX files of the bundle, into this user's cache; return a row for each.
 
-    engine: one of CHOICES. A named product must be installed and build every graph; "auto" takes those that are
-        installed, and the row tells where one does not build; "none" does nothing.
+    engine: one of CHOICES. A named product must be installed and build every graph; "auto" uses all installed
+        products, and reports failures in the rows; "none" does nothing.
     targets: compute capabilities for TensorRT-RTX ("sm86"), no GPU needed; empty for the GPU of this machine.
-    Raises ParameterError for an unknown engine, or targets with one that builds for none of them; DferError for an
-    unknown target, and a named product that is absent or does not build.
+    Raises ParameterError for an unknown engine, or targets with an engine that cannot build for them; DferError for an
+    unknown target, and a named product that is not installed or fails to build.
     """
     wanted = check_engines(engine, targets)
     if engine == "none":
         return []
     products = list(filter(is_installed, PRODUCTS)) if engine == "auto" else [engine]
-    if wanted:  # only TensorRT-RTX builds for what is not here
+    if wanted:  # only TensorRT-RTX builds for other GPUs
         products = ["tensorrt-rtx"]
     rows = []
     for product in products:

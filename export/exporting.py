@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle."""
+"""Export a checkpoint to a bundle."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ INT8_HEADS = {"cpu": "head.int8.cpu.onnx", "openvino": "head.int8.onnx"}
 
 @dataclass(frozen=True)
 class ExportResult:
-    """A bundle that was written, and what was measured.
+    """An exported bundle and its measurements.
 
-    parity: by precision, on the CPU (BF16: by OpenVINO).
-    measurements: by provider and precision; empty when there is FP32 alone.
+    parity: by precision, on the CPU (BF16: with OpenVINO).
+    measurements: by provider and precision; empty if only FP32 was exported.
     int8: how the INT8 encoder was made.
-    warnings: what makes the graphs slower than they could be, a line each; they are right all the same.
+    warnings: a line for each reason why the graphs, though correct, are slower than they could be.
     """
 
     bundle: Bundle
@@ -69,11 +69,11 @@ def export_checkpoint(
 ) -> ExportResult:
     """Write the bundle of a checkpoint to the folder `out`.
 
-    options: default is FP32 alone. report: called with a line of text at each step.
+    options: default is FP32 only. report: called with a line of text at each step.
     published_by: name of the method whose authors published the checkpoint; None for one of dfer-train.
     described: JSON of other classes (see `Method.describe_classes`), for which the temperature is not calibrated.
-    Raises DferError for a bad checkpoint, faces that do not serve, a graph that does not agree with PyTorch, or a place
-    that cannot be written; an existing bundle then stays as it was.
+    Raises DferError for a bad checkpoint, unusable faces, a graph that does not agree with PyTorch, or an `out` that
+    cannot be written; an existing bundle is then left unchanged.
     """
     report(f"reading {checkpoint}")
     load = method_class(published_by).load_published if published_by else load_checkpoint
@@ -93,12 +93,12 @@ def export_checkpoint(
 def describe_bundle(
     bundle: Bundle, checkpoint: Path | None, described: Path, out: Path, report: Report = lambda _: None
 ) -> Bundle:
-    """Write a bundle with other classes to `out`: the encoders of `bundle`, and a head with a class matrix of its own.
+    """Write a bundle with other classes to `out`: the encoders of `bundle`, and a new head and class matrix.
 
-    checkpoint: that the bundle was exported from, whose text side reads `described`, a JSON of class → texts; None for
-    the one beside it (`checkpoint_of`).
-    The encoders' agreement with PyTorch stays true; what was measured of the old classes is left out of the manifest.
-    Raises DferError for another checkpoint, a method that learned its text class by class, and a head that does not
+    checkpoint: the one that the bundle was exported from, whose text side encodes `described`, a JSON of class → texts;
+    None for the one beside it (`checkpoint_of`).
+    The encoders' parity remains valid; figures that depend on the old classes are left out of the manifest.
+    Raises DferError for another checkpoint, a method with a learned text per class, and a head that does not
     agree with PyTorch.
     """
     checkpoint, manifest = checkpoint_of(bundle, checkpoint), bundle.manifest
@@ -139,7 +139,7 @@ def describe_bundle(
 
 
 def _without_classes(found: Any) -> Any:
-    """Of a precision's entry in a manifest what depends on no class, so no INT8 heads."""
+    """Return the parts of a precision's manifest entry that do not depend on the classes, so without INT8 heads."""
     if not isinstance(found, Mapping):
         return found
     kept = ("cosine", "frames")
@@ -159,7 +159,7 @@ def export_method(
 ) -> ExportResult:
     """Write the bundle of a model in memory. See `export_checkpoint`.
 
-    provenance: plain values for the manifest, which say where the model comes from.
+    provenance: plain values for the manifest about the model's origin.
     """
     options = options or ExportOptions()
     if options.window is None:
@@ -186,9 +186,9 @@ def export_traced(
     options: ExportOptions,
     report: Report = lambda _: None,
 ) -> ExportResult:
-    """Write the bundle of a model that is traced already. See `export_method`.
+    """Write the bundle of a traced model. See `export_method`.
 
-    faces: for calibration and held out, as `read_faces` gives them; INT8 needs them.
+    faces: calibration and held-out faces from `read_faces`; required for INT8.
     """
     encoder = traced.encoder.onnx
     report("computing PyTorch's outputs")
@@ -212,7 +212,7 @@ def export_traced(
         cache = out.with_suffix(".ranges.json")
         int8 = _quantize(checker, traced, method.window, faces[0], cache, report, options.int8_for == "cpu")
         encoders["int8"] = dict(int8.graphs)
-    own_heads = {} if int8 is None else {"int8": int8.heads}  # of precisions that do not share the FP32 one
+    own_heads = {} if int8 is None else {"int8": int8.heads}  # for precisions that do not use the FP32 head
     measurements: dict[str, dict[str, Measurement]] = {}
     if len(encoders) > 1:
         for provider in present_providers():
@@ -268,12 +268,12 @@ def _quantize(
     report: Report,
     only_cpu: bool,
 ) -> Int8:
-    """The first INT8 encoder that passes on held-out faces; the CPU's variant, and heads, stay only if they pass too.
+    """Return the first INT8 encoder that passes on held-out faces; the CPU variant and heads only if they pass too.
 
-    only_cpu: leave nothing but that variant, which then has to pass.
+    only_cpu: return only the CPU variant, which then must pass.
     """
     gate = GATES[checker.gate if checker.gate in GATES else "default"]["int8"]
-    min_cosine = (1 + gate.min_cosine) / 2  # a margin, halfway to 1: held-out faces do worse than calibration faces
+    min_cosine = (1 + gate.min_cosine) / 2  # a margin, halfway to 1: cosines are lower on held-out faces
     int8 = None
     for int8 in quantizations(traced.encoder.onnx, traced.head, window, faces, min_cosine, cache, report):
         report(f"comparing int8 with PyTorch ({len(int8.floating)} of {int8.total} layers float)")
@@ -299,7 +299,7 @@ def _quantize(
 def _quantize_heads(
     checker: ParityChecker, head: bytes, window: int, faces: FaceClips, encoders: Mapping[str, bytes]
 ) -> dict[str, bytes]:
-    """INT8 heads, by provider, with which its INT8 encoder still passes."""
+    """Return the INT8 heads, by provider, that pass the gate with the provider's INT8 encoder."""
     encoder = next(iter(encoders.values()))
     features = np.concatenate([values["features"] for values in observe(encoder, faces.frames, ["features"])])
     passing = {}
@@ -311,7 +311,7 @@ def _quantize_heads(
 
 
 def _names(precision: str, families: Mapping[str, bytes]) -> dict[str, str]:
-    """The file of each graph of a precision, by provider."""
+    """Return the file name of each graph of a precision, by provider."""
     return {family: CPU_INT8 if family == "cpu" else ENCODERS[precision] for family in families}
 
 
@@ -322,7 +322,7 @@ def _describe(
     checker: ParityChecker,
     measurements: Mapping[str, Mapping[str, Measurement]],
 ) -> dict[str, object]:
-    """A precision's entry in the manifest."""
+    """Return a precision's entry in the manifest."""
     return {
         "files": {
             "encoder": _names(precision, families),

@@ -1,4 +1,4 @@
-"""FP16 by conversion of the graph: layers with weights in half precision, what half precision breaks in single."""
+"""FP16 by graph conversion: layers with weights in half precision, operators that half precision breaks in single."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from ..calibration.graphs import Graph, largest
 from ..runtime.errors import DferError
 
 RANGE_LIMIT = 1e4
-"""Largest |x| of any input or output of a node in half precision: a sixth of the type's, as a margin for new frames."""
+"""Largest |x| of any input or output of a node in half precision: a sixth of FP16's, as a margin for new frames."""
 RANGE_FRAMES = 64
-"""Frames on which ranges are measured, spread over all that are given."""
+"""Frames on which ranges are measured, spread evenly over all."""
 
 _OPERATORS = (
     "Add AveragePool BatchNormalization Concat Conv Gather Gelu Gemm GlobalAveragePool Identity LeakyRelu MatMul "
     "MaxPool Mul Neg Relu Reshape Sigmoid Slice Split Squeeze Sub Tanh Transpose Unsqueeze"
 )
 FP16_OPERATORS = frozenset(_OPERATORS.split())
-"""What may run in half precision; LayerNorm, Softmax, reductions, norms, divisions and the like never do."""
+"""Operators that may run in half precision; LayerNorm, Softmax, reductions, norms, divisions and the like never do."""
 
 _SUFFIX = {TensorProto.FLOAT16: "half", TensorProto.FLOAT: "single"}
 
 
 def to_half(graph: bytes, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """The encoder with its weights and most of its arithmetic in FP16; inputs and outputs keep their types.
+    """Convert an encoder's weights and most of its arithmetic to FP16; inputs and outputs keep their types.
 
     frames: crops uint8 [N,H,W,3] of real faces to measure ranges on. A node with an input or output above `RANGE_LIMIT`
-    stays in FP32, as do the normalisation of pixels and everything after the first L2-norm.
-    Raises DferError when the graph cannot be read or run, or no node can be in FP16.
+    stays in FP32, as do pixel normalisation and everything from the first L2-norm on.
+    Raises DferError if the graph cannot be read or run, or no node can be in FP16.
     """
     source = Graph(graph)
     ranges = largest(graph, frames[spread(len(frames), RANGE_FRAMES)])
-    kinds = dict.fromkeys(ranges, TensorProto.FLOAT)  # every float tensor, by the type it is to have
+    kinds = dict.fromkeys(ranges, TensorProto.FLOAT)  # every float tensor → its new type
     halved = {node.name for node in _fp16_nodes(source, ranges)}
     if not halved:
         raise DferError("fp16: no part of this encoder can run in half precision")
@@ -61,10 +61,10 @@ def to_half(graph: bytes, frames: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
 
 
 def _fp16_nodes(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
-    """The nodes to run in half precision, from the first layer with weights up to the L2-norm."""
+    """Yield the nodes to run in half precision, from the first layer with weights up to the L2-norm."""
     weighted = {layer.name for layer in graph.layers()}
-    reached: set[str] = set()  # tensors behind a layer with weights
-    finished: set[str] = set()  # tensors behind the L2-norm
+    reached: set[str] = set()  # tensors after a layer with weights
+    finished: set[str] = set()  # tensors after the L2-norm
     for node in graph.nodes:
         if node.op_type == "ReduceL2" or finished.intersection(node.input):
             finished.update(node.output)
@@ -81,7 +81,8 @@ def _fp16_nodes(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
 
 
 def _scales(graph: Graph, node: Any) -> bool:
-    """Multiplies by one constant number, as attention does. (In half precision, ONNX Runtime 1.31 crashes on it.)"""
+    """Return whether a node multiplies by a constant scalar, as attention does. ONNX Runtime 1.31 crashes on it in
+    half precision."""
     constants = [graph.constants[name] for name in node.input if name in graph.constants]
     return node.op_type == "Mul" and any(np.prod(tensor.dims) == 1 for tensor in constants)
 
@@ -90,7 +91,7 @@ def _in_range(graph: Graph, name: str, ranges: Mapping[str, float]) -> bool:
     if name in graph.constants:
         constant = graph.constants[name]
         return constant.data_type != TensorProto.FLOAT or not np.any(np.abs(graph.constant(name)) > RANGE_LIMIT)
-    return ranges.get(name, 0.0) <= RANGE_LIMIT  # written so that NaN is not
+    return ranges.get(name, 0.0) <= RANGE_LIMIT  # false for NaN
 
 
 def _half_constant(graph: Graph, name: str) -> str:
@@ -101,7 +102,7 @@ def _half_constant(graph: Graph, name: str) -> str:
 
 
 def _cast(nodes: list[Any], casts: dict[tuple[str, int], str], name: str, kind: int) -> str:
-    """The tensor in another type; one Cast serves all its readers."""
+    """Return the name of the tensor cast to `kind`; all its readers share one Cast."""
     if (name, kind) not in casts:
         casts[name, kind] = f"{name}.{_SUFFIX[kind]}"
         nodes.append(helper.make_node("Cast", [name], [casts[name, kind]], name=f"{name}/to_{_SUFFIX[kind]}", to=kind))

@@ -1,7 +1,7 @@
-"""Modules that compute the same as a model's own with fewer operators, put in their place while a graph is traced.
+"""Equivalent modules with fewer operators, which replace a model's own while a graph is traced.
 
-The model's own are found by open_clip's names. Where these change, nothing is replaced: the graph stays right but is
-slower, and `missed_rewrites` tells.
+The model's modules are found by open_clip's names. If these change, nothing is replaced: the graph stays correct but is
+slower, and `missed_rewrites` reports it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ..train.models.clip import load_timm
 from ..train.models.temporal import TemporalNet
 
 _GREY = 128.0
-"""In the middle of a pixel's range: what is left of it is exact in every precision, 8 bits included."""
+"""The middle of a pixel's range: differences from it are exact in every precision, 8 bits included."""
 
 
 class Pixels(nn.Module):
-    """uint8 [N,H,W,3] → float32 [N,3,S,S], as the image encoder was trained to read them."""
+    """uint8 [N,H,W,3] → float32 [N,3,S,S], with the image encoder's preprocessing."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -38,17 +38,17 @@ class Pixels(nn.Module):
 
 
 class CentredPixels(Pixels):
-    """The same without scale and offset per channel, which are in the weights of `PatchProduct`."""
+    """`Pixels` without scale and offset per channel, which are in the weights of `PatchProduct`."""
 
     def forward(self, frames: Tensor) -> Tensor:
         return lay_out(frames.to(torch.float32) - _GREY, self.preprocessing)
 
 
 class PatchProduct(nn.Module):
-    """A vision transformer's patch embedding, of `CentredPixels`: [N,3,S,S] → [N,width,patches].
+    """A vision transformer's patch embedding of `CentredPixels`: [N,3,S,S] → [N,width,patches].
 
-    Patches do not overlap: their convolution is a product of each patch with a matrix, for which every backend has its
-    fastest kernels, INT8 ones included.
+    Patches do not overlap, so the convolution is a product of each patch with a matrix, for which every backend has its
+    fastest kernels, INT8 included.
     """
 
     def __init__(self, original: nn.Conv2d, preprocessing: Preprocessing) -> None:
@@ -59,7 +59,7 @@ class PatchProduct(nn.Module):
             torch.tensor(values).double().view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std)
         )
         offset = (weight * (_GREY / 255 - mean) / std).sum(dim=(1, 2, 3))
-        matrix = (weight / (255 * std)).permute(0, 2, 3, 1).flatten(1)  # pixels of a patch lie row by row, RGB each
+        matrix = (weight / (255 * std)).permute(0, 2, 3, 1).flatten(1)  # a patch's pixels are row-major, RGB each
         self.product = linear(matrix.float(), offset.float())
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -72,9 +72,9 @@ class PatchProduct(nn.Module):
 class PlainAttention(nn.Module):
     """`nn.MultiheadAttention` on sequences [N,L,D] as a dozen operators, with the same weights.
 
-    PyTorch's own path moves the batch behind the tokens and back, copies five times per layer, and computes shapes at
-    run time; its fused path has no ONNX form at all. Queries, keys and values are three products: OpenVINO fuses no
-    scales into an INT8 product that is split afterwards.
+    PyTorch's own path transposes batch and tokens and back, copies five times per layer, and computes shapes at
+    run time; its fused path cannot be exported to ONNX. Queries, keys and values are three products, because OpenVINO
+    does not fuse scales into an INT8 product that is split afterwards.
     An adapter in series becomes part of the output projection.
     """
 
@@ -82,7 +82,7 @@ class PlainAttention(nn.Module):
         super().__init__()
         attention: Any = original.attention if isinstance(original, AdaptedAttention) else original
         self.original, self.heads = original, attention.num_heads
-        scales = (attention.head_dim**-0.5, 1.0, 1.0)  # of the scores: a factor of the queries
+        scales = (attention.head_dim**-0.5, 1.0, 1.0)  # the factor on scores is moved into the queries
         parts = zip(attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3), scales, strict=True)
         self.queries, self.keys, self.values = (linear(scale * weight, scale * bias) for weight, bias, scale in parts)
         self.out_proj: nn.Module = _merged(attention.out_proj)
@@ -100,10 +100,10 @@ class PlainAttention(nn.Module):
 
 
 class ClassTokenBlock(nn.Module):
-    """The last block of a vision transformer, [N,L,D] → [N,1,D], where only the class token, the first, is read.
+    """The last block of a vision transformer, [N,L,D] → [N,1,D], of which only the class token, the first, is used.
 
-    That token is the only query, and the only one in the MLP; the others are keys and values. The result is the same,
-    for 1/14 less work in a ViT of twelve blocks.
+    It is the only query and the only token in the MLP; the others are keys and values. The result is the same,
+    with 1/14 less work in a ViT of twelve blocks.
     """
 
     PARTS = ("ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2")
@@ -121,9 +121,9 @@ class ClassTokenBlock(nn.Module):
 
 
 class ConstantQueryNet(nn.Module):
-    """`TemporalNet` of one layer, [N,T,D] → [N,D], for a third of the arithmetic and less weight to read.
+    """`TemporalNet` of one layer, [N,T,D] → [N,D], with a third of the arithmetic and fewer weights.
 
-    The class token is the only query, and it is the same in every window. So keys are never needed: a head's scores are
+    The class token is the only query, and it is the same in every window. So keys are not needed: a head's scores are
     products of the states with one constant vector, and its values are one product of the states' weighted mean.
     """
 
@@ -152,12 +152,12 @@ class ConstantQueryNet(nn.Module):
 
 
 def _merged(layer: nn.Linear) -> nn.Linear:
-    """The layer with what is added to its weight, as by LoRA, in the weight."""
+    """Return the layer with parametrizations, such as LoRA, merged into its weight."""
     return linear(layer.weight, layer.bias) if parametrize.is_parametrized(layer) else layer
 
 
 def _join_branches(tower: nn.Module) -> nn.Module:
-    """A copy of one of timm's towers in which what learned in parallel, as in MobileOne, is one convolution."""
+    """Return a copy of a timm tower with its parallel branches, as in MobileOne, merged into one convolution."""
     load_timm()
     from timm.utils import reparameterize_model
 
@@ -167,7 +167,7 @@ def _join_branches(tower: nn.Module) -> nn.Module:
 
 @contextmanager
 def rewritten(graph: nn.Module) -> Iterator[None]:
-    """Within the context, the modules of this file are in the place of those they can replace."""
+    """Replace modules of `graph` by those of this file, where possible, within the context."""
     fastpath = torch.backends.mha.get_fastpath_enabled()
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
 
@@ -216,7 +216,7 @@ def _is_plain(attention: nn.MultiheadAttention) -> bool:
 
 
 def _reads_class_token(module: Any) -> bool:
-    """Whether this is open_clip's vision transformer, of CLIP's blocks, and reads its class token only."""
+    """Return whether this is open_clip's vision transformer with CLIP's blocks, and outputs only its class token."""
     reads_others = getattr(module, "attn_pool", None) is not None or getattr(module, "output_tokens", False)
     blocks = getattr(getattr(module, "transformer", None), "resblocks", None)
     if getattr(module, "pool_type", None) != "tok" or reads_others or not blocks:
@@ -229,7 +229,7 @@ def _reads_class_token(module: Any) -> bool:
 
 
 def _embeds_patches(module: Any, size: int) -> bool:
-    """Whether this is open_clip's vision transformer, and its patches cover images of this side without overlap."""
+    """Return whether this is open_clip's vision transformer with patches that tile images of this side exactly."""
     first = getattr(module, "conv1", None)
     if not hasattr(module, "class_embedding") or not isinstance(first, nn.Conv2d) or first.bias is not None:
         return False
@@ -238,10 +238,10 @@ def _embeds_patches(module: Any, size: int) -> bool:
 
 
 def missed_rewrites(graph: Any) -> list[str]:
-    """What `rewritten` could not replace in the encoder of a vision transformer, and what that costs; else nothing.
+    """Return what `rewritten` could not replace in a vision transformer, and the cost; empty for other encoders.
 
-    graph: ONNX GraphProto as PyTorch exports it. Judged by its operators, not by names of modules: an encoder with
-        attention and at most one convolution is a vision transformer.
+    graph: ONNX GraphProto as PyTorch exports it. It is judged by its operators, not by names of modules: an encoder
+        with attention and at most one convolution is a vision transformer.
     """
     attention = [node for node in graph.node if node.op_type == "Softmax"]
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
@@ -259,13 +259,13 @@ def missed_rewrites(graph: Any) -> list[str]:
 
 
 def _classes(node: Any) -> list[str]:
-    """The classes of the modules that a node was exported from, outermost first."""
+    """Return the classes of the modules that a node was exported from, outermost first."""
     found = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.class_hierarchy"]
     return [path.rpartition(".")[2] for path in ast.literal_eval(found[0])] if found else []
 
 
 def _selects_token(graph: Any, attention: Any) -> bool:
-    """Whether all tokens [N,L,D] are computed after the last attention though one is read."""
+    """Return whether all tokens [N,L,D] are computed after the last attention although only one is used."""
     shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in graph.value_info}
     for node in list(graph.node)[list(graph.node).index(attention) :]:
         if node.op_type in ("Gather", "Slice"):

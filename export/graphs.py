@@ -1,4 +1,4 @@
-"""The two graphs that every method is exported as, and their translation to ONNX."""
+"""The two graphs of every exported method, and their conversion to ONNX."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..train.methods import Method
 from .graph_rewrites import Pixels, missed_rewrites, rewritten
 
-OPSET = 20  # static INT8 tools stop here
+OPSET = 20  # static INT8 tools support no later one
 
 
 class EncoderGraph(nn.Module):
-    """uint8 [N,H,W,3] RGB crops → float32 [N,D] features; the whole preprocessing is inside."""
+    """uint8 [N,H,W,3] RGB crops → float32 [N,D] features, including all preprocessing."""
 
     def __init__(self, method: Method) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class HeadGraph(nn.Module):
 class TracedEncoder:
     """An encoder as ONNX: "frames" → "features", batch dynamic.
 
-    program: the same as torch's ExportedProgram, whose values have the names of the graph's tensors.
+    program: torch's ExportedProgram of it, whose values have the names of the graph's tensors.
     missed: see `missed_rewrites`.
     """
 
@@ -72,7 +72,7 @@ class TracedMethod:
 
 
 def trace_method(method: Method, report: Callable[[str], object] = lambda _: None) -> TracedMethod:
-    """Both graphs of a method in evaluation mode, and its class matrix."""
+    """Trace both graphs of a method in evaluation mode, and compute its class matrix."""
     report("computing the class matrix")
     with torch.inference_mode():
         class_matrix = method.class_matrix().clone()
@@ -83,22 +83,22 @@ def trace_method(method: Method, report: Callable[[str], object] = lambda _: Non
 
 
 def trace_encoder(method: Method) -> TracedEncoder:
-    """The encoder of a method."""
+    """Trace the encoder of a method."""
     size = method.preprocessing.size
-    frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # batch of 2: a 1 would be taken for a constant
+    frames = torch.zeros(2, size, size, 3, dtype=torch.uint8)  # batch of 2: torch.export specialises on 1
     model, program = _trace(EncoderGraph(method), frames, "frames", "features")
     missed = tuple(missed_rewrites(model.graph))
     return TracedEncoder(_serialise(model), program, missed)
 
 
 def trace_head(method: Method, class_matrix: Tensor) -> bytes:
-    """The head of a method as ONNX, with the class matrix float32 [C,D]."""
+    """Trace the head of a method as ONNX, with the class matrix float32 [C,D]."""
     features = torch.zeros(2, method.window, class_matrix.shape[1])
     return _serialise(_trace(HeadGraph(method, class_matrix), features, "features", "probabilities")[0])
 
 
 def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str) -> tuple[Any, Any]:
-    """The ONNX ModelProto and the ExportedProgram of a module."""
+    """Return the ONNX ModelProto and the ExportedProgram of a module."""
     with rewritten(graph), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program: Any = torch.onnx.export(
@@ -115,7 +115,7 @@ def _trace(graph: nn.Module, example: Tensor, input_name: str, output_name: str)
 
 
 def _serialise(model: Any) -> bytes:
-    """The model with readable node names, and without traces of the exporting machine."""
+    """Serialise the model with readable node names and without metadata of the exporting machine."""
     del model.metadata_props[:]
     names: Counter[str] = Counter()
     for node in model.graph.node:
@@ -127,7 +127,7 @@ def _serialise(model: Any) -> bytes:
 
 
 def _readable_name(node: Any, names: Counter[str]) -> str:
-    """The path of the module that a node computes, and its operator: "clip_model.visual.conv1/Conv"; never twice."""
+    """Return a unique name from a node's module path and operator: "clip_model.visual.conv1/Conv"."""
     scopes = [entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"]
     path = ast.literal_eval(scopes[0])[-2:-1] if scopes else []
     name = "/".join([*(part.removeprefix("method.") for part in path if part), node.op_type])

@@ -1,4 +1,4 @@
-"""How fast each precision is on each provider of this machine, and whether it still agrees with PyTorch there."""
+"""Measure latency and parity of each precision on each provider of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .parity import Parity, ReferenceOutputs
 BATCHES = (1, 8)
 ROUNDS, RUNS = 8, 5
 ROUNDS_SECONDS, RUNS_SECONDS = 6.0, 0.5
-"""Time after which no further round is begun, from the third on, and no further run of a round."""
+"""Seconds after which no further round (after two) starts, and no further run within a round."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Measurement:
     latency: Mapping[int, float]
 
     def to_json(self, precision: str, strictness: str) -> dict[str, Any]:
-        """For the manifest, with whether the precision passes its gate there; that is left out with the gate off."""
+        """Return values for the manifest, and whether the precision passes its gate, unless the gate is off."""
         latency = {str(batch): round(milliseconds, 3) for batch, milliseconds in self.latency.items()}
         passes = {} if strictness == "off" else {"passes": bool(self.parity.passes(precision, strictness))}
         return {"parity": self.parity.to_json(), **passes, "latency_ms": latency}
@@ -39,10 +39,9 @@ class Measurement:
 def measure_provider(
     provider: str, graphs: Mapping[str, bytes], heads: Mapping[str, bytes], reference: ReferenceOutputs
 ) -> dict[str, Measurement]:
-    """Measure each precision's encoder on one provider; those that do not load or run there are left out.
+    """Measure each precision's encoder on one provider; leave out those that do not load or run there.
 
-    graphs, heads: ONNX by precision; that of "bf16" is computed in BF16. reference: frames and PyTorch's outputs for
-    them.
+    graphs, heads: ONNX by precision; that of "bf16" is computed in BF16. reference: frames and PyTorch's outputs.
     """
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
@@ -53,17 +52,17 @@ def measure_provider(
                 with open_engine(heads[precision], provider) as head:
                     parities[precision] = reference.compare(engine, head)
             except DferError:
-                continue  # installed, but not usable on this machine, or not for this
+                continue  # installed, but not usable on this machine or for this precision
             engines[precision] = engine
         latencies = measure_latency(engines, reference.frames.shape[1])
     return {precision: Measurement(parities[precision], latencies[precision]) for precision in engines}
 
 
 def measure_latency(engines: Mapping[str, Engine], size: int) -> dict[str, dict[int, float]]:
-    """Median milliseconds per run on crops of `size` pixels, by engine and batch size, after a warm-up.
+    """Return median milliseconds per run on crops of `size` pixels, by engine and batch size, after a warm-up.
 
-    The engines run in turn, several runs each: drift affects all alike, and each has its weights in the caches, as it
-    has where it runs alone.
+    The engines take turns, with several runs each: drift affects all alike, and each has its weights in the caches, as
+    when it runs alone.
     """
     found: dict[str, dict[int, float]] = {name: {} for name in engines}
     for batch in BATCHES:
@@ -81,7 +80,7 @@ def measure_latency(engines: Mapping[str, Engine], size: int) -> dict[str, dict[
 
 
 def _time_runs(engine: Engine, crops: NDArray[np.uint8]) -> list[float]:
-    """Milliseconds of runs in a row, without the first."""
+    """Return milliseconds of consecutive runs, without the first."""
     times: list[float] = []
     begin = perf_counter()
     while len(times) < 2 or (len(times) <= RUNS and perf_counter() - begin < RUNS_SECONDS):
@@ -92,7 +91,7 @@ def _time_runs(engine: Engine, crops: NDArray[np.uint8]) -> list[float]:
 
 
 def recommend(measurements: Mapping[str, Mapping[str, Measurement]], strictness: str) -> dict[str, str]:
-    """By provider, the fastest precision at batch 1 that passes its gate there; providers where none does are absent.
+    """Return, by provider, the fastest precision at batch 1 that passes its gate there; omit providers without any.
 
     measurements: by provider and precision. strictness: of the gate.
     """
@@ -105,7 +104,7 @@ def recommend(measurements: Mapping[str, Mapping[str, Measurement]], strictness:
 
 
 def slower(measurements: Mapping[str, Mapping[str, Measurement]]) -> list[str]:
-    """Providers on which INT8 is not the fastest, a line each."""
+    """Return a line for each provider on which INT8 is not the fastest."""
     lines = []
     for provider, by_precision in measurements.items():
         if "int8" in by_precision:

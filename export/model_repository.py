@@ -1,4 +1,4 @@
-"""A bundle's encoder as a model repository of the Triton inference server."""
+"""Write a bundle's encoder to a model repository of the Triton inference server."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ optimization { execution_accelerators {
 
 
 def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tensorrt: bool = False) -> Path:
-    """Write the encoder as a model of the repository `folder`, which is made where there is none; returns its folder.
+    """Write the encoder as a model of the repository `folder`, which is created if needed; return the model's folder.
 
-    The model is called like the bundle: align.dfer becomes align-encoder. One of that name is replaced, in one step
-    where the system can. precision: fp32, fp16 or int8, "auto" for what the bundle recommends for a GPU.
-    tensorrt: let the server build TensorRT engines of it, in that precision, when it loads the model.
-    Raises ParameterError for a precision that the bundle does not have, DferError when the folder cannot be written,
-    when another bundle's model has that name, and for a name without a Latin letter or digit.
+    The model is named after the bundle: align.dfer becomes align-encoder. An existing model of that name is replaced,
+    atomically if the system supports it. precision: fp32, fp16 or int8, "auto" for the bundle's recommendation for a
+    GPU. tensorrt: let the server build TensorRT engines of it, in that precision, when it loads the model.
+    Raises ParameterError for a precision that the bundle does not have, DferError if the folder cannot be written,
+    if another bundle's model has that name, and for a name without a Latin letter or digit.
     """
     if precision == "auto":
         precision = precision_for(bundle, "cuda")
@@ -73,7 +73,7 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
             version.mkdir()
             (version / "model.onnx").write_bytes(bundle.read(graph))
             (aside / "config.pbtxt").write_text(_config(bundle, name, precision, tensorrt), encoding="utf-8")
-            aside.chmod(0o755)  # the server is another user
+            aside.chmod(0o755)  # the server may run as another user
             if target.exists():
                 if not exchange(aside, target):
                     shutil.rmtree(target)
@@ -88,9 +88,9 @@ def write_repository(bundle: Bundle, folder: Path, precision: str = "auto", tens
 
 
 def place_of(bundle: Path, folder: Path) -> Path:
-    """Where `write_repository` writes the model of a bundle, which need not be there yet.
+    """Return where `write_repository` writes the model of a bundle, which need not exist yet.
 
-    Raises DferError for a place or a name at which that would fail.
+    Raises DferError if that would fail because of the folder or the name.
     """
     above = folder if folder.exists() else folder.parent
     if not above.is_dir():
@@ -105,12 +105,12 @@ def place_of(bundle: Path, folder: Path) -> Path:
 
 
 def _origin_of(bundle: Path) -> str:
-    """How a configuration tells which bundle it is of."""
+    """Return the comment that names the bundle in a model's configuration."""
     return f"# Written by dfer-export from {json.dumps(bundle.resolve().name)[1:-1]}."
 
 
 def _is_of(bundle: Path, model: Path) -> bool:
-    """Whether a model was written by us, of a bundle of that name."""
+    """Return whether dfer-export wrote this model from a bundle of that name."""
     try:
         return (model / "config.pbtxt").read_text(encoding="utf-8").startswith(f"{_origin_of(bundle)} ")
     except (OSError, ValueError):

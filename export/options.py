@@ -1,4 +1,4 @@
-"""What to export, and how strictly."""
+"""Options of an export."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ STRICTNESS = ("default", "strict", "off")
 INT8_FOR = ("all", "cpu")
 
 
-ASSUMED_WINDOW = 2.0  # seconds, where nothing is known
+ASSUMED_WINDOW = 2.0  # seconds, if the training clips' length is unknown
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The precisions to export beside FP32, the faces to calibrate and test them on, and the gate they must pass.
+    """The precisions to export besides FP32, the faces to calibrate and test them on, and the gate they must pass.
 
     fp16: an encoder in half precision. int8: an encoder in INT8; needs `faces`.
-    bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that can.
-    int8_for: "all" providers, or only ONNX Runtime's "cpu", which has an INT8 graph of its own: a smaller bundle.
-    faces: a folder or CSV of faces, or a data set, as `read_faces` reads them. Held-out ones test every precision.
-    window, fps: seconds of video behind a prediction and frames sampled per second, which the runtime takes from the
-        bundle. A window of None is `trained_window`, and 2 s where that is not known.
+    bf16: the FP32 encoder computed in BF16 by OpenVINO, on a CPU that supports it.
+    int8_for: "all" providers, or only ONNX Runtime's "cpu", which has its own INT8 graph: the bundle is then smaller.
+    faces: a folder or CSV of faces, or a data set, for `read_faces`. Held-out ones test every precision.
+    window, fps: seconds of video per prediction and frames sampled per second, which the runtime takes from the
+        bundle. window=None: `trained_window`, or 2 s if that is unknown.
     minimum: the fewest frames that `faces` must have. gate: one of `STRICTNESS`; "off" lets every graph pass.
     Raises ParameterError for INT8 without faces and an unknown gate.
     """
@@ -60,7 +60,7 @@ class ExportOptions:
 
 
 def trained_window(training: object) -> float | None:
-    """Seconds of video that a model read at once in training, by what its checkpoint tells; None where it does not.
+    """Return the seconds of video in a training window, from a checkpoint's training record; None if unknown.
 
     The mean of `span` and 1, times the median clip length; to 0.05 s, from 0.5 to 4.
     """
@@ -78,7 +78,7 @@ _OF_OTHERS = {"int8_for": ("int8", "--int8"), "minimum": ("faces", "--calib FACE
 def check_given(exported: bool, describes: bool, triton: bool) -> None:
     """Raise DferError for options of the running command that would have no effect.
 
-    exported: whether there is a bundle already. describes, triton: whether that is asked for.
+    exported: whether --bundle is given. describes, triton: whether --describe and --triton are.
     """
     context = click.get_current_context()
     given = {
@@ -99,7 +99,7 @@ def check_given(exported: bool, describes: bool, triton: bool) -> None:
 
 
 def check_precision(options: ExportOptions, precision: str) -> None:
-    """Raise ParameterError where the export will have no encoder in `precision` that a Triton server runs."""
+    """Raise ParameterError if the export will have no encoder in `precision` for a Triton server."""
     if precision == "fp16" and not options.fp16:
         raise ParameterError("triton_precision", "fp16 is not exported; add --fp16")
     if precision == "int8" and not (options.int8 and options.int8_for == "all"):

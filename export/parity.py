@@ -1,4 +1,4 @@
-"""Agreement of exported graphs with the PyTorch model: measured, and checked against one set of limits."""
+"""Measure the agreement of exported graphs with the PyTorch model, and check it against limits."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .deviations import describe_deviations
 from .graphs import TracedMethod
 
 BF16_PROVIDER = "openvino"
-"""The one that computes an FP32 graph in BF16. (TensorRT would need a graph of BF16 casts, which nothing on a CPU runs
-to compare it; on every GPU that has BF16, FP16 is as fast and three bits finer.)"""
+"""The provider that computes an FP32 graph in BF16. (TensorRT would need a graph with BF16 casts, which could not be
+compared on a CPU; on every GPU with BF16, FP16 is as fast and three bits finer.)"""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """The limits that a precision must reach to be exported. (INT8 may change probabilities, but not the largest one.)
+    """The limits that a precision must meet to be exported. INT8 may change probabilities, but hardly ever the top-1.
 
-    BF16 has 8 significant bits to FP16's 11. Its features must reach FP16's cosine, which they can since rounding
-    errors of many terms cancel; a probability may change 8 times as much, so the largest one must stay as for INT8.
+    BF16 has 8 significant bits, FP16 has 11. Its features must reach FP16's cosine, which they can since rounding
+    errors of many terms cancel; a probability may change 8 times as much, so its top-1 has INT8's limit.
     """
 
     min_cosine: float
@@ -53,13 +53,13 @@ GATES = {
         "int8": Gate(0.998, 0.1, 0.995),
     },
 }
-"""By strictness and precision. With the third strictness, "off", everything passes, and the manifest says so."""
+"""By strictness and precision. With "off", the third strictness, everything passes, and the manifest says so."""
 
 TIE = 0.02
 """Probabilities this close are a tie: each may change by 1e-2 in FP16, so either can become the larger.
 
-It counts as agreement only where PyTorch's two probabilities are that close. A trained model has few such windows; of a
-random one, whose classes are all about as probable, the gate says little, and the exact figure says how little.
+It counts as agreement only if PyTorch's two probabilities are that close. A trained model has few such windows. For a
+random model, whose classes are all about equally probable, the gate says little; the exact figure shows how little.
 """
 
 
@@ -68,10 +68,10 @@ class Parity:
     """Agreement of an exported encoder and head with the PyTorch model on the same frames.
 
     cosine: the lowest cosine similarity of any frame's two features.
-    max_delta: the largest |Δp| of any class, of encoder and head together.
+    max_delta: the largest |Δp| of any class, for encoder and head together.
     top1: share of windows whose most probable class is the same, or tied with it in PyTorch (see `TIE`); has a limit.
-    exact_top1: share whose most probable class is exactly the same. frames: how many were compared.
-    war, uar: weighted and unweighted average recall of the graphs, 0..1, where labelled clips were given.
+    exact_top1: share whose most probable class is exactly the same. frames: number of frames compared.
+    war, uar: weighted and unweighted average recall of the graphs, 0..1, if there are labelled clips.
     """
 
     cosine: float
@@ -86,14 +86,14 @@ class Parity:
         return {name: round(value, 9) for name, value in asdict(self).items() if value is not None}
 
     def passes(self, precision: str, strictness: str = "default") -> bool:
-        """Whether this reaches the precision's gate. NaN never does, unless the gate is off."""
+        """Return whether this passes the precision's gate. NaN never does, unless the gate is off."""
         if strictness == "off":
             return True
         gate = GATES[strictness][precision]
         return self.cosine >= gate.min_cosine and self.max_delta <= gate.max_delta and self.top1 >= gate.min_top1
 
     def check(self, precision: str, strictness: str = "default", cause: str = "") -> None:
-        """Raise DferError when this does not pass the precision's gate; `cause` becomes part of its message."""
+        """Raise DferError if this does not pass the precision's gate; `cause` becomes part of its message."""
         if not self.passes(precision, strictness):
             raise DferError(
                 f"{precision} export refused: it differs from the PyTorch model "
@@ -101,7 +101,7 @@ class Parity:
             )
 
     def describe(self, precision: str, strictness: str) -> str:
-        """The figures beside their limits."""
+        """Return the figures with their limits."""
         gate = GATES[strictness][precision]
         return (
             f"feature cosine {self.cosine:.6f}, must be ≥ {gate.min_cosine}; max |Δp| {self.max_delta:.2g}, "
@@ -110,7 +110,7 @@ class Parity:
         )
 
     def merge(self, other: Parity) -> Parity:
-        """Over the frames of both: the worse of each figure, and the recalls of the one that has them."""
+        """Merge with another: take the worse of each figure, and the recalls of the one that has them."""
         labelled = self if self.war is not None else other
         return replace(
             labelled,
@@ -138,7 +138,7 @@ class ReferenceOutputs:
     classes: tuple[str, ...]
 
     def compare(self, encoder: Engine, head: Engine, batch: int = 16) -> Parity:
-        """Compare what two engines give for the frames. Raises DferError when they do not run."""
+        """Compare two engines' outputs for the frames with PyTorch's. Raises DferError if they do not run."""
         parts = [encoder.run({"frames": part})["features"] for part in batches(self.frames, batch)]
         found = np.concatenate(parts)
         found_p = head.run({"features": found[self.windows]})["probabilities"]
@@ -162,7 +162,7 @@ class ReferenceOutputs:
 def reference_outputs(
     method: Method, frames: NDArray[np.uint8], windows: NDArray[np.int64], labels: Sequence[str | None] = ()
 ) -> ReferenceOutputs:
-    """Run the model on crops uint8 [N,H,W,3] in windows int64 [W,T]; labels that it has no class for become unknown."""
+    """Run the model on crops uint8 [N,H,W,3] in windows int64 [W,T]; labels that are not its classes become unknown."""
     with torch.inference_mode():
         features = torch.cat([method.encode_frames(torch.from_numpy(part)) for part in batches(frames, 16)])
         probabilities = method.logits(features[torch.from_numpy(windows)]).softmax(dim=-1).numpy()
@@ -172,20 +172,20 @@ def reference_outputs(
 
 
 def standard_reference(method: Method) -> ReferenceOutputs:
-    """The model's outputs for noise and three moving procedural faces."""
+    """Return the model's outputs for noise and three moving procedural faces."""
     windows = _standard_windows(method.preprocessing.size, method.window)
     frames = windows.reshape(-1, *windows.shape[2:])
     return reference_outputs(method, frames, np.arange(len(frames)).reshape(windows.shape[:2]))
 
 
 def faces_reference(method: Method, held_out: FaceClips) -> ReferenceOutputs:
-    """The model's outputs for faces that ranges were not measured on."""
+    """Return the model's outputs for faces that are not used for calibration."""
     return reference_outputs(method, held_out.frames, held_out.windows(method.window), held_out.labels)
 
 
 @cache
 def _standard_windows(size: int, window: int) -> NDArray[np.uint8]:
-    """Windows uint8 [4,T,size,size,3]: noise, and three moving procedural faces."""
+    """Return windows uint8 [4,T,size,size,3]: noise, and three moving procedural faces."""
     noise = np.random.default_rng(0).integers(0, 256, (window, size, size, 3), dtype=np.uint8)
     clips = ProceduralClips([HELD_OUT])
     picked = np.linspace(0, len(clips.frames(0)) - 1, window).round().astype(int)
@@ -194,7 +194,7 @@ def _standard_windows(size: int, window: int) -> NDArray[np.uint8]:
 
 
 class ParityChecker:
-    """Compares encoders with the traced model, on the CPU, BF16 by OpenVINO.
+    """Compares encoders with the PyTorch model, on the CPU (BF16: with OpenVINO).
 
     parity: of the precisions that passed. gate: one of `STRICTNESS`.
     """
@@ -204,9 +204,9 @@ class ParityChecker:
         self.parity: dict[str, Parity] = {}
 
     def measure(self, precision: str, encoder: bytes, head: bytes | None = None) -> Parity:
-        """INT8 is measured on the last reference alone, faces like those of its ranges; the others on all.
+        """Measure INT8 on the last reference only, which has faces like the calibration's; other precisions on all.
 
-        head: another than the traced one.
+        head: used instead of the traced one.
         """
         references = self._references[-1:] if precision == "int8" else self._references
         with _open(precision, encoder) as opened, open_engine(head or self._traced.head, "cpu") as classifying:
@@ -214,7 +214,7 @@ class ParityChecker:
         return found[0] if len(found) == 1 else found[0].merge(found[1])
 
     def check(self, precision: str, encoder: bytes) -> None:
-        """Measure an encoder and keep its parity. Raises DferError, naming the worst layers, when it fails its gate."""
+        """Measure an encoder and store its parity. Raises DferError, naming the worst layers, if it fails its gate."""
         parity = self.measure(precision, encoder)
         if not parity.passes(precision, self.gate):
             parity.check(precision, self.gate, self._cause(precision, encoder, parity))
@@ -223,7 +223,7 @@ class ParityChecker:
     def _cause(self, precision: str, encoder: bytes, parity: Parity) -> str:
         if parity.cosine >= GATES[self.gate][precision].min_cosine and precision == "fp32":
             return "; the features agree, so it is the head"
-        if precision == "bf16":  # it has no graph of its own to compare, and the FP32 one agrees
+        if precision == "bf16":  # it runs the FP32 graph, which agrees, so no layers can be compared
             return "; this encoder needs more than BF16's 8 bits"
         return describe_deviations(self._traced.encoder, encoder, self._references[-1].frames)
 

@@ -287,7 +287,7 @@ class Run:
 
     def _open_data(self, size: int) -> list[Source]:
         options, data = self._options, self._options.data
-        if options.stills is not None and not options.stills.is_file():  # checked before clips are drawn, which takes long
+        if options.stills is not None and not options.stills.is_file():  # checked before clips are drawn
             raise ParameterError("stills", f"{options.stills}: no such file")
         show = add_bar(self._progress, "opening clips")
         clips, split = data.open("train", False, show, self._warn, size), self.divisions[0].chosen_on
