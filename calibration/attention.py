@@ -1,7 +1,7 @@
-"""Attention in the form that ONNX Runtime's CPU provider runs fastest: one operator, and one product before it.
+"""Rewrite attention to the form that ONNX Runtime's CPU provider runs fastest: one operator after one product.
 
-As a dozen operators, a layer copies queries, keys and values head by head, which with few tokens costs more than what
-is computed with them; and three products with one input wait for their threads three times.
+As a dozen operators, a layer copies queries, keys and values head by head, which with few tokens costs more than the
+computation; and three products with one input synchronise their threads three times.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from onnx import helper
 from .graphs import Graph, attributes_of
 
 OPSET = 23
-"""Of ONNX, the first with `Attention`, which ONNX Runtime reads since 1.23."""
+"""The first ONNX opset with `Attention`, supported by ONNX Runtime since 1.23."""
 
 _ROWS, _COLUMNS = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Orders of the axes of [N,L,heads,width], for the rows and for the columns of a product."""
+"""Permutations of the axes of [N,L,heads,width], for the left and for the right operand of a product."""
 
 
 def fuse_attention(data: bytes) -> bytes:
-    """The same function with `Attention` in place of softmax(Q·Kᵀ)·V, as `PlainAttention` exports it.
+    """Replace softmax(Q·Kᵀ)·V, as `PlainAttention` exports it, by `Attention`.
 
-    Attention with a mask or a factor, or not of all tokens of a sequence [N,L,D], is left as it is, and so is a graph
-    that has no other.
+    Attention with a mask or a factor, or not over all tokens of a sequence [N,L,D], is left unchanged.
     """
     graph = Graph(data)
     makers, shapes = {node.output[0]: node for node in graph.nodes}, graph.shapes()
@@ -38,10 +37,10 @@ def fuse_attention(data: bytes) -> bytes:
 
 
 def merge_products(data: bytes, names: Collection[str]) -> tuple[bytes, set[str]]:
-    """The same function with one product, split afterwards, for those of one tensor with several constant matrices.
+    """Merge products of one tensor with several constant matrices into one product that is split afterwards.
 
-    names: layers that may be merged; only those read solely by the Add of a constant bias are.
-    Returns the graph, and `names` with the new layers for the merged ones.
+    names: layers that may be merged, if their output is used only by the Add of a constant bias.
+    Returns the graph, and `names` with the merged layers replaced by the new ones.
     """
     graph = Graph(data)
     readers, makers = graph.readers(), {node.output[0]: node for node in graph.nodes}
@@ -65,10 +64,10 @@ def merge_products(data: bytes, names: Collection[str]) -> tuple[bytes, set[str]
 
 
 def _attention(shapes: Mapping[str, list[int]], makers: Mapping[str, Any], joined: Any) -> Any:
-    """The `Attention` whose output a Reshape from heads to [N,L,D] gives; None where there is none."""
+    """Return the `Attention` that can replace the nodes up to the Reshape `joined` from heads to [N,L,D], or None."""
 
     def made(node: Any, place: int, kind: str, **attributes: Any) -> Any:
-        """The node that makes an input of `node`, where it is of that kind and has these attributes; else None."""
+        """Return the node that computes an input of `node`, if it has this operator and these attributes; else None."""
         maker = None if node is None else makers.get(node.input[place])
         fits = maker is not None and maker.op_type == kind and attributes.items() <= attributes_of(maker).items()
         return maker if fits else None
@@ -94,12 +93,12 @@ def _attention(shapes: Mapping[str, list[int]], makers: Mapping[str, Any], joine
         name=f"{joined.output[0]}/Attention",
         q_num_heads=heads,
         kv_num_heads=heads,
-        scale=1.0,  # `PlainAttention` has it in the weights of the queries
+        scale=1.0,  # `PlainAttention` has folded it into the query weights
     )
 
 
 def _merged(graph: Graph, group: list[Any]) -> list[Any]:
-    """MatMul, Add and Split that give what a group of products with their biases gave."""
+    """Return MatMul, Add and Split that are equivalent to a group of products with their biases."""
     product, bias, _ = group[0]
     name = f"{bias.output[0]}.merged"
     matrices = [graph.constant(one.input[1]) for one, _, _ in group]

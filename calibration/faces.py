@@ -1,4 +1,4 @@
-"""Calibration faces, through the runtime's own detector and alignment, and held-out faces to test the result on."""
+"""Load calibration faces, with the runtime's own detector and alignment, and held-out faces for testing."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..runtime.sources import VIDEO_SUFFIXES, open_source, pictures_below, read_
 from ..runtime.sources.tables import find_image, read_rows
 
 MINIMUM = 500
-"""Frames below which ranges say little about new faces."""
+"""With fewer frames, ranges say little about new faces."""
 MAXIMUM = 512
-"""Frames used at most for ranges, and as many for the test, evenly spread over all that are given."""
+"""Most frames used for ranges, and for the test, evenly spread over all."""
 RATE = 8.0
 """Frames taken per second of video, as the runtime samples."""
 CLIP_LENGTH = 16
-"""Frames of a video that make one clip."""
+"""Frames of a video per clip."""
 
 Report = Callable[[str], object]
 """Called with a line of text at each step."""
@@ -35,7 +35,7 @@ class FaceClips:
     """Face crops, clip after clip.
 
     frames: uint8 [N,S,S,3] RGB. lengths: frames of each clip, in order (1 for a photograph).
-    labels: the class of each clip, None where it is not known.
+    labels: the class of each clip, None if unknown.
     """
 
     frames: NDArray[np.uint8]
@@ -43,7 +43,8 @@ class FaceClips:
     labels: tuple[str | None, ...]
 
     def windows(self, window: int) -> NDArray[np.int64]:
-        """Indices of each clip's frames in a window, int64 [clips, window], evenly spaced; short clips repeat some."""
+        """Return indices of each clip's frames for a window, int64 [clips, window], evenly spaced; short clips repeat
+        some."""
         starts = np.cumsum((0, *self.lengths[:-1]))
         within = [np.linspace(0, length - 1, window).round() for length in self.lengths]
         return (starts[:, None] + np.stack(within)).astype(np.int64)
@@ -51,7 +52,7 @@ class FaceClips:
 
 @dataclass(frozen=True)
 class _Clip:
-    """A photograph still to be read (crops: None), or a clip cut out of a video. origin: its file. film: the folder of
+    """A photograph not yet read (crops: None), or a clip from a video. origin: its file. film: the folder of
     frames it belongs to, if any."""
 
     origin: Path
@@ -66,22 +67,22 @@ class _Clip:
 
 
 def spread(total: int, count: int) -> NDArray[np.int64]:
-    """Indices int64 of `count` of `total` frames, evenly spread from the first to the last; of all where there are
-    fewer. The first `count` would often come from one video."""
+    """Return indices int64 of `count` of `total` frames, evenly spread from the first to the last, or of all if there
+    are fewer. (The first `count` would often come from one video.)"""
     return np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)
 
 
 def load_faces(
     faces: Path, size: int, minimum: int = MINIMUM, report: Report = lambda _: None
 ) -> tuple[FaceClips, FaceClips]:
-    """Calibration faces and held-out faces, at most `MAXIMUM` frames of either, as crops of `size` pixels.
+    """Return calibration faces and held-out faces, at most `MAXIMUM` frames of each, as crops of `size` pixels.
 
-    faces: a folder of videos (of which the largest face is taken), a folder of face crops, or a CSV of crops with
-        columns image[,label[,split]], images beside it or in its folder `images/`. Rows of another split than "train"
-        are held out; without a split, and in folders, every fifth video, folder of a film's frames (called by numbers)
-        or photograph is, or every fifth clip of fewer than five films.
-    Raises ParameterError for `faces` that are not there or hold something else, and for `minimum` when there are fewer
-    frames; DferError for an image that is no face crop.
+    faces: a folder of videos (the largest face of each frame is taken), a folder of face crops, or a CSV of crops with
+        columns image[,label[,split]], images beside it or in its folder `images/`. Rows of other splits than "train"
+        are held out. Without a split, and in folders, every fifth video, folder of a video's frames (named by numbers)
+        or photograph is held out; with fewer than five of these, every fifth clip.
+    Raises ParameterError for `faces` that do not exist or hold something else, and for `minimum` if there are fewer
+    frames; DferError for an image that is not a face crop.
     """
     if faces.is_dir():
         files = sorted(file for file in faces.rglob("*") if file.is_file())
@@ -100,7 +101,7 @@ def load_faces(
 
 
 def check_enough(faces: object, count: int, minimum: int) -> None:
-    """Raise ParameterError when `faces` have fewer frames with a face than `minimum`, which is at least 2."""
+    """Raise ParameterError if there are fewer frames with a face than `minimum`, or than 2."""
     if count < max(minimum, 2):
         raise ParameterError(
             "minimum",
@@ -119,7 +120,7 @@ def _listed_clips(table: Path) -> list[_Clip]:
 
 
 def _video_clips(videos: Iterable[Path], size: int, report: Report) -> list[_Clip]:
-    """The frames of each video in which a face was found, in clips of `CLIP_LENGTH`."""
+    """Return the faces found in each video's frames, in clips of `CLIP_LENGTH`."""
     detector, clips = FaceDetector(), []
     for video in videos:
         report(f"finding faces in {video.name}")
@@ -138,8 +139,8 @@ def _video_clips(videos: Iterable[Path], size: int, report: Report) -> list[_Cli
 
 
 def _split(clips: list[_Clip]) -> tuple[list[_Clip], list[_Clip]]:
-    """Clips for calibration and held-out ones: as listed, else every fifth video, folder of a film's frames or
-    photograph, or of fewer every fifth part of `CLIP_LENGTH` frames. Neighbours in a film are much alike."""
+    """Split clips into calibration and held-out ones: as listed, else every fifth video, folder of a video's frames or
+    photograph, or, of fewer, every fifth part of `CLIP_LENGTH` frames. Neighbouring frames are much alike."""
     if any(clip.held_out for clip in clips) and any(clip.held_out is False for clip in clips):
         return [clip for clip in clips if not clip.held_out], [clip for clip in clips if clip.held_out]
     groups = [list(group) for _, group in groupby(clips, key=lambda clip: clip.film or clip.origin)]
@@ -155,7 +156,7 @@ def _split(clips: list[_Clip]) -> tuple[list[_Clip], list[_Clip]]:
 
 
 def _parts(group: list[_Clip], frames: int) -> Iterator[list[_Clip]]:
-    """Consecutive clips of about so many frames together."""
+    """Yield groups of consecutive clips with about `frames` frames together."""
     most = max(1, frames // group[0].length)
     return (group[start : start + most] for start in range(0, len(group), most))
 
@@ -166,7 +167,7 @@ def _slice(clip: _Clip, frames: slice) -> _Clip:
 
 
 def _limit(clips: list[_Clip]) -> list[_Clip]:
-    """Clips of about `MAXIMUM` frames at most, evenly spread over all."""
+    """Return clips with at most about `MAXIMUM` frames, evenly spread over all."""
     count = max(1, int(MAXIMUM / (sum(clip.length for clip in clips) / len(clips))))
     return [clips[index] for index in spread(len(clips), count)]
 

@@ -1,4 +1,4 @@
-"""ONNX graphs to read, edit and run: their layers, their constants, and the values of their tensors."""
+"""Read, edit and run ONNX graphs: their layers, their constants, and the values of their tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..runtime.errors import DferError, first_line
 Array = NDArray[Any]
 
 BATCH = 8
-"""Frames per run while measuring: enough to keep the cores busy, few enough for the memory of a large encoder."""
+"""Frames per run when measuring: enough to keep the cores busy, few enough for a large encoder's memory use."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Layer:
 
 
 class Graph:
-    """An ONNX model whose nodes and constants are found by name. Edits go to `model`.
+    """An ONNX model with access to its nodes and constants. Edits change `model`.
 
-    Raises DferError when the bytes are no ONNX model.
+    Raises DferError if the bytes are not an ONNX model.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -56,7 +56,7 @@ class Graph:
         return data
 
     def constant(self, name: str) -> Array:
-        """The values of an initializer."""
+        """Return the values of an initializer."""
         values: Array = numpy_helper.to_array(self.constants[name])
         return values
 
@@ -71,7 +71,7 @@ class Graph:
         return name
 
     def rebuild(self, nodes: Iterable[Any]) -> None:
-        """Put `nodes`, in order, in place of the graph's, without those and the initializers that nothing reads."""
+        """Replace the graph's nodes by `nodes`, in order, without unused nodes and initializers."""
         graph = self.model.graph
         used, read = {self.output}, []
         for node in reversed(list(nodes)):
@@ -80,7 +80,7 @@ class Graph:
                 read.append(node)
         kept = onnx.GraphProto()
         kept.node.extend(reversed(read))
-        del graph.node[:], graph.value_info[:]  # types of tensors between nodes are left out: they may have changed
+        del graph.node[:], graph.value_info[:]  # tensor types may have changed, so they are dropped
         graph.node.extend(kept.node)
         for place in reversed(range(len(graph.initializer))):  # in place: weights can be gigabytes
             if graph.initializer[place].name not in used:
@@ -89,13 +89,13 @@ class Graph:
         self.constants = {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     def raise_opset(self, version: int) -> None:
-        """Declare that the nodes are of this version of ONNX's operators, where the graph's is older."""
+        """Raise the graph's ONNX opset to this version, if it is older."""
         (opset,) = self.model.opset_import
         opset.version = max(opset.version, version)
         self.model.ir_version = max(self.model.ir_version, helper.find_min_ir_version_for([opset]))
 
     def readers(self) -> dict[str, list[Any]]:
-        """The nodes that read each tensor."""
+        """Return the nodes that read each tensor."""
         found: dict[str, list[Any]] = {}
         for node in self.nodes:
             for name in node.input:
@@ -103,7 +103,7 @@ class Graph:
         return found
 
     def layers(self) -> list[Layer]:
-        """The MatMul, Gemm and Conv nodes whose weights are constant matrices or kernels, in the graph's order."""
+        """Return the MatMul, Gemm and Conv nodes whose weights are constant matrices or kernels, in graph order."""
         found = []
         for node in self.nodes:
             if node.op_type not in ("MatMul", "Gemm", "Conv") or node.input[1] not in self.constants:
@@ -118,17 +118,17 @@ class Graph:
         return found
 
     def float_tensors(self) -> list[str]:
-        """The float32 outputs of nodes, in order. Raises DferError where types cannot be inferred."""
+        """Return the float32 outputs of nodes, in order. Raises DferError if types cannot be inferred."""
         try:
             inferred = onnx.shape_inference.infer_shapes(self._without_weights(), strict_mode=True)
-        except Exception as error:  # several kinds, by onnx version
+        except Exception as error:  # the type depends on the version of onnx
             raise DferError(f"the graph's types cannot be inferred: {first_line(error)}") from error
         infos = [*inferred.graph.value_info, *inferred.graph.output]
         types = {info.name: info.type.tensor_type.elem_type for info in infos}
         return [name for node in self.nodes for name in node.output if types.get(name) == TensorProto.FLOAT]
 
     def shapes(self) -> dict[str, list[int]]:
-        """The axes of what nodes give, 0 for one that varies; a tensor is absent where its rank is not known."""
+        """Return the shapes of node outputs, 0 for a dynamic axis; tensors of unknown rank are absent."""
         inferred = onnx.shape_inference.infer_shapes(self._without_weights()).graph
         types = {info.name: info.type.tensor_type for info in [*inferred.value_info, *inferred.output]}
         return {
@@ -136,7 +136,7 @@ class Graph:
         }
 
     def _without_weights(self) -> Any:
-        """The model with its large initializers as inputs: what shape inference needs, without their megabytes."""
+        """Return the model with its large initializers as inputs: enough for shape inference, without their size."""
         graph = self.model.graph
         small = [tensor for tensor in graph.initializer if np.prod(tensor.dims) <= 64]
         large = [tensor for tensor in graph.initializer if np.prod(tensor.dims) > 64]
@@ -146,7 +146,7 @@ class Graph:
 
 
 def attributes_of(node: Any) -> dict[str, Any]:
-    """A node's attributes as plain values."""
+    """Return a node's attributes as plain values."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
@@ -155,7 +155,7 @@ def observe(
 ) -> Iterator[dict[str, Array]]:
     """Run frames through the graph on the CPU, and yield the values of the named float tensors batch by batch.
 
-    progress: called with the number of frames of each batch. Raises DferError when the graph does not run.
+    progress: called with the number of frames of each batch. Raises DferError if the graph does not run.
     """
     yield from _observe(Graph(graph), frames, tensors, progress)
 
@@ -167,7 +167,8 @@ def _observe(
     progress: Callable[[int], object] = lambda _: None,
     batch: int = BATCH,
 ) -> Iterator[dict[str, Array]]:
-    """`observe` for a graph that the caller does not keep: its weights, gigabytes at times, are freed once loaded."""
+    """Like `observe`, for a graph that the caller does not keep: its weights, perhaps gigabytes, are freed once loaded.
+    """
     extra = [name for name in dict.fromkeys(tensors) if name != graph.output]
     graph.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
     entry, data = graph.input, graph.bytes()
@@ -180,13 +181,13 @@ def _observe(
 
 
 def batches(frames: Array, size: int = BATCH) -> Iterator[Array]:
-    """`frames` in parts of `size`, the last one shorter."""
+    """Yield `frames` in batches of `size`; the last may be shorter."""
     for start in range(0, len(frames), size):
         yield frames[start : start + size]
 
 
 def largest(graph: bytes, frames: Array) -> dict[str, float]:
-    """The largest absolute value that each float tensor of the graph takes over the frames.
+    """Return the largest absolute value of each float tensor of the graph over the frames.
 
     The maxima are computed in the graph, two frames at a time: ONNX Runtime keeps many tensors until a run ends.
     """
@@ -199,7 +200,7 @@ def largest(graph: bytes, frames: Array) -> dict[str, float]:
 
 
 def _with_maxima(graph: bytes, names: Iterable[str]) -> Graph:
-    """The graph with one more tensor for each of `names`: ".largest", its largest absolute value."""
+    """Return the graph with an additional tensor for each of `names`: ".largest", its largest absolute value."""
     extended = Graph(graph)
     for name in names:
         extended.nodes.append(helper.make_node("Abs", [name], [f"{name}.abs"]))

@@ -1,4 +1,4 @@
-"""From a float encoder to INT8 encoders with as many INT8 layers as accuracy allows."""
+"""Quantise a float encoder to INT8, with as many INT8 layers as accuracy allows."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .sensitivity import LayerSensitivity, SensitivityModel
 from .smoothing import find_groups, smooth
 
 SENSITIVITY_FRAMES = 16
-"""Frames on which sensitivity is measured, spread over those that ranges are measured on."""
+"""Frames on which sensitivity is measured, spread over the calibration frames."""
 CHANNEL_FRAMES = 64
-"""Frames on which channels are measured to find the outliers, spread likewise."""
+"""Frames on which channels are measured to find the outliers, likewise."""
 NARROW = 32
-"""Columns of a matrix below which INT8 saves a head nothing."""
+"""In a head, INT8 saves nothing for matrices with fewer rows or columns."""
 
 
 @dataclass(frozen=True)
 class Int8:
     """An encoder in INT8.
 
-    graphs: by provider; "default" is static Q/DQ, "cpu" is for ONNX Runtime's CPU provider. heads: likewise, for those
-    that have one in INT8.
-    floating: layers that stay float, the most sensitive first. ranking: every layer alone, in the same order.
+    graphs: by provider; "default" is static Q/DQ, "cpu" is for ONNX Runtime's CPU provider. heads: INT8 heads, by
+    provider, where there are any.
+    floating: layers that stay float, the most sensitive first. ranking: the sensitivity to each layer, in that order.
     kind: of the ranges, one of `KINDS`. total: how many layers could be INT8.
     """
 
@@ -50,13 +50,13 @@ def quantizations(
     cache: Path | None = None,
     report: Report = lambda _: None,
 ) -> Iterator[Int8]:
-    """INT8 versions of an encoder, each with more of its layers float, until half of them are.
+    """Yield INT8 versions of an encoder, each with more float layers, until half of the layers are float.
 
-    The first has the fewest float layers with which features reach `min_cosine` on some of the calibration faces; take
-    the first that also passes on held-out faces. Outlier channels are moved into the weights before, and the kind of
-    range with the highest cosine is used.
-    cache: file of measured ranges, read where it fits and written where not.
-    Raises DferError where the encoder has nothing to quantise or does not run.
+    The first has the fewest float layers with which features reach `min_cosine` on some of the calibration faces; use
+    the first that also passes on held-out faces. Before that, outlier channels are moved into the weights, and the kind
+    of range with the highest cosine is chosen.
+    cache: file of measured ranges; read if it matches, else written.
+    Raises DferError if the encoder has nothing to quantise or does not run.
     """
     graph, frames = Graph(encoder), faces.frames
     layers = graph.layers()
@@ -84,7 +84,7 @@ def quantizations(
         ranges = measured[kind]
         ranking = model.rank(ranges, names, lambda _: report(f"int8: sensitivity of each of {len(names)} layers"))
         worst = [sensitivity.layer for sensitivity in ranking]
-        count = 0  # of float layers
+        count = 0  # number of float layers
         while count <= len(names) // 2 and model.sensitivity(ranges, set(worst[count:])).cosine < min_cosine:
             count += 1
     while count <= len(names) // 2:
@@ -98,20 +98,20 @@ def quantizations(
 
 
 def _for_cpu(encoder: bytes, ranges: Mapping[str, float], names: set[str], convolves: bool) -> bytes:
-    """The encoder with the named layers in INT8, in as few operators as ONNX Runtime's CPU provider has kernels for.
+    """Return the encoder with the named layers in INT8, in as few operators as ONNX Runtime's CPU provider supports.
 
-    convolves: whether convolutions are among them. Attention stays as it is then: their QuantizeLinear of the opset
-    that has `Attention` is not there in all its versions.
+    convolves: whether convolutions are among them. Then attention is not fused: not all versions of ONNX Runtime have
+    the convolutions' QuantizeLinear in the opset of `Attention`.
     """
     merged, layers = merge_products(encoder if convolves else fuse_attention(encoder), names)
     return quantize_dynamic(merged, ranges, layers)
 
 
 def quantize_head(head: bytes, windows: Array) -> dict[str, bytes]:
-    """INT8 versions of a head, by provider; none where it has no layer that is worth it.
+    """Return INT8 versions of a head, by provider; empty if no layer is worth it.
 
-    windows: float32 [N,T,D], on which ranges are measured. The product with the class matrix, which is last, stays
-    float: its results are multiplied by 1/τ.
+    windows: float32 [N,T,D] to measure ranges on. The last product, with the class matrix, stays float: its results
+    are multiplied by 1/τ.
     """
     graph = Graph(head)
     layers = [layer for layer in graph.layers()[:-1] if min(graph.constants[layer.weight].dims) >= NARROW]

@@ -1,4 +1,4 @@
-"""INT8 graphs: static Q/DQ, which every backend reads, and dynamic, which ONNX Runtime's CPU provider runs fastest.
+"""INT8 graphs: static Q/DQ, which every backend supports, and dynamic, which is fastest on ONNX Runtime's CPU provider.
 
 Only layers with constant weights are quantised, symmetrically, weights per output channel. LayerNorm, Softmax, GELU,
 norms and products of two activations stay float.
@@ -16,11 +16,11 @@ from onnx import TensorProto, helper
 from .graphs import Array, Graph, Layer, attributes_of
 
 TINY = 1e-8
-"""Smallest range: a tensor that is always zero still needs a scale."""
+"""Minimum range: a tensor that is always zero still needs a scale."""
 
 
 def quantize_weight(weight: Array, axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """A weight as int8 in -127..127 of the same shape, and its scales float32, one per channel along `axis`."""
+    """Quantise a weight to int8 in -127..127 of the same shape; return it and float32 scales per channel of `axis`."""
     others = tuple(place for place in range(weight.ndim) if place != axis)
     scales = np.maximum(np.abs(weight).max(axis=others), TINY).astype(np.float32) / 127
     shape = [-1 if place == axis else 1 for place in range(weight.ndim)]
@@ -29,11 +29,11 @@ def quantize_weight(weight: Array, axis: int) -> tuple[NDArray[np.int8], NDArray
 
 
 def quantize_static(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
-    """The graph with the named layers in INT8, by Q/DQ pairs on their inputs and weights.
+    """Quantise the named layers to INT8 by Q/DQ pairs on their inputs and weights.
 
     ranges: the largest |x| to represent of every tensor that a layer reads. Outputs and biases of layers stay float:
     backends fuse the bias into the integer product, and TensorRT refuses integer biases. Not for ONNX Runtime's CPU
-    provider, which computes layers with a common input, as queries and keys have, in float.
+    provider, which computes layers with a common input, such as queries and keys, in float.
     """
     quantizer = _Quantizer(Graph(graph), ranges)
     layers = {layer.name: layer for layer in quantizer.graph.layers() if layer.name in names}
@@ -45,7 +45,7 @@ def quantize_static(graph: bytes, ranges: Mapping[str, float], names: Collection
 
 
 class _Quantizer:
-    """Adds Q/DQ pairs to a graph. nodes: those of the new graph so far, in order."""
+    """Adds Q/DQ pairs to a graph. nodes: of the new graph so far, in order."""
 
     def __init__(self, graph: Graph, ranges: Mapping[str, float]) -> None:
         self.graph, self._ranges = graph, ranges
@@ -62,14 +62,14 @@ class _Quantizer:
         node.input[1] = self._weight_pair(layer)
 
     def quantize_output(self, node: Any) -> None:
-        """Append the node, and a pair that gives the tensor of its name."""
+        """Append the node and a Q/DQ pair whose result has the name of the node's output."""
         name = node.output[0]
         node.output[0] = f"{name}.float"
         self.nodes += [node, *self._pair(name, node.output[0], name)]
-        self._pairs[name] = name  # a layer that reads it, with no activation between, needs no second pair
+        self._pairs[name] = name  # a layer that reads it directly needs no second pair
 
     def _data_pair(self, name: str) -> str:
-        """The tensor after Q and DQ; all its readers share one pair."""
+        """Return the name of the tensor after Q and DQ; all its readers share one pair."""
         if name not in self._pairs:
             moves = self._moves(name)
             pair = self._pair(name, moves[0].input[0] if moves else name, f"{name}.dequantized")
@@ -81,9 +81,9 @@ class _Quantizer:
         return self._pairs[name]
 
     def _moves(self, name: str) -> list[Any]:
-        """The Reshape and Transpose nodes, first to last, that lead to a tensor, each with one reader.
+        """Return the chain of Reshape and Transpose nodes, first to last, before a tensor, each with one reader.
 
-        Q goes in front of them: they then move bytes, and backends fuse Q with the node that computes the values.
+        Q is placed before them: they then move bytes, and backends fuse Q with the node that computes the values.
         """
         found: list[Any] = []
         for node in reversed(self.nodes):
@@ -93,7 +93,7 @@ class _Quantizer:
         return found
 
     def _pair(self, name: str, source: str, result: str) -> list[Any]:
-        """Q and DQ from `source` to `result`, with the range of the tensor `name`."""
+        """Return Q and DQ from `source` to `result`, with the range of the tensor `name`."""
         scale = self.graph.add_constant(f"{name}.scale", np.array(max(self._ranges[name], TINY) / 127, np.float32))
         zero = self.graph.add_constant("zero.int8", np.array(0, np.int8))
         return [
@@ -123,10 +123,10 @@ class _Quantizer:
 
 
 def quantize_dynamic(graph: bytes, ranges: Mapping[str, float], names: Collection[str]) -> bytes:
-    """The graph with the named layers in INT8, in the form that ONNX Runtime's CPU provider runs fastest.
+    """Quantise the named layers to INT8 in the form that is fastest on ONNX Runtime's CPU provider.
 
     The input of a MatMul or Gemm gets its range at run time, and each becomes one fused kernel. Convolutions have no
-    fast kernel of that kind: they are static, and their outputs are quantised too, or they would run in float.
+    such fast kernel: they are static, and their outputs are quantised too, else they would run in float.
     ranges: the largest |x| to represent of every input and output of a convolution.
     """
     quantizer = _Quantizer(Graph(graph), ranges)
@@ -146,7 +146,7 @@ def quantize_dynamic(graph: bytes, ranges: Mapping[str, float], names: Collectio
 def _quantize_at_run_time(graph: Graph, nodes: list[Any], quantized: set[str], node: Any, layer: Layer) -> None:
     """Append x·W + b as DynamicQuantizeLinear, MatMulInteger, and the scaling that ONNX Runtime fuses with them.
 
-    quantized: tensors that have their DynamicQuantizeLinear already.
+    quantized: tensors that already have a DynamicQuantizeLinear.
     """
     data, output, attributes = layer.data, layer.output, attributes_of(node)
     if data not in quantized:

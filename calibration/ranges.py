@@ -1,4 +1,4 @@
-"""Ranges of activations for INT8: the maximum, a percentile, and the range of least divergence (TensorRT's entropy)."""
+"""Activation ranges for INT8: maximum, percentile, and minimum divergence (TensorRT's entropy calibration)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ KINDS = ("max", "percentile", "entropy")
 PERCENTILE = 99.99
 BINS = 2048
 LEVELS = 128
-"""Magnitudes that symmetric INT8 tells apart."""
+"""Number of magnitudes in symmetric INT8."""
 SAMPLE = 1 << 16
-"""Values per tensor and batch, or a few times as many, that enter its histogram; maxima see all of them."""
+"""Approximate number of values per tensor and batch that enter its histogram; maxima use all values."""
 
 
 class Histogram:
@@ -31,7 +31,7 @@ class Histogram:
         self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
 
     def add(self, values: Array) -> None:
-        """Count the values of an array."""
+        """Add the values of an array."""
         magnitudes = np.abs(values).ravel()
         top = float(magnitudes.max(initial=0.0))
         self.largest = max(self.largest, top)
@@ -45,7 +45,7 @@ class Histogram:
             self.counts += np.bincount(bins, minlength=BINS)
 
     def range(self, kind: str) -> float:
-        """The largest |x| to represent, by one of `KINDS`."""
+        """Return the largest |x| to represent, by one of `KINDS`."""
         if kind == "max" or not self.limit:
             return self.largest
         if kind == "percentile":
@@ -56,7 +56,7 @@ class Histogram:
         return min(edge * self.limit / BINS, self.largest)
 
     def _least_divergent(self) -> int:
-        """Bins to keep so that the clipped and quantised distribution diverges least (Kullback-Leibler) from this."""
+        """Return the number of bins whose clipped and quantised distribution has the lowest KL divergence."""
         counts = self.counts.astype(np.float64)
         last = int(np.flatnonzero(counts)[-1]) + 1
         candidates = range(LEVELS, last + 1, max(1, LEVELS // 8))
@@ -65,12 +65,13 @@ class Histogram:
 
 
 def _stride(size: int) -> int:
-    """Between sampled values of `size`. It shares no factor with the size, else it would miss some channels always."""
+    """Return the step between sampled values. It is coprime to `size`, else some channels would never be sampled."""
     return next(step for step in range(-(-size // SAMPLE), 0, -1) if math.gcd(step, size) == 1)
 
 
 def _divergence(counts: NDArray[np.float64], edge: int) -> float:
-    """KL of the histogram clipped at `edge` against the same in `LEVELS` steps, each spread over its non-empty bins."""
+    """Return the KL divergence between the histogram clipped at `edge` and the same quantised to `LEVELS` steps, each
+    spread over its non-empty bins."""
     wanted = counts[:edge].copy()
     wanted[-1] += counts[edge:].sum()
     steps = np.arange(edge) * LEVELS // edge
@@ -93,9 +94,9 @@ def measure_ranges(
     cache: Path | None = None,
     progress: Callable[[int], object] = lambda _: None,
 ) -> Ranges:
-    """Ranges of tensors of a graph over crops uint8 [N,H,W,3].
+    """Measure ranges of tensors of a graph over crops uint8 [N,H,W,3].
 
-    cache: file of earlier ranges; used when its key is that of this graph, these frames and tensors, else written anew.
+    cache: file of earlier ranges; used if its key matches this graph, these frames and tensors, else written anew.
     progress: called with the number of frames of each batch.
     """
     digest = hashlib.sha256(graph)
@@ -117,7 +118,7 @@ def measure_ranges(
 
 
 def measure_channels(graph: bytes, frames: NDArray[np.uint8], tensors: Sequence[str]) -> dict[str, Array]:
-    """The largest |x| of every channel (last axis) of tensors of a graph."""
+    """Return the largest |x| of every channel (last axis) of tensors of a graph."""
     found: dict[str, Array] = {}
     for values in observe(graph, frames, tensors):
         for name in tensors:
@@ -127,7 +128,7 @@ def measure_channels(graph: bytes, frames: NDArray[np.uint8], tensors: Sequence[
 
 
 def _read(cache: Path, key: str) -> Ranges | None:
-    """The ranges in the file if they have this key; None otherwise and where it cannot be read: they are measured."""
+    """Return the ranges in the file if they have this key; None otherwise, or if it cannot be read."""
     try:
         content = json.loads(cache.read_text(encoding="utf-8"))
         kinds: Ranges = content["kinds"]

@@ -1,4 +1,4 @@
-"""Sensitivity of each layer to INT8, measured with one graph in which every layer can run as float or as INT8."""
+"""Measure each layer's sensitivity to INT8 with one graph in which every layer can run in float or in INT8."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from .graphs import Graph, batches
 from .quantization import TINY, quantize_weight
 
 RANKING_FRAMES = 8
-"""Frames on which each layer alone is measured: only their order matters, and a large encoder has a hundred layers."""
+"""Frames for measuring each layer alone: few, since only the order matters, and large encoders have a hundred layers.
+"""
 
 SCALES = "int8.scales"
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """How far features and class probabilities are from the float ones with one or several layers in INT8.
+    """Difference of features and class probabilities from the float ones with one or several layers in INT8.
 
-    layer: the one in INT8, or "all" for several. cosine: the lowest of any frame's two features. delta: largest |Δp|.
+    layer: the one in INT8, or "all" for several. cosine: lowest cosine of a frame's features. delta: largest |Δp|.
     """
 
     layer: str
@@ -39,7 +40,7 @@ class SensitivityModel:
     """An encoder whose INT8 layers are chosen at each run. A context manager.
 
     graph: float encoder. head: float head. window: T. frames: crops uint8 [N,H,W,3] to measure on.
-    INT8 is computed in float here (quantise, dequantise, multiply): integer kernels differ by rounding only.
+    INT8 is simulated in float (quantise, dequantise, multiply); integer kernels differ only by rounding.
     """
 
     def __init__(self, graph: bytes, head: bytes, window: int, frames: NDArray[np.uint8]) -> None:
@@ -54,7 +55,7 @@ class SensitivityModel:
     def sensitivity(
         self, ranges: Mapping[str, float], names: Collection[str], most: int | None = None
     ) -> LayerSensitivity:
-        """Sensitivity to the named layers in INT8, on all frames or on `most` of them, spread evenly.
+        """Measure sensitivity to the named layers in INT8, on all frames or on `most` of them, spread evenly.
 
         ranges: the largest |x| to represent of every tensor that these layers read.
         """
@@ -73,7 +74,7 @@ class SensitivityModel:
     def rank(
         self, ranges: Mapping[str, float], names: Collection[str], progress: Callable[[int], object] = lambda _: None
     ) -> list[LayerSensitivity]:
-        """Sensitivity to each of the named layers alone, the most sensitive first.
+        """Measure sensitivity to each of the named layers alone; return the most sensitive first.
 
         progress: called with 1 after each.
         """
@@ -87,7 +88,7 @@ class SensitivityModel:
     def _run(
         self, ranges: Mapping[str, float], names: Collection[str], frames: NDArray[np.uint8]
     ) -> NDArray[np.float32]:
-        """Features [N,D] with the named layers in INT8."""
+        """Return features [N,D] with the named layers in INT8."""
         scales = [max(ranges[layer.data], TINY) / 127 if layer.name in names else -1.0 for layer in self.layers]
         inputs = {SCALES: np.array(scales, np.float32)}
         parts = [self._engine.run({self._input: part, **inputs}) for part in batches(frames, 16)]
@@ -110,7 +111,7 @@ class SensitivityModel:
 
 
 def _with_optional_int8(graph: Graph) -> bytes:
-    """The graph with one more input, `SCALES` float32 [layers]: the scale of each layer's input, negative for float."""
+    """Add an input `SCALES`, float32 [layers], to the graph: the scale of each layer's input, negative for float."""
     layers = graph.layers()
     indices = {layer.name: index for index, layer in enumerate(layers)}
     zero = graph.add_constant("int8.zero", np.array(0, np.int8))

@@ -1,7 +1,7 @@
-"""SmoothQuant (arXiv 2211.10438): outlier channels moved from activations into weights, which INT8 scales per channel.
+"""SmoothQuant (arXiv 2211.10438): move outlier channels from activations into weights, which INT8 scales per channel.
 
-A LayerNorm channel fifty times as large as the others leaves them few of an INT8 tensor's levels. Dividing it in the
-LayerNorm, and multiplying the weights that read it by the same factor, gives the same function without the outlier.
+A LayerNorm channel fifty times as large as the others leaves them few INT8 levels. Dividing it in the LayerNorm, and
+multiplying the weights that read it by the same factor, gives the same function without the outlier.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from .graphs import Array, Graph, Layer, attributes_of
 
 STRENGTH = 0.5
-"""SmoothQuant's α: the share of the outliers' size, in logarithms, that moves into the weights."""
+"""SmoothQuant's α: the share of the outliers' log-magnitude that moves into the weights."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SmoothGroup:
 
 
 def find_groups(graph: Graph) -> list[SmoothGroup]:
-    """The LayerNorms over the last axis whose scale, bias and readers' weights are constant."""
+    """Return the LayerNorms over the last axis whose scale, bias and readers' weights are constant."""
     readers, layers = graph.readers(), {layer.name: layer for layer in graph.layers()}
     groups = []
     for node in graph.nodes:
@@ -43,7 +43,8 @@ def find_groups(graph: Graph) -> list[SmoothGroup]:
 
 
 def _reading_nodes(graph: Graph, tensor: str, readers: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Names of the nodes that read a tensor, directly or after nodes that only select or reorder its rows."""
+    """Yield names of the nodes that read a tensor, directly or after nodes that only select or reorder its rows; "" for
+    a node that reads it as another input than its first."""
     for node in readers.get(tensor, []):
         if node.input[0] == tensor and _keeps_channels(graph, node):
             yield from _reading_nodes(graph, node.output[0], readers)
@@ -52,7 +53,7 @@ def _reading_nodes(graph: Graph, tensor: str, readers: Mapping[str, list[Any]]) 
 
 
 def _keeps_channels(graph: Graph, node: Any) -> bool:
-    """Whether a node leaves the last of a tensor's three or more axes as it is."""
+    """Return whether a node leaves the last of a tensor's three or more axes unchanged."""
     attributes = attributes_of(node)
     if node.op_type == "Transpose":
         perm = attributes.get("perm", [0])
@@ -65,7 +66,7 @@ def _keeps_channels(graph: Graph, node: Any) -> bool:
 
 
 def smooth(data: bytes, channels: Mapping[str, Array]) -> bytes:
-    """The same function with its LayerNorms' outliers moved into the weights that read them.
+    """Move the outliers of LayerNorms into the weights that read them; the graph's function stays the same.
 
     channels: by LayerNorm output, the largest |x| of each channel.
     """
@@ -89,13 +90,13 @@ def smooth(data: bytes, channels: Mapping[str, Array]) -> bytes:
 
 
 def _by_channel(graph: Graph, layer: Layer) -> Array:
-    """The largest |w| of each channel of the layer's input."""
+    """Return the largest |w| of each channel of the layer's input."""
     found: Array = np.abs(graph.constant(layer.weight)).max(axis=layer.axis)
     return found
 
 
 def _factors(activations: Array, weights: Array) -> Array:
-    """The divisor of each channel, 1 where it is never used; their geometric mean is 1."""
+    """Return the divisor of each channel, 1 for unused channels; those of used ones have the geometric mean 1."""
     used = (activations > 0) & (weights > 0)
     factors = np.ones(len(activations))
     factors[used] = activations[used] ** STRENGTH / weights[used] ** (1 - STRENGTH)
