@@ -1,4 +1,4 @@
-"""What MAT, JAS and BAP are each worth, on procedural clips of people not trained on.
+"""Ablation of MAT, JAS and BAP, on procedural clips of held-out people.
 
     python benchmarks/ablation.py faces.pt WORK_FOLDER [--identities 150] [--seeds 3] [--write benchmarks/ablation.md]
 
@@ -24,7 +24,7 @@ STEPS = ("1-text", "2-video", "3-joint")
 
 
 def command(name: str, *arguments: object) -> None:
-    """Run one of our commands, or end with what it said."""
+    """Run one of our commands; on failure, exit with its output."""
     program = f"from dfer.train.cli.{name} import main; main()"
     call = [sys.executable, "-c", program, *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)

@@ -1,9 +1,9 @@
-"""FineCLIPER at full size, random weights: its parameters, its exports, and what adapters cost beside plain CLIP.
+"""FineCLIPER at full size with random weights: parameters, exports, and the cost of adapters relative to plain CLIP.
 
     python benchmarks/adapters.py WORK [--clip ViT-B-32 --clip ViT-B-16] [--engines] [--seconds 30] [--write]
 
-Adapters are given weights as large as training makes them. INT8's ranges are measured on drawn faces. WORK keeps what
-is exported. --engines also builds TensorRT-RTX engines, with no GPU. --write makes adapters.md.
+Adapters get weights of the magnitude that training gives them. INT8's ranges are measured on procedural faces. WORK
+keeps the exported bundles. --engines also builds TensorRT-RTX engines, without a GPU. --write writes adapters.md.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ VARIANTS: dict[str, dict[str, str]] = {
     "LoRA": {"adapter": "lora"},
 }
 MOST = 1.10
-"""Of plain CLIP's cost in INT8: those beside MLPs are folded into them, LoRA is merged."""
+"""Maximum cost in INT8 relative to plain CLIP: adapters parallel to MLPs are folded into them, LoRA is merged."""
 TRAINED = 0.02
-"""Standard deviation of the weights that begin as zeros."""
+"""Standard deviation of the weights that are initialised to zero."""
 
 
 def make(clip: str, options: dict[str, str]) -> FineCliper:
@@ -51,14 +51,14 @@ def make(clip: str, options: dict[str, str]) -> FineCliper:
 
 
 def parameters(method: FineCliper) -> str:
-    """Millions that are trained: in the image tower, the text tower and over time."""
+    """Return millions of trained parameters: in the image tower, the text tower and the temporal part."""
     parts = (method.image_adapters, method.text_adapters, method.temporal)
     counts = [sum(one.numel() for one in part.parameters()) / 1e6 for part in parts]
     return " + ".join(f"{count:.2f}" for count in counts) + f" = {sum(counts):.2f}"
 
 
 def export(work: Path, clip: str, name: str) -> tuple[Bundle, dict[str, str]]:
-    """The bundle and what was told of it: parameters, and each precision's parity."""
+    """Return the bundle and its figures: parameters, and each precision's parity."""
     path = work / f"{clip}-{list(VARIANTS).index(name)}.dfer"
     told = path.with_suffix(".json")
     if not (path / MANIFEST).is_file() or not told.is_file():

@@ -1,11 +1,11 @@
-"""Does a run over many files stay small? Reads 150 clips of 720×1280, one of them broken, in one `dfer-run`.
+"""Memory and threads of a run over many files: 150 clips of 720×1280, one of them broken, in one `dfer-run`.
 
     python benchmarks/batches.py WORK [--clips 150]
 
-WORK keeps the clips (3 s of a drawn person each) and gets the results: a common table, and with --outputs a table, an
-annotated video and a plot for each. Memory (pages that are shared counted once) and threads are those of the process
-and its children together, looked at ten times a second. Exits with 1 when a limit is exceeded, a clip has no rows, or
-the run does not tell of the broken one by its exit status.
+WORK keeps the clips (3 s of a procedural person each) and gets the results: a common table, and with --outputs a table,
+an annotated video and a plot for each. Memory (shared pages counted once) and threads are sums over the process and its
+children, sampled ten times a second. Exits with 1 if a limit is exceeded, a clip has no rows, or the run's exit status
+does not report the broken one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MOST_MB, MOST_THREADS, SOME_FAILED = 600, 40, 3
 
 
 def make_clips(folder: Path, count: int) -> None:
-    """Upright clips, cut out of the demo's at different times; the last is no video."""
+    """Write portrait-format clips, cut out of the demo clip at different times; the last is not a video."""
     folder.mkdir(parents=True, exist_ok=True)
     demo = folder.parent / "demo.mp4"
     if not demo.exists():
@@ -65,7 +65,7 @@ def main(work: Path, clips: int, outputs: bool) -> None:
     while run.poll() is None:
         try:
             process = psutil.Process(run.pid)
-            own = process.cmdline()  # a child that is about to start its program is the parent's memory again
+            own = process.cmdline()  # a forked child before exec would count the parent's memory twice
             family = [process, *(one for one in process.children(recursive=True) if one.cmdline() != own)]
             memory = max(memory, sum(one.memory_full_info().pss for one in family) / 1e6)
             threads = max(threads, sum(one.num_threads() for one in family))

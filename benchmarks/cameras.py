@@ -1,9 +1,9 @@
-"""How many cameras does one machine read? The demo clip, played as if live by each of several.
+"""How many cameras can one machine process? Each plays the demo clip as if live.
 
     python benchmarks/cameras.py [1 2 4 8 16] [--bundle MODEL.dfer] [--provider cpu]
 
-640×360, 24 frames per second, one or two faces. Prints a line for each number of cameras: frames that were not taken in
-time; samples of faces that were left out for lack of time; age of predictions, from a frame's arrival on; processor.
+640×360, 24 frames per second, one or two faces. Prints a line for each number of cameras: dropped frames; samples of
+faces skipped for lack of time; age of predictions since a frame's arrival; CPU load.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
         print("cameras  frames/s  not taken  left out  predictions/s  age, ms: median, 99 %  processor")
         for count in options.cameras:
             recognizer.scheduler.encoded = recognizer.scheduler.skipped = 0
-            # pictures are RGB when they are taken, as a camera's
+            # decode to RGB when a frame is taken, as with a camera
             cameras = [RotatedSource(open_source(clip), lambda frame: frame.image) for _ in range(count)]
             ages: list[float] = []
             begun, used = monotonic(), process_time()

@@ -1,11 +1,11 @@
-"""What labelling a corpus costs beside a plain loop, and whether a long video in parts is the whole.
+"""Cost of labelling a corpus relative to a plain loop, and whether a long video in parts gives the same rows.
 
     python benchmarks/corpora.py WORK [--clips 24] [--rounds 3] [--write]
 
 Each round labels clips (14 s of the demo at 640×360, with the demo model, one process of one thread) in turns: by a
-plain loop over `Recognizer.stream`, by dfer-label with one worker, and, where ray is installed, by dfer-label on a Ray
-cluster of one slot that is already up; a quarter of the clips and all of them, so that starting and labelling are told
-apart. Ten minutes of video are cut in four before. --write makes corpora.md.
+plain loop over `Recognizer.stream`, by dfer-label with one worker, and, if ray is installed, by dfer-label on a
+running Ray cluster of one slot. It labels a quarter of the clips and all of them, to separate start-up from labelling.
+Before that, ten minutes of video are labelled in four parts. --write writes corpora.md.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.procedural.demo import film_demo
 from dfer.runtime.recognizer import Recognizer
 
-COST, DIFFERING = 1.05, 0.01  # of the plain loop's time, share of rows
-NODES, VIDEOS, MINUTES = 1000, 10_000_000, 5  # of the projection
+COST, DIFFERING = 1.05, 0.01  # limits: relative to the plain loop's time; share of rows
+NODES, VIDEOS, MINUTES = 1000, 10_000_000, 5  # for the projection
 HOST = "127.0.0.2"
 LOOP = """
 import sys
@@ -69,7 +69,7 @@ def make_clips(folder: Path, count: int) -> list[Path]:
 
 
 def make_film(clip: Path, path: Path, seconds: float) -> None:
-    """The clip's pictures again and again, encoded anew with a key frame every two seconds."""
+    """Repeat the clip's frames, re-encoded with a key frame every two seconds."""
     with av.open(str(path), "w") as film:
         stream = film.add_stream("mpeg4", rate=24, options={"g": "48", "bf": "2", "qscale": "3"})
         stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
@@ -83,7 +83,7 @@ def make_film(clip: Path, path: Path, seconds: float) -> None:
 
 
 def compare_parts(film: Path, work: Path, length: float) -> tuple[int, int, int]:
-    """Rows of the whole, rows missing or extra in its parts, and labels that differ."""
+    """Return the number of rows of the whole, of rows missing or extra in its parts, and of labels that differ."""
     out = work / "parts"
     shutil.rmtree(out, ignore_errors=True)
     label(LabelOptions([film], out, LabelSettings(str(DEMO), provider="cpu"), workers=2, longest=length))
@@ -96,7 +96,7 @@ def compare_parts(film: Path, work: Path, length: float) -> tuple[int, int, int]
     for row in rows:
         in_frame.setdefault(row["frame"], []).append(row)
     differing = 0
-    for one in whole:  # beside the row whose box is nearest
+    for one in whole:  # compared with the row whose box is nearest
         near = min(in_frame[one.frame], key=lambda row: abs(row["x"] - one.box[0]) + abs(row["y"] - one.box[1]))
         differing += near["label"] != one.label
     return len(whole), sum(map(abs, unlike.values())), differing

@@ -1,10 +1,10 @@
-"""What students of a trained model read of photographs, and what they cost, beside their teacher.
+"""Accuracy and cost of students of a trained model on photographs, compared with their teacher.
 
     python benchmarks/distillation.py TEACHER.pt LABELS.csv WORK [--tower NAME …] [--stills CSV …] [--write]
 
-LABELS.csv: photographs as `dfer-prepare --photos` writes them; students learn the teacher's features of its split train
-without labels. Teacher and students are tested on the split val of it and of every --stills, in FP32 and in INT8, and
-timed in turns. WORK keeps students and bundles; what is there is not made again. --write makes distillation.md.
+LABELS.csv: photographs from `dfer-prepare --photos`; students learn the teacher's features of its split train
+without labels. Teacher and students are tested on its split val and that of every --stills, in FP32 and in INT8, and
+timed in turns. WORK keeps students and bundles; existing ones are reused. --write writes distillation.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dfer.runtime.recognizer import Recognizer
 
 TOWERS = ("dfer_resnet_tiny",)
 LOST = {"war": 0.02, "uar_min10": 0.04}
-"""At most, of the teacher's in FP32."""
+"""Maximum loss relative to the teacher in FP32."""
 LOSSES = ", ".join(map(str, LOST.values()))
 PRECISIONS = ("fp32", "int8")
 PEER = f"EfficientNet-B0 at {SIDE} px"
@@ -57,7 +57,7 @@ def scores(bundle: Path, stills: Path, precision: str) -> dict[str, float]:
 
 
 def teach(options: argparse.Namespace) -> dict[str, Path]:
-    """The bundles of teacher and students, by name."""
+    """Train and export the students; return the bundles of teacher and students, by name."""
     models = {"teacher": options.work / options.teacher.name}
     if not models["teacher"].exists():
         shutil.copy(options.teacher, models["teacher"])
@@ -71,7 +71,7 @@ def teach(options: argparse.Namespace) -> dict[str, Path]:
 
 
 def measure(bundles: dict[str, Path], providers: list[str], options: argparse.Namespace) -> dict[str, float]:
-    """Milliseconds of a prediction by "name provider precision", and of `PEER` for one frame."""
+    """Return milliseconds per prediction by "name provider precision", and per frame for `PEER`."""
     engine = open_engine(efficientnet(options.work).read_bytes(), "cpu", physical_cores())
     crop = np.zeros((1, 3, SIDE, SIDE), np.float32)
     works: dict[str, Callable[[], object]] = {PEER: lambda: engine.run({"frames": crop})}

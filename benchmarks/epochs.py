@@ -1,6 +1,6 @@
-"""How long an epoch takes on stored features and on pixels: same method, data and machine, turn by turn.
+"""Duration of an epoch on stored features and on pixels: same method, data and machine, in turns.
 
-Each in the precision that is faster for it on a CPU: features in float32, pixels in bfloat16 where the CPU has that.
+Each in the precision that is faster for it on a CPU: features in float32, pixels in bfloat16 if the CPU supports it.
 
 python benchmarks/epochs.py [--clip ViT-B-32] [--identities 10] [--batch 64] [--rounds 3]
 """
@@ -34,7 +34,8 @@ from dfer.train.precision import mixed_precision
 
 
 def epoch(method: Method, batches: FeatureBatches | PixelBatches, seed: int, text: bool) -> float:
-    """Seconds of one epoch of forward, backward and step; without `text` the class matrix is computed once."""
+    """Return the seconds of one epoch of forward, backward and step; without `text`, the class matrix is computed once.
+    """
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, 1e-3)
     start = perf_counter()
@@ -49,7 +50,7 @@ def epoch(method: Method, batches: FeatureBatches | PixelBatches, seed: int, tex
 
 
 def write_clips(folder: Path, identities: int) -> ClipSet:
-    """Procedural clips as folders of frames, as `dfer-prepare` leaves them."""
+    """Write procedural clips as folders of frames, as `dfer-prepare` does, and load them."""
     drawn = ProceduralClips(range(identities), workers=2)
     for index, label in enumerate(drawn.labels):
         place = folder / drawn.classes[label] / f"{index:05d}"
@@ -103,7 +104,7 @@ def main() -> None:
             fast, slow = (median(column) for column in zip(*times, strict=True))
             medians.append((fast, slow))
             print(f"{name}: features {fast:.2f} s, pixels {slow:.2f} s, {slow / fast:.1f} ×")
-    # BAP's 40, 30 and 30 epochs, of which the middle ones leave the text alone.
+    # BAP's 40, 30 and 30 epochs, of which the middle ones do not train the text side.
     fast, slow = (0.7 * trained + 0.3 * frozen for trained, frozen in zip(medians[0], medians[1], strict=True))
     print(f"Align-DFER, mean over BAP's epochs: features {fast:.2f} s, pixels {slow:.2f} s, {slow / fast:.1f} ×")
 

@@ -1,10 +1,10 @@
-"""What the parts of FineCLIPER are each worth: on procedural people not trained on, and on photographs as clips.
+"""Ablation of FineCLIPER's parts: on held-out procedural people, and on photographs as clips.
 
     python benchmarks/finecliper.py vit.pt WORK [--stills labels.csv] [--seeds 2]
 
-vit.pt: weights of `dfer-pretrain --clip dfer-vit`. labels.csv: photographs with votes as `dfer-prepare --photos` writes
-them; each is a clip of one frame. Every variant trains for the same number of epochs on the same clips, as many at a
-time as there are cores. What is there already is not trained again.
+vit.pt: weights of `dfer-pretrain --clip dfer-vit`. labels.csv: photographs with votes from `dfer-prepare --photos`;
+each is a clip of one frame. Every variant trains for the same number of epochs on the same clips, with as many runs in
+parallel as there are cores. Existing checkpoints are reused.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ SIZES = {
     "images of 48 px: 9 patches": ["--image-size", "48"],
     "images of 64 px, 15 of 16 patches": ["--patches", "15"],
 }
-"""The transformer was taught on images of 64 px, in patches of 16; its positional embedding is interpolated."""
-PEOPLE = 40  # to test on
+"""The transformer was pre-trained on images of 64 px, in patches of 16; its positional embedding is interpolated."""
+PEOPLE = 40  # test people
 
 
 def write_texts(folder: Path, identities: int) -> None:
-    """Descriptions with "less" for "no", and the captions of drawn people, each given to another clip."""
+    """Write descriptions with "less" for "no", and the captions of procedural people, shuffled between clips."""
     less = {name: [f"a person with an expression of {word}{name}" for word in ("", "less ")] for name in EXPRESSIONS}
     (folder / "less.json").write_text(json.dumps(less), encoding="utf-8")
     captions = ProceduralClips(range(identities)).captions
@@ -62,7 +62,7 @@ def write_texts(folder: Path, identities: int) -> None:
 
 
 def write_stills(table: Path, folder: Path, most: int) -> Path:
-    """A CSV of clips, each the folder of a photograph, at most `most` of a class to train on; all to test on."""
+    """Write a CSV of clips, each the folder of a photograph, with at most `most` training clips per class."""
     with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     counts = dict.fromkeys(EXPRESSIONS, 0)
@@ -132,7 +132,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     options.folder.mkdir(exist_ok=True)
-    os.environ["OMP_NUM_THREADS"] = "1"  # as many runs as cores share the machine
+    os.environ["OMP_NUM_THREADS"] = "1"  # there are as many parallel runs as cores
     write_texts(options.folder, options.identities)
     compare(options, PARTS | VARIANTS | SIZES, "drawn people", ["--identities", options.identities])
     if options.stills is not None:
