@@ -34,8 +34,7 @@ from dfer.train.precision import mixed_precision
 
 
 def epoch(method: Method, batches: FeatureBatches | PixelBatches, seed: int, text: bool) -> float:
-    """Return the seconds of one epoch of forward, backward and step; without `text`, the class matrix is computed once.
-    """
+    """Return the seconds of one epoch (forward, backward, step); without `text`, the class matrix is computed once."""
     parameters = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, 1e-3)
     start = perf_counter()

@@ -1,12 +1,12 @@
-"""Every precision of a bundle on a GPU: agreement with FP32 on the CPU, and latency, host memory to host memory.
+"""Every precision of a bundle on a GPU: agreement with FP32 on the CPU, and latency from host memory to host memory.
 
 python benchmarks/gpu.py align.dfer [--providers cuda,native-tensorrt] [--runs 200] [--json gpu.json]
 
 "cuda" is ONNX Runtime's provider (onnxruntime-gpu); "native-tensorrt" and "-rtx" are the native runner, which first
-builds its engines into the bundle. What is absent here, or does not run, is a line of the table. Providers and
-precisions take turns, so that a drift of the clocks hits all alike.
+builds its engines into the bundle. Providers that are not installed or do not run get a row with the error. Providers
+and precisions take turns, so that clock drift affects all alike.
 
-State: tried with "--providers cpu" only; no GPU was at hand when it was written.
+State: tested with "--providers cpu" only; no GPU was available when it was written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEAD = "head.fp32.onnx"
 class Row:
     """One precision on one provider. cosine: lowest of any frame; delta: largest |Δp|; top1: share of equal classes.
 
-    milliseconds: by batch, median and 90th percentile. error: why there is nothing else.
+    milliseconds: by batch, median and 90th percentile. error: why there are no figures.
     """
 
     provider: str
@@ -49,7 +49,7 @@ class Row:
 
 
 def drawn_windows(size: int, window: int, people: int = 6) -> NDArray[np.uint8]:
-    """Crops uint8 [people,T,size,size,3] of drawn faces in motion."""
+    """Return crops uint8 [people,T,size,size,3] of moving procedural faces."""
     rng = np.random.default_rng(0)
     windows = np.empty((people, window, size, size, 3), np.uint8)
     for person, expression in zip(windows, ("happiness", "anger", "surprise") * people, strict=False):
@@ -62,14 +62,14 @@ def drawn_windows(size: int, window: int, people: int = 6) -> NDArray[np.uint8]:
 
 
 def encode(engine: Engine, windows: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Features [W,T,D] of windows of crops [W,T,H,W,3]."""
+    """Return features [W,T,D] of windows of crops [W,T,H,W,3]."""
     return np.stack([engine.run({"frames": window})["features"] for window in windows])
 
 
 def timings(
     engines: dict[tuple[str, str], Engine], crops: NDArray[np.uint8], runs: int
 ) -> dict[tuple[str, str], tuple]:
-    """Median and 90th percentile in milliseconds of `runs` runs each, the engines taking turns of ten."""
+    """Return median and 90th percentile in milliseconds of `runs` runs of each engine, in turns of ten."""
     seconds: dict[tuple[str, str], list[float]] = {name: [] for name in engines}
     for turn in range(-WARM_UP, runs, 10):
         for name, engine in engines.items():
@@ -85,7 +85,7 @@ def timings(
 
 
 def gpu_name() -> str:
-    """The first GPU, or why there is none."""
+    """Return the name of the first GPU, or why there is none."""
     try:
         return open_cuda().name
     except DferError as error:

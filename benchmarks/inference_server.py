@@ -1,11 +1,11 @@
-"""One Triton server for many streams: what sharing the encoder costs, and how many live streams there are on top.
+"""One Triton server for many streams: the cost of sharing the encoder, and how many live streams it can serve.
 
     DFER_TRITON=FOLDER python benchmarks/inference_server.py WORK [--rounds 3] [--live 8x24/8,50x8/4] [--write]
 
-FOLDER holds the server (`.ci/triton FOLDER`). First four `dfer-run` processes that share it, against one process with
-the encoder in itself: the same frames in all, in turns. Then clips played as live streams: `--live 50x8/4` are 50
-streams of 8 frames a second, read by 4 processes (`live_client.py`). Predictions against those that were due, how old
-they are, how many faces the server put into a batch, and the processor time of a prediction. --write makes
+FOLDER holds the server (`.ci/triton FOLDER`). First, four `dfer-run` processes share the server, compared with one
+process that runs the encoder itself: the same frames in all, in turns. Then clips are played as live streams:
+`--live 50x8/4` are 50 streams of 8 frames a second, read by 4 processes (`live_client.py`). Measured are predictions
+relative to those due, their age, the server's batch size in faces, and CPU time per prediction. --write writes
 inference_server.md.
 """
 
@@ -38,10 +38,10 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 from triton_servers import RealTriton
 
 PROCESSES, SECONDS = 4, 40
-SHARE = 0.8  # of the rate of one process
-PER_SECOND = 8  # samples of a face
-LIVE = 20  # seconds that streams are played
-CAMERAS = 50  # of the budget on paper
+SHARE = 0.8  # minimum, relative to the rate of one process
+PER_SECOND = 8  # samples per second and face
+LIVE = 20  # seconds for which streams are played
+CAMERAS = 50  # for the budget on paper
 
 
 def main() -> None:
@@ -102,18 +102,18 @@ def main() -> None:
 
 
 def read(groups: list[list[Path]], *options: str) -> tuple[float, float]:
-    """One `dfer-run` for each group of clips, all together: frames per second, and seconds of processor."""
+    """Run one `dfer-run` per group of clips, all in parallel; return frames per second and CPU seconds."""
     begun, before = time.perf_counter(), os.times()
     command = [str(Path(sys.executable).with_name("dfer-run")), "--quiet", *options]
     runs = [subprocess.Popen([*command, *map(str, group)], stdout=subprocess.DEVNULL) for group in groups]
     assert not any(run.wait() for run in runs)
     rate, after = sum(map(len, groups)) * SECONDS * RATE / (time.perf_counter() - begun), os.times()
-    return rate, sum(after[2:4]) - sum(before[2:4])  # those of children
+    return rate, sum(after[2:4]) - sum(before[2:4])  # CPU times of child processes
 
 
 @dataclass(frozen=True)
 class Played:
-    """What came of live streams. ages: seconds, of each prediction. client, server: seconds of processor."""
+    """Results of live streams. ages: of each prediction, in seconds. client, server: CPU seconds."""
 
     streams: int
     rate: int
@@ -191,7 +191,7 @@ def play(server: RealTriton, model: str, work: Path, case: str, provider: str) -
 
 
 def hold(server: RealTriton, address: str, seconds: float) -> str:
-    """Stop the workers of the Python backend for so long, with requests under way; what became of the server."""
+    """Suspend the workers of the Python backend for `seconds` during requests; return what the server did."""
     frames = np.zeros((1, 80, 80, 3), np.uint8)
     workers = [one for one in psutil.Process(server.pid).children(recursive=True) if "stub" in one.name()]
     with open_graph(Bundle.open(DEMO), "encoder.fp32.onnx", address) as engine:
@@ -215,13 +215,13 @@ def hold(server: RealTriton, address: str, seconds: float) -> str:
 
 
 def processor_time(pid: int) -> float:
-    """Seconds of a process and those it started."""
+    """Return the CPU seconds of a process and its children."""
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     return sum(sum(one.cpu_times()[:2]) for one in family)
 
 
 def budget(unhurried: Played) -> list[str]:
-    """What so many cameras take, by the processor time of streams that found enough of it."""
+    """Return text that estimates the cost of `CAMERAS` cameras from the CPU time of streams on an unloaded machine."""
     per_second = CAMERAS * PER_SECOND
     client, server = (seconds / len(unhurried.ages) * per_second for seconds in (unhurried.client, unhurried.server))
     return [

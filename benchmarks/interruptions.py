@@ -1,4 +1,4 @@
-"""A training run killed (SIGKILL) in its extraction and in each of its steps, and gone on with, against one left alone.
+"""A training run killed (SIGKILL) during extraction and in each step, and resumed, compared with an undisturbed run.
 
 python benchmarks/interruptions.py [--pretrained faces.pt --clip dfer-nano] [--identities 24]
 """
@@ -31,7 +31,7 @@ def finish(process: subprocess.Popen[bytes]) -> None:
 
 
 def kill_when(process: subprocess.Popen[bytes], ripe: Callable[[], bool]) -> bool:
-    """Kill the process as soon as `ripe`; False if it ended before."""
+    """Kill the process as soon as `ripe()` is true; return False if it ended before."""
     while process.poll() is None:
         if ripe():
             process.kill()

@@ -1,10 +1,10 @@
-"""How soon labels follow a face: the demo clip against its own script, at several windows.
+"""Lag of labels behind a face: predictions for the demo clip compared with its script, at several windows.
 
     python benchmarks/lag.py [--bundle B] [--windows 0.75,1,1.5,2] [--fps 8] [--smooth 0]
 
-Right: share of the predictions of the two drawn people whose label is what the script says for that moment, or for a
-moment `lag` earlier; the best lag is the one with most right. Onset, offset: seconds from the start of an expression to
-the first prediction of it, and from its end to the last one in a row, medians over those that were seen at all.
+Right: share of the predictions of the two procedural people whose label matches the script at that moment, or `lag`
+earlier; the best lag is the one with the largest share. Onset, offset: seconds from the start of an expression to
+the first prediction of it, and from its end to the first other label; medians over expressions that were predicted.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def by_person(predictions: list[Prediction]) -> list[list[Prediction]]:
-    """The predictions of each of `ROLES`, by where their face is."""
+    """Return the predictions of each of `ROLES`, assigned by the position of the face."""
     people: list[list[Prediction]] = [[] for _ in ROLES]
     for one in predictions:
         middle = one.box[0] + one.box[2] / 2
@@ -54,7 +54,7 @@ def by_person(predictions: list[Prediction]) -> list[list[Prediction]]:
 
 
 def measure(people: list[list[Prediction]]) -> list[str]:
-    """Right, best lag, right at that lag, onset and offset, as text."""
+    """Return right, best lag, right at that lag, onset and offset, as text."""
     pairs = [(one, script) for found, script in zip(people, demo_script(), strict=True) for one in found]
     shares = []
     for lag in LAGS:
@@ -82,7 +82,7 @@ def measure(people: list[list[Prediction]]) -> list[str]:
 
 
 def shown_at(script: Script, time: float) -> str | None:
-    """What the script says for a moment; None before and after it."""
+    """Return the script's label at a moment; None before and after it."""
     return next((label for start, end, label in script if start <= time < end), None)
 
 

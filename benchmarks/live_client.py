@@ -1,11 +1,10 @@
-"""A client of `inference_server.py`: clips played as live streams, as by `dfer-run --realtime`, and what came of it.
+"""A client of `inference_server.py`: plays clips as live streams, like `dfer-run --realtime`, and prints the results.
 
     python benchmarks/live_client.py PROVIDER SECONDS CLIP...
 
-Prints "ready" when the model is loaded, waits for a line on standard input, so that all clients begin at once, and ends
-with a line of JSON. ages: seconds from a frame's arrival to its prediction, one for each. dropped: frames that were not
-taken in time. skipped: share of the samples of faces in view that were left out. seconds: of processor, without
-starting.
+Prints "ready" when the model is loaded, waits for a line on standard input, so that all clients start together, and
+ends with a line of JSON. ages: seconds from a frame's arrival to each prediction. dropped: frames that were not
+taken in time. skipped: share of the samples of faces in view that were skipped. seconds: CPU time without start-up.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Does the runtime's memory stay flat, and is no row lost? Reads a video over and over as one endless source.
+"""Does the runtime's memory stay flat, and is no row lost? Reads a video repeatedly, as one endless source.
 
     python benchmarks/memory.py clip.mp4 --hours 1
 
-Prints resident memory every five minutes of video and exits with 1 when it grew by more than --limit-mb after the
-first minute of wall-clock time. With --rows, the rows must be exactly one per sampling period: for a clip in which one
-face is seen all the time.
+Prints resident memory every five minutes of video and exits with 1 if it grew by more than --limit-mb after the
+first minute of wall-clock time. With --rows, there must be exactly one row per sampling period: for a clip that shows
+one face all the time.
 """
 
 from __future__ import annotations

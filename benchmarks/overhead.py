@@ -1,11 +1,11 @@
-"""What everything but encoder and head costs, and how many frames the demo model reads.
+"""Cost of everything but encoder and head, and the frame rate of the demo model.
 
     python benchmarks/overhead.py WORK [--rounds 3] [--write]
 
-The demo clip (640×360, 24 frames per second, one or two faces) through a ViT-B/32 in INT8 that reads one face in every
-frame, frame by frame as from a camera and many frames at once as `dfer-run` reads files; and through the demo model as
-`dfer-run` does it, with CSV and annotated video. Models take turns.
---write makes overhead.md.
+The demo clip (640×360, 24 frames per second, one or two faces) is read by a ViT-B/32 in INT8 that encodes one face in
+every frame, frame by frame as from a camera, and in batches of frames as `dfer-run` reads files; and by the demo model
+as in `dfer-run`, without and with CSV and annotated video. Models take turns.
+--write writes overhead.md.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dfer.runtime.profiling.profiler import Recording
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import RotatedSource, SourceReaders, open_source
 
-OUTSIDE, SHARE, RATE = 6.0, 0.10, 150.0  # ms per frame, of the encoder's time, frames per second
+OUTSIDE, SHARE, RATE = 6.0, 0.10, 150.0  # limits: ms per frame; share of the encoder's time; frames per second
 
 
 @dataclass
 class Found:
-    """outside: ms of each frame in which neither encoder nor head nor outputs ran; of many at once, at the first.
+    """outside: ms of each frame in which neither encoder nor head nor outputs ran; for a batch, at its first frame.
     encode: ms of each run. rates: frames/s of each round, outputs included."""
 
     outside: list[float] = field(default_factory=list)
@@ -40,10 +40,10 @@ class Found:
 
 
 def read(recognizer: Recognizer, clip: Path, paths: OutputPaths, at_once: int, found: Found) -> None:
-    """Once through the clip."""
+    """Read the clip once."""
     watch = recognizer.stopwatch = Recording()
     source = open_source(clip)
-    if at_once == 1:  # its pictures are RGB when they are taken, as a camera's
+    if at_once == 1:  # decode to RGB when a frame is taken, as with a camera
         source = RotatedSource(source, lambda frame: frame.image)
     watch.settle()
     networks = [watch.steady.setdefault(stage, []) for stage in ("encode", "head")]

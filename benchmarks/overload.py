@@ -1,10 +1,10 @@
-"""Far too much work, live: eight faces and a ViT-L/14 in FP32. Do predictions stay fresh and memory flat?
+"""Live overload: eight faces and a ViT-L/14 in FP32. Do predictions stay fresh and memory flat?
 
     python benchmarks/overload.py [--clip ViT-L-14] [--faces 8] [--seconds 120]
 
-The encoder has random weights (its speed does not depend on them); the clip is drawn and played as if live. Age is the
-time from a frame's arrival to its prediction. Exits with 1 when the 99th percentile of age is above two sampling
-periods and one batch, or memory grew.
+The encoder has random weights (its speed does not depend on them); the procedural clip is played as if live. Age is the
+time from a frame's arrival to its prediction. Exits with 1 if the 99th percentile of age is above two sampling
+periods and one batch, or memory grew by more than 20 MB.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SIZE, _RATE = (1280, 720), 25.0
 
 
 def film_crowd(path: Path, people: int, seconds: float) -> None:
-    """A clip of `people` drawn side by side in two rows, each in a course of their own."""
+    """Write a clip of `people` procedural faces in two rows, each with its own expression curve."""
     rng = np.random.default_rng(5)
     columns = (people + 1) // 2
     cast = [

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed share: turns, the machine in a sentence, checks, and the page they write."""
+"""Shared parts of the speed benchmarks: turns, a description of the machine, checks, and the page they write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAMED = ("python", "onnxruntime", "onnxruntime-ep-openvino")
 
 @dataclass(frozen=True)
 class Check:
-    """What must be so. passed: whether it was."""
+    """A requirement. words: what is required. found: the figure. passed: whether it is met."""
 
     words: str
     found: str
@@ -27,10 +27,10 @@ class Check:
 
 
 def take_turns(works: Mapping[str, Callable[[], object]], seconds: float, runs: Mapping[str, int]) -> dict[str, float]:
-    """Median milliseconds of each work. They take turns until `seconds` are over, each at least three times, so that
-    whatever else the machine does hits all alike.
+    """Return the median milliseconds of each work. They take turns until `seconds` are over, each at least three times,
+    so that other load on the machine affects all alike.
 
-    runs: of a work in its turn, 1 where it is absent; the first of several warms up and is not counted.
+    runs: runs per turn by work, 1 by default; the first of several warms up and is not counted.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
     for work in works.values():
@@ -47,13 +47,13 @@ def take_turns(works: Mapping[str, Callable[[], object]], seconds: float, runs: 
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, all but the first column to the right."""
+    """Return a Markdown table with all but the first column right-aligned."""
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def publish(page: str, title: str, parts: Sequence[str], checks: Sequence[Check], write: bool) -> None:
-    """Print the page, write it beside the scripts if asked to, and exit with 1 when a check failed."""
+    """Print the page, write it beside the scripts if `write`, and exit with 1 if a check failed."""
     machine, found = describe_machine(), versions()
     named = ", ".join(f"{name} {found[name]}" for name in _NAMED if name in found)
     where = f"{machine.cpu} ({', '.join(machine.instructions)}), {machine.cores} cores; {named}."

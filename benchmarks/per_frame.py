@@ -1,10 +1,10 @@
-"""Ours against recognisers that look at one frame: EfficientNet-B0, the class of EmotiEffLib's and others' models.
+"""Speed compared with single-frame recognisers: EfficientNet-B0, the class of EmotiEffLib's and others' models.
 
     python benchmarks/per_frame.py WORK [--student STUDENT.dfer] [--seconds 40] [--write]
 
 All on ONNX Runtime with the same settings, random weights, one face: of 224 pixels for EfficientNet-B0 (the demo
 model: 80), of 224 and 128 for ViT-B/32, which also reads 15 of the 16 patches of 128. STUDENT.dfer: a distilled model
-with an INT8 encoder (`distillation.py`). WORK keeps what is exported. --write makes per_frame.md.
+with an INT8 encoder (`distillation.py`). WORK keeps the exported models. --write writes per_frame.md.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from dfer.train.models.clip import load_timm
 
 SIDE = 224
 MUST = {"cpu": 1.0, "openvino": 0.9}
-"""At most what part of EfficientNet-B0's cost, INT8 at 128 pixels, by provider."""
+"""Maximum cost of INT8 at 128 pixels relative to EfficientNet-B0, by provider."""
 STUDENT = 0.25
-"""The same of a student, with either provider."""
+"""The same for a student, with either provider."""
 
 
 def efficientnet(folder: Path) -> Path:
-    """EfficientNet-B0 for seven classes as an FP32 graph: float32 [N,3,224,224] → logits [N,7]."""
+    """Export EfficientNet-B0 for seven classes as an FP32 graph: float32 [N,3,224,224] → logits [N,7]."""
     path = folder / "efficientnet_b0.onnx"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def main() -> None:
         if options.student:
             bundles["ours: student"] = options.student
         for title, path in bundles.items():
-            alone = path == DEMO and provider != "cpu"  # whose INT8 is made for ONNX Runtime's own kernels
+            alone = path == DEMO and provider != "cpu"  # its INT8 is for ONNX Runtime's own kernels
             for precision in ("fp32",) if alone else ("fp32", "int8"):
                 name = f"{title}, {precision}, {provider}"
                 works[name] = ours(Recognizer(path, provider=provider, precision=precision))

@@ -1,11 +1,11 @@
-"""Is every face of an album found in its own picture? Reads photographs of many sizes with `dfer-run --photos`.
+"""Is every face of an album reported in its own picture? Reads photographs of many sizes with `dfer-run --photos`.
 
     python benchmarks/photographs.py FACES_CSV WORK [--count 400]
 
-FACES_CSV: a table with a column image, of photographs of one face each. Each is pasted at a random place into a picture
-of a random size, so that the place is known, and the album is read twice: as it is, and with its files renamed into
-another order. Every row must name its picture, its box must lie inside that and on that face, and both runs must give
-the same rows. Faces that are not found are counted; they are no error.
+FACES_CSV: a table with a column image, of photographs of one face each. Each is pasted at a random, known position into
+a picture of a random size, and the album is read twice: as it is, and with its files renamed into another order. Every
+row must name its picture, its box must lie inside the picture and on the face, and both runs must give the same rows.
+Faces that are not found are counted, but are not errors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 
 def paste(face: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, tuple[int, int, int]]:
-    """A picture BGR uint8 [H,W,3] with the face in it, and the face's left, top and side."""
+    """Return a picture, BGR uint8 [H,W,3], with the face in it, and the face's left, top and side."""
     height, width = (int(side) for side in rng.integers(200, 1200, 2))
     side = int(rng.integers(100, min(height, width)))
     left, top = int(rng.integers(0, width - side + 1)), int(rng.integers(0, height - side + 1))

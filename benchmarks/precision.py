@@ -6,9 +6,9 @@
     python benchmarks/precision.py --ckpt demo.pt --calib labels.csv
     python benchmarks/precision.py … --write benchmarks/precision.md    # puts the section there
 
-With random weights the figures say nothing about expressions; speed, size and what rounding does to features do not
-depend on what was learned. Latencies are medians, precisions taking turns; state the load of the machine beside them.
-Builds need `dfer-edge[tensorrt-rtx]`, BF16 and the OpenVINO rows `dfer-edge[openvino]`.
+With random weights the figures say nothing about expressions; speed, size and rounding errors of features do not
+depend on training. Latencies are medians, with precisions taking turns; report the machine's load with them.
+Engine builds need `dfer-edge[tensorrt-rtx]`, BF16 and the OpenVINO rows `dfer-edge[openvino]`.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.models.clip import load_clip
 
 CROPS = 640
-"""Of them, 512 to measure ranges on and 128 to judge."""
+"""Procedural faces: 512 for calibration and 128 for testing."""
 TARGETS = ("sm86", "sm89", "sm120")
 
 
 @dataclass(frozen=True)
 class Check:
-    """A figure, what it must be, and whether it is."""
+    """A requirement on a figure, the measured value, and whether it is met."""
 
     what: str
     must: str
@@ -64,7 +64,7 @@ class Check:
 
 
 def add_outliers(tower: Any, factor: float = 45.0, channels: int = 6) -> None:
-    """Make some channels of every block's LayerNorms `factor` times as large, and what reads them as much smaller."""
+    """Scale some channels of every block's LayerNorms by `factor`, and the weights that read them by 1/`factor`."""
     picked = torch.randperm(tower.ln_post.weight.shape[0])[:channels]
     with torch.no_grad():
         for block in tower.transformer.resblocks:
@@ -75,7 +75,7 @@ def add_outliers(tower: Any, factor: float = 45.0, channels: int = 6) -> None:
 
 
 def drawn_faces(work: Path, size: int) -> Path:
-    """A folder of `CROPS` procedural faces as PNG files, drawn where there are none yet."""
+    """Return a folder of `CROPS` procedural faces as PNG files; draw them if it is empty."""
     folder = work / f"faces.{size}"
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
@@ -87,7 +87,7 @@ def drawn_faces(work: Path, size: int) -> Path:
 
 
 def naive_parity(method: Method, bundle: Bundle, faces: Path) -> Parity:
-    """What static INT8 of every layer with the largest value as range does: no smoothing, no fallback, no choice."""
+    """Return the parity of naive static INT8: every layer, maximum as range, no smoothing, no float fallback."""
     measured, kept = load_faces(faces, method.preprocessing.size, 2)
     encoder = bundle.read("encoder.fp32.onnx")
     some = measured.frames[:: max(1, len(measured.frames) // 64)]
@@ -112,7 +112,7 @@ def parity_lines(exported: ExportResult, naive: Parity) -> Iterator[str]:
 
 
 def file_lines(bundle: Bundle) -> Iterator[str]:
-    """Where each graph loads and runs, and where it builds."""
+    """Yield table rows: on which providers each graph loads and runs, and its TensorRT-RTX builds."""
     providers = present_providers()
     builds = is_installed("tensorrt-rtx")
     yield f"| file | MB | {' | '.join(providers)} | TensorRT-RTX for {', '.join(TARGETS)} |"
@@ -156,7 +156,7 @@ def latency_lines(exported: ExportResult) -> Iterator[str]:
 
 
 def race(bundle: Bundle) -> dict[str, float]:
-    """Milliseconds at batch 1 of what is compared across providers, all taking turns in one run."""
+    """Return milliseconds at batch 1 of the encoders compared across providers, which take turns in one run."""
     wanted = [("cpu", "fp32"), ("cpu", "int8"), ("openvino", "int8"), ("openvino", "bf16")]
     there = [
         (place, name) for place, name in wanted if place in present_providers() and name in bundle.manifest.precisions
@@ -185,9 +185,9 @@ def checks(
     seconds: float,
     memory: float,
 ) -> list[Check]:
-    """What must hold; sizes, speed, time and memory are held against limits for ViT-B-32 (`full`)."""
+    """Return the checks; those of sizes, speed, time and memory have limits for ViT-B-32 only (`full`)."""
     bundle, parity = exported.bundle, exported.parity
-    found = [Check(f"{name} passes its gate", "yes", "yes", True) for name in parity]  # or there were no bundle
+    found = [Check(f"{name} passes its gate", "yes", "yes", True) for name in parity]  # else there would be no bundle
     if outliers:
         found.append(Check("naive static INT8, feature cosine", "< 0.97", f"{naive.cosine:.4f}", naive.cosine < 0.97))
         ours = parity["int8"].cosine
@@ -210,7 +210,7 @@ def checks(
 
 
 def put(page: Path, title: str, text: str) -> None:
-    """Write a section of the page, in the place of the one with that title or at the end."""
+    """Write a section of the page, replacing the one with that title, or at the end."""
     kept = [part.rstrip("\n") for part in page.read_text(encoding="utf-8").split("\n## ")]
     titles = [part.partition("\n")[0] for part in kept]
     place = titles.index(title) if title in titles else len(kept)

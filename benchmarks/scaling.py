@@ -1,9 +1,9 @@
-"""Streams and faces per machine: how cost grows with the number of sources and of faces in each.
+"""Streams and faces per machine: how cost grows with the number of sources, and of faces in each.
 
     python benchmarks/scaling.py WORK [--bundle B] [--sources 1,2,4] [--faces 1,2,4,8] [--rounds 3] [--write]
 
-Clips of 640×360 with that many drawn faces are made in WORK. Every combination reads the same number of frames in all;
-combinations take turns, and the table has medians. --write makes scaling.md.
+Clips of 640×360 with procedural faces are written to WORK. Every combination reads the same total number of frames;
+combinations take turns, and the table has medians. --write writes scaling.md.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import open_sources
 
 WIDTH, HEIGHT, RATE = 640, 360, 24
-FRAMES = 192  # of a run, all sources together
-THROUGHPUT, STARVING = 0.9, 1.2  # of four sources against one; most to least progress
+FRAMES = 192  # per run, over all sources
+THROUGHPUT, STARVING = 0.9, 1.2  # limits: rate of four sources relative to one; most to least progress
 
 
 def compose(folder: Path, faces: int, number: int, frames: int, rate: int = RATE) -> Path:
-    """A clip of drawn faces, each in a cell of its own; `number` tells clips with as many faces apart."""
+    """Write a clip of procedural faces in a grid; `number` distinguishes clips with the same number of faces."""
     path = folder / f"faces{faces}.{number}.{frames}.{rate}.mp4"
     if path.exists():
         return path
@@ -54,8 +54,8 @@ def compose(folder: Path, faces: int, number: int, frames: int, rate: int = RATE
 
 
 def read(recognizer: Recognizer, clips: list[Path]) -> tuple[float, Counter[str], float, float]:
-    """Seconds, predictions by source, median milliseconds of an encoder call, and how unevenly sources came forward:
-    the largest factor between the frames done of two sources, while all ran and had at least a second behind them."""
+    """Return seconds, predictions by source, median milliseconds of an encoder call, and the unevenness of progress:
+    the largest ratio between two sources' frames done, while all run and have at least a second done."""
     watch = recognizer.stopwatch = Recording()
     watch.settle()
     predictions: Counter[str] = Counter()

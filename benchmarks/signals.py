@@ -1,11 +1,11 @@
-"""Is everything whole however a run ends? Sends `dfer-run` a signal at random moments.
+"""Are the outputs complete however a run ends? Sends `dfer-run` a signal at random moments.
 
     python benchmarks/signals.py WORK [--times 100]
 
-Reads a clip of the demo with a table, JSON lines, a video and a plot, `times` runs for each of SIGINT, SIGTERM and
-SIGKILL, at moments from the start of the process to the end of a whole run. Whatever there is then must be whole: rows
-with all their columns, videos that play. SIGINT and SIGTERM must give exit status 0, no traceback, and leave nothing
-beside the outputs. Before Python is ready to be told, the first tenth of a second, the system's own status is right.
+Reads the demo clip and writes a table, JSON lines, a video and a plot, `times` runs for each of SIGINT, SIGTERM and
+SIGKILL, at moments from the start of the process to the end of a full run. Existing outputs must then be valid: rows
+with all columns, videos that play. SIGINT and SIGTERM must give exit status 0 and no traceback, and leave no other
+files. In the first tenth of a second, before Python can handle signals, the system's own status is accepted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OUTPUTS = {"o.csv", "o.jsonl", "o.mp4", "o.png"}
 
 
 def run_once(clip: Path, folder: Path, number: int, after: float) -> list[str]:
-    """What was wrong after `after` seconds and the signal; nothing where all was as it should be."""
+    """Send the signal after `after` seconds; return what was wrong."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     options = ["--csv", "o.csv", "--jsonl", "o.jsonl", "--save-video", "o.mp4", "--plot", "o.png"]
@@ -55,7 +55,7 @@ def run_once(clip: Path, folder: Path, number: int, after: float) -> list[str]:
 
 
 def fault_of(path: Path) -> str:
-    """Why an output is not whole; "" where it is."""
+    """Return why an output is not valid; "" if it is."""
     try:
         if path.suffix == ".csv":
             with path.open(newline="") as file:
@@ -67,7 +67,7 @@ def fault_of(path: Path) -> str:
             with open_source(path) as source:
                 return "" if any(True for _ in source) else "no frame"
         return "" if path.read_bytes().startswith(b"\x89PNG") else "no PNG"
-    except Exception as error:  # whatever it is, the output is not whole
+    except Exception as error:  # any error means that the output is not valid
         return str(error)
 
 

@@ -1,4 +1,4 @@
-"""How long until the runtime answers: importing it, and `dfer-run --help`. Medians of fresh processes.
+"""Start-up time of the runtime: importing it, and `dfer-run --help`. Medians over fresh processes.
 
 python benchmarks/startup.py
 """
@@ -15,7 +15,7 @@ RUNS = 15
 
 
 def median_seconds(command: list[str]) -> float:
-    """Median wall-clock time of the command in seconds, after one run that fills the file cache."""
+    """Return the command's median wall-clock time in seconds, after one run that fills the file cache."""
     times = []
     for _ in range(RUNS + 1):
         start = perf_counter()

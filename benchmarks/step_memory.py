@@ -3,8 +3,8 @@
     python benchmarks/step_memory.py [--clip ViT-B-32] [--tokens 64] [--steps 3]
     python benchmarks/step_memory.py --finecliper --clip ViT-B-16 [--captions]
 
-The first: of BAP's third step, 64 clips of stored features. With --finecliper: of FineCLIPER, 8 clips of 16 frames as
-pixels, activations computed twice (`--option checkpointing=true`).
+Without --finecliper: BAP's third step, 64 clips of stored features. With it: FineCLIPER, 8 clips of 16 frames as
+pixels, with gradient checkpointing (`--option checkpointing=true`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What small image towers cost as students of a trained model, before one is taught: see `dfer-distill --tower`.
+"""Cost of small image towers as students of a trained model, before training one: see `dfer-distill --tower`.
 
     python benchmarks/towers.py TEACHER.pt WORK [--tower NAME=PIXELS …] [--seconds 60] [--write]
 
-Each gets the head of TEACHER.pt and random weights, is exported in FP32 and INT8, whether that passes its gate or not,
-and takes turns with the others and with EfficientNet-B0. WORK keeps what is exported. --write makes towers.md.
+Each gets the head of TEACHER.pt and random weights, is exported in FP32 and INT8 with the gate off,
+and takes turns with the others and with EfficientNet-B0. WORK keeps the exported bundles. --write writes towers.md.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ TOWERS = {
     "vit_small_patch16_224": 112,
     "fastvit_t8": 128,
 }
-"""Name → side of the crops in pixels."""
+"""Name → side of the input crops in pixels."""
 
 
 def export(work: Path, teacher: Path, tower: str, size: int) -> tuple[Path, str]:
-    """The bundle of an untaught student and its parameters, in millions."""
+    """Export an untrained student; return its bundle and its tower's parameters, in millions."""
     torch.manual_seed(0)
     student = Student.of_teacher(load_checkpoint(teacher)[0], tower, size, None).eval()
     path = work / f"{tower}-{size}.dfer"

@@ -1,6 +1,6 @@
-"""A bundle of DFER-CLIP on a ViT with random weights, in FP32 and INT8: what the benchmarks of speed run.
+"""A bundle of DFER-CLIP on a ViT with random weights, in FP32 and INT8, for the speed benchmarks.
 
-How fast a graph is does not depend on what was learned. Faces for INT8's ranges are drawn. The bundle is kept in a work
+A graph's speed does not depend on its weights. Faces for INT8's ranges are procedural. The bundle is kept in a work
 folder, since exporting a ViT-B/32 takes minutes.
 """
 
@@ -23,7 +23,7 @@ from dfer.train.models.prompts import DescribedPrompts
 
 
 def random_dfer_clip(clip: str = "ViT-B-32", size: int = 224, patches: int | None = None) -> DferClip:
-    """The published model (eight contexts per class, windows of 16) with random weights; crops of `size` pixels."""
+    """Build the published model (eight contexts per class, windows of 16) with random weights for `size` pixels."""
     torch.manual_seed(0)
     loaded = load_clip(clip, image_size=size, patches=patches)
     sentences = [DESCRIPTIONS[name][0] for name in EXPRESSIONS]
@@ -33,7 +33,7 @@ def random_dfer_clip(clip: str = "ViT-B-32", size: int = 224, patches: int | Non
 def vit_bundle(
     folder: Path, clip: str = "ViT-B-32", int8: bool = True, size: int = 224, patches: int | None = None
 ) -> Path:
-    """The bundle of `random_dfer_clip`, made on first use and then kept in `folder`."""
+    """Return the bundle of `random_dfer_clip`, exported on first use and kept in `folder`."""
     path = folder / f"{clip}.{size}{f'.{patches}' if patches else ''}{'.int8' if int8 else ''}.dfer"
     if not (path / MANIFEST).is_file():
         options = ExportOptions(int8=int8, faces=drawn_faces(folder, size) if int8 else None)

@@ -1,12 +1,12 @@
-"""A prediction per frame: ours against re-encoding every window in PyTorch, which is how DFER-CLIP's code predicts.
+"""A prediction per frame, compared with re-encoding every window in PyTorch, as DFER-CLIP's code does.
 
     python benchmarks/windows.py WORK [--student STUDENT.dfer] [--seconds 60] [--write]
 
-Theirs computes the text side and 16 frames for each prediction; ours encodes the one new frame, keeps the features of
+Theirs computes the text side and 16 frames for each prediction; ours encodes the one new frame, reuses the features of
 the other 15, and has the text side folded into the head at export. Same model (ViT-B/32, random weights), one face,
 crops in memory on both sides; ours also with images of 128 pixels (`dfer-train --image-size 128`), with 15 of their 16
-patches (`--patches 15`), and with many frames encoded at once, as those of files are. STUDENT.dfer: a distilled model
-with an INT8 encoder (`distillation.py`). WORK keeps the exported bundles. --write makes windows.md.
+patches (`--patches 15`), and with frames encoded in batches, as for files. STUDENT.dfer: a distilled model
+with an INT8 encoder (`distillation.py`). WORK keeps the exported bundles. --write writes windows.md.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ MUST = {
     "AMX": {("cpu", 224): 45, ("openvino", 224): 60, ("cpu", 128): 95, ("openvino", 128): 115},
     "VNNI": {("cpu", 224): 33, ("openvino", 224): 45, ("cpu", 128): 75, ("openvino", 128): 90},
 }
-"""How many times faster, at least: by the machine's instructions, then by provider and side of images."""
+"""Minimum speed-up: by the machine's instructions, then by provider and side of images."""
 PATCHES = {224: (None,), 128: (None, 15)}
-"""By the side of images, how many of their patches are read, None for all; what must be is the same."""
+"""By side of images, how many of their patches are read, None for all; the minimum is the same."""
 STUDENT = 300
-"""The same of a student, with either provider."""
+"""Minimum speed-up of a student, with either provider."""
 THEIRS = "PyTorch: text side and 16 frames"
 FILE = f", {LARGEST_BATCH} frames of a file at once"
 TURN = 60
-"""Ours per turn, about as long as one of theirs: in shorter turns it would mostly fetch its weights into the caches."""
+"""Our runs per turn, about as long as one of theirs: shorter turns would mostly measure loading weights into caches."""
 
 
 def ours(recognizer: Recognizer, frames: int = 1) -> Callable[[], object]:
-    """More frames of one face: encoder, a window for each, head."""
+    """Return a function that predicts for `frames` more frames of one face: encoder, a window for each, head."""
     manifest = recognizer.bundle.manifest
     size = manifest.preprocessing.size
     window = FeatureWindow(manifest.window, 2.0, 0.125)
@@ -60,7 +60,7 @@ def ours(recognizer: Recognizer, frames: int = 1) -> Callable[[], object]:
 
 
 def theirs(clip: str) -> dict[str, Callable[[], object]]:
-    """DFER-CLIP's forward, and what it would cost with less of it."""
+    """Return DFER-CLIP's forward pass, and variants that compute less of it."""
     method = random_dfer_clip(clip)
     frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8))
     with torch.inference_mode():
@@ -89,7 +89,7 @@ def main() -> None:
     torch.set_num_threads(physical_cores())
     works = theirs(options.clip)
     must = MUST["AMX" if "AMX" in describe_machine().instructions else "VNNI"]
-    needed, missing = {}, []  # names of what must be so many times faster
+    needed, missing = {}, []  # name → minimum speed-up; providers not installed
     for (provider, size), least in must.items():
         if provider not in present_providers():
             missing.append(provider)
