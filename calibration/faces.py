@@ -43,8 +43,7 @@ class FaceClips:
     labels: tuple[str | None, ...]
 
     def windows(self, window: int) -> NDArray[np.int64]:
-        """Return indices of each clip's frames for a window, int64 [clips, window], evenly spaced; short clips repeat
-        some."""
+        """Return indices of a window of each clip's frames, int64 [clips, window], evenly spaced, perhaps repeated."""
         starts = np.cumsum((0, *self.lengths[:-1]))
         within = [np.linspace(0, length - 1, window).round() for length in self.lengths]
         return (starts[:, None] + np.stack(within)).astype(np.int64)

@@ -167,7 +167,7 @@ def _observe(
     progress: Callable[[int], object] = lambda _: None,
     batch: int = BATCH,
 ) -> Iterator[dict[str, Array]]:
-    """Like `observe`, for a graph that the caller does not keep: its weights, which can be gigabytes, are freed early."""
+    """Like `observe`, for a graph that the caller does not keep: its weights, gigabytes at times, are freed early."""
     extra = [name for name in dict.fromkeys(tensors) if name != graph.output]
     graph.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in extra)
     entry, data = graph.input, graph.bytes()

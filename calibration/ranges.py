@@ -70,11 +70,10 @@ def _stride(size: int) -> int:
 
 
 def _divergence(counts: NDArray[np.float64], edge: int) -> float:
-    """Return the KL divergence between the histogram clipped at `edge` and the same quantised to `LEVELS` steps, each
-    spread over its non-empty bins."""
+    """Return the KL divergence of the histogram clipped at `edge` from its quantisation to `LEVELS` steps."""
     wanted = counts[:edge].copy()
     wanted[-1] += counts[edge:].sum()
-    steps = np.arange(edge) * LEVELS // edge
+    steps = np.arange(edge) * LEVELS // edge  # each is spread over its non-empty bins
     filled = wanted > 0
     sums = np.bincount(steps, weights=counts[:edge], minlength=LEVELS)
     sizes = np.maximum(np.bincount(steps, weights=filled, minlength=LEVELS), 1)

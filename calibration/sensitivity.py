@@ -18,8 +18,7 @@ from .graphs import Graph, batches
 from .quantization import TINY, quantize_weight
 
 RANKING_FRAMES = 8
-"""Frames for measuring each layer alone: few, since only the order matters, and large encoders have a hundred layers.
-"""
+"""Frames for measuring each layer alone: only the order matters, and a large encoder has a hundred layers."""
 
 SCALES = "int8.scales"
 

@@ -43,8 +43,7 @@ def find_groups(graph: Graph) -> list[SmoothGroup]:
 
 
 def _reading_nodes(graph: Graph, tensor: str, readers: Mapping[str, list[Any]]) -> Iterator[str]:
-    """Yield names of the nodes that read a tensor, directly or after nodes that only select or reorder its rows; "" for
-    a node that reads it as another input than its first."""
+    """Yield names of the nodes that read a tensor, directly or after nodes that only select or reorder its rows."""
     for node in readers.get(tensor, []):
         if node.input[0] == tensor and _keeps_channels(graph, node):
             yield from _reading_nodes(graph, node.output[0], readers)

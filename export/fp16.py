@@ -81,8 +81,7 @@ def _fp16_nodes(graph: Graph, ranges: Mapping[str, float]) -> Iterator[Any]:
 
 
 def _scales(graph: Graph, node: Any) -> bool:
-    """Return whether a node multiplies by a constant scalar, as attention does. ONNX Runtime 1.31 crashes on it in
-    half precision."""
+    """Return whether a node multiplies by a scalar constant, on which ONNX Runtime 1.31 crashes in half precision."""
     constants = [graph.constants[name] for name in node.input if name in graph.constants]
     return node.op_type == "Mul" and any(np.prod(tensor.dims) == 1 for tensor in constants)
 

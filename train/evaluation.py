@@ -168,10 +168,9 @@ def evaluate(
 ) -> Scores:
     """Classify every clip's test view and score the results.
 
-    shuffle: put the frames in random order first, to measure how much the model relies on their order.
+    shuffle: put frames in random order first, to measure the effect of time. progress: called with 1 after each clip.
     matching: maps labels to the model's classes; clips that it leaves out are not classified. Without it, labels are
     matched by name, and DferError is raised for a class that the model does not have.
-    progress: called with 1 after each clip.
     """
     given = labels_of(clips, model.classes) if matching is None else matching.labels
     known = np.flatnonzero(given >= 0)

@@ -72,7 +72,7 @@ class FilmClips(ClipSet, Protocol):
         ...
 
     def has_frames(self, index: int, count: int) -> bool:
-        """Whether clip `index` has this many frames."""
+        """Return whether clip `index` has this many frames."""
         ...
 
 

@@ -41,7 +41,6 @@ class Sampling:
         for a shorter window; the window ends anywhere in the clip's last 40 %. 1: always the whole clip.
     history: share of the windows of features that begin with the end of another clip, for up to half their length, as
         when one expression follows another in a video.
-    rank, world: index of this process, and the number of processes.
     """
 
     batch: int = 64

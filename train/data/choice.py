@@ -82,10 +82,8 @@ class DataChoice:
         return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
     def part(self, split: str, held_out: bool = False) -> str | None:
-        """Return the name of a split's clips in protocols: the split, or `part_of_list` of a single list.
-
-        None for an undivided folder.
-        """
+        """Return the name of a split's clips in protocols: the split; `part_of_list` of a single list; None for an
+        undivided folder."""
         if self.data == "procedural":
             return "test" if held_out else "train"
         if self.one_list:

@@ -195,7 +195,7 @@ def splits_of_table(path: Path, fold: int) -> dict[str, str]:
 
 
 def holds_photographs(root: Path) -> bool:
-    """Whether `dfer-prepare --photos` wrote this folder."""
+    """Return whether `dfer-prepare --photos` wrote this folder."""
     return (root / "images").is_dir() and (root / TABLE).is_file()
 
 

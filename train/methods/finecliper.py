@@ -284,8 +284,7 @@ class FineCliper(FrozenClip):
         class_matrix: Tensor,
         class_weights: Tensor | None,
     ) -> Tensor:
-        """Return the middle level's own cross-entropy plus the weighted KL divergence between its logits and the
-        frames' logits.
+        """Return the middle level's own cross-entropy, plus the weighted KL divergence of the frames' logits from its.
 
         The first trains only the middle level: frames, temporal net and class matrix are detached. The second trains
         only the rest. Both are 0 for clips without pictures.

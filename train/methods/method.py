@@ -135,10 +135,8 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def class_matrix(self) -> Tensor:
-        """Return the class features [C,D] that video features are compared with, independent of any video.
-
-        Rows have unit length if similarities are to be cosines.
-        """
+        """Return the class features [C,D] that video features are compared with, independent of any video; of unit
+        length if similarities are to be cosines."""
 
     def describe_classes(self, texts: Mapping[str, Texts]) -> None:
         """Give the model other classes: names → descriptions in the form that the method expects.
@@ -199,8 +197,7 @@ class Method(nn.Module, ABC):
         return cross_entropy(self(batch.inputs, class_matrix), batch, class_weights)
 
     def retrieved(self, batch: Batch) -> Tensor:
-        """Return bool [B]: clips whose nearest caption in the batch is their own; without labels, epochs are chosen by
-        this."""
+        """Return bool [B]: clips whose nearest caption in the batch is their own, used to choose epochs."""
         raise NotImplementedError
 
     def trained_state(self, phases: Sequence[Phase]) -> dict[str, Tensor]:
@@ -252,9 +249,7 @@ def give_classes(method: Method, path: Path) -> None:
 
 def check_options(method: type[Method], options: Mapping[str, Any]) -> None:
     """Raise ParameterError for an option that the method does not have, or a value of another type than its default.
-
-    It is cheap, so call it before opening data.
-    """
+    This is cheap, so call it before opening data."""
     parameters = inspect.signature(method.from_options).parameters.values()
     own = {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
     for option, value in options.items():

@@ -127,9 +127,8 @@ class Student(Method):
         return super().forward(inputs, class_matrix)
 
     def loss(self, batch: Batch, class_matrix: Tensor | None, class_weights: Tensor | None) -> Tensor:
-        """Return, for a batch with the teacher's features: 1 − cosine + squared error (relative to `length`) + 0.1 × KL
-        divergence between the class probabilities that the head gives student and teacher features, each repeated T
-        times."""
+        """Return, with the teacher's features: 1 − cosine + squared error (in units of `length`) + 0.1 × KL divergence
+        of the head's class probabilities, from student and teacher features repeated T times."""
         if batch.taught is None:
             return super().loss(batch, class_matrix, class_weights)
         features, wanted = self.encode_frames(batch.inputs), batch.taught

@@ -253,8 +253,7 @@ def load_clip(
 
 
 class MiddlePatches(nn.Module):
-    """Keeps, of a vision transformer's tokens [N,1+P,D], the class token and the `count` patches nearest the face's
-    middle.
+    """Selects the class token and the `count` patches nearest the face's middle from a ViT's tokens [N,1+P,D].
 
     A fixed PatchDropout (Liu et al. 2023). Corners of an aligned crop show hair and background, and processors compute
     tokens in groups of 16: 15 of the 16 patches of a ViT-B/32 at 128 px are faster, since with the class token they are

@@ -83,10 +83,7 @@ DESCRIPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def describe(classes: Sequence[str], path: Path | None = None) -> Mapping[str, Texts]:
-    """Return descriptions of `classes`, in their order, from the file `path` or ours.
-
-    Raises ParameterError if we have none for a class, else as `load_descriptions` does.
-    """
+    """Return descriptions of `classes`, in order, from the file `path` or ours; ParameterError if ours lack a class."""
     if path is not None:
         return load_descriptions(path, classes)
     missing = [name for name in classes if name not in DESCRIPTIONS]
