@@ -18,7 +18,7 @@ OPSET = 23
 """The first ONNX opset with `Attention`, supported by ONNX Runtime since 1.23."""
 
 _ROWS, _COLUMNS = [0, 2, 1, 3], [0, 2, 3, 1]
-"""Permutations of the axes of [N,L,heads,width], for the left and for the right operand of a product."""
+"""Permutations of [N,L,heads,width]: to [N,heads,L,width] for queries and values, to [N,heads,width,L] for keys."""
 
 
 def fuse_attention(data: bytes) -> bytes:

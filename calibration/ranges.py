@@ -20,7 +20,7 @@ BINS = 2048
 LEVELS = 128
 """Number of magnitudes in symmetric INT8."""
 SAMPLE = 1 << 16
-"""Approximate number of values per tensor and batch that enter its histogram; maxima use all values."""
+"""Values per tensor and batch, or a few times as many, that enter its histogram; maxima use all values."""
 
 
 class Histogram:
