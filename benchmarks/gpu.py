@@ -3,8 +3,8 @@
 python benchmarks/gpu.py align.dfer [--providers cuda,native-tensorrt] [--runs 200] [--json gpu.json]
 
 "cuda" is ONNX Runtime's provider (onnxruntime-gpu); "native-tensorrt" and "-rtx" are the native runner, which first
-builds its engines into the user's cache. Providers that are not installed or do not run get a row with the error. Providers
-and precisions take turns, so that clock drift affects all alike.
+builds its engines into the user's cache. Providers that are not installed or do not run get a row with the error.
+Providers and precisions take turns, so that clock drift affects all alike.
 
 State: tested with "--providers cpu" only; no GPU was available when it was written.
 """

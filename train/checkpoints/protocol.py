@@ -1,4 +1,4 @@
-"""What a model was trained on, and the protocol of a test that follows: supervised, cross-data or zero-shot."""
+"""What a model was trained on, and the resulting protocol of a test: supervised, cross-data or zero-shot."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def build_method(
 
 
 def give_classes(method: Method, path: Path) -> None:
-    """Give a model the classes of a JSON file of descriptions, and reset its confidence, which was fitted to the old.
+    """Give a model the classes of a JSON file of descriptions; reset its confidence, which was fitted to the old ones.
 
     Raises DferError as `load_descriptions` and `Method.describe_classes` do.
     """
