@@ -156,7 +156,7 @@ class Played:
 
 def play(server: RealTriton, model: str, work: Path, case: str, provider: str) -> Played:
     streams, rate, processes = map(int, case.replace("/", "x").split("x"))
-    links = [work / f"live{number}.mp4" for number in range(streams)]  # dfer-run accepts each file only once
+    links = [work / f"live{number}.mp4" for number in range(streams)]  # each source can be opened only once
     for number, link in enumerate(links):
         link.unlink(missing_ok=True)
         link.symlink_to(compose(work, 1, number % 8, SECONDS * rate, rate).resolve())
