@@ -187,10 +187,15 @@ def faces_reference(method: Method, held_out: FaceClips) -> ReferenceOutputs:
 def _standard_windows(size: int, window: int) -> NDArray[np.uint8]:
     """Return windows uint8 [4,T,size,size,3]: noise, and three moving procedural faces."""
     noise = np.random.default_rng(0).integers(0, 256, (window, size, size, 3), dtype=np.uint8)
-    clips = ProceduralClips([HELD_OUT])
+    clips = _standard_clips()
     picked = np.linspace(0, len(clips.frames(0)) - 1, window).round().astype(int)
     faces = [plain_view(clips.frames(index), size)[picked] for index in (0, 1, 4)]
     return np.stack([noise, *faces])
+
+
+@cache
+def _standard_clips() -> ProceduralClips:
+    return ProceduralClips([HELD_OUT])
 
 
 class ParityChecker:

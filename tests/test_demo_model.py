@@ -117,6 +117,7 @@ def test_five_people_in_a_photograph(shared_data: Path, tmp_path: Path) -> None:
     assert [row["track"] for row in rows] == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.long
 def test_real_faces_of_people_not_trained_on(shared_data: Path, tmp_path: Path) -> None:
     scores = score(tmp_path, "--stills", shared_data / "faces" / "labels.csv")
     assert scores["war"] >= 0.80

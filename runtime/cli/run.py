@@ -323,7 +323,10 @@ def _make_demo(console: Console, options: dict[str, Any]) -> None:
         options[option] = options[option] or DEMO_FOLDER / name
     options["script"] = demo_script()
     clip = DEMO_FOLDER / DEMO_CLIP
-    OutputPaths(*(options[name] for name in ("csv", "jsonl", "video", "plot"))).check([clip])
+    outputs = OutputPaths(*(options[name] for name in ("csv", "jsonl", "video", "plot")))
+    outputs.check([])
+    if clip.resolve() in (path.resolve() for path in outputs.wanted(1)):  # before it is drawn, which takes seconds
+        raise DferError(f"{clip} is the source; name another output")
     with Progress(console=console) as progress:
         task = progress.add_task("drawing the demo clip", total=None)
         film_demo(clip, lambda done, total: progress.update(task, completed=done, total=total))

@@ -31,6 +31,7 @@ from dfer.runtime import EXPRESSIONS, Bundle, DferError, Recognizer
 from dfer.runtime.engines import BACKENDS, Engine, open_engine
 from dfer.runtime.errors import ParameterError
 from dfer.train.checkpoints.checkpoint import save_checkpoint
+from dfer.train.data import CLIP_SECONDS
 from dfer.train.methods import Method
 from dfer.train.methods.align_dfer import AlignDfer
 
@@ -50,12 +51,16 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(vit: AlignDfer, faces: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def exported(
+    vit: AlignDfer, traced: TracedMethod, faces: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
     """A bundle in three precisions, written by the command, and what it printed."""
     folder = tmp_path_factory.mktemp("precision")
-    save_checkpoint(vit, folder / "vit.pt", {})
+    save_checkpoint(vit, folder / "vit.pt", {CLIP_SECONDS: 0.9})
     arguments = ["--ckpt", folder / "vit.pt", "--fp16", "--int8", "--calib", faces, "--calib-min", "60"]
-    result = CliRunner().invoke(export, [str(argument) for argument in arguments], catch_exceptions=False)
+    with pytest.MonkeyPatch.context() as patch:  # the same weights, traced before
+        patch.setattr(exporting, "trace_method", lambda *_: traced)
+        result = CliRunner().invoke(export, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return folder / "vit.dfer", result.output
 
@@ -85,6 +90,7 @@ def test_every_precision_is_in_the_manifest_with_its_figures(exported: tuple[Pat
     bundle = Bundle.open(exported[0])
     precisions: Any = bundle.manifest.precisions
     assert list(precisions) == ["fp32", "fp16", "int8"]
+    assert (bundle.manifest.seconds, "are assumed" in exported[1]) == (0.9, False)  # as the clips it learned from
     assert precisions["fp32"]["parity"]["cosine"] >= 0.9999
     assert precisions["fp16"]["parity"]["cosine"] >= 0.999
     assert precisions["int8"]["parity"]["cosine"] >= 0.99

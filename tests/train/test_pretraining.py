@@ -14,9 +14,10 @@ from click.testing import CliRunner
 
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
+from dfer.train import pretraining
 from dfer.train.cli.pretrain import main
 from dfer.train.data.images import Images
-from dfer.train.models.clip import Clip, load_clip, save_weights
+from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip, save_weights
 from dfer.train.pretraining import Pretraining, PretrainSettings, class_features, classify, fit_text
 
 
@@ -36,9 +37,19 @@ def nothing(step: int, loss: float) -> None:
     pass
 
 
-@pytest.mark.parametrize("steps", [10, 11])
-def test_a_few_steps_are_enough_to_warm_up(images: Images, steps: int) -> None:
-    clip = nano()
+@pytest.fixture(autouse=True)
+def short_text_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fit of the text tower, which takes most of the time of such short runs, hardly begins."""
+    monkeypatch.setattr(pretraining, "_TEXT_STEPS", 1)
+
+
+@pytest.fixture
+def whole_text_fit(short_text_fit: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretraining, "_TEXT_STEPS", 100)
+
+
+def test_a_few_steps_are_enough_to_warm_up(images: Images) -> None:
+    clip, steps = nano(), 10
     before = [parameter.clone() for parameter in clip.model.parameters()]
     heard: list[int] = []
     run = Pretraining(clip, [(images, 1.0)], PretrainSettings(steps=steps, batch=2))
@@ -48,6 +59,7 @@ def test_a_few_steps_are_enough_to_warm_up(images: Images, steps: int) -> None:
     assert all(parameter.isfinite().all() for parameter in clip.model.parameters())
 
 
+@pytest.mark.usefixtures("whole_text_fit")
 def test_descriptions_end_at_the_vectors_that_images_were_drawn_to(images: Images) -> None:
     clip = nano()
     run = Pretraining(clip, [(images, 1.0)], PretrainSettings(steps=10, batch=2))
@@ -58,6 +70,7 @@ def test_descriptions_end_at_the_vectors_that_images_were_drawn_to(images: Image
     assert (cosines - cosines.diagonal().diag()).abs().max() < 0.2
 
 
+@pytest.mark.usefixtures("whole_text_fit")
 def test_what_is_learned_is_known_afterwards() -> None:
     """Two kinds of picture that a child can tell apart: dark above and bright below, and the other way round."""
     rng = np.random.default_rng(0)
@@ -66,7 +79,7 @@ def test_what_is_learned_is_known_afterwards() -> None:
     frames = (ramp + rng.normal(0, 10, ramp.shape)).clip(0, 255).astype(np.uint8)
     images = Images(frames, np.eye(7, dtype=np.float32)[np.arange(64) % 2])
     clip = nano()
-    settings = PretrainSettings(steps=60, batch=16, average=0.9)
+    settings = PretrainSettings(steps=20, batch=8, average=0.8)
     Pretraining(clip, [(images, 1.0)], settings).run(False, nothing)
     assert images.accuracy(classify(clip, images)) == 1
 
@@ -141,10 +154,11 @@ def test_a_teacher_overrules_labels_that_say_nothing(images: Images) -> None:
     assert heard[False] != heard[True]
 
 
+@pytest.mark.usefixtures("whole_text_fit")
 def test_a_teacher_may_be_of_another_size_and_kind(images: Images) -> None:
     """It must overrule: with its word alone, a nano says after a few steps what the transformer says."""
     torch.manual_seed(1)
-    teacher = load_clip("dfer-vit")
+    teacher = build_clip(ClipSizes(64, 64, 16, 64, 1, 77, 49408, 64, 1))
     fit_text(teacher, torch.eye(teacher.width)[:7])
     with torch.no_grad():  # of random weights one class is always the likeliest; let that be very sure
         teacher.model.logit_scale.fill_(np.log(100))  # type: ignore[operator, union-attr]
@@ -156,6 +170,7 @@ def test_a_teacher_may_be_of_another_size_and_kind(images: Images) -> None:
     assert (told.argmax(axis=1) == learned.argmax(axis=1)).mean() > 0.8
 
 
+@pytest.mark.usefixtures("whole_text_fit")
 def test_taught_weights_go_on_towards_the_same_vectors(images: Images, tmp_path: Path) -> None:
     first = nano()
     run = Pretraining(first, [(images, 1.0)], PretrainSettings(steps=10, batch=8))

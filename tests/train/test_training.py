@@ -27,13 +27,10 @@ def scores(pipeline: Pipeline, people: Path, tmp_path_factory: pytest.TempPathFa
     """`dfer-eval --json` of the checkpoint and of its bundle, on people not trained on."""
     folder = tmp_path_factory.mktemp("scores")
     results = {}
-    for name, arguments in {
-        "checkpoint": [pipeline.checkpoint],
-        "bundle": [pipeline.bundle],
-    }.items():
+    for name, model in {"checkpoint": pipeline.checkpoint, "bundle": pipeline.bundle}.items():
         out = folder / f"{name}.json"
-        call = [*map(str, arguments), "--data", "folder", "--root", str(people), "--json", str(out)]
-        call += ["--plot", str(folder / f"{name}.png")]
+        call = [str(model), "--data", "folder", "--root", str(people), "--json", str(out)]
+        call += ["--plot", str(folder / "checkpoint.png")] if name == "checkpoint" else []
         result = CliRunner().invoke(evaluate, call, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert "WAR" in result.output
@@ -70,12 +67,12 @@ def test_every_step_of_the_run_is_kept_and_told_about(pipeline: Pipeline) -> Non
         assert torch.equal(last, kept), name
 
 
-def test_five_folds_are_averaged(pipeline: Pipeline, few_people: Path, tmp_path: Path) -> None:
+def test_five_folds_are_averaged(pipeline: Pipeline, people: Path, tmp_path: Path) -> None:
     for fold in range(1, 6):
         shutil.copy(pipeline.checkpoint, tmp_path / f"f{fold}.pt")
     out = tmp_path / "folds.json"
     table = tmp_path / "labels.csv"
-    rows = [f"{few_people / label / '0'},{label},test,{fold}" for label in EXPRESSIONS for fold in range(1, 6)]
+    rows = [f"{people / label / '0'},{label},test,{fold}" for label in EXPRESSIONS for fold in range(1, 6)]
     table.write_text("\n".join(["clip,label,split,fold", *rows]))
     call = [tmp_path / "f{fold}.pt", "--data", "csv", "--root", table, "--json", out]
     result = CliRunner().invoke(evaluate, [str(argument) for argument in call], catch_exceptions=False)
@@ -96,15 +93,13 @@ def test_the_confusion_matrix_is_drawn(
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
-    few_people: Path, tmp_path: Path, frozen: bool
-) -> None:
+def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(people: Path, tmp_path: Path, frozen: bool) -> None:
     from dfer.train.cli.train import main as train
 
     out, weights = tmp_path / "clip.pt", tmp_path / "nano.pt"
     save_weights(load_clip("dfer-nano"), weights)
     call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", weights, "--crop", 112]
-    call += ["--data", "folder", "--root", few_people, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--views", 0]
+    call += ["--data", "folder", "--root", people, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--views", 0]
     call += ["--freeze-image-encoder"] if frozen else []
     result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -118,10 +113,10 @@ def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(
 
 
 @pytest.mark.long
-def test_two_processes_train_together(few_people: Path, tmp_path: Path) -> None:
+def test_two_processes_train_together(people: Path, tmp_path: Path) -> None:
     out = tmp_path / "two.pt"
     call = [out, "--pretrained", "demo", "--tokens", 2]
-    call += ["--data", "folder", "--root", few_people]
+    call += ["--data", "folder", "--root", people]
     call += ["--validation", 0.34, "--views", 0, "--epochs", "1,1,1", "--depth", "1,1,1", "--workers", 1]
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "dfer.train.cli.train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # beside
 _WORDS = "dfer.words"  # ids of the words whose embeddings are in a compact file
 
 _torchvision_schemas: list[torch.library.Library] = []
+_tokenizer = cache(lambda name: _open_clip().get_tokenizer(name))  # building one takes 0.1 s
 
 
 def _open_clip() -> Any:
@@ -139,7 +141,7 @@ class Clip:
     def tokenize(self, sentences: list[str]) -> Tensor:
         """Return token ids int64 [N, 77] of sentences; longer ones are truncated."""
         named = self.name if self.sizes is None else "ViT-B-32"  # OpenAI's layout has this tokenizer
-        tokens: Tensor = _open_clip().get_tokenizer(named)(sentences)
+        tokens: Tensor = _tokenizer(named)(sentences)
         return tokens
 
 

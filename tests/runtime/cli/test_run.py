@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
+from dfer.runtime.procedural.demo import film_demo
 from dfer.runtime.recognizer import Recognizer
 from helpers import edit_manifest, flat, rows_of, write_video
 from helpers import run_command as run
@@ -153,6 +155,7 @@ def test_demo_runs_with_the_bundled_model_and_finds_both_people(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DFER_BUNDLE", raising=False)
+    monkeypatch.setattr("dfer.runtime.procedural.demo.film_demo", partial(film_demo, seconds=4))  # both have come then
     result = run("--demo")
     assert result.exit_code == 0, result.output
     names = sorted(path.name for path in (tmp_path / "demo-output").iterdir())

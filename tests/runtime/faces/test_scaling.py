@@ -25,12 +25,12 @@ def test_any_picture_gets_any_size_and_keeps_its_colour(width: int, height: int,
     assert shrink(image, across, down).shape == (down, across, 3)
 
 
-@pytest.mark.parametrize("size", [(640, 360), (320, 180), (427, 240), (101, 57)])
-def test_a_shrunk_picture_shows_the_same_in_the_same_places(size: tuple[int, int]) -> None:
+def test_a_shrunk_picture_shows_the_same_in_the_same_places() -> None:
     noise = cv2.GaussianBlur(np.random.default_rng(1).random((721, 1279, 3)), (0, 0), 40)
     image = cv2.normalize(noise, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-    averaged = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    assert np.abs(shrink(image, *size).astype(int) - averaged).max() <= 3
+    for size in ((640, 360), (320, 180), (427, 240), (101, 57)):
+        averaged = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        assert np.abs(shrink(image, *size).astype(int) - averaged).max() <= 3, size
 
 
 def test_fine_texture_becomes_grey() -> None:

@@ -85,7 +85,7 @@ def test_ids_are_never_shared_or_used_again(frames: list[list[tuple[float, float
         born |= fresh
 
 
-@pytest.mark.parametrize("seed", [0, 1, 3])
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.parametrize("scene", [crossing, turning_back, hiding])
 def test_people_who_cross_turn_back_or_hide_for_a_second_keep_their_ids(
     scene: Callable[[int], Scene], seed: int

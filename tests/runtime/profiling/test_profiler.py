@@ -102,7 +102,7 @@ def test_frames_dropped_in_the_warm_up_are_not_counted(face_video: Path, monkeyp
         def too_many() -> float:
             nonlocal begun
             begun, measured = monotonic(), Measurement("pipeline", ARRIVALS[1])
-            Profiler(recognizer, str(face_video))._play(measured, 3.0)
+            Profiler(recognizer, str(face_video))._play(measured, 1.5)
             return measured.runs + measured.dropped - 24 * measured.seconds
 
         monkeypatch.setattr(recognizer, "encode", slow_at_first)
@@ -113,14 +113,14 @@ def test_energy_that_a_sensor_told_before_it_was_lost_is_left_out_and_that_is_to
     begun = monotonic()  # again when the model is open
 
     def read() -> float:
-        if monotonic() - begun > 2:
+        if monotonic() - begun > 1:
             raise OSError("gone")
         return 10.0
 
     sensors = [Sensor("lost", False, read), Sensor("kept", False, lambda: 10.0)]
     with Recognizer(provider="cpu") as recognizer:
         begun = monotonic()
-        report = Profiler(recognizer, str(face_video), 4.0, sensors).measure("single")
+        report = Profiler(recognizer, str(face_video), 2.0, sensors).measure("single")
     assert "energy: lost stopped answering; what it told before is left out" in report.notes
     for measured in report.measurements:
         assert list(measured.joules) in (["kept"], ["lost", "kept"])  # it answered all through the first

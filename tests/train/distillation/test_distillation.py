@@ -95,6 +95,7 @@ def log_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long
 def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_path: Path) -> None:
     out, data = tmp_path / "student.pt", ["--data", "folder", "--root", folder / "faces", "--workers", 1]
     call = [folder / "teacher.pt", out, "--tower", "test_resnet", "--faces", folder / "faces", "--image-size", 32]

@@ -203,23 +203,23 @@ def test_the_demo_model_s_weights_have_a_name() -> None:
 
 def test_a_vision_transformer_sees_smaller_images(tmp_path: Path) -> None:
     """Its positional embedding is interpolated, all else is as it was, and a checkpoint remembers the size."""
-    whole = load_clip("ViT-S-32")
+    whole = load_clip("dfer-vit")
     path = tmp_path / "w.pt"
     save_weights(whole, path)
-    small = load_clip("ViT-S-32", str(path), image_size=96)
-    assert (small.preprocessing.size, small.preprocessing.encoder_size) == (96, 96)
+    small = load_clip("dfer-vit", str(path), image_size=32)
+    assert (small.preprocessing.size, small.preprocessing.encoder_size) == (32, 32)
     before, after = whole.model.state_dict(), small.model.state_dict()
     name = "visual.positional_embedding"
     assert all(torch.equal(value, after[other]) for other, value in before.items() if other != name)
     torch.testing.assert_close(after[name][0], before[name][0])  # of the class token
-    grid = before[name][1:].T.reshape(1, -1, 7, 7)
-    wanted = torch.nn.functional.interpolate(grid, size=(3, 3), mode="bicubic", antialias=True)
-    torch.testing.assert_close(after[name][1:].T.reshape(1, -1, 3, 3), wanted)
+    grid = before[name][1:].T.reshape(1, -1, 4, 4)
+    wanted = torch.nn.functional.interpolate(grid, size=(2, 2), mode="bicubic", antialias=True)
+    torch.testing.assert_close(after[name][1:].T.reshape(1, -1, 2, 2), wanted)
 
     method = AlignDfer(small, tokens=2, video_layers=1).eval()
     save_checkpoint(method, tmp_path / "c.pt", {})
     again, _ = load_checkpoint(tmp_path / "c.pt")
-    frames = torch.randint(256, (2, 96, 96, 3), dtype=torch.uint8)
+    frames = torch.randint(256, (2, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(again.encode_frames(frames), method.encode_frames(frames))
 

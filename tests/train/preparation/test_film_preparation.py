@@ -237,32 +237,27 @@ def test_faces_written_below_the_videos_are_not_taken_for_clips(tmp_path: Path, 
         assert [outcome.clip for outcome in prepare(tmp_path, tmp_path / "faces")] == ["a.mp4"]
 
 
-def test_real_videos(shared_data: Path, tmp_path: Path) -> None:
-    (tmp_path / "films").mkdir()
-    for name in ("single_face.mp4", "no_face.mp4"):
-        (tmp_path / "films" / name).symlink_to(shared_data / "videos" / name)
-    result = run(tmp_path / "films", tmp_path / "faces", "--workers", 2)
-    assert result.exit_code == 0, result.output
-    assert "without a face: no_face.mp4" in result.output
-    rows = report(tmp_path / "faces")
-    assert [rows["single_face.mp4"][column] for column in ("frames", "faces", "state")] == ["72", "72", "ok"]
-    assert [rows["no_face.mp4"][column] for column in ("frames", "faces", "state")] == ["95", "0", "no-face"]
-
-
-def test_faces_that_are_not_upright_are_named_until_the_film_is_turned(shared_data: Path, tmp_path: Path) -> None:
+def test_real_videos_and_faces_that_are_not_upright_are_named_until_the_film_is_turned(
+    shared_data: Path, tmp_path: Path
+) -> None:
     films = tmp_path / "films"
     films.mkdir()
     (films / "upside.mp4").symlink_to(shared_data / "cases" / "upside.mp4")
     (films / "upright.mp4").symlink_to(shared_data / "videos" / "single_face.mp4")
+    (films / "none.mp4").symlink_to(shared_data / "videos" / "no_face.mp4")
     for _ in range(2):  # a second run tells it again
         result = run(films, tmp_path / "faces", "--workers", 1)
         assert result.exit_code == 0, result.output
         assert "1 ok, 1 turned" in result.output
         assert "cuts them anew): upside.mp4\n" in result.output
-        assert report(tmp_path / "faces")["upside.mp4"]["state"] == "turned"
+        assert "without a face: none.mp4" in result.output
+        rows = report(tmp_path / "faces")
+        assert [rows["upright.mp4"][column] for column in ("frames", "faces", "state")] == ["72", "72", "ok"]
+        assert [rows["none.mp4"][column] for column in ("frames", "faces", "state")] == ["95", "0", "no-face"]
+        assert rows["upside.mp4"]["state"] == "turned"
     (films / "upside.mp4").unlink()
     (films / "upside.mp4").symlink_to(shared_data / "videos" / "single_face.mp4")
-    assert "2 ok, 0 without a face" in run(films, tmp_path / "faces", "--workers", 1).output
+    assert "2 ok, 1 without a face" in run(films, tmp_path / "faces", "--workers", 1).output
     assert len(list((tmp_path / "faces" / "upside").glob("*.jpg"))) == 72
 
 
