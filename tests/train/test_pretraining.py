@@ -195,7 +195,6 @@ def test_images_are_classified_by_probabilities(images: Images) -> None:
     clip = nano()
     found = classify(clip, images)
     assert found.shape == (12, len(EXPRESSIONS))
-    assert found.min() >= 0
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     with torch.no_grad():
         clip.model.logit_scale.fill_(np.log(100))  # type: ignore[operator, union-attr]

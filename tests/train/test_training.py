@@ -89,7 +89,6 @@ def test_the_confusion_matrix_is_drawn(
     picture = cv2.imread(str(plot))
     assert min(picture.shape[:2]) > 400
     assert picture.std() > 20
-    assert 0 <= scores["checkpoint"]["calibration_error"] <= 1
 
 
 @pytest.mark.parametrize("frozen", [False, True])
