@@ -148,7 +148,7 @@ def wait_for(path: Path, frames: int) -> tuple[float, list[float]]:
     """The video, as soon as an encoder that was left alone has finished it."""
     import time
 
-    for _ in range(100):
+    for _ in range(600):
         read = shown(path)
         if len(read[1]) >= frames:
             break
