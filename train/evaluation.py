@@ -22,15 +22,20 @@ from .metrics import Scores
 if TYPE_CHECKING:
     from .methods import Method
 
+Warn = Callable[[str], object]
+
 
 class Model(ABC):
     """A checkpoint or a bundle that classifies windows. Use as a context manager.
 
     size: side of its input crops, pixels. classes: names, in the order of the probabilities. temperature: applied to
-    the probabilities. learned: what it was trained on, None if unknown.
+    the probabilities. learned: what it was trained on, None if unknown. provider, precision: what runs a bundle, never
+    "auto"; None for a checkpoint.
     """
 
     learned: LearnedFrom | None = None
+    provider: str | None = None
+    precision: str | None = None
     size: int
     classes: tuple[str, ...]
     temperature: float
@@ -52,8 +57,9 @@ class Model(ABC):
 class BundleModel(Model):
     """An exported bundle, run by the runtime."""
 
-    def __init__(self, path: Path, provider: str, precision: str) -> None:
-        self._recognizer = Recognizer(path, provider=provider, precision=precision)
+    def __init__(self, path: Path, provider: str, precision: str, warn: Warn) -> None:
+        self._recognizer = Recognizer(path, provider=provider, precision=precision, warn=warn)
+        self.provider, self.precision = self._recognizer.provider, self._recognizer.precision
         manifest = self._recognizer.bundle.manifest
         self.size, self.classes, self.temperature = manifest.preprocessing.size, manifest.classes, manifest.temperature
         self.learned = LearnedFrom.of_training(manifest.provenance.get("training"))
@@ -75,9 +81,11 @@ class BundleModel(Model):
 class DescribedBundle(BundleModel):
     """A bundle's encoder, run by the runtime, with other classes: the head is that of its checkpoint, in PyTorch."""
 
-    def __init__(self, path: Path, provider: str, precision: str, described: Path, checkpoint: Path | None) -> None:
+    def __init__(
+        self, path: Path, provider: str, precision: str, described: Path, checkpoint: Path | None, warn: Warn
+    ) -> None:
         require("torch", "train")
-        super().__init__(path, provider, precision)
+        super().__init__(path, provider, precision, warn)
         try:
             from .checkpoints.checkpoint import checkpoint_of
 
@@ -141,19 +149,21 @@ def open_model(
     precision: str = "auto",
     described: Path | None = None,
     checkpoint: Path | None = None,
+    warn: Warn = lambda _: None,
 ) -> Model:
     """Open a checkpoint (file) or bundle (folder). Raises DferError for anything else.
 
     provider, precision: for bundles only.
     described: JSON of other classes. For a bundle, their texts are encoded by the checkpoint that it was exported from:
     `checkpoint`, or the one beside the bundle (`checkpoint_of`).
+    warn: called with one line about each problem of a bundle that is not an error.
     """
     if checkpoint is not None and (described is None or not path.is_dir()):
         raise ParameterError("checkpoint", "is what reads the texts of a bundle's other classes, and for nothing else")
     if path.is_dir() and described is not None:
-        return DescribedBundle(path, provider, precision, described, checkpoint)
+        return DescribedBundle(path, provider, precision, described, checkpoint, warn)
     if path.is_dir():
-        return BundleModel(path, provider, precision)
+        return BundleModel(path, provider, precision, warn)
     if (provider, precision) != ("cpu", "auto"):
         raise DferError(f"{path}: only a bundle has providers and precisions; export the checkpoint first")
     return CheckpointModel(path, described)

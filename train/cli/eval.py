@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import isnan
@@ -108,18 +109,20 @@ def main(
     from rich.console import Console
     from rich.progress import Progress
 
+    from ..epoch_log import tell_warning
     from ..evaluation import open_model
 
     console = Console()
-    suffix = "" if (provider, precision) == ("cpu", "auto") else f" ({precision} on {provider})"
+    warn = partial(tell_warning, console)
     folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [data.fold]
     results = []
     with Progress(console=console) as progress:
         for fold in folds:
             path = Path(str(model).replace("{fold}", str(fold)))
-            with open_model(path, provider, precision, described, checkpoint) as opened:
-                tested = _test(opened, replace(data, fold=fold), stills, split, shuffle_frames, progress)
-            results.append(replace(tested, name=f"{path.name}{suffix} on {tested.name}"))
+            with open_model(path, provider, precision, described, checkpoint, warn) as opened:
+                tested = _test(opened, replace(data, fold=fold), stills, split, shuffle_frames, progress, warn)
+            run_as = "" if tested.provider is None else f" ({tested.precision} on {tested.provider})"
+            results.append(replace(tested, name=f"{path.name}{run_as} on {tested.name}"))
     for result in results:
         _show(console, result)
     if len(results) > 1:
@@ -142,7 +145,8 @@ class Tested:
     """Scores of a model on a set of clips.
 
     name: of the clips, for titles. test_set, fold, part: as in `LearnedFrom.protocol`; fold is None for a set without
-    folds, part (`DataChoice.part`) is None for all clips of a folder that is not divided.
+    folds, part (`DataChoice.part`) is None for all clips of a folder that is not divided. provider, precision: as in
+    `Model`.
     """
 
     name: str
@@ -152,6 +156,8 @@ class Tested:
     scores: Scores
     matching: Matching
     learned: LearnedFrom | None
+    provider: str | None
+    precision: str | None
 
     @property
     def protocol(self) -> str:
@@ -161,17 +167,22 @@ class Tested:
 
 
 def _test(
-    model: Model, data: DataChoice, stills: Path | None, split: str | None, shuffle: bool, progress: Progress
+    model: Model,
+    data: DataChoice,
+    stills: Path | None,
+    split: str | None,
+    shuffle: bool,
+    progress: Progress,
+    warn: Callable[[str], object],
 ) -> Tested:
     """Test a model on the requested clips."""
     from ..checkpoints.protocol import stills_name
     from ..data import ClipSet
     from ..data.matching import match_classes
     from ..data.stills import StillClips, classes_of_stills
-    from ..epoch_log import add_bar, tell_warning
+    from ..epoch_log import add_bar
     from ..evaluation import evaluate
 
-    warn = partial(tell_warning, progress.console)
     clips: ClipSet
     part: str | None
     if stills is not None:
@@ -195,13 +206,15 @@ def _test(
     test_set = data.set_name if stills is None else stills_name(stills)
     name += ", frames shuffled" if shuffle else ""
     fold = data.fold if stills is None and data.has_folds else None
-    return Tested(name, test_set, fold, part, scores, matching, model.learned)
+    return Tested(name, test_set, fold, part, scores, matching, model.learned, model.provider, model.precision)
 
 
 def _values(tested: Tested, shuffled: bool, described: Path | None) -> dict[str, Any]:
     scores, learned = tested.scores, tested.learned
     return {
         "data": tested.name,
+        "provider": tested.provider,
+        "precision": tested.precision,
         "protocol": tested.protocol,
         "training_sets": None if learned is None else list(learned.labels),
         "caption_sets": None if learned is None else list(learned.captions),

@@ -175,6 +175,23 @@ def test_a_split_that_is_not_there_is_refused_and_all_clips_are_called_so(root: 
         assert f"{name} has no split 'nonsense'; leave --split out" in " ".join(result.output.split())
 
 
+def test_scores_of_a_bundle_say_what_ran_it_and_what_the_runtime_warns_of(root: Path, bundle: Path) -> None:
+    recommended = Bundle.open(bundle).manifest.recommended["cpu"]
+    for arguments in ([], ["--provider", "auto", "--precision", recommended]):
+        printed, values = test(bundle, "--identities", 1, *arguments)
+        provider = values["provider"]
+        assert provider != "auto" and values["precision"] == recommended
+        assert values["data"] == f"copy.dfer ({recommended} on {provider}) on 1 procedural people not trained on"
+        assert values["data"] in " ".join(printed.split()) and "warning" not in printed
+    precisions = json.loads((bundle / "manifest.json").read_text())["precisions"]
+    precisions["fp32"]["providers"]["cpu"]["passes"] = False
+    edit_manifest(bundle, precisions=precisions)
+    printed, values = test(bundle, "--identities", 1, "--precision", "fp32")
+    assert "warning: fp32 of this bundle failed its gate on cpu" in printed and values["precision"] == "fp32"
+    _, values = test(root / "zero.pt", *DATA, root / "b")
+    assert (values["provider"], values["precision"]) == (None, None)
+
+
 def test_long_names_of_many_classes_stay_whole_in_the_confusion_matrix(root: Path) -> None:
     names = ["attentive", "attentive-not", *(f"disappointment-{number}" for number in range(8)), "pain"]
     (texts := root / "long.json").write_text(json.dumps(dict.fromkeys(names, "a face")))
