@@ -132,24 +132,25 @@ def prepare(
 def prepare_film(film: Film, out: Path, size: int) -> Outcome:
     """Cut the main face out of one clip and write it as OUT/<folder>/00000.jpg, 00001.jpg, …; skip frames without it.
 
-    Frames per second, if known, are written to rate.txt beside them. Nothing is written for a clip that cannot be read
+    Faces per second, if known, are written to rate.txt beside them. Nothing is written for a clip that cannot be read
     or shows no face.
     """
     detector, vote = own_detector(), OrientationVote()
     try:
-        with open_source(film.path, _FRAME_RATE) as source:
+        with open_source(film.path, film.rate or _FRAME_RATE) as source:
             frames, landmarks = follow_main_face(source, detector, vote)
         if not landmarks:
             return Outcome(film.name, frames, 0, "no-face")
         aside = out / _ASIDE / film.folder
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
-        with open_source(film.path, _FRAME_RATE) as source:
+        with open_source(film.path, film.rate or _FRAME_RATE) as source:
             cut = (align(frame.image, landmarks[frame.index], size) for frame in source if frame.index in landmarks)
             for number, crop in enumerate(cut):
                 (aside / f"{number:05d}.jpg").write_bytes(jpeg(crop))
             if rate := film.rate if film.path.is_dir() else source.rate:
-                (aside / RATE).write_text(f"{rate:g}\n", encoding="utf-8")
+                share = len(landmarks) / (max(landmarks) - min(landmarks) + 1)  # frames left out take time too
+                (aside / RATE).write_text(f"{rate * share:g}\n", encoding="utf-8")
     except (DferError, cv2.error):
         return Outcome(film.name, 0, 0, "unreadable")
     target = out / film.folder

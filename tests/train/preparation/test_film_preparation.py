@@ -17,6 +17,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.train.cli.prepare import main
+from dfer.train.data.videos import folder_length
 from dfer.train.preparation import films as module
 from dfer.train.preparation.films import find_films, prepare
 from helpers import write_video
@@ -76,9 +77,10 @@ def test_faces_lie_where_the_clips_lay(prepared: tuple[Path, Result]) -> None:
     out, _ = prepared
     folders = {"day1/face": 12, "frames.v2": 11, "leaves": 10}
     expected = {f"{folder}/{number:05}.jpg" for folder, count in folders.items() for number in range(count)}
-    rates = {"day1/face/rate.txt": b"24\n", "leaves/rate.txt": b"24\n"}  # of a folder of frames none is known
+    rates = {"day1/face/rate.txt": b"24\n", "leaves/rate.txt": b"17.1429\n"}  # none is known of a folder of frames
     assert set(contents(out)) == expected | {"report.csv", *rates}
     assert rates.items() <= contents(out).items()
+    assert folder_length(out / "leaves", 10)[1] == pytest.approx(14 / 24, rel=1e-5)  # with the frames left out
 
 
 def test_the_rate_of_a_folder_is_kept_and_a_wrong_one_told_before_a_face_is_cut(films: Path, tmp_path: Path) -> None:
@@ -94,6 +96,18 @@ def test_the_rate_of_a_folder_is_kept_and_a_wrong_one_told_before_a_face_is_cut(
     assert run(tmp_path / "films", tmp_path / "out", "--workers", 1).exit_code == 0
     assert (tmp_path / "out" / "a" / "rate.txt").read_text() == "12.5\n"
     assert not (tmp_path / "out" / "b" / "rate.txt").exists()
+
+
+def test_faces_of_a_folder_are_followed_at_its_own_rate(tmp_path: Path, face_frames: list[np.ndarray]) -> None:
+    """Three seconds out of sight end a track, as they do in a video; at 25 frames a second they would be 0.24."""
+    frames = [*face_frames[:6], *[np.full_like(face_frames[0], 90)] * 6, *face_frames[6:9]]
+    (tmp_path / "films" / "a").mkdir(parents=True)
+    for number, frame in enumerate(frames):
+        cv2.imwrite(str(tmp_path / "films" / "a" / f"{number:02}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    (tmp_path / "films" / "a" / "rate.txt").write_text("2")
+    (outcome,) = prepare(tmp_path / "films", tmp_path / "out")
+    assert (outcome.frames, outcome.faces) == (15, 6)
+    assert (tmp_path / "out" / "a" / "rate.txt").read_text() == "2\n"
 
 
 def test_faces_are_aligned_in_time_and_space(prepared: tuple[Path, Result], face_frames: list[np.ndarray]) -> None:
