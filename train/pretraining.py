@@ -97,6 +97,7 @@ class Pretraining:
         self._forward = torch.compile(self._learner) if compiled else self._learner
         self._teacher = None if teacher is None else _Learner(teacher, class_features(teacher).detach()).eval()
         self._teacher_size = None if teacher is None or teacher.resizable else teacher.preprocessing.encoder_size
+        self._teacher_sees = None if teacher is None else teacher.preprocessing
         self._average = moving_average(self._learner, settings.average)
         groups = _parameter_groups(self._learner, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -149,8 +150,10 @@ class Pretraining:
         if self._teacher is not None:
             with torch.no_grad(), mixed_precision():
                 seen, size = pixels, self._teacher_size
+                if self._teacher_sees is not None:
+                    seen = _renormalise(pixels, self._clip.preprocessing, self._teacher_sees)
                 if size is not None:
-                    seen = functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
+                    seen = functional.interpolate(seen, (size, size), mode="bilinear", antialias=True)
                 both = self._teacher(torch.cat([seen, seen.flip(-1)])).softmax(dim=-1).chunk(2)
                 targets = targets.lerp((both[0] + both[1]) / 2, settings.teacher)
         with mixed_precision():
@@ -278,6 +281,16 @@ def _sentence_features(clip: Clip, tokens: Tensor) -> Tensor:
     end = tokens.argmax(dim=-1)  # the end-of-text token has the highest number
     embedded = clip.text.embed(tokens[:, : int(end.max()) + 1])
     return functional.normalize(clip.text.encode(embedded, end), dim=-1)
+
+
+def _renormalise(pixels: Tensor, own: Preprocessing, other: Preprocessing) -> Tensor:
+    """Turn pixels [N,3,S,S] normalised for `own` into those for `other`; of grey ones there is no colour to give."""
+    greyer = other.grey and not own.grey
+    if (own.mean, own.std) == (other.mean, other.std) and not greyer:
+        return pixels
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (own.mean, own.std))
+    raw = (pixels * std + mean).permute(0, 2, 3, 1)
+    return standardise(lay_out(raw, Preprocessing(1, 1, other.mean, other.std, greyer)), other)
 
 
 def _digest(values: NDArray[Any]) -> str:

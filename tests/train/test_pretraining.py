@@ -17,6 +17,7 @@ from dfer.runtime.labels import EXPRESSIONS
 from dfer.train import pretraining
 from dfer.train.cli.pretrain import main
 from dfer.train.data.images import Images
+from dfer.train.methods.method import LUMA
 from dfer.train.models.clip import Clip, ClipSizes, build_clip, load_clip, save_weights
 from dfer.train.pretraining import Pretraining, PretrainSettings, class_features, classify, fit_text
 
@@ -168,6 +169,39 @@ def test_a_teacher_may_be_of_another_size_and_kind(images: Images) -> None:
     told, learned = classify(teacher, images), classify(student, images)
     assert told.max(axis=1).mean() > 0.5
     assert (told.argmax(axis=1) == learned.argmax(axis=1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("own_grey", [False, True])
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("mean", [None, (0.5, 0.4, 0.3)])
+def test_a_teacher_sees_images_as_it_was_taught_to(
+    images: Images, own_grey: bool, grey: bool, mean: tuple[float, float, float] | None
+) -> None:
+    student, teacher = nano(own_grey), nano(grey)
+    own = student.preprocessing
+    if mean is not None:
+        teacher = replace(teacher, preprocessing=replace(own, mean=mean, std=(0.3, 0.2, 0.1), grey=grey))
+    run = Pretraining(student, [(images, 1.0)], PretrainSettings(steps=10, batch=4), teacher)
+    seen: list[torch.Tensor] = []
+    for clip in (teacher, student):
+        clip.model.visual.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))  # type: ignore[operator, union-attr]
+
+    def stop(step: int, loss: float) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run.run(False, stop)
+    told, learned = seen[0][:4], seen[1]
+    if mean is None and own_grey >= grey:
+        assert torch.equal(told, learned)
+        return
+    raw, expected = (
+        values * torch.tensor(one.std).view(1, 3, 1, 1) + torch.tensor(one.mean).view(1, 3, 1, 1)
+        for values, one in ((told, teacher.preprocessing), (learned, own))
+    )
+    if grey:
+        expected = (expected * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(raw, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.usefixtures("whole_text_fit")
