@@ -97,7 +97,8 @@ def describe_bundle(
 
     checkpoint: the one that the bundle was exported from, whose text side encodes `described`, a JSON of class → texts;
     None for the one beside it (`checkpoint_of`).
-    The encoders' parity remains valid; figures that depend on the old classes are left out of the manifest.
+    The encoders' parity remains valid, and so does the recommended precision, which is a choice of encoder; figures
+    that depend on the old classes are left out of the manifest.
     Raises DferError for another checkpoint, a method with a learned text per class, and a head that does not
     agree with PyTorch.
     """
@@ -132,21 +133,37 @@ def describe_bundle(
             temperature=method.confidence.temperature,
             unsure_below=method.confidence.unsure_below,
             precisions={name: _without_classes(entry) for name, entry in manifest.precisions.items()},
-            provenance={**manifest.provenance, "described": described.name, "encoders_of": bundle.digest},
+            provenance={
+                **manifest.provenance,
+                "described": described.name,
+                "encoders_of": bundle.digest,
+                "head": _created(),  # the rest of it, date and versions too, is of the encoders
+            },
         ),
         files,
     )
 
 
 def _without_classes(found: Any) -> Any:
-    """Return the parts of a precision's manifest entry that do not depend on the classes, so without INT8 heads."""
+    """Return the parts of a precision's manifest entry that do not depend on the classes, so without INT8 heads.
+
+    That a precision passed its gate is left out as well; that it failed is kept, for the runtime's warning.
+    """
     if not isinstance(found, Mapping):
         return found
     kept = ("cosine", "frames")
     return {
         key: {name: value[name] for name in kept if name in value} if key == "parity" else _without_classes(value)
         for key, value in found.items()
-        if key != "heads"
+        if key != "heads" and not (key == "passes" and value)
+    }
+
+
+def _created() -> dict[str, object]:
+    """Return the date and the versions of now, for the provenance."""
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in ("dfer-edge", "torch", "onnx", "onnxruntime")},
     }
 
 
@@ -238,8 +255,7 @@ def export_traced(
         },
         provenance={
             **provenance,
-            "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "versions": {name: version(name) for name in ("dfer-edge", "torch", "onnx", "onnxruntime")},
+            **_created(),
         },
         recommended=recommend(measurements, options.gate),
     )

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def test_a_bundle_whose_manifest_does_not_name_its_encoders_yet_can_be_described
     described = describe_bundle(Bundle.open(old), root / "zero.pt", texts, tmp_path / "new.dfer", lambda step: None)
     assert described.manifest.classes == ("pain", "Joy")
     assert described.read("encoder.fp32.onnx") == Bundle.open(old).read("encoder.fp32.onnx")
+
+
+def test_a_described_bundle_does_not_claim_what_was_measured_of_the_old_classes(root: Path, tmp_path: Path) -> None:
+    old, texts = tmp_path / "old.dfer", tmp_path / "texts.json"
+    shutil.copytree(root / "zero.dfer", old)
+    content = json.loads((old / "manifest.json").read_text())
+    parity = {"cosine": 1.0, "max_delta": 0.0, "top1": 1.0, "frames": 64}
+    providers = {
+        name: {"parity": parity, "passes": name == "cpu", "latency_ms": {"1": 1.0}} for name in ("cpu", "cuda")
+    }
+    precisions = {"fp32": {**content["precisions"]["fp32"], "providers": providers}}
+    provenance = {**content["provenance"], "created": "2020-02-02T00:00:00+00:00", "versions": {"torch": "1.0"}}
+    edit_manifest(old, precisions=precisions, recommended={"cpu": "fp32"}, provenance=provenance)
+    texts.write_text(json.dumps({"pain": "a face in pain", "Joy": "a smile"}))
+    found = describe_bundle(Bundle.open(old), root / "zero.pt", texts, tmp_path / "new.dfer").manifest
+    kept = {"parity": {"cosine": 1.0, "frames": 64}, "latency_ms": {"1": 1.0}}
+    assert found.precisions["fp32"]["providers"] == {"cpu": kept, "cuda": {**kept, "passes": False}}
+    assert found.recommended == {"cpu": "fp32"}  # an encoder, which is the same
+    head = found.provenance["head"]
+    assert found.provenance["created"] < head["created"] and head["versions"]["torch"] == version("torch")
 
 
 def test_what_there_is_none_of_is_no_number(root: Path) -> None:
