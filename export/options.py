@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from ..calibration.faces import MINIMUM
+from ..runtime.cli.options import given_options
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.pipeline.feature_window import check_sampling
 from ..train.data import CLIP_SECONDS
@@ -80,12 +79,7 @@ def check_given(exported: bool, describes: bool, triton: bool) -> None:
 
     exported: whether --bundle is given. describes, triton: whether --describe and --triton are.
     """
-    context = click.get_current_context()
-    given = {
-        str(option.name): option.opts[0]
-        for option in context.command.params
-        if context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
-    }
+    given = given_options()
     idle = [] if triton else [spelled for name, spelled in given.items() if name in _OF_TRITON]
     if idle:
         raise DferError(f"{', '.join(idle)}: is for --triton FOLDER; name that, or go without")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from ..engines import BACKENDS, PRECISIONS, find_backend
-from ..errors import ParameterError
+from ..errors import DferError, ParameterError
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -94,3 +94,20 @@ detect_every_option = click.option(
     help="Search for faces in every so many frames; between, they follow the motion in the picture. Default: in "
     "sampled frames, five to ten times a second, half as often while no face moves.",
 )
+
+
+def given_options() -> dict[str, str]:
+    """Return the options and arguments on the running command's command line as they are spelled, by parameter."""
+    context = click.get_current_context()
+    return {
+        str(option.name): option.opts[0]
+        for option in context.command.params
+        if context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
+def refuse_given(names: Iterable[str], why: str) -> None:
+    """Raise DferError if the running command's command line has one of these parameters."""
+    given = given_options()
+    if idle := [given[name] for name in names if name in given]:
+        raise DferError(f"{', '.join(idle)}: {why}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ...runtime.cli.options import command, precision_option, provider_option, version_option
+from ...runtime.cli.options import command, precision_option, provider_option, refuse_given, version_option
 from ...runtime.errors import ParameterError, reports_errors
 from ...runtime.storage import atomic_write
 from ..data.choice import DataChoice
@@ -106,6 +106,13 @@ def main(
             raise ParameterError(name, f"folder {path.parent} does not exist")
     if plot_path is not None and plot_path.suffix.lower() != ".png":
         raise ParameterError("plot_path", f"the name must end in .png, not {plot_path.name}")
+    if stills is not None:
+        names = ("data", "root", "fold", "lists", "max_missing", "identities")
+        refuse_given(names, "no effect with --stills, which tests on photographs; leave out one or the other")
+    if "{fold}" in str(model):
+        refuse_given(
+            ["fold"], f"no effect with {{fold}} in {model}, which stands for five models and their folds; leave it out"
+        )
     from rich.console import Console
     from rich.progress import Progress
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...runtime.cli.options import command, version_option
+from ...runtime.cli.options import command, refuse_given, version_option
 from ...runtime.errors import DferError, ParameterError, reports_errors
 from ...runtime.machine import default_workers
 from .options import workers_option
@@ -87,6 +87,7 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
     if caption_prompts:
         if photos:
             raise ParameterError("photos", "captions tell how faces move, so there are none of photographs")
+        refuse_given(["size", "workers"], "no effect with --caption-prompts, which cuts no faces; leave it out")
         _write_prompts(console, videos, out)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

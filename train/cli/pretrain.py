@@ -145,6 +145,8 @@ def main(
         tell_anew(console, out)
     torch.manual_seed(seed)
     model = load_clip(clip, pretrained, grey)
+    if grey and not model.preprocessing.grey:
+        raise ParameterError("grey", f"the model of {pretrained} sees colour, and goes on doing so; leave this out")
     taught = None if teacher is None else load_clip(teacher_clip or clip, teacher, grey)
     sources: list[tuple[Images, float]] = []
     tests: dict[str, Images] = {}

@@ -26,6 +26,14 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.parametrize(("options", "named"), [(["--size", 224], "--size"), (["--workers", 1], "--workers")])
+def test_options_of_cutting_are_refused(faces: Path, tmp_path: Path, options: list[object], named: str) -> None:
+    refused = ask(faces, tmp_path / "out.jsonl", *options)
+    assert refused.exit_code == 1
+    assert f"{named}: no effect with --caption-prompts" in refused.output
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
     """Clips of 3, 20 and 2 pictures in two splits, a video, and one that is none."""

@@ -213,6 +213,28 @@ def test_scores_of_a_bundle_say_what_ran_it_and_what_the_runtime_warns_of(root: 
     assert (values["provider"], values["precision"]) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("m.pt", ["--stills", "labels.csv", "--max-missing", "0.9"], "--max-missing: no effect with --stills"),
+        (
+            "m.pt",
+            ["--stills", "labels.csv", "--data", "dfew", "--root", "DFEW"],
+            "--data, --root: no effect with --stills",
+        ),
+        (
+            "m-{fold}.pt",
+            ["--data", "dfew", "--root", "DFEW", "--fold", "2"],
+            "--fold: no effect with {fold} in m-{fold}.pt",
+        ),
+    ],
+)
+def test_options_without_an_effect_are_refused(model: str, options: list[str], words: str) -> None:
+    result = CliRunner().invoke(evaluate, [model, *options])
+    assert result.exit_code == 1
+    assert words in " ".join(result.output.split())
+
+
 def test_long_names_of_many_classes_stay_whole_in_the_confusion_matrix(root: Path) -> None:
     names = ["attentive", "attentive-not", *(f"disappointment-{number}" for number in range(8)), "pain"]
     (texts := root / "long.json").write_text(json.dumps(dict.fromkeys(names, "a face")))
