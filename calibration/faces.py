@@ -21,8 +21,6 @@ MINIMUM = 500
 """With fewer frames, ranges say little about new faces."""
 MAXIMUM = 512
 """Most frames used for ranges, and for the test, evenly spread over all."""
-RATE = 8.0
-"""Frames taken per second of video, as the runtime samples."""
 CLIP_LENGTH = 16
 """Frames of a video per clip."""
 
@@ -72,7 +70,7 @@ def spread(total: int, count: int) -> NDArray[np.int64]:
 
 
 def load_faces(
-    faces: Path, size: int, minimum: int = MINIMUM, report: Report = lambda _: None
+    faces: Path, size: int, minimum: int = MINIMUM, report: Report = lambda _: None, fps: float = 8.0
 ) -> tuple[FaceClips, FaceClips]:
     """Return calibration faces and held-out faces, at most `MAXIMUM` frames of each, as crops of `size` pixels.
 
@@ -80,13 +78,14 @@ def load_faces(
         columns image[,label[,split]], images beside it or in its folder `images/`. Rows of other splits than "train"
         are held out. Without a split, and in folders, every fifth video, folder of a video's frames (named by numbers)
         or photograph is held out; with fewer than five of these, every fifth clip.
+    fps: frames taken per second of video, as many as the runtime will sample.
     Raises ParameterError for `faces` that do not exist or hold something else, and for `minimum` if there are fewer
     frames; DferError for an image that is not a face crop.
     """
     if faces.is_dir():
         files = sorted(file for file in faces.rglob("*") if file.is_file())
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
-        clips = _video_clips(videos, size, report) if videos else []
+        clips = _video_clips(videos, size, report, fps) if videos else []
         if not videos:
             clips = [_Clip(file, film=film) for film, pictures in pictures_below(faces) for file in pictures]
     elif faces.is_file() and faces.suffix.lower() == ".csv":
@@ -118,7 +117,7 @@ def _listed_clips(table: Path) -> list[_Clip]:
     return clips
 
 
-def _video_clips(videos: Iterable[Path], size: int, report: Report) -> list[_Clip]:
+def _video_clips(videos: Iterable[Path], size: int, report: Report, fps: float) -> list[_Clip]:
     """Return the faces found in each video's frames, in clips of `CLIP_LENGTH`."""
     detector, clips = FaceDetector(), []
     for video in videos:
@@ -126,9 +125,9 @@ def _video_clips(videos: Iterable[Path], size: int, report: Report) -> list[_Cli
         crops, period = [], -1
         with open_source(video) as source:
             for frame in source:
-                if int((frame.time + 1e-3) * RATE) == period:
+                if int((frame.time + 1e-3) * fps) == period:
                     continue
-                period = int((frame.time + 1e-3) * RATE)
+                period = int((frame.time + 1e-3) * fps)
                 faces = detector.detect(frame.image)
                 if faces:
                     crops.append(align(frame.image, faces[0].landmarks, size))

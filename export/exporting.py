@@ -49,7 +49,8 @@ class ExportResult:
     parity: by precision, on the CPU (BF16: with OpenVINO).
     measurements: by provider and precision; empty if only FP32 was exported.
     int8: how the INT8 encoder was made.
-    warnings: a line for each reason why the graphs, though correct, are slower than they could be.
+    warnings: a line for each problem of the calibration faces, and for each reason why the graphs, though correct, are
+    slower than they could be.
     """
 
     bundle: Bundle
@@ -188,10 +189,12 @@ def export_method(
             "CPU with BF16 instructions (avx512_bf16, amx_bf16); export on such a machine, or without it",
         )
     method.eval()
-    faces = None
+    faces, warnings = None, list[str]()
     if options.faces is not None:
-        faces = read_faces(options.faces, method.preprocessing.size, options.minimum, report)
-    return export_traced(method, trace_method(method, report), faces, out, provenance, options, report)
+        size = method.preprocessing.size
+        faces = read_faces(options.faces, size, options.minimum, report, options.fps, warnings.append)
+    result = export_traced(method, trace_method(method, report), faces, out, provenance, options, report)
+    return replace(result, warnings=(*warnings, *result.warnings))
 
 
 def export_traced(

@@ -74,6 +74,7 @@ def test_faces_of_videos_are_found_and_aligned(face_video: Path) -> None:
     assert measured.frames.shape[1:] == (64, 64, 3)
     assert sum(measured.lengths) + sum(kept.lengths) == 24  # three seconds, eight frames each
     assert measured.windows(16).max() == len(measured.frames) - 1
+    assert sum(sum(faces.lengths) for faces in load_faces(face_video.parent, 64, minimum=10, fps=4)) == 12
 
 
 def test_pictures_of_scenes_are_not_taken_for_crops(tmp_path: Path) -> None:

@@ -9,10 +9,13 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from networks import random_crops
+from networks import random_crops, small_vit
 
+from dfer.export import ExportOptions
 from dfer.export.clips import FRAMES, read_faces
 from dfer.export.command import main as export
+from dfer.export.exporting import ExportResult, export_method
+from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.errors import DferError
 from dfer.train.data.choice import DataChoice
 
@@ -56,6 +59,27 @@ def test_large_crops_are_measured_as_they_are(dfew: Path, tmp_path: Path) -> Non
         cv2.imwrite(str(tmp_path / "DFEW/Clip/clip_224x224/00000" / f"{number}.png"), large[:, :, ::-1])
     measured, _ = read_faces(chosen(tmp_path / "DFEW"), 224, 40, lambda _: None)
     np.testing.assert_array_equal(measured.frames[0], large)
+
+
+def test_an_export_warns_of_clips_that_a_data_set_lacks(
+    dfew: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(dfew, tmp_path / "DFEW")
+    for number in (1, TRAIN):  # a training clip and a test clip
+        shutil.rmtree(tmp_path / "DFEW/Clip/clip_224x224" / f"{number:05}")
+    data = DataChoice("dfew", tmp_path / "DFEW", 2, max_missing=0.3, workers=1)
+    traced = ExportResult(Bundle.open(DEMO), {}, {}, warnings=("of the graph",))
+    monkeypatch.setattr("dfer.export.exporting.trace_method", lambda *_: None)
+    monkeypatch.setattr("dfer.export.exporting.export_traced", lambda *_: traced)
+    result = export_method(small_vit(), tmp_path / "x.dfer", {}, ExportOptions(faces=data, minimum=40))
+    measured, kept, of_graph = result.warnings
+    assert "00001" in measured and "00012" in kept and of_graph == "of the graph"
+
+
+def test_videos_are_sampled_as_the_bundle_will_sample_them(face_video: Path, tmp_path: Path) -> None:
+    options = ExportOptions(faces=face_video.parent, minimum=13, fps=4)
+    with pytest.raises(DferError, match="12 frames with a face"):  # in three seconds
+        export_method(small_vit(), tmp_path / "x.dfer", {}, options)
 
 
 def test_few_clips_and_a_wrong_place_are_refused(dfew: Path, tmp_path: Path) -> None:
