@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -104,3 +105,22 @@ def test_options_that_cannot_be_are_refused_by_their_names() -> None:
         ExportOptions(int8=True)
     with pytest.raises(DferError, match=r"^gate: 'lax' is none of default, strict, off"):
         ExportOptions(gate="lax")
+
+
+def test_options_reach_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+
+    def export_checkpoint(*arguments: Any) -> None:
+        given.extend(arguments)
+        raise DferError("enough")
+
+    monkeypatch.setattr("dfer.export.exporting.export_checkpoint", export_checkpoint)
+    (checkpoint := tmp_path / "x.pt").touch()
+    call = ["--ckpt", checkpoint, "--out", tmp_path / "y.dfer", "--gate", "strict", "--fp16", "--bf16", "--int8"]
+    call += ["--int8-for", "cpu", "--calib", tmp_path, "--calib-min", 7, "--window", 1.5, "--fps", 10]
+    call += ["--describe", tmp_path / "texts.json"]
+    result = CliRunner().invoke(export, [str(argument) for argument in call])
+    assert "enough" in result.output
+    options = ExportOptions(True, True, True, "cpu", tmp_path, minimum=7, gate="strict", window=1.5, fps=10)
+    assert given[:3] == [checkpoint, tmp_path / "y.dfer", options]
+    assert given[-1] == tmp_path / "texts.json"

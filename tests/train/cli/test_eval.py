@@ -19,6 +19,7 @@ from dfer.export.exporting import describe_bundle, export_checkpoint
 from dfer.runtime.bundle import Bundle
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.cli.train import main as train
+from dfer.train.evaluation import Model
 from helpers import edit_manifest
 
 CLASSES = ("joy", "rage", "pain")
@@ -245,6 +246,59 @@ def test_long_names_of_many_classes_stay_whole_in_the_confusion_matrix(root: Pat
         (row,) = (line for line in printed.splitlines() if line.split()[:2] == [str(number), name])
         assert row.split()[2:-1] == list(map(str, counts))
         assert len(row) <= 80
+
+
+class Joyful(Model):
+    """A stand-in for a model, to which every clip shows joy; it keeps the first pixel of every frame it is given."""
+
+    size, classes, temperature = 48, CLASSES, 1.0
+
+    def __init__(self) -> None:
+        self.seen: list[list[int]] = []
+
+    def classify(self, frames: np.ndarray) -> np.ndarray:
+        self.seen.append(frames[:, 0, 0, 0].tolist())
+        return np.array([0.8, 0.1, 0.1], np.float32)
+
+
+@pytest.fixture
+def joyful(monkeypatch: pytest.MonkeyPatch) -> tuple[Joyful, list[tuple[Any, ...]]]:
+    """The stand-in, and what it is opened with."""
+    model: Joyful = Joyful()
+    opened: list[tuple[Any, ...]] = []
+
+    def open_model(*arguments: Any) -> Joyful:
+        opened.append(arguments)
+        return model
+
+    monkeypatch.setattr("dfer.train.evaluation.open_model", open_model)
+    return model, opened
+
+
+def test_five_models_are_tested_on_a_fold_each_and_their_mean_is_printed(
+    root: Path, joyful: tuple[Joyful, list[tuple[Any, ...]]]
+) -> None:
+    tested = [f"a/{clip}" for clip in ("joy/0", "rage/0", "pain/0", "rage/1", "pain/1")]
+    rows = [f"{clip},{clip.split('/')[1]},test,{fold}" for fold in range(1, 6) for clip in tested[:fold]]
+    (root / "folds.csv").write_text("\n".join(["clip,label,split,fold", *rows]))
+    out = root / "folds.json"
+    call = [root / "m-{fold}.pt", "--data", "csv", "--root", root / "folds.csv", "--workers", 1, "--json", out]
+    printed = run(evaluate, *call, "--provider", "openvino", "--precision", "int8")
+    assert [one[:3] for one in joyful[1]] == [(root / f"m-{fold}.pt", "openvino", "int8") for fold in range(1, 6)]
+    values = json.loads(out.read_text())
+    assert [(one["fold"], one["clips"]) for one in values] == [(fold, fold) for fold in range(1, 6)]
+    assert [one["war"] for one in values] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4, 1 / 5])
+    assert f"mean of 5 folds   WAR {sum(1 / n for n in range(1, 6)) / 5:.4f}   UAR 0.5000" in printed
+
+
+def test_frames_are_shuffled_where_asked_for(tmp_path: Path, joyful: tuple[Joyful, list[tuple[Any, ...]]]) -> None:
+    (clip := tmp_path / "data" / "joy" / "0").mkdir(parents=True)
+    for number in range(16):
+        cv2.imwrite(str(clip / f"{number:02}.png"), np.full((48, 48, 3), number, np.uint8))
+    for options in ([], ["--shuffle-frames"]):
+        run(evaluate, tmp_path / "m.pt", *DATA, tmp_path / "data", *options)
+    ordered, shuffled = joyful[0].seen
+    assert ordered == list(range(16)) == sorted(shuffled) != shuffled
 
 
 @pytest.mark.parametrize("votes", [False, True])
