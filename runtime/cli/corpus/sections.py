@@ -43,9 +43,11 @@ def find_cuts(path: Path, longest: float, lead: float) -> list[Cut]:
     """Return the cuts of a video into parts of `longest` seconds, each read from `lead` seconds before; none if short.
 
     Packets are read, not decoded, which takes seconds per hour of video. A video whose time stamps do not rise strictly
-    is not cut, since they would not identify its frames.
+    is not cut, since they would not identify its frames, nor is one that FFmpeg cannot rewind (AVI, FLV).
     Raises DferError for what is not a video.
     """
+    import av
+
     film = Film(open_file(path), readable(path))
     try:
         if film.length is None or film.length <= 1.1 * longest or film.jumps:
@@ -55,6 +57,8 @@ def find_cuts(path: Path, longest: float, lead: float) -> list[Cut]:
             return []
         clock = first.stamp
         stamps = film.stamps()
+    except av.FFmpegError:
+        return []
     finally:
         film.release()
     times = sorted(stamp - clock for stamp in stamps if stamp > clock - _SAME)
