@@ -9,7 +9,7 @@ from ..errors import DferError
 from .films import Film
 from .frames import Frame, Source, Warn
 
-_WHOLE = 0.95
+WHOLE = 0.95
 """Share of the announced frames that counts as complete: containers often count a few that are never shown."""
 _STEADY = 0.9
 """Share of even steps at which a film counts as constant frame rate, so that missing frames mean damage."""
@@ -83,8 +83,8 @@ class VideoFile(Source):
         if film.fault:
             self.warn(f"{self.name}: cannot be read beyond {end:.2f} s: {film.fault}")
             return
-        if handed + damaged < _WHOLE * count:
-            if film.length is not None and end < _WHOLE * film.length:
+        if handed + damaged < WHOLE * count:
+            if film.length is not None and end < WHOLE * film.length:
                 self.warn(f"{self.name}: ends after {handed} of {count} announced frames (truncated or damaged?)")
                 return
             if not uneven:

@@ -9,8 +9,9 @@ from itertools import pairwise
 from pathlib import Path
 from time import monotonic
 
+from ...sources.files import WHOLE
 from ...sources.films import Film
-from ...sources.frames import Frame, Source, open_file, readable
+from ...sources.frames import Frame, Source, Warn, open_file, readable
 
 _SAME = 1e-4
 """Seconds by which two time stamps of one frame may differ."""
@@ -81,36 +82,62 @@ def is_before(time: float, place: Place) -> bool:
 
 
 class VideoSection(Source):
-    """The frames of a video from a cut's lead on.
+    """The frames of a video from a cut's lead on, or from its start (None), up to `end` or to its end (None).
 
     Reading starts with a seek, if that is exact: at the lead's time stamp, with as many frames up to the cut's start as
-    in the whole video. Otherwise the video is decoded from its start.
+    in the whole video. Otherwise the video is decoded from its start. Damage after the cut's start and an early end are
+    reported to `warn`.
     Raises DferError for what is not a video.
     """
 
-    def __init__(self, path: Path, name: str, cut: Cut) -> None:
-        self.name, self.count = name, None
-        self._path, self._cut = path, cut
+    def __init__(
+        self, path: Path, name: str, cut: Cut | None, end: Place | None = None, warn: Warn = lambda _: None
+    ) -> None:
+        self.name, self.count, self.warn = name, None, warn
+        self._path, self._end, self._closed = path, end, False
         self._film = Film(open_file(path), readable(path))
         self.rate = self._film.rate
+        self._cut = cut or Cut(START, START, self._clock())
+
+    def _clock(self) -> float:
+        first = self._film.read()
+        return 0.0 if first is None or first.stamp is None else first.stamp
 
     def __iter__(self) -> Iterator[Frame]:
-        lead, clock = self._cut.lead, self._cut.clock
-        arrives = self._arrives()
+        lead, start, clock = self._cut.lead, self._cut.start, self._cut.clock
+        arrives = lead != START and self._arrives()
         self._film.release()
         self._film = Film(open_file(self._path), readable(self._path))
         if arrives:
             self._film.seek(clock + lead.time)
-        index = lead.index if arrives else 0
+        index, time, damaged_before = lead.index if arrives else 0, start.time, -1
         for picture in iter(self._film.read, None):
             if picture.stamp is None:
                 continue
             time = picture.stamp - clock
+            if damaged_before < 0 and not is_before(time, start):
+                damaged_before = self._film.damaged
+            if self._end is not None and not is_before(time, self._end):
+                break
             before = is_before(time, lead)
             if not before:
                 yield Frame(picture, index, time, picture.spent, monotonic())
             if not (before and arrives):
                 index += 1
+        if not self._closed:
+            self._tell_what_is_missing(index, time, self._film.damaged - max(damaged_before, 0))
+
+    def _tell_what_is_missing(self, index: int, time: float, damaged: int) -> None:
+        """Warn once. index: of the next frame. time: of the last one read."""
+        film = self._film
+        end = time + 1 / (self.rate or 25.0)
+        if film.fault:
+            self.warn(f"{self.name}: cannot be read beyond {end:.2f} s: {film.fault}")
+        elif self._end is None and film.count and film.length is not None and end < WHOLE * film.length:
+            self.warn(f"{self.name}: ends after {index} of {film.count} announced frames (truncated or damaged?)")
+        elif damaged:
+            span = f"{self._cut.start.time:.2f} to {time:.2f} s"
+            self.warn(f"{self.name}: {damaged} frames are damaged and left out, from {span}")
 
     def _arrives(self) -> bool:
         """Return whether a seek to the lead finds it, and all frames from there to the cut."""
@@ -129,4 +156,5 @@ class VideoSection(Source):
         return False
 
     def close(self) -> None:
+        self._closed = True
         self._film.release()

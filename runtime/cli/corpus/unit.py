@@ -65,8 +65,6 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
     try:
         with _open(segment, warnings) as source:
             for step in recognizer.steps(source):
-                if segment.end is not None and not is_before(step.frame.time, segment.end):
-                    break
                 if is_before(step.frame.time, start):
                     lead += [Seen(one.frame, one.track_id, *one.box) for one in step.predictions]
                     continue
@@ -85,8 +83,8 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
 
 
 def _open(segment: Segment, warnings: list[str]) -> Source:
-    if segment.cut is not None:
-        return VideoSection(Path(segment.path), segment.source, segment.cut)
+    if segment.cut is not None or segment.end is not None:
+        return VideoSection(Path(segment.path), segment.source, segment.cut, segment.end, warnings.append)
     source = open_source(segment.path, warn=warnings.append)
     source.name = segment.source
     return source

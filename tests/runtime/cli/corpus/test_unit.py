@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import av
@@ -26,3 +27,44 @@ def test_a_long_video_that_cannot_be_rewound_is_read_whole(
     label(LabelOptions([path], tmp_path / "out", SETTINGS, workers=1, longest=1.0))
     same(rows_in(tmp_path / "out"), rows_of_run([path]))
     assert lines_of(tmp_path / "out")[0]["frames"] == "72"
+
+
+def remarks(path: Path, out: Path, longest: float) -> tuple[str, str, str]:
+    """Segments, state and remarks."""
+    label(LabelOptions([path], out, SETTINGS, workers=1, longest=longest))
+    (line,) = lines_of(out)
+    return line["segments"], line["state"], line["remarks"]
+
+
+def test_damage_in_any_part_of_a_cut_video_is_in_the_remarks(film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.mp4"
+    content = bytearray(film.read_bytes())
+    with av.open(str(film)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for number in (*range(30, 35), *range(250, 256)):
+            at, size = packets[number].pos, packets[number].size
+            assert at is not None
+            content[at : at + size] = bytes(size)
+    path.write_bytes(content)
+    segments, state, told = remarks(path, tmp_path / "whole", 100.0)
+    assert (segments, state, "11 frames are damaged and left out" in told) == ("1", "read", True)
+    segments, state, told = remarks(path, tmp_path / "parts", 4.0)
+    assert (segments, state) == ("4", "read")
+    assert re.findall(r"(\d+) frames are damaged and left out, from (\S+) to", told) == [("5", "0.00"), ("6", "8.00")]
+
+
+def test_the_early_end_of_a_cut_video_is_in_the_remarks(film: Path, tmp_path: Path) -> None:
+    path = tmp_path / "truncated.mkv"
+    with av.open(str(film)) as source, av.open(str(tmp_path / "whole.mkv"), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    content = (tmp_path / "whole.mkv").read_bytes()
+    path.write_bytes(content[: len(content) * 7 // 10])
+    _, state, whole = remarks(path, tmp_path / "whole", 100.0)
+    segments, state, told = remarks(path, tmp_path / "parts", 4.0)
+    assert (int(segments) > 1, state) == (True, "read")
+    assert "announced frames (truncated or damaged?)" in whole
+    assert told == whole
