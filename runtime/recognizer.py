@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .bundle import DEMO, Bundle
 from .engines import LARGEST_BATCH, Engine, open_graph
-from .engines.choice import check_precision, choose, precision_for
+from .engines.choice import resolve
 from .errors import DferError, ParameterError, check_least
 from .faces.alignment import resize_crop
 from .faces.boxes import align_box
@@ -334,11 +334,7 @@ class Recognizer:
 
     def _open_engines(self, stack: ExitStack, provider: str, precision: str) -> tuple[str, Engine, Engine]:
         """Return the precision in use, the encoder and the head; `stack` closes both."""
-        if provider == "auto":
-            provider, recommended = choose(self.bundle, self.threads, self.warn, precision)
-        else:
-            recommended = precision_for(self.bundle, provider, self.warn)
-        precision = recommended if precision == "auto" else check_precision(self.bundle, precision, provider, self.warn)
+        provider, precision = resolve(self.bundle, provider, precision, self.threads, self.warn)
         encoder, head = self.bundle.manifest.graphs(precision, provider)
         opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
         own = open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision)

@@ -100,6 +100,7 @@ def main(
 ) -> None:
     """Label all VIDEOS (files, patterns, folders with all below them) and write tables to the folder OUT."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     from ..bundle import DEMO
@@ -130,7 +131,10 @@ def main(
             note = f"{done / 3600:.2f} of {total / 3600:.2f} h" + (f", {speed:.1f} × real time" if speed else "")
             bars.update(labelling, note=note)
 
-        result = label(options, planned, labelled)
+        def warn(message: str) -> None:
+            console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+        result = label(options, planned, labelled, warn)
     if result.left:
         console.print(f"{result.left} units are left for other shards; whoever ends last writes summary.csv")
     else:

@@ -61,6 +61,18 @@ def choose(
     return run_by(provider)
 
 
+def resolve(
+    bundle: Bundle, provider: str, precision: str, threads: int | None = None, warn: Warn = lambda _: None
+) -> tuple[str, str]:
+    """Return the provider and the precision that run here, with "auto" replaced by what `choose` and `precision_for`
+    return; `warn` is called if the precision failed its gate. Raises DferError when no provider works."""
+    if provider == "auto":
+        provider, recommended = choose(bundle, threads, warn, precision)
+    else:
+        recommended = precision_for(bundle, provider, warn)
+    return provider, recommended if precision == "auto" else check_precision(bundle, precision, provider, warn)
+
+
 def precision_for(bundle: Bundle, provider: str, warn: Warn = lambda _: None) -> str:
     """Return the precision to run a bundle in if none is requested: the fastest that passes its gate, as far as known.
 

@@ -8,11 +8,12 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ...errors import DferError, ParameterError, first_line, require
 from .plan import Unit
-from .settings import Job
+from .settings import Job, LabelSettings
 from .unit import label_unit
 
 _PATIENCE = 10.0  # seconds for the head to respond
@@ -30,6 +31,49 @@ def run_on_cluster(
     Videos, bundle and folder must have the same paths on all nodes, and this package must be installed there.
     Raises DferError if there is no such cluster, or no node with enough resources, or if a task raises it.
     """
+    with _connected(address):
+        import ray
+
+        # Tasks, not actors: restarting an actor consumes the retries of tasks waiting for it. Workers keep their
+        # recognizer, so max_calls, which would end a worker after a task that used a GPU, is off.
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit_or_end)
+        waiting = deque(units)
+        running: dict[Any, Unit] = {}
+        while waiting or running:
+            slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))  # a cluster may grow
+            while waiting and len(running) < _AHEAD * slots:
+                unit = waiting.popleft()
+                running[task.remote(unit, job)] = unit
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=_STARTING)
+            if not ready:
+                _check_nodes(cpus, gpus)
+            for one in ready:
+                unit = running.pop(one)
+                yield unit, _result(one, f"unit {unit.name}", address)
+
+
+def resolve_on_cluster(
+    settings: LabelSettings, address: str, cpus: float, gpus: float
+) -> tuple[LabelSettings, list[str]]:
+    """Return the settings with the provider and precision that a task of the cluster chooses, and its warnings; the
+    devices of this machine may be others. Raises DferError as `run_on_cluster` does."""
+    with _connected(address):
+        import ray
+
+        choice = ray.remote(num_cpus=cpus, num_gpus=gpus)(_resolve).remote(settings)
+        while not ray.wait([choice], timeout=_STARTING)[0]:
+            _check_nodes(cpus, gpus)
+        resolved: tuple[LabelSettings, list[str]] = _result(choice, "the choice of a provider", address)
+        return resolved
+
+
+def _resolve(settings: LabelSettings) -> tuple[LabelSettings, list[str]]:
+    warnings: list[str] = []
+    return settings.resolved(warnings.append), warnings
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
     require("ray", "ray")
     import ray
 
@@ -41,31 +85,23 @@ def run_on_cluster(
         ray.init(address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise DferError(f"no Ray cluster at {address}: {first_line(error)}") from error
-    # Tasks, not actors: restarting an actor consumes the retries of tasks waiting for it. Workers keep their
-    # recognizer, so max_calls, which would end a worker after a task that used a GPU, is off.
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(label_unit_or_end)
-    waiting = deque(units)
-    running: dict[Any, Unit] = {}
     try:
-        while waiting or running:
-            slots = max(1, int(ray.cluster_resources().get("CPU", 1) / max(cpus, 0.1)))  # a cluster may grow
-            while waiting and len(running) < _AHEAD * slots:
-                unit = waiting.popleft()
-                running[task.remote(unit, job)] = unit
-            ready, _ = ray.wait(list(running), num_returns=1, timeout=_STARTING)
-            if not ready:
-                _check_nodes(cpus, gpus)
-            for one in ready:
-                unit = running.pop(one)
-                try:
-                    yield unit, ray.get(one)
-                except ray.exceptions.RayTaskError as error:
-                    cause = error.cause
-                    raise cause if isinstance(cause, DferError) else DferError(f"unit {unit.name}: {cause}") from error
-                except ray.exceptions.RayError as error:
-                    raise DferError(f"the Ray cluster at {address} failed: {first_line(error)}") from error
+        yield
     finally:
         ray.shutdown()
+
+
+def _result(task: Any, what: str, address: str) -> Any:
+    """Return a finished task's result. Raises DferError if the task or the cluster failed."""
+    import ray
+
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, DferError) else DferError(f"{what}: {cause}") from error
+    except ray.exceptions.RayError as error:
+        raise DferError(f"the Ray cluster at {address} failed: {first_line(error)}") from error
 
 
 def _check_nodes(cpus: float, gpus: float) -> None:

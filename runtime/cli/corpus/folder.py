@@ -78,8 +78,8 @@ class CorpusFolder:
         """
         require("pyarrow", "label")
         run = _stored(run)
-        begun = self._read_run() is not None or not self.path.exists() or self._is_begun()
-        if not begun and self._read_run() is None:  # another shard may have written it meanwhile
+        begun = self.read_run() is not None or not self.path.exists() or self._is_begun()
+        if not begun and self.read_run() is None:  # another shard may have written it meanwhile
             raise DferError(f"{self.path}: is there, and holds no results of dfer-label; name another folder")
         if self._is_free(run):
             units = make_plan()
@@ -98,7 +98,7 @@ class CorpusFolder:
 
     def check(self, run: Mapping[str, Any]) -> None:
         """Raise DferError, naming the differences, if the folder belongs to a different run."""
-        known, run = self._read_run() or {}, _stored(run)
+        known, run = self.read_run() or {}, _stored(run)
         if differing := [name for name in sorted({*run, *known}) if run.get(name) != known.get(name)]:
             raise DferError(
                 f"{self.path}: holds the results of a run with other settings ({', '.join(differing)}); name another "
@@ -107,7 +107,7 @@ class CorpusFolder:
 
     def _is_free(self, run: Mapping[str, Any]) -> bool:
         """Return whether the folder belongs to no run, or to a different one that has read nothing."""
-        known = self._read_run()
+        known = self.read_run()
         return known is None or (known != run and not self._is_read())
 
     def _is_begun(self) -> bool:
@@ -131,7 +131,8 @@ class CorpusFolder:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DferError(f"{path}: not a plan that dfer-label wrote ({error})") from error
 
-    def _read_run(self) -> dict[str, Any] | None:
+    def read_run(self) -> dict[str, Any] | None:
+        """Return what run.json holds; None if there is none yet."""
         path = self.path / "run.json"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

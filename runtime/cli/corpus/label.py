@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...bundle import Bundle
+from ...engines import present_providers
 from ...errors import ParameterError, check_least
 from ...machine import default_workers, physical_cores
 from ...pipeline.feature_window import check_sampling
@@ -58,10 +59,12 @@ def label(
     options: LabelOptions,
     planning: Callable[[int, int], object] = lambda done, total: None,
     progress: Callable[[float, float], object] = lambda done, total: None,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> LabelResult:
     """Label all videos, skipping finished units, so that the same call resumes after an interruption.
 
     planning: called with the numbers of videos examined and in total. progress: with the seconds done and in total.
+    warn: with one line about a problem of the model that is not an error.
     Raises DferError for invalid options, and if `out` belongs to a different run.
     """
     settings, shard = options.settings, options.shard
@@ -75,6 +78,8 @@ def label(
     check_sampling(window, bundle.manifest.fps if settings.fps is None else settings.fps)
     videos = find_videos(options.videos)
     lead = max(_SHORTEST_LEAD, window)
+    folder = CorpusFolder(options.out)
+    settings = _resolve(options, folder, bundle, warn)
 
     def plan() -> list[Unit]:
         looked = 0
@@ -95,7 +100,6 @@ def label(
         "longest_s": options.longest,
         "videos": hashlib.sha256(sizes.encode(errors="surrogateescape")).hexdigest(),
     }
-    folder = CorpusFolder(options.out)
     units = folder.begin(run, plan)
     own = units if shard is None else units[shard[0] - 1 :: shard[1]]
     names = {unit.name for unit in own}
@@ -114,6 +118,28 @@ def label(
     if not left:
         folder.finish()
     return LabelResult(len(videos), tuple(sorted(folder.failed() & names)), left)
+
+
+def _resolve(
+    options: LabelOptions, folder: CorpusFolder, bundle: Bundle, warn: Callable[[str], object]
+) -> LabelSettings:
+    """Return the settings with one provider and precision for all workers: those of the folder if they run here."""
+    settings, known = options.settings, folder.read_run() or {}
+    chosen = known.get("provider") if known.get("bundle") == bundle.digest else None
+    if settings.provider == "auto" and chosen and (options.cluster or chosen in present_providers()):
+        settings = replace(settings, provider=chosen)
+    if options.cluster is None:
+        return settings.resolved(warn)
+    if settings.precision == "auto" and settings.provider == chosen:
+        settings = replace(settings, precision=known["precision"])
+    if "auto" not in (settings.provider, settings.precision):
+        return settings
+    from .cluster import resolve_on_cluster
+
+    settings, warnings = resolve_on_cluster(settings, options.cluster, options.cpus, options.gpus)
+    for warning in warnings:
+        warn(warning)
+    return settings
 
 
 def _run(units: list[Unit], job: Job, options: LabelOptions) -> Iterator[tuple[Unit, int]]:

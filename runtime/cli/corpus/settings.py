@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from ...bundle import Bundle
+from ...engines.choice import resolve
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class LabelSettings:
 
     def recognizer_options(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name != "bundle"}
+
+    def resolved(self, warn: Callable[[str], object]) -> LabelSettings:
+        """Return the settings with the provider and precision that run on this machine in place of "auto"."""
+        provider, precision = resolve(Bundle.open(self.bundle), self.provider, self.precision, self.threads, warn)
+        return replace(self, provider=provider, precision=precision)
 
 
 @dataclass(frozen=True)

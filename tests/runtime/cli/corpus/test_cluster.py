@@ -18,8 +18,10 @@ import pytest
 from test_label import SETTINGS, leftovers, lines_of, rows_in, rows_of_run, same
 
 from dfer.runtime.bundle import DEMO
+from dfer.runtime.cli.corpus.cluster import resolve_on_cluster
 from dfer.runtime.cli.corpus.folder import CorpusFolder
 from dfer.runtime.cli.corpus.label import LabelOptions, label
+from dfer.runtime.cli.corpus.settings import LabelSettings
 from dfer.runtime.errors import DferError, ParameterError
 
 pytest.importorskip("ray")
@@ -125,6 +127,13 @@ def test_tasks_that_fit_on_no_node_end_the_run(
     for name, asked, words in (("gpus", 1, "1 CPU and 1 GPU"), ("cpus", 64, "64 CPU and 0 GPU")):
         with pytest.raises(ParameterError, match=f"{name}: no node of the cluster has {words}"):
             label(replace(options, **{name: asked}))
+
+
+def test_a_node_chooses_for_all(cluster: Any) -> None:
+    assert resolve_on_cluster(LabelSettings(str(DEMO)), cluster.address, 1, 0) == (
+        LabelSettings(str(DEMO)).resolved(lambda _: None),
+        [],
+    )
 
 
 def test_no_cluster_is_an_error_in_a_line(clips: Path, tmp_path: Path) -> None:

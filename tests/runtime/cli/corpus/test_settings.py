@@ -1,0 +1,40 @@
+"""What a corpus run records about its model, so that no table mixes two of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_label import command
+
+from dfer.runtime.bundle import DEMO, Bundle
+from dfer.runtime.cli.corpus.label import LabelOptions, label
+from dfer.runtime.cli.corpus.settings import LabelSettings
+from dfer.runtime.errors import DferError
+from dfer.runtime.recognizer import Recognizer
+from helpers import edit_manifest, flat
+
+pytest.importorskip("pyarrow")
+
+
+def test_the_run_records_what_auto_chose_and_another_choice_is_refused(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = LabelOptions([clips / "day0"], out, LabelSettings(str(DEMO)), workers=1)
+    label(options)
+    known = json.loads((out / "run.json").read_text())
+    with Recognizer(DEMO, threads=1) as recognizer:
+        assert (known["provider"], known["precision"]) == (recognizer.provider, recognizer.precision)
+    assert label(options).left == 0  # the same command goes on
+    (out / "run.json").write_text(json.dumps(known | {"provider": "elsewhere", "precision": "fp8"}))
+    with pytest.raises(DferError, match=r"other settings \(precision, provider\)"):
+        label(options)
+
+
+def test_warnings_about_the_model_are_told_once(clips: Path, bundle: Path, tmp_path: Path) -> None:
+    precisions = json.loads(json.dumps({**Bundle.open(bundle).manifest.precisions}, default=dict))
+    precisions["fp32"]["providers"]["cpu"]["passes"] = False
+    edit_manifest(bundle, precisions=precisions)
+    result = command(clips / "day0", tmp_path / "out", "--bundle", bundle, "--precision", "fp32", "--workers", 2)
+    assert result.exit_code == 0, result.output
+    assert flat(result.output).count("fp32 of this bundle failed its gate on cpu") == 1
