@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..bundle import DEMO, Bundle
 from ..engines import LARGEST_BATCH
 from ..errors import DferError, ParameterError, check_least
 from ..labels import in_ascii
@@ -24,7 +25,6 @@ from ..pipeline.feature_window import check_sampling
 from ..pipeline.smoothing import check_smoothing
 from ..recognizer import Recognizer
 from ..sources import (
-    IMAGE_RATE,
     Frame,
     RotatedSource,
     SourceReaders,
@@ -156,7 +156,7 @@ def run(
         stack.enter_context(paths.reserved(len(specs)))
         opened = open_sources(
             specs,
-            options.fps or IMAGE_RATE,
+            options.fps or Bundle.open(DEMO if options.bundle is None else options.bundle).manifest.fps,
             warn,
             size=options.size,
             fps=options.camera_fps,

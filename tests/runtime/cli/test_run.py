@@ -116,6 +116,21 @@ def test_the_bundle_of_the_environment_is_used_and_named(face_video: Path) -> No
     assert "from $DFER_BUNDLE" in result.output.replace("\n", "")
 
 
+def test_images_have_the_rate_of_the_model_as_in_python(
+    face_frames: list[np.ndarray], bundle: Path, tmp_path: Path
+) -> None:
+    edit_manifest(bundle, sampling={"seconds": 1.0, "fps": 6.0})
+    film = tmp_path / "film"
+    film.mkdir()
+    for index in range(12):
+        cv2.imwrite(str(film / f"{index:02}.png"), face_frames[index][..., ::-1])
+    assert run(film, "--bundle", bundle, "--csv", tmp_path / "o.csv").exit_code == 0
+    with Recognizer(bundle) as recognizer:
+        times = [one.time for one in recognizer.stream(film)]
+    assert [float(row["time_s"]) for row in rows_of(tmp_path / "o.csv")] == pytest.approx(times, abs=1e-3)
+    assert times[1] == pytest.approx(1 / 6)
+
+
 def test_photographs_can_be_asked_for_and_are_named(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     album = tmp_path / "album"
     album.mkdir()
