@@ -75,9 +75,8 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="CPU threads of each worker's model; more workers read faster than more threads.",
+    help="CPU threads of each worker's model; more workers read faster than more threads. Default: 1, on a cluster "
+    "--cpus.",
 )
 @window_option
 @click.option("--fps", type=float, help="Frames per second to sample; default: the model's own.")

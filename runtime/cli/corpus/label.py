@@ -124,7 +124,8 @@ def _resolve(
     options: LabelOptions, folder: CorpusFolder, bundle: Bundle, warn: Callable[[str], object]
 ) -> LabelSettings:
     """Return the settings with one provider and precision for all workers: those of the folder if they run here."""
-    settings, known = options.settings, folder.read_run() or {}
+    cpus = 1 if options.cluster is None else max(1, int(options.cpus))
+    settings, known = replace(options.settings, threads=options.settings.threads or cpus), folder.read_run() or {}
     chosen = known.get("provider") if known.get("bundle") == bundle.digest else None
     if settings.provider == "auto" and chosen and (options.cluster or chosen in present_providers()):
         settings = replace(settings, provider=chosen)

@@ -15,13 +15,13 @@ from ...engines.choice import resolve
 class LabelSettings:
     """How videos are read; each field is a parameter of `Recognizer` by that name, with the bundle's path absolute.
 
-    threads: per worker.
+    threads: per worker; None for 1, or on a cluster for as many as each task's CPUs.
     """
 
     bundle: str
     provider: str = "auto"
     precision: str = "auto"
-    threads: int = 1
+    threads: int | None = None
     window: float | None = None
     fps: float | None = None
     max_faces: int | None = None

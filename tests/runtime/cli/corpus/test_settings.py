@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from test_label import command
 
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.label import LabelOptions, label
-from dfer.runtime.cli.corpus.settings import LabelSettings
+from dfer.runtime.cli.corpus.plan import Unit
+from dfer.runtime.cli.corpus.settings import Job, LabelSettings
 from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
 from helpers import edit_manifest, flat
@@ -29,6 +31,24 @@ def test_the_run_records_what_auto_chose_and_another_choice_is_refused(clips: Pa
     (out / "run.json").write_text(json.dumps(known | {"provider": "elsewhere", "precision": "fp8"}))
     with pytest.raises(DferError, match=r"other settings \(precision, provider\)"):
         label(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "threads"), [([], 1), (["--cpus", 4], 4), (["--cpus", 0.5], 1), (["--cpus", 4, "--threads", 2], 2)]
+)
+def test_a_task_of_a_cluster_uses_the_processors_that_it_reserves(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[object], threads: int
+) -> None:
+    jobs: list[Job] = []
+
+    def run_on_cluster(units: list[Unit], job: Job, *_: object) -> Iterator[tuple[Unit, int]]:
+        jobs.append(job)
+        return iter(())
+
+    monkeypatch.setattr("dfer.runtime.cli.corpus.cluster.run_on_cluster", run_on_cluster)
+    on = ["--cluster", "head:1", "--precision", "fp32"]
+    assert command(clips, tmp_path / "out", *on, *arguments).exit_code == 0
+    assert [job.settings.threads for job in jobs] == [threads]
 
 
 def test_warnings_about_the_model_are_told_once(clips: Path, bundle: Path, tmp_path: Path) -> None:
