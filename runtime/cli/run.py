@@ -205,6 +205,7 @@ def main(sources: tuple[str, ...], cameras: tuple[int, ...], demo: bool, **optio
     if talk.as_json and "-" in (str(options["csv"]), str(options["jsonl"])):
         raise click.UsageError("--json goes to standard output, and so do rows with -; name a file for one of them")
     options["web"] = None if web is None else int(web)
+    options["token"] = options["token"] if web is not None else None
     try:
         failed = _run((*sources, *cameras), demo, talk, options)
     except KeyboardInterrupt:

@@ -25,12 +25,15 @@ from ..pipeline.feature_window import check_sampling
 from ..pipeline.smoothing import check_smoothing
 from ..recognizer import Recognizer
 from ..sources import (
+    IMAGE_RATE,
+    IMAGE_SUFFIXES,
     Frame,
     RotatedSource,
     SourceReaders,
     SourceSpec,
     Turn,
     expand,
+    files_of,
     open_sources,
     tell_apart,
 )
@@ -152,11 +155,12 @@ def run(
     paths.check(specs)
     folder = None if options.out_dir is None else OutputFolder(Path(options.out_dir))
     _check(options)
+    _check_idle(options, specs)
     with ExitStack() as stack:
         stack.enter_context(paths.reserved(len(specs)))
         opened = open_sources(
             specs,
-            options.fps or Bundle.open(DEMO if options.bundle is None else options.bundle).manifest.fps,
+            options.fps or _sampling_rate(options.bundle),
             warn,
             size=options.size,
             fps=options.camera_fps,
@@ -166,6 +170,8 @@ def run(
         )
         for source in opened:
             stack.callback(source.close)
+        if not any(source.live for source in opened):
+            _refuse(options, "is for cameras, and no source is live; leave it out", "size", "camera_fps")
         tell_apart(opened)
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
@@ -297,6 +303,29 @@ def _check(options: RunOptions) -> None:
         if options.metrics and options.metrics == options.web:
             raise ParameterError("metrics", f"port {options.metrics} is the live page's; name another")
         MetricsEndpoint.check(options.metrics)
+
+
+def _check_idle(options: RunOptions, specs: Sequence[SourceSpec]) -> None:
+    """Raise ParameterError for settings that would have no effect."""
+    if options.web is None:
+        _refuse(options, "is for the live page; name its port (web), or leave it out", "host", "token")
+    if options.boxes is not None:
+        _refuse(options, "is for the detector, which boxes replace; leave one of them out", "min_face", "detect_every")
+    if options.photos and not any(file.suffix.lower() in IMAGE_SUFFIXES for spec in specs for file in files_of(spec)):
+        _refuse(options, "is for images, and no source is one; leave it out", "photos")
+
+
+def _refuse(options: RunOptions, problem: str, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) != getattr(RunOptions, name):
+            raise ParameterError(name, problem)
+
+
+def _sampling_rate(bundle: str | Path | None) -> float:
+    try:
+        return Bundle.open(DEMO if bundle is None else bundle).manifest.fps
+    except DferError:  # reported when the model is opened, after all that needs no model is checked
+        return IMAGE_RATE
 
 
 def _open_recognizer(options: RunOptions, live: int, warn: Report) -> Recognizer:

@@ -72,6 +72,13 @@ def label(
         raise ParameterError("shard", f"{shard[0]}/{shard[1]} is none; 1/4 to 4/4 are the four of four")
     if shard is not None and options.cluster is not None:
         raise ParameterError("shard", "a Ray cluster divides the work itself; leave one of the two out")
+    idle: tuple[str, ...] = ("workers",)
+    why = "this machine, not a cluster;"
+    if options.cluster is None:
+        idle, why = ("cpus", "gpus"), "a Ray cluster; name one (cluster), or"
+    for name in idle:
+        if getattr(options, name) != getattr(LabelOptions, name):
+            raise ParameterError(name, f"is for {why} leave it out")
     check_least(vars(options) | vars(settings))
     bundle = Bundle.open(settings.bundle)
     window = bundle.manifest.seconds if settings.window is None else settings.window

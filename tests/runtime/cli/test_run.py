@@ -222,6 +222,22 @@ def test_bad_input_gives_one_line_status_1_and_no_files(bundle: Path, face_video
     assert face_video.stat().st_size > 1000
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"token": "secret"}, "token: is for the live page; name its port"),
+        ({"size": (640, 480)}, "size: is for cameras, and no source is live"),
+        ({"camera_fps": 15.0}, "camera_fps: is for cameras"),
+        ({"photos": True}, "photos: is for images, and no source is one"),
+        ({"boxes": "b.csv", "min_face": 60}, "min_face: is for the detector, which boxes replace"),
+        ({"boxes": "b.csv", "detect_every": 2}, "detect_every: is for the detector"),
+    ],
+)
+def test_options_without_effect_are_refused(options: dict[str, Any], words: str, face_video: Path) -> None:
+    with pytest.raises(ParameterError, match=words):
+        run_sources(RunOptions([face_video], **options))
+
+
 def test_no_output_goes_over_a_picture_that_is_read(tmp_path: Path) -> None:
     album = tmp_path / "album"
     album.mkdir()
