@@ -29,7 +29,8 @@ class Prediction:
     """The expression of one face at one moment, read from the window that ends there. Compares by value.
 
     source: name of the source, without credentials. frame: index in the source, from 0. time: media time, seconds.
-    track_id: number of the face in its source, or in its photograph. box: x, y, width, height in pixels of the source.
+    track_id: number of the face in its source, or in its photograph. box: x, y, width, height in pixels
+    of the picture as it is read; with `rotate`, of the rotated one.
     probabilities: float32 [C], sums to 1, in the order of `classes`.
     state: "warmup" while the window is not full and its beginning is padded, then "ready"; photographs are "ready".
     label: one of `classes`, by default the most probable (smoothing may hold an earlier one for a while), or `UNSURE`

@@ -61,7 +61,8 @@ class RunOptions:
     and annotated images.
     jobs: files read at once, None for as many as there are cores, or half as many with out_dir.
     script: what the faces of a single source really show, drawn below the plot (see `outputs.timeline.Script`).
-    boxes: CSV of face boxes that replaces the detector (`faces.boxes.read_boxes`).
+    boxes: CSV of face boxes that replaces the detector (`faces.boxes.read_boxes`); with rotate, in pixels of the rotated
+    images, as the boxes of all results are.
     show: open a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
     which stays until Ctrl-C if files were read. metrics: port of this machine for Prometheus metrics, None for none.
     photos: whether images of a folder or pattern are photographs, None to decide by their names and sizes.

@@ -90,7 +90,8 @@ def read_boxes(path: Path, sources: Sequence[str]) -> list[GivenBoxes]:
     """Read a CSV of boxes; return one `GivenBoxes` for each of `sources`, the names of this run's sources.
 
     Columns, in any order, others are ignored (so files written by dfer-run can be read): `frame` (from 0) or `time_s`
-    (seconds), `frame` taking precedence; `x`, `y` (top left corner), `w`, `h` in pixels; optionally `track` (a whole
+    (seconds), `frame` taking precedence; `x`, `y` (top left corner), `w`, `h` in pixels
+    of the picture as it is read (with --rotate: rotated); optionally `track` (a whole
     number from 1, in all rows or in none), which fixes the ids, and `source`, required if there are several: the name,
     or its last part. Spreadsheets' variants of CSV are supported (see `read_rows`).
 

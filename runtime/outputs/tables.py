@@ -161,8 +161,8 @@ def jsonl_row(prediction: Prediction) -> str:
 class CsvSink(Lines):
     """One line per prediction of any source.
 
-    For the columns see `columns`: box in pixels of the source, time in media seconds, entropy in nats; file, the
-    image's file name, is empty unless the source is a folder or sequence of images.
+    For the columns see `columns`: box in pixels of the picture as it is read (with --rotate: rotated), time in media
+    seconds, entropy in nats; file, the image's file name, is empty unless the source is a folder or sequence of images.
     """
 
     def __init__(self, path: Path, classes: tuple[str, ...]) -> None:
@@ -180,7 +180,7 @@ class JsonlSink(Lines):
     | frame | its index in the source, from 0 |
     | time_s | media time, seconds from the source's first frame |
     | track | number of the face, unique within its source or photograph |
-    | box | [x, y, width, height], pixels of the source |
+    | box | [x, y, width, height], pixels of the picture as it is read (with --rotate: rotated) |
     | label | the predicted class, or "unsure" if its probability is too low |
     | confidence | the label's probability; if unsure, the highest probability |
     | entropy | of the probabilities, nats |

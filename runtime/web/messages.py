@@ -14,7 +14,7 @@ A round is one binary message, so that an image and its boxes arrive together:
      "over": null, or in the last round of a run why it ended, "" for a regular end}
 
 The JPEGs are in the order of the sources that have a picture, with lengths as given by "bytes". Boxes are in pixels of
-the source, "width" × "height"; the JPEG may be smaller. label and confidence are null before the first prediction of a
+the picture as it is read, "width" × "height"; the JPEG may be smaller. label and confidence are null before the first prediction of a
 face. Times are media seconds, durations milliseconds.
 """
 
