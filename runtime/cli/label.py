@@ -17,6 +17,7 @@ from .options import (
     min_face_option,
     precision_option,
     provider_option,
+    tell_bundle,
     version_option,
     window_option,
 )
@@ -109,6 +110,7 @@ def main(
     settings = LabelSettings(str((bundle or DEMO).absolute()), **reading)
     options = LabelOptions(videos, out, settings, workers, cluster, cpus, gpus, shard, retry_failed)
     console = Console(stderr=True)
+    tell_bundle(console)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),

@@ -6,12 +6,16 @@ import io
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from ..engines import BACKENDS, PRECISIONS, find_backend
 from ..errors import DferError, ParameterError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Option = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -60,6 +64,15 @@ bundle_option = click.option(
     envvar="DFER_BUNDLE",
     help="Model to run; default: $DFER_BUNDLE, else the demo bundle.",
 )
+
+
+def tell_bundle(console: Console) -> None:
+    """Print the running command's bundle if $DFER_BUNDLE named it."""
+    context = click.get_current_context()
+    if context.get_parameter_source("bundle") is ParameterSource.ENVIRONMENT:
+        console.print(f"bundle {context.params['bundle']}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
+
+
 precision_option = click.option(
     "--precision",
     type=click.Choice(PRECISIONS),

@@ -9,7 +9,15 @@ import click
 
 from ..errors import reports_errors
 from ..storage import atomic_write, check_writable
-from .options import bundle_option, command, precision_option, provider_option, threads_option, version_option
+from .options import (
+    bundle_option,
+    command,
+    precision_option,
+    provider_option,
+    tell_bundle,
+    threads_option,
+    version_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +91,7 @@ def main(
             check_writable(path, aside=True)
     old = None if old_path is None else read_report(old_path)
     console = Console(stderr=True, highlight=False)
+    tell_bundle(console)
 
     def warn(message: str) -> None:
         console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)

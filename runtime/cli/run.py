@@ -19,6 +19,7 @@ from .options import (
     min_face_option,
     precision_option,
     provider_option,
+    tell_bundle,
     threads_option,
     version_option,
     window_option,
@@ -230,8 +231,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
 
     console = Console(stderr=True, highlight=False)
     told = Console(stderr=True, highlight=False, quiet=talk.quiet)
-    if click.get_current_context().get_parameter_source("bundle") is ParameterSource.ENVIRONMENT:
-        told.print(f"bundle {options['bundle']}, from $DFER_BUNDLE", soft_wrap=True, markup=False)
+    tell_bundle(told)
     opening = console if 0 in (options["web"], options["metrics"]) else told  # a free port is printed nowhere else
     kept = KeptPredictions()
     if demo:

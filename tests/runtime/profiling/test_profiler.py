@@ -26,6 +26,11 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [*map(str, arguments)], env={"DFER_BUNDLE": ""})
 
 
+def test_the_bundle_of_the_environment_is_named_before_it_is_profiled() -> None:
+    result = CliRunner().invoke(main, ["absent.mp4"], env={"DFER_BUNDLE": str(DEMO)})
+    assert (result.exit_code, f"bundle {DEMO}, from $DFER_BUNDLE" in result.output) == (1, True)
+
+
 @pytest.fixture(scope="module")
 def outcome(face_video: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
     """A profile of four seconds on the CPU: what was printed, and the folder with profile.json and .html."""

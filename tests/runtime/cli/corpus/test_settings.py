@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from test_label import command
 
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.label import LabelOptions, label
 from dfer.runtime.cli.corpus.plan import Unit
 from dfer.runtime.cli.corpus.settings import Job, LabelSettings
+from dfer.runtime.cli.label import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
 from helpers import edit_manifest, flat
@@ -49,6 +51,11 @@ def test_a_task_of_a_cluster_uses_the_processors_that_it_reserves(
     on = ["--cluster", "head:1", "--precision", "fp32"]
     assert command(clips, tmp_path / "out", *on, *arguments).exit_code == 0
     assert [job.settings.threads for job in jobs] == [threads]
+
+
+def test_the_bundle_of_the_environment_is_named_before_it_labels(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, [str(tmp_path / "absent.mp4"), "out"], env={"DFER_BUNDLE": str(DEMO)})
+    assert (result.exit_code, f"bundle {DEMO}, from $DFER_BUNDLE" in result.output) == (1, True)
 
 
 def test_warnings_about_the_model_are_told_once(clips: Path, bundle: Path, tmp_path: Path) -> None:
