@@ -178,7 +178,8 @@ def versions() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Return the folder for data kept between runs: $XDG_CACHE_HOME/dfer-edge, else ~/.cache/dfer-edge.
+    """Return the folder for data kept between runs: $XDG_CACHE_HOME/dfer-edge, else ~/.cache/dfer-edge; a
+    relative XDG_CACHE_HOME is ignored.
 
     It need not exist. Raises OSError when this user has no home.
     """

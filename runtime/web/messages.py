@@ -10,12 +10,12 @@ A round is one binary message, so that an image and its boxes arrive together:
                   "points": [{"track", "time", "label", "warmup", "poor", "shares": [C]}, …],    those not sent before
                   "picture": null or {"bytes", "time", "width", "height", "faces":
                              [{"track", "box": [x, y, w, h], "label", "confidence", "warmup", "poor"}, …]}}],
-     "stages": [{"stage", "n", "mean", "p50", "p90", "p99", "max"}, …],
+     "stages": [{"stage", "n", "mean", "p50", "p90", "p95", "p99", "max"}, …],
      "over": null, or in the last round of a run why it ended, "" for a regular end}
 
 The JPEGs are in the order of the sources that have a picture, with lengths as given by "bytes". Boxes are in pixels of
-the picture as it is read, "width" × "height"; the JPEG may be smaller. label and confidence are null before the first prediction of a
-face. Times are media seconds, durations milliseconds.
+the picture as it is read, "width" × "height"; the JPEG may be smaller. label and confidence are null before
+the first prediction of a face. Times are media seconds, durations milliseconds.
 """
 
 from __future__ import annotations

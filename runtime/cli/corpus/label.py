@@ -24,7 +24,7 @@ _SHORTEST_LEAD = 2.0
 
 @dataclass(frozen=True)
 class LabelOptions:
-    """What to label, how, where, and by whom; each field is an option of `dfer-label` of the same name.
+    """What to label, how, where, and by whom; each field but settings and longest is an option of `dfer-label`.
 
     videos: files, patterns and folders. out: the folder of results. settings: how videos are read.
     workers: processes on this machine, None for one per core. cluster: HOST:PORT of a Ray cluster to use instead; cpus,
