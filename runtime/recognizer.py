@@ -87,13 +87,14 @@ class Recognizer:
             held = ", ".join(manifest.precisions)
             raise ParameterError("precision", f"bundle {self.bundle.path} has no {precision} graphs; it has {held}")
         names = ClassMap.read(Path(classes), manifest.classes) if isinstance(classes, str | Path) else classes
-        self._smooth = smooth
+        self.smooth, self.neutral_prior = smooth, neutral_prior
+        self.unsure = manifest.unsure_below if unsure is None else unsure
         self._new_smoother = partial(
             Smoother,
             manifest.classes,
             neutral_prior=neutral_prior,
             names=ClassMap.of(names, manifest.classes) if isinstance(names, Mapping) else names,
-            unsure=manifest.unsure_below if unsure is None else unsure,
+            unsure=self.unsure,
         )
         self.window, self.fps, self.max_faces, self.warn = window, fps, max_faces, warn
         self.classes = self.new_smoother(live=False).classes
@@ -109,8 +110,8 @@ class Recognizer:
 
     def smoothing(self, live: bool) -> float:
         """Return the smoothing time in seconds for a live or recorded source."""
-        if self._smooth is not None:
-            return self._smooth
+        if self.smooth is not None:
+            return self.smooth
         return LIVE_SMOOTHING if live else 0.0
 
     def new_smoother(self, live: bool, fps: float | None = None) -> Smoother:

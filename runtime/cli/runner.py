@@ -50,7 +50,7 @@ Report = Callable[[str], object]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What to read, how, and what to write; each field is an option of `dfer-run` of the same name.
+    """What to read, how, and what to write; each field but script is an option of `dfer-run` (video: --save-video).
 
     sources: camera numbers, files, folders, patterns, URLs (see `open_source`); one, or several.
     bundle, provider, precision, threads, window, fps, max_faces, min_face, detect_every, smooth, classes,
@@ -61,8 +61,8 @@ class RunOptions:
     and annotated images.
     jobs: files read at once, None for as many as there are cores, or half as many with out_dir.
     script: what the faces of a single source really show, drawn below the plot (see `outputs.timeline.Script`).
-    boxes: CSV of face boxes that replaces the detector (`faces.boxes.read_boxes`); with rotate, in pixels of the rotated
-    images, as the boxes of all results are.
+    boxes: CSV of face boxes that replaces the detector (`faces.boxes.read_boxes`); with rotate, in pixels of the
+    rotated images, as the boxes of all results are.
     show: open a window with the annotated frames. web: port of the live page, None for none; host, token: of that page,
     which stays until Ctrl-C if files were read. metrics: port of this machine for Prometheus metrics, None for none.
     photos: whether images of a folder or pattern are photographs, None to decide by their names and sizes.
@@ -223,7 +223,7 @@ def run(
         named = {reader.name: reader for reader in readers.readers}
         rates = {name: reader.rate for name, reader in named.items()}
         summary = Summary(1 / recognizer.fps, rates)
-        header = partial(run_header, recognizer)
+        header = partial(run_header, recognizer, rotate=options.rotate)
         files = file_sinks(paths, recognizer.classes, rates, watch, partial(header, names), drawing, options.script)
         if folder is not None:
             files.append(folder.sink(readers.readers, recognizer.classes, watch, header, drawing))

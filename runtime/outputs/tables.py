@@ -29,6 +29,8 @@ JSONL_SCHEMA = 2
 """Incremented when a field of the JSONL changes its name or meaning, but not for new fields."""
 
 
+_SETTINGS = "smooth", "unsure", "neutral_prior", "max_faces", "min_face", "detect_every"
+
 STDOUT = Path("-")
 """Stands for standard output instead of a file."""
 
@@ -224,7 +226,7 @@ def _json_line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]:
+def run_header(recognizer: Recognizer, sources: Iterable[str], rotate: int | str | None = None) -> dict[str, Any]:
     """Return what the rows of a run starting now depend on, for the first line of its JSONL.
 
     started: wall-clock time, ISO 8601 in UTC; media times of live sources count from about then.
@@ -232,6 +234,8 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
     provider: what actually ran the encoder. precision: of its graph. versions: of the software.
     classes: names in the order of the probabilities.
     window_s: seconds behind each prediction. fps: frames sampled per second. sources: names without credentials.
+    smooth, unsure, neutral_prior, max_faces, min_face, detect_every, rotate: as requested, null if not; unsure 0 for
+    never.
     """
     import cv2
     import numpy
@@ -255,6 +259,8 @@ def run_header(recognizer: Recognizer, sources: Iterable[str]) -> dict[str, Any]
         "classes": list(recognizer.classes),
         "window_s": recognizer.window,
         "fps": recognizer.fps,
+        **{name: getattr(recognizer, name) for name in _SETTINGS},
+        "rotate": rotate,
         "sources": list(sources),
     }
 

@@ -18,7 +18,7 @@ import pytest
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.tables import CsvSink, JsonlSink
 from dfer.runtime.predictions import Prediction
-from helpers import step_of
+from helpers import run_command, step_of
 
 CLASSES = ("joy", "calm", "fury, rage")
 
@@ -54,6 +54,16 @@ def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert row["confidence"] == row["probabilities"][row["label"]]
     assert row["box"] == [10.0, 20, 30, 40]
+
+
+def test_the_header_of_a_run_holds_the_settings_behind_its_rows(face_video: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "o.jsonl"
+    given = {"smooth": 0.5, "unsure": 0.3, "neutral_prior": 0.4, "max_faces": 2, "min_face": 50, "detect_every": 4}
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
+    result = run_command(face_video, "--rotate", 90, "--jsonl", lines, *options)
+    assert result.exit_code == 0, result.output
+    header = json.loads(lines.read_text().splitlines()[0])
+    assert {name: header[name] for name in (*given, "rotate")} == {**given, "rotate": 90}
 
 
 def test_rows_name_the_image_where_there_is_one(tmp_path: Path) -> None:
