@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +17,7 @@ from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.cli.corpus.label import LabelOptions, label
 from dfer.runtime.cli.corpus.plan import Unit
 from dfer.runtime.cli.corpus.settings import Job, LabelSettings
+from dfer.runtime.cli.corpus.unit import label_unit
 from dfer.runtime.cli.label import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
@@ -51,6 +55,32 @@ def test_a_task_of_a_cluster_uses_the_processors_that_it_reserves(
     on = ["--cluster", "head:1", "--precision", "fp32"]
     assert command(clips, tmp_path / "out", *on, *arguments).exit_code == 0
     assert [job.settings.threads for job in jobs] == [threads]
+
+
+def test_every_setting_reaches_the_recognizer(
+    clips: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {
+        **{"bundle": str(bundle), "provider": "cpu", "precision": "fp32", "threads": 3, "window": 1.5, "fps": 5.0},
+        **{"max_faces": 2, "min_face": 50, "detect_every": 4},
+    }
+    assert [one.name for one in fields(LabelSettings) if given[one.name] == one.default] == []
+    taken: list[dict[str, Any]] = []
+
+    def recognizer(*values: Any, **named: Any) -> None:
+        taken.append(signature(Recognizer).bind(*values, **named).arguments)
+        raise DferError("enough is known")
+
+    def run_here(units: Sequence[Unit], job: Job, workers: int) -> Iterator[tuple[Unit, int]]:
+        assert workers == 2
+        return ((unit, label_unit(unit, job)) for unit in units)
+
+    monkeypatch.setattr("dfer.runtime.cli.corpus.unit.Recognizer", recognizer)
+    monkeypatch.setattr("dfer.runtime.cli.corpus.label.run_locally", run_here)
+    options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+    result = CliRunner().invoke(main, [str(clips), str(tmp_path / "out"), "--workers", "2", *options])
+    assert (result.exit_code, "enough is known" in result.output) == (1, True)
+    assert taken == [given]
 
 
 def test_the_bundle_of_the_environment_is_named_before_it_labels(tmp_path: Path) -> None:
