@@ -82,6 +82,7 @@ class TrainOptions:
         """Raise ParameterError for errors that show before any file is opened."""
         if not self.out.parent.is_dir():
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
+        self.data.check()
         if self.landmarks is not None and self.landmark_model is not None:
             raise ParameterError("landmark_model", "finds landmarks, and they are given already; leave one out")
         for option in ("landmarks", "landmark_model"):

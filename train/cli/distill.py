@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...runtime.cli.options import command, version_option
-from ...runtime.errors import DferError, ParameterError, reports_errors, require
+from ...runtime.errors import DferError, reports_errors, require
 from ..data.choice import DataChoice
 from ..distillation.options import DistillOptions
 from .options import (
@@ -140,8 +140,7 @@ def main(data: DataChoice, **options: Any) -> None:
     classes), of a tuned head small.step-tuning.pt and small.last.pt as of dfer-train, and, until the run is done, what
     --resume needs (small.state, small.tuning.state).
     """
-    if data.data == "none" and data.root is not None:
-        raise ParameterError("data", f"say what kind of clips {data.root} holds")
+    data.check()
     for module in ("torch", "open_clip"):
         require(module, "train")
     from rich.console import Console

@@ -93,6 +93,16 @@ class DataChoice:
             return part_of_list(self.data, self.lists)
         return None if self.undivided else split
 
+    def check(self) -> None:
+        """Raise ParameterError for a missing `root`, and for options that drawn people, or no clips, do not have."""
+        if self.data not in ("procedural", "none"):
+            if self.root is None:
+                raise ParameterError("root", f"data {self.data} needs the folder that holds its clips")
+            return
+        for name in ("root", "lists", "fold", "max_missing"):
+            if getattr(self, name) != getattr(DataChoice, name):
+                raise ParameterError(name, f"has no effect with data {self.data}; name a data set, such as data folder")
+
     def open(
         self,
         split: str,
@@ -107,14 +117,14 @@ class DataChoice:
         progress: called with the number of people drawn, or folders of pictures checked, and the total. warn: called
         with messages about missing clips and damaged pictures. Raises DferError if the data cannot be found.
         """
+        self.check()
         if self.data == "procedural":
             from .procedural import HELD_OUT, ProceduralClips
 
             first = HELD_OUT if held_out else 0
             people = range(first, first + self.identities)
             return ProceduralClips(people, self.workers, lambda done: progress(done, self.identities))
-        if self.root is None:
-            raise ParameterError("root", f"data {self.data} needs the folder that holds its clips")
+        assert self.root is not None
         from .benchmarks import load_clips
 
         size = max(SIDE, size)
@@ -125,6 +135,7 @@ class DataChoice:
 
         For a clip in several, the split is not "train". Empty for procedural people. Raises DferError as `open` does.
         """
+        self.check()
         if self.root is None:
             return {}
         from .benchmarks import listed_splits

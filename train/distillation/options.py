@@ -54,5 +54,7 @@ class DistillOptions:
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
         if self.out.resolve() == self.teacher.resolve():
             raise ParameterError("out", f"{self.out} is the teacher; give the student another name")
+        if self.labelled is not None:
+            self.labelled.check()
         if self.stills is not None and self.labelled is None:
             raise ParameterError("stills", "are for tuning the head, beside labelled clips; name those too (data)")

@@ -286,7 +286,12 @@ def test_what_cannot_be_used_is_told_in_a_line(folder: Path, tmp_path: Path) -> 
         ((teacher, out, "--tower", "resnet18", "--faces", tmp_path / "films"), "dfer-prepare"),
         ((teacher, out, "--tower", "resnet18", "--faces", tmp_path / "no"), "--faces: "),
         ((teacher, teacher, "--tower", "resnet18", "--faces", faces), "STUDENT: "),
-        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--root", faces), "--data: "),
+        (
+            (teacher, out, "--tower", "resnet18", "--faces", faces, "--root", faces),
+            "--root: has no effect with data none",
+        ),
+        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--fold", 2), "--fold: has no effect with data none"),
+        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--data", "csv"), "--root: data csv needs the folder"),
         ((tmp_path / "no.pt", out, "--tower", "resnet18", "--faces", faces), "no such file"),
     ):
         result = run(*arguments)
