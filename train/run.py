@@ -187,7 +187,7 @@ class Run:
             "validation": self.divisions[0].share,
             **identity,
         }
-        notes = clip_seconds(sources) | (notes or {})
+        notes = (notes or {}) | clip_seconds(sources)
         if self._made is not None:
             return self._finished(self._made, record)
         if not phases:

@@ -20,7 +20,7 @@ from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from ..checkpoints.protocol import KEY, LearnedFrom, divisions_of, learned_from
 from ..checkpoints.states import check_finished
 from ..confidence import Calibration, Confidence
-from ..data import ClipSet
+from ..data import CLIP_SECONDS, ClipSet
 from ..data.batches import Sampling
 from ..data.choice import DRAWN, SIDE
 from ..data.features import Extraction, FeatureSet, stored_features
@@ -110,6 +110,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     check_teacher(teacher)
     build_tower(options.tower, teacher.width, size)  # fails early if it cannot be built
     asked = _asked(options, size, training, teacher)
+    window = {name: training[name] for name in (CLIP_SECONDS, "span", "history") if name in training}
     state = options.out.with_suffix(".state")
     taught = None
     if options.resume and options.out.is_file() and not state.is_file():
@@ -118,7 +119,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
         tell_anew(console, options.out)
     with progress_bars(console) as progress:
         if taught is None:
-            taught = _Distillation(options, fabric, progress, teacher, asked, size).run(state)
+            taught = _Distillation(options, fabric, progress, teacher, asked, size).run(state, window)
         elif (
             options.labelled is None
             or _tuned(taught[1])
@@ -127,7 +128,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
             console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
             return DistillResult.of_checkpoint(options.out, taught[1])
         if options.labelled is not None:
-            _use_labels(options, fabric, progress, teacher, *taught)
+            _use_labels(options, fabric, progress, teacher, window, *taught)
     fabric.barrier()
     return DistillResult.of_checkpoint(options.out, load_checkpoint(options.out)[1])
 
@@ -207,7 +208,7 @@ class _Distillation:
             world=fabric.world_size,
         )
 
-    def run(self, state: Path) -> tuple[Student, dict[str, Any]]:
+    def run(self, state: Path, window: dict[str, Any]) -> tuple[Student, dict[str, Any]]:
         """Train the tower and write the checkpoint; return the student and its training record."""
         options, fabric, progress = self._options, self._fabric, self._progress
         if not options.resume:
@@ -252,11 +253,15 @@ class _Distillation:
             "class_agreement": trainer.results[-1].uar,
             "cosine": _mean_cosine(student, tested, fabric),
         }
+        notes = {
+            "distillation": told,
+            **window,
+        }  # the head was trained on these windows
         if log is not None:
-            save_checkpoint(student, options.out, {"distillation": told}, student.confidence)
+            save_checkpoint(student, options.out, notes, student.confidence)
             log.close()
             state.unlink(missing_ok=True)
-        return student, {"distillation": told}
+        return student, notes
 
     def _open_crops(self) -> ClipSet:
         options, classes = self._options, self._teacher.classes
@@ -290,6 +295,7 @@ def _use_labels(
     fabric: Fabric,
     progress: Progress,
     teacher: Method,
+    window: dict[str, Any],
     student: Student,
     training: dict[str, Any],
 ) -> None:
@@ -304,6 +310,8 @@ def _use_labels(
         options.stills,
         options.stills_share,
         features=options.features,
+        span=window.get("span", TrainOptions.span),
+        history=window.get("history", TrainOptions.history),
         precision=options.precision,
         tensorboard=options.tensorboard,
         resume=True,  # resumes only the tuning, if any; its epochs are appended to the tower's log
@@ -334,13 +342,13 @@ def _use_labels(
         told[f"{name}_recalls"] = {"war": scores.war, "uar": scores.uar()}
     if not options.tune_head:
         if fabric.global_rank == 0:
-            save_checkpoint(student, options.out, {"distillation": told}, student.confidence)
+            save_checkpoint(student, options.out, {"distillation": told, **window}, student.confidence)
         return
     identity = {"student": weights_digest(student.state_dict())}
     kept = None if unseen else student.confidence
     student.confidence = Confidence()  # the tuned head is calibrated anew
     plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
-    notes = {"distillation": told}
+    notes = {"distillation": told, **window}
     if learned is not None:
         notes[KEY] = learned.and_of(learned_from(choice, True, run.divisions)).to_json()
     run.fit(student, plan, sources, identity, notes, kept)

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch.nn import functional
 
 from dfer.export.exporting import export_checkpoint
+from dfer.export.options import trained_window
 from dfer.runtime import Recognizer
 from dfer.runtime.errors import DferError, ParameterError
 from dfer.runtime.labels import EXPRESSIONS
@@ -28,6 +29,7 @@ from dfer.train.checkpoints.protocol import KEY, Division, LearnedFrom
 from dfer.train.cli.distill import main
 from dfer.train.cli.eval import main as evaluate
 from dfer.train.confidence import Confidence
+from dfer.train.data import CLIP_SECONDS
 from dfer.train.data.batches import Source
 from dfer.train.data.choice import DRAWN, DataChoice
 from dfer.train.data.procedural import HELD_OUT
@@ -192,6 +194,18 @@ def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path) -> Non
     for changes, names in (({"tune_epochs": 2}, "tune_epochs"), ({"tune_head": False}, "tune_head")):
         with pytest.raises(ParameterError, match=rf"made with other settings \({names}\)"):
             distill(replace(options, **changes))  # type: ignore[arg-type]
+
+
+def test_a_student_reads_windows_as_long_as_its_teachers(options: DistillOptions, folder: Path, tmp_path: Path) -> None:
+    window, path = {CLIP_SECONDS: 1.2, "span": 0.5, "history": 1.0}, tmp_path / "teacher.pt"
+    save_checkpoint(load_checkpoint(options.teacher)[0], path, window)
+    faces = DataChoice("folder", folder / "faces", workers=1)
+    plain = replace(options, teacher=path, epochs=1)
+    for tuning in (plain, replace(plain, labelled=faces, tune_epochs=1, resume=True)):
+        _, training = load_checkpoint(distill(tuning).checkpoint)
+        assert ("scores" in training) == tuning.resume
+        assert training.items() >= window.items()
+        assert trained_window(training) == 0.9
 
 
 @pytest.mark.long
