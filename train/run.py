@@ -223,7 +223,8 @@ class Run:
     ) -> None:
         """Run the trainer, and write log and checkpoints as it goes."""
         out, writes = self._options.out, self._fabric.global_rank == 0
-        log = EpochLog(out.with_suffix(".jsonl"), self._options.tensorboard, self._options.resume) if writes else None
+        goes_on = self._options.resume and (self._state.is_file() or out.is_file())  # `out`: a student to be tuned
+        log = EpochLog(out.with_suffix(".jsonl"), self._options.tensorboard, goes_on) if writes else None
         task = self._progress.add_task("training", total=sum(phase.epochs for phase in phases), note="")
         steps = [phase.step for phase in phases]
 

@@ -95,6 +95,14 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
             run_training(replace(options, resume=True, **changes))  # type: ignore[arg-type]
 
 
+def test_resume_with_nothing_to_resume_keeps_no_lines_of_another_run(options: TrainOptions, tmp_path: Path) -> None:
+    run_training(replace(options, out=tmp_path / "one.pt"))
+    lines = (tmp_path / "one.jsonl").read_text()
+    (tmp_path / "other.jsonl").write_text(lines.replace('"loss": ', '"loss": 9'))
+    run_training(replace(options, out=tmp_path / "other.pt", resume=True))
+    assert (tmp_path / "other.jsonl").read_text() == lines
+
+
 def test_a_log_is_told_of_every_epoch_when_it_ends(
     options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

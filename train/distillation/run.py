@@ -234,7 +234,8 @@ class _Distillation:
         settings = TrainSettings(seed=options.seed)
         trainer = Trainer(student, phases, learned, tested, settings, fabric, state, record)
         writes = fabric.global_rank == 0
-        log = EpochLog(options.out.with_suffix(".jsonl"), options.tensorboard, options.resume) if writes else None
+        goes_on = options.resume and state.is_file()
+        log = EpochLog(options.out.with_suffix(".jsonl"), options.tensorboard, goes_on) if writes else None
 
         def on_epoch(epoch: Epoch) -> None:
             cosine = _mean_cosine(student, tested, fabric)

@@ -183,13 +183,17 @@ def test_a_test_split_that_chose_the_teachers_epochs_is_told(
 def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path) -> None:
     faces = DataChoice("folder", folder / "faces", workers=1)
     options = replace(options, labelled=faces, epochs=1, tune_head=False, tune_epochs=1)
-    assert distill(options).tuned is None
+    stale = {"step": "distillation", "number": 1, "loss": 99.0}
+    options.out.with_suffix(".jsonl").write_text(json.dumps(stale) + "\n")
+    assert distill(replace(options, resume=True)).tuned is None  # there is nothing to resume yet
+    assert stale not in log_of(options.out)
     options = replace(options, resume=True)
     log = StringIO()
     assert distill(options, Console(file=log)).tuned is None and "nothing to resume" in log.getvalue()
     options, log = replace(options, tune_head=True), StringIO()
     tuned = distill(options, Console(file=log))
     assert tuned.tuned is not None and "nothing to resume" not in log.getvalue()
+    assert [line["step"] for line in log_of(options.out)] == ["distillation", "tuning"]
     assert distill(options) == tuned
     for changes, names in (({"tune_epochs": 2}, "tune_epochs"), ({"tune_head": False}, "tune_head")):
         with pytest.raises(ParameterError, match=rf"made with other settings \({names}\)"):
