@@ -30,7 +30,7 @@ from .data.subsets import Subset
 from .data.videos import VideoClips
 from .digests import plain_option, weights_digest
 from .epoch_log import EpochLog, add_bar, progress_bars, tell_anew, tell_epoch, tell_step, tell_warning
-from .fabric import start_fabric
+from .fabric import resolve_precision, start_fabric
 from .landmarks.reading import Landmarks, find_landmarks, read_landmarks
 from .methods import Method, method_class
 from .methods.method import build_method, check_options
@@ -100,6 +100,7 @@ class Run:
         self._options, self._fabric, self._progress, self._state, self._made = options, fabric, progress, state, made
         usual = "strong" if options.data.data == "procedural" else method_class(options.method).augmentation
         self._augmentation = options.augmentation or usual
+        self._precision = resolve_precision(options.precision)
         rank, world, span, history = fabric.global_rank, fabric.world_size, options.span, options.history
         self._sampling = Sampling(options.batch, options.balance, span=span, history=history, rank=rank, world=world)
         self._warn = partial(tell_warning, progress.console)
@@ -182,6 +183,7 @@ class Run:
             "history": options.history,
             "views": options.views,
             "augmentation": self._augmentation,
+            "precision": self._precision,
             "data": self._fingerprints(sources),
             "shares": [source.share for source in sources],
             "validation": self.divisions[0].share,
@@ -361,9 +363,8 @@ class Run:
         task = self._progress.add_task("encoding clips", total=clips_in_all / fabric.world_size, note="")
 
         def encode(clips: ClipSet, views: int) -> FeatureSet:
-            share = Extraction(
-                views, self._augmentation, options.seed, rank=fabric.global_rank, world=fabric.world_size
-            )
+            rank, world, precision = fabric.global_rank, fabric.world_size, self._precision
+            share = Extraction(views, self._augmentation, options.seed, rank=rank, world=world, precision=precision)
             folder = options.features or options.out.parent / "features"
             advance = partial(self._progress.advance, task)
             return stored_features(folder, method, clips, share, advance, fabric.barrier)

@@ -90,6 +90,7 @@ def test_a_run_from_python_is_the_commands_run(options: TrainOptions, capsys: py
     for changes, words in (
         ({"method": "dfer-clip", "method_options": {}}, "model.pt is of align-dfer; name another file"),
         ({"epochs": (2, 1, 1), "batch": 8}, r"model.pt was made with other settings \(plan, batch\)"),
+        ({"precision": "bf16"}, r"model.pt was made with other settings \(precision\)"),
     ):
         with pytest.raises(ParameterError, match=f"resume: .*{words}"):
             run_training(replace(options, resume=True, **changes))  # type: ignore[arg-type]

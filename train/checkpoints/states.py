@@ -39,7 +39,8 @@ def check_finished(out: Path, made: Mapping[str, Any], asked: Mapping[str, Any])
 
 
 def _changed(earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Return the names of the settings that differ; a missing one counts as None."""
+    """Return the names of the settings that differ; a missing one counts as None, and a missing precision as equal."""
+    earlier = {"precision": asked.get("precision"), **earlier}  # earlier versions did not record it
     return ", ".join(name for name in {**asked, **earlier} if earlier.get(name) != asked.get(name))
 
 

@@ -21,7 +21,6 @@ from ...runtime.errors import ParameterError
 from ...runtime.storage import atomic_write
 from ..digests import weights_digest
 from ..methods import Method
-from ..precision import mixed_precision
 from . import WINDOW, ClipSet, labels_of, shares_of
 from .augmentation import AUGMENTATIONS, plain_view
 
@@ -61,6 +60,7 @@ class Extraction:
     views: augmented views besides the test view. augmentation: a key of `augmentation.AUGMENTATIONS`.
     batch: clips encoded together. window: frames of each clip, T; 1 for sets of single frames.
     rank, world: index and number of processes; each encodes every world-th batch into the shared store.
+    precision: of the image encoder, "fp32", "bf16" or "fp16"; features are stored as float16 in any case.
     """
 
     views: int = 4
@@ -70,6 +70,7 @@ class Extraction:
     window: int = WINDOW
     rank: int = 0
     world: int = 1
+    precision: str = "fp32"
 
 
 def stored_features(
@@ -177,6 +178,7 @@ def _fill(
 ) -> None:
     size = method.preprocessing.size
     device = next(method.parameters()).device
+    half = torch.float16 if settings.precision == "fp16" else torch.bfloat16
     starts = range(settings.rank * settings.batch, len(clips), settings.world * settings.batch)
     fresh: list[slice] = []
     flushed = monotonic()
@@ -187,7 +189,7 @@ def _fill(
                 frames = np.stack([stored_view(clips, index, view, size, settings) for index in _indices(rows)])
                 if (frames == frames[:, :1]).all():  # photographs: encode one frame of each
                     frames = frames[:, :1]
-                with mixed_precision(device.type):
+                with torch.autocast(device.type, half, enabled=settings.precision != "fp32"):
                     encoded = method.encode_frames(torch.from_numpy(frames).flatten(0, 1).to(device))
                 features[view, rows] = encoded.unflatten(0, frames.shape[:2]).half().cpu().numpy()
             fresh.append(rows)
@@ -218,7 +220,8 @@ def _indices(rows: slice) -> range:
 
 def _key(method: Method, clips: ClipSet, settings: Extraction) -> dict[str, Any]:
     config = method.config()
-    return {
+    precision = {} if settings.precision == "fp32" else {"precision": settings.precision}  # stores of before stay valid
+    return precision | {
         "data": clips.fingerprint,
         "clips": len(clips),
         "encoder": weights_digest(method.image_encoder.state_dict()),

@@ -29,7 +29,7 @@ from ..data.subsets import split_validation
 from ..digests import weights_digest
 from ..epoch_log import EpochLog, add_bar, progress_bars, tell_anew, tell_epoch, tell_warning
 from ..evaluation import MethodModel, evaluate
-from ..fabric import start_fabric
+from ..fabric import resolve_precision, start_fabric
 from ..methods import Method
 from ..methods.phases import Plan
 from ..methods.student import Student, check_teacher, distillation_phase
@@ -154,6 +154,7 @@ def _asked(options: DistillOptions, size: int, training: dict[str, Any], teacher
         "learning_rate": options.learning_rate,
         "batch": options.batch,
         "balance": options.balance,
+        "precision": resolve_precision(options.precision),
         "seed": options.seed,
     }
 
@@ -163,7 +164,7 @@ def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, 
     student, training = load_checkpoint(options.out)
     if not isinstance(student, Student):
         raise ParameterError("resume", f"{options.out} is no student; name another file, or distil without")
-    made = {name: training["distillation"].get(name) for name in asked}
+    made = {name: value for name, value in training["distillation"].items() if name in asked}
     if options.labelled is not None and _tuned(training):
         asked = dict(asked)
         for name, was, now in (
@@ -206,6 +207,7 @@ class _Distillation:
             window=1,
             rank=fabric.global_rank,
             world=fabric.world_size,
+            precision=asked["precision"],
         )
 
     def run(self, state: Path, window: dict[str, Any]) -> tuple[Student, dict[str, Any]]:

@@ -28,6 +28,15 @@ def test_settings_that_one_run_alone_has_are_named(tmp_path: Path) -> None:
     assert read_state(state, FORMAT, {"batch": 8, "captions": {"weight": 0.5}, "middle": None})["epoch"] == 3
 
 
+def test_another_precision_is_refused_where_the_state_names_one(tmp_path: Path) -> None:
+    state = tmp_path / "fine.state"
+    for identity in ({"batch": 8}, {"batch": 8, "precision": "bf16"}):
+        torch.save({"format": FORMAT, "identity": identity, "epoch": 3}, state)
+        assert read_state(state, FORMAT, {"batch": 8, "precision": "bf16"})["epoch"] == 3
+    with pytest.raises(ParameterError, match=r"other settings \(precision\)"):
+        read_state(state, FORMAT, {"batch": 8, "precision": "fp32"})
+
+
 def test_a_file_that_is_no_state_is_refused(tmp_path: Path) -> None:
     other = tmp_path / "x.state"
     torch.save({"format": "dfer-edge training state 8"}, other)

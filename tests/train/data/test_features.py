@@ -72,6 +72,17 @@ def test_processes_share_the_work(method: AlignDfer, tmp_path: Path) -> None:
     assert np.array_equal(both.features, whole.features)
 
 
+def test_features_are_computed_in_the_precision_asked_for_and_stored_by_it(method: AlignDfer, tmp_path: Path) -> None:
+    types: list[torch.dtype] = []
+    hook = method.image_encoder.register_forward_hook(lambda _, __, features: types.append(features.dtype))
+    full = stored_features(tmp_path, method, NoiseClips(2), SETTINGS).features
+    assert set(types) == {torch.float32}
+    half = stored_features(tmp_path, method, NoiseClips(2), replace(SETTINGS, precision="bf16")).features
+    hook.remove()
+    assert 0 < np.abs(full - half).max() < 0.1
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_other_data_weights_or_views_have_another_store(method: AlignDfer, tmp_path: Path) -> None:
     stored_features(tmp_path, method, NoiseClips(2), SETTINGS)
     stored_features(tmp_path, method, NoiseClips(2, "other"), SETTINGS)

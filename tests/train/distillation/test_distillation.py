@@ -195,7 +195,11 @@ def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path) -> Non
     assert tuned.tuned is not None and "nothing to resume" not in log.getvalue()
     assert [line["step"] for line in log_of(options.out)] == ["distillation", "tuning"]
     assert distill(options) == tuned
-    for changes, names in (({"tune_epochs": 2}, "tune_epochs"), ({"tune_head": False}, "tune_head")):
+    for changes, names in (
+        ({"tune_epochs": 2}, "tune_epochs"),
+        ({"tune_head": False}, "tune_head"),
+        ({"precision": "bf16"}, "precision"),
+    ):
         with pytest.raises(ParameterError, match=rf"made with other settings \({names}\)"):
             distill(replace(options, **changes))  # type: ignore[arg-type]
 
