@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,8 @@ class TrainOptions:
         if not self.out.parent.is_dir():
             raise ParameterError("out", f"folder {self.out.parent} does not exist")
         self.data.check()
+        for name in {option.name for option in fields(self)} & self.method_options.keys():
+            raise ParameterError(name, "is an option of its own; give it as that, not among the method's options")
         if self.landmarks is not None and self.landmark_model is not None:
             raise ParameterError("landmark_model", "finds landmarks, and they are given already; leave one out")
         for option in ("landmarks", "landmark_model"):

@@ -84,10 +84,13 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
         name, equals, text = value.partition("=")
         if not name or not equals:
             self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
+        name = name.replace("-", "_")
+        if name in METHOD_OPTIONS:
+            self.fail(f"{value!r}: give --{name.replace('_', '-')} itself, which is an option of its own", param, ctx)
         try:
-            return name.replace("-", "_"), json.loads(text)
+            return name, json.loads(text)
         except ValueError:
-            return name.replace("-", "_"), text
+            return name, text
 
 
 @command(epilog=EPILOG)

@@ -159,6 +159,18 @@ def test_methods_without_published_checkpoints_say_so() -> None:
         AlignDfer.load_published(Path("x.pt"))
 
 
+def test_an_option_with_a_name_of_its_own_is_refused_among_the_others(tmp_path: Path) -> None:
+    for setting, words in (
+        ("captions=x.jsonl", "--captions: is an option of its own"),
+        ("middle=distil", "--middle: is an option of its own"),
+        ("caption-weight=0.5", "--caption-weight: is an option of its own"),
+        ("no_mat=true", "give --no-mat itself, which is an option of its own"),
+    ):
+        call = [str(tmp_path / "x.pt"), "--method", "finecliper", "--option", setting]
+        result = CliRunner().invoke(train_command, call, catch_exceptions=False)
+        assert result.exit_code and words in result.output, result.output
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
