@@ -12,6 +12,13 @@ from .captions import WEIGHT
 from .data.choice import DataChoice
 from .landmarks import WEIGHT as MIDDLE_WEIGHT
 
+_OF_OTHERS = {
+    "stills_share": "stills",
+    "stills_most": "stills",
+    "caption_weight": "captions",
+    "middle_weight": "middle",
+}
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -85,6 +92,9 @@ class TrainOptions:
         self.data.check()
         for name in {option.name for option in fields(self)} & self.method_options.keys():
             raise ParameterError(name, "is an option of its own; give it as that, not among the method's options")
+        for name, needed in _OF_OTHERS.items():
+            if getattr(self, name) != getattr(TrainOptions, name) and getattr(self, needed) is None:
+                raise ParameterError(name, f"has no effect without {needed}; name these, or go without")
         if self.landmarks is not None and self.landmark_model is not None:
             raise ParameterError("landmark_model", "finds landmarks, and they are given already; leave one out")
         for option in ("landmarks", "landmark_model"):

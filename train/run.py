@@ -197,8 +197,9 @@ class Run:
                 save_checkpoint(method, options.out, record | notes)
             return []
         on_pixels = method.trains_encoder(phases)
-        for name, given in (("span", options.span != 1), ("history", options.history != 0)):
-            if on_pixels and given:
+        of_features = ["span", "history", "views", *(["features"] if options.middle is None else [])]  # or of landmarks
+        for name in of_features if on_pixels else []:
+            if getattr(options, name) != getattr(TrainOptions, name):
                 raise ParameterError(name, "is for methods with a frozen image encoder, which train on stored features")
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)

@@ -208,6 +208,13 @@ def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
         ({"epochs": (1, 2)}, "epochs: this method takes 3 numbers"),
         ({"method": "x"}, "method: 'x' is not one of align-dfer"),
         ({"method_options": {"tokens": 0}}, "tokens: 0: a sentence needs at least one"),
+        ({"stills_share": 0.2}, "stills_share: has no effect without stills"),
+        ({"stills_most": 9}, "stills_most: has no effect without stills"),
+        ({"caption_weight": 2.0}, "caption_weight: has no effect without captions"),
+        ({"middle_weight": 2.0}, "middle_weight: has no effect without middle"),
+        ({"method_options": {"tokens": 2, "no_mat": True}}, "tokens: are MAT's, which no_mat takes out"),
+        ({"method_options": {"no_jas": True}}, "depth: is for JAS, which no_jas takes out"),
+        ({"method_options": {"no_jas": True, "single_step": True}}, "single_step: is for JAS"),
         ({"precision": "fp16"}, "precision: fp16 needs a GPU"),
     ):
         with pytest.raises(ParameterError, match=words):

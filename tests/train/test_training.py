@@ -98,11 +98,14 @@ def test_dfer_clip_trains_its_image_encoder_unless_that_is_frozen(people: Path, 
     out, weights = tmp_path / "clip.pt", tmp_path / "nano.pt"
     save_weights(load_clip("dfer-nano"), weights)
     call = [out, "--method", "dfer-clip", "--clip", "dfer-nano", "--pretrained", weights, "--crop", 112]
-    call += ["--data", "folder", "--root", people, "--validation", 0.34, "--batch", 8, "--epochs", 1, "--views", 0]
-    call += ["--freeze-image-encoder"] if frozen else []
+    call += ["--data", "folder", "--root", people, "--validation", 0.34, "--batch", 8, "--epochs", 1]
+    call += ["--freeze-image-encoder", "--views", 0] if frozen else []
     result = CliRunner().invoke(train, [str(argument) for argument in call], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     method, _ = load_checkpoint(out)
+    for option in [] if frozen else [["--views", 0], ["--features", tmp_path]]:
+        refused = CliRunner().invoke(train, [str(argument) for argument in (*call, *option)]).output
+        assert f"{option[0]}: is for methods with a frozen image encoder" in refused
     before = load_clip("dfer-nano", str(weights)).model.state_dict()
     after = method.get_submodule("clip_model").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}

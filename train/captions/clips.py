@@ -20,6 +20,11 @@ from ..preparation.films import find_films
 from . import WEIGHT
 from .reading import TRAINING, Captions, clean_captions, read_captions
 
+_OF_TRAINING = (
+    *("epochs", "learning_rate", "depth", "resume", "batch", "balance", "views", "augmentation", "features"),
+    *("span", "history", "ema", "validation", "tensorboard"),
+)
+
 
 class Unlabelled:
     """The clips of another set without their labels: every label is 0, a placeholder that is never used."""
@@ -54,10 +59,12 @@ def check_unlabelled(options: TrainOptions, trains: bool) -> None:
         raise ParameterError("caption_weight", f"{options.method} has no other loss to weigh captions against")
     if trains:
         return
-    for name in ("epochs", "learning_rate", "depth", "resume"):
-        if getattr(options, name):
+    for name in _OF_TRAINING:
+        if getattr(options, name) != getattr(TrainOptions, name):
             raise ParameterError(name, f"{options.method} without captions trains nothing; add captions")
-    if options.data.data != "procedural" or options.data.root is not None:
+    if options.data.identities != DataChoice.identities:
+        raise ParameterError("identities", f"{options.method} without captions draws nobody; add captions")
+    if options.data.data != "procedural":
         raise ParameterError("data", f"{options.method} without captions reads no clips; add captions")
 
 

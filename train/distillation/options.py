@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runtime.errors import ParameterError
-from ..data.choice import DataChoice
+from ..data.choice import DRAWN, DataChoice
 
 
 @dataclass(frozen=True)
@@ -56,5 +56,13 @@ class DistillOptions:
             raise ParameterError("out", f"{self.out} is the teacher; give the student another name")
         if self.labelled is not None:
             self.labelled.check()
+        drawn = self.faces == DRAWN or (self.labelled is not None and self.labelled.data == "procedural")
+        for name, used, needed in (
+            ("tune_epochs", self.labelled is not None, "labelled clips (data)"),
+            ("stills_share", self.stills is not None, "stills"),
+            ("identities", drawn, "drawn faces or clips"),
+        ):
+            if not used and getattr(self, name) != getattr(DistillOptions, name):
+                raise ParameterError(name, f"has no effect without {needed}; name these, or go without")
         if self.stills is not None and self.labelled is None:
             raise ParameterError("stills", "are for tuning the head, beside labelled clips; name those too (data)")

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from ...runtime.errors import ParameterError
 from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from ..checkpoints.protocol import KEY, LearnedFrom, divisions_of, learned_from
+from ..checkpoints.protocol import KEY, LearnedFrom, divisions_of, learned_from, stills_name
 from ..checkpoints.states import check_finished
 from ..confidence import Calibration, Confidence
 from ..data import CLIP_SECONDS, ClipSet
@@ -123,7 +123,7 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
         elif (
             options.labelled is None
             or _tuned(taught[1])
-            or (not options.tune_head and "teacher_recalls" in taught[1]["distillation"])
+            or (not options.tune_head and taught[1]["distillation"].get("tested_on") == _tested_on(options))
         ):
             console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
             return DistillResult.of_checkpoint(options.out, taught[1])
@@ -176,6 +176,12 @@ def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, 
             made[name], asked[name] = was, now
     check_finished(options.out, made, asked)
     return student, training
+
+
+def _tested_on(options: DistillOptions) -> list[str]:
+    """Return names of the labelled clips and photographs."""
+    clips = [] if options.labelled is None else [options.labelled.name, options.labelled.set_name]
+    return clips if options.stills is None else [*clips, stills_name(options.stills)]
 
 
 def _tuned(training: dict[str, Any]) -> bool:
@@ -337,7 +343,7 @@ def _use_labels(
         )
     if "test" in [division.chosen_on for division in divisions]:
         warn("the test split is held back, as by the teacher: figures of it are no test results")
-    told = {**training["distillation"], "unseen": unseen}
+    told = {**training["distillation"], "unseen": unseen, "tested_on": _tested_on(options)}
     for name, model in (("teacher", teacher), ("untuned", student)):
         task = progress.add_task(f"testing {name}", total=sum(map(len, tested)), note="")
         opened = MethodModel(model)

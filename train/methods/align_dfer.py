@@ -19,6 +19,9 @@ from .bap import bap_phases
 from .frozen_clip import FrozenClip
 from .phases import Phase, Plan, warm_cosine
 
+TOKENS = 16
+"""T_tok of a new model; the paper has 64."""
+
 
 class AlignDfer(FrozenClip):
     """p = softmax(cos(JAS(video frames), JAS(class sentences)) / τ), τ = 0.01.
@@ -65,7 +68,7 @@ class AlignDfer(FrozenClip):
         classes: tuple[str, ...],
         plan: Plan,
         *,
-        tokens: int = 16,
+        tokens: int = TOKENS,
         no_mat: bool = False,
         no_jas: bool = False,
         single_step: bool = False,
@@ -74,6 +77,11 @@ class AlignDfer(FrozenClip):
         """Build a new model. no_mat: use `descriptions` (a JSON file) or ours. no_jas: use the mean over time."""
         if descriptions is not None and not no_mat:
             raise ParameterError("descriptions", "align-dfer's tokens are wordless; texts are read without MAT only")
+        if no_mat and tokens != TOKENS:
+            raise ParameterError("tokens", "are MAT's, which no_mat takes out; leave one of the two out")
+        if no_jas and (single_step or plan.depths != cls.default_plan.depths):
+            idle = "single_step" if single_step else "depth"
+            raise ParameterError(idle, "is for JAS, which no_jas takes out; leave one of the two out")
         if tokens < 1:
             raise ParameterError("tokens", f"{tokens}: a sentence needs at least one")
         layers = None if no_jas else plan.depths[-1]

@@ -180,7 +180,7 @@ def test_a_test_split_that_chose_the_teachers_epochs_is_told(
     assert "warning: the test split is held back, as by the teacher" in log.getvalue()
 
 
-def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path) -> None:
+def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path, tmp_path: Path) -> None:
     faces = DataChoice("folder", folder / "faces", workers=1)
     options = replace(options, labelled=faces, epochs=1, tune_head=False, tune_epochs=1)
     stale = {"step": "distillation", "number": 1, "loss": 99.0}
@@ -190,6 +190,11 @@ def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path) -> Non
     options = replace(options, resume=True)
     log = StringIO()
     assert distill(options, Console(file=log)).tuned is None and "nothing to resume" in log.getvalue()
+    shutil.copytree(folder / "faces" / "fear", tmp_path / "others" / "fear")
+    shutil.copytree(folder / "faces" / "anger", tmp_path / "others" / "anger")
+    others, log = DataChoice("folder", tmp_path / "others", workers=1), StringIO()
+    distill(replace(options, labelled=others), Console(file=log))
+    assert "clips to train on + to validate on: " in log.getvalue()  # measured on these, not read of the others
     options, log = replace(options, tune_head=True), StringIO()
     tuned = distill(options, Console(file=log))
     assert tuned.tuned is not None and "nothing to resume" not in log.getvalue()
@@ -313,6 +318,12 @@ def test_what_cannot_be_used_is_told_in_a_line(folder: Path, tmp_path: Path) -> 
             "--root: has no effect with data none",
         ),
         ((teacher, out, "--tower", "resnet18", "--faces", faces, "--fold", 2), "--fold: has no effect with data none"),
+        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--identities", 9), "--identities: has no effect"),
+        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--tune-epochs", 9), "--tune-epochs: has no effect"),
+        (
+            (teacher, out, "--tower", "resnet18", "--faces", faces, "--stills-share", 0.9),
+            "--stills-share: has no",
+        ),
         ((teacher, out, "--tower", "resnet18", "--faces", faces, "--data", "csv"), "--root: data csv needs the folder"),
         ((tmp_path / "no.pt", out, "--tower", "resnet18", "--faces", faces), "no such file"),
     ):

@@ -36,7 +36,8 @@ from dfer.train.models.descriptions import load_descriptions
 
 PLAN = Plan((2,), (1e-3,), (2,))
 TEXTS = {"0": ("the brow rises", "the lids open"), "1": ("the jaw drops",), "2": ("the lips part",)}
-BASIC = ["--method", "zero-shot", "--clip", "dfer-nano", "--workers", "1", "--views", "0", "--batch", "4"]
+BASIC = ["--method", "zero-shot", "--clip", "dfer-nano", "--workers", "1"]
+SMALL = ["--views", "0", "--batch", "4"]
 
 
 def tiny_clip() -> Clip:
@@ -57,7 +58,8 @@ def by_the_tower(*texts: str) -> torch.Tensor:
 
 
 def call(out: Path, *arguments: object) -> Result:
-    return CliRunner().invoke(train, [str(argument) for argument in (out, *BASIC, *arguments)])
+    small = SMALL if "--captions" in arguments else []
+    return CliRunner().invoke(train, [str(argument) for argument in (out, *BASIC, *small, *arguments)])
 
 
 @pytest.fixture
@@ -196,6 +198,9 @@ def test_captions_of_test_clips_are_refused_and_nothing_is_written(clips: Path) 
         (["--captions", "drawn", "--select-on-test"], "--select-on-test: needs labels"),
         (["--captions", "drawn", "--caption-weight", "2"], "--caption-weight: zero-shot has no other loss"),
         (["--epochs", "3"], "--epochs: zero-shot without captions trains nothing; add captions"),
+        (["--ema", "0.5"], "--ema: zero-shot without captions trains nothing"),
+        (["--batch", "8"], "--batch: zero-shot without captions trains nothing"),
+        (["--identities", "8"], "--identities: zero-shot without captions draws nobody"),
         (["--data", "folder", "--root", "."], "--data: zero-shot without captions reads no clips"),
         (["--tokens", "3"], "--tokens: not an option of zero-shot, which has descriptions, captions"),
     ],
@@ -212,7 +217,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(clips: Path) -> None:
     captions, whole, killed = clips.parent / "captions.jsonl", clips.parent / "whole.pt", clips.parent / "killed.pt"
     rest = ["--data", "folder", "--root", clips, "--captions", captions, "--epochs", 40, "--validation", 0.3]
     assert call(whole, *rest).exit_code == 0
-    command = [sys.executable, "-m", "dfer.train.cli.train", str(killed), *BASIC, *map(str, rest)]
+    command = [sys.executable, "-m", "dfer.train.cli.train", str(killed), *BASIC, *SMALL, *map(str, rest)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ.copy())
     state, end = killed.with_suffix(".state"), time.monotonic() + 120
     while not state.is_file() and time.monotonic() < end:
