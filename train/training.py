@@ -133,7 +133,8 @@ class Trainer:
                 continue
             self._run_phase(index, state if index == start else None, on_epoch)
             if index + 1 == len(self._phases):
-                on_end()
+                with self._averaged():  # as the last epoch was scored
+                    on_end()
             if self._ends_step(index):
                 assert self._best is not None  # the step's last phase has had its epochs
                 self._load(self._best[1])

@@ -268,6 +268,14 @@ def test_classes_of_ones_own_from_training_to_rows(options: TrainOptions, tmp_pa
     assert "--descriptions: there are none of bored, engaged, pain, yawn; name a file" in refused.output
 
 
+def test_the_last_epoch_is_written_as_it_was_scored(options: TrainOptions, tmp_path: Path) -> None:
+    chosen = {"method": "dfer-clip", "method_options": {"freeze_image_encoder": True}, "epochs": (1,), "depth": (1,)}
+    run_training(replace(options, out=tmp_path / "mean.pt", ema=0.9, batch=4, **chosen))  # type: ignore[arg-type]
+    best = load_checkpoint(tmp_path / "mean.step-fine-tuning.pt")[0].state_dict()
+    last = load_checkpoint(tmp_path / "mean.last.pt")[0].state_dict()
+    assert all(torch.equal(value, last[name]) for name, value in best.items())  # there is but one epoch
+
+
 def test_windows_are_drawn_as_the_run_is_told(options: TrainOptions, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for label in ("happiness", "sadness", "fear"):
