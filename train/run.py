@@ -248,12 +248,12 @@ class Run:
 
         def on_step(epoch: Epoch) -> None:
             tell_step(self._progress.console, epoch, self.divisions[0].chosen_on)
+            if method.labelled and kept is None:
+                self.calibration = trainer.calibrate()
             if writes:
                 scores = [one.to_json() for one in trainer.results]
                 training = {**record, "name": self._options.data.name, "scores": scores}
                 confidence = kept or Confidence()
-                if method.labelled and kept is None:
-                    self.calibration = trainer.calibrate()
                 if self.calibration is not None:
                     training["calibration"] = self.calibration.to_json()
                     confidence = self.calibration.confidence

@@ -282,18 +282,23 @@ class Trainer:
 
     @torch.no_grad()
     def calibrate(self) -> Calibration | None:
-        """Fit the current model's confidence to this process's part of the validation clips; None for fewer than
-        `LEAST`."""
+        """Fit the model's current confidence to the validation clips of all processes, each of which must call this;
+        None if there are fewer than `LEAST` clips."""
         self._method.eval()
         matrix = self._class_matrix()
-        batches = list(self._validation.in_order())
-        if sum(len(batch.labels) for batch in batches) < LEAST:
-            return None
-        logits = []
-        for batch in batches:
+        own: list[tuple[Tensor, Tensor]] = []
+        for batch in self._validation.in_order():
             with self._fabric.autocast():
-                logits.append(self._method(batch.inputs.to(self._fabric.device), matrix).float().cpu())
-        return fit_confidence(torch.cat(logits).numpy(), torch.cat([batch.labels for batch in batches]).numpy())
+                logits = self._method(batch.inputs.to(self._fabric.device), matrix).float().cpu()
+            own.append((logits, batch.labels))
+        everyones: list[Any] = [own]
+        if self._fabric.world_size > 1:
+            everyones = [None] * self._fabric.world_size
+            torch.distributed.all_gather_object(everyones, own)
+        parts = [part for batches in everyones for part in batches]
+        if sum(len(labels) for _, labels in parts) < LEAST:
+            return None
+        return fit_confidence(*(torch.cat(values).numpy() for values in zip(*parts, strict=True)))
 
     def _class_weights(self) -> Tensor:
         """Return 1/frequency of each class among the drawn clips, with mean 1 over clips; 0 for classes without any."""

@@ -87,6 +87,21 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[AlignDfer, li
     return train(tmp_path_factory.mktemp("whole"))
 
 
+def test_clips_of_all_processes_calibrate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = AlignDfer(load_clip("dfer-nano"), CLASSES, tokens=2, video_layers=1)
+    batches = FeatureBatches([(drawn_features(20, 2), 1.0)], Sampling(batch=8))
+    trainer = Trainer(method, [], batches, batches, TrainSettings(), start_fabric("fp32"), tmp_path / "s", {})
+    assert trainer.calibrate() is None
+
+    def gather(parts: list[object], own: object) -> None:
+        parts[:] = [own, own]
+
+    monkeypatch.setattr(Fabric, "world_size", 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    calibration = trainer.calibrate()
+    assert calibration is not None and calibration.clips == 40
+
+
 def test_every_step_reports_its_best_epoch_and_learns(undisturbed: tuple[AlignDfer, list[Epoch]]) -> None:
     _, best = undisturbed
     assert [epoch.step for epoch in best] == ["1-text", "2-video", "3-joint"]
