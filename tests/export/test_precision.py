@@ -51,15 +51,13 @@ def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(
-    vit: AlignDfer, traced: TracedMethod, faces: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, str]:
+def exported(vit: AlignDfer, traced: TracedMethod, faces: Path, tmp_path_factory: Any) -> tuple[Path, str]:
     """A bundle in three precisions, written by the command, and what it printed."""
     folder = tmp_path_factory.mktemp("precision")
     save_checkpoint(vit, folder / "vit.pt", {CLIP_SECONDS: 0.9})
     arguments = ["--ckpt", folder / "vit.pt", "--fp16", "--int8", "--calib", faces, "--calib-min", "60"]
-    with pytest.MonkeyPatch.context() as patch:  # the same weights, traced before
-        patch.setattr(exporting, "trace_method", lambda *_: traced)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "trace_method", lambda *_: traced)  # of the same weights
         result = CliRunner().invoke(export, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return folder / "vit.dfer", result.output

@@ -262,10 +262,7 @@ class _Distillation:
             "class_agreement": trainer.results[-1].uar,
             "cosine": _mean_cosine(student, tested, fabric),
         }
-        notes = {
-            "distillation": told,
-            **window,
-        }  # the head was trained on these windows
+        notes = {"distillation": told, **window}  # the head was trained on these windows
         if log is not None:
             save_checkpoint(student, options.out, notes, student.confidence)
             log.close()

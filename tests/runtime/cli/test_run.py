@@ -165,9 +165,7 @@ def test_a_folder_of_images_is_sampled_image_by_image(face_frames: list[np.ndarr
     assert [(row["frame"], float(row["time_s"])) for row in rows_of(table)] == [(str(i), i / 4) for i in range(5)]
 
 
-def test_demo_runs_with_the_bundled_model_and_finds_both_people(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_runs_with_the_bundled_model_and_finds_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DFER_BUNDLE", raising=False)
     monkeypatch.setattr("dfer.runtime.procedural.demo.film_demo", partial(film_demo, seconds=4))  # both have come then
