@@ -66,6 +66,13 @@ def check_least(settings: Mapping[str, Any]) -> None:
             raise ParameterError(name, f"must be at least {least}, not {value}")
 
 
+def check_unset(options: object, problem: str, *names: str) -> None:
+    """Raise ParameterError with `problem` for the first of these fields that is not at its class's default."""
+    for name in names:
+        if getattr(options, name) != getattr(type(options), name):
+            raise ParameterError(name, problem)
+
+
 def printable(value: object) -> str:
     r"""Return a value as one line without terminal control characters; names and errors may come from untrusted input.
 

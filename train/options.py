@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..runtime.errors import ParameterError
+from ..runtime.errors import ParameterError, check_unset
 from .captions import WEIGHT
 from .data.choice import DataChoice
 from .landmarks import WEIGHT as MIDDLE_WEIGHT
@@ -93,8 +93,8 @@ class TrainOptions:
         for name in {option.name for option in fields(self)} & self.method_options.keys():
             raise ParameterError(name, "is an option of its own; give it as that, not among the method's options")
         for name, needed in _OF_OTHERS.items():
-            if getattr(self, name) != getattr(TrainOptions, name) and getattr(self, needed) is None:
-                raise ParameterError(name, f"has no effect without {needed}; name these, or go without")
+            if getattr(self, needed) is None:
+                check_unset(self, f"has no effect without {needed}; name these, or go without", name)
         if self.landmarks is not None and self.landmark_model is not None:
             raise ParameterError("landmark_model", "finds landmarks, and they are given already; leave one out")
         for option in ("landmarks", "landmark_model"):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from ..runtime.errors import ParameterError
+from ..runtime.errors import ParameterError, check_unset
 from ..runtime.labels import EXPRESSIONS
 from .captions.clips import captioned, captions_of, check_unlabelled, open_unlabelled
 from .captions.contrast import CaptionTokens
@@ -198,9 +198,9 @@ class Run:
             return []
         on_pixels = method.trains_encoder(phases)
         of_features = ["span", "history", "views", *(["features"] if options.middle is None else [])]  # or of landmarks
-        for name in of_features if on_pixels else []:
-            if getattr(options, name) != getattr(TrainOptions, name):
-                raise ParameterError(name, "is for methods with a frozen image encoder, which train on stored features")
+        if on_pixels:
+            problem = "is for methods with a frozen image encoder, which train on stored features"
+            check_unset(options, problem, *of_features)
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)

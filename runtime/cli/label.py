@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from .options import (
     precision_option,
     provider_option,
     tell_bundle,
+    tell_warning,
     version_option,
     window_option,
 )
@@ -100,7 +102,6 @@ def main(
 ) -> None:
     """Label all VIDEOS (files, patterns, folders with all below them) and write tables to the folder OUT."""
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     from ..bundle import DEMO
@@ -132,10 +133,7 @@ def main(
             note = f"{done / 3600:.2f} of {total / 3600:.2f} h" + (f", {speed:.1f} × real time" if speed else "")
             bars.update(labelling, note=note)
 
-        def warn(message: str) -> None:
-            console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
-        result = label(options, planned, labelled, warn)
+        result = label(options, planned, labelled, partial(tell_warning, console))
     if result.left:
         console.print(f"{result.left} units are left for other shards; whoever ends last writes summary.csv")
     else:

@@ -66,6 +66,13 @@ bundle_option = click.option(
 )
 
 
+def tell_warning(console: Console, message: str) -> None:
+    """Print a warning."""
+    from rich.markup import escape
+
+    console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
 def tell_bundle(console: Console) -> None:
     """Print the running command's bundle if $DFER_BUNDLE named it."""
     context = click.get_current_context()
@@ -115,7 +122,7 @@ def given_options() -> dict[str, str]:
     return {
         str(option.name): option.opts[0]
         for option in context.command.params
-        if context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
+        if context.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from .options import (
     precision_option,
     provider_option,
     tell_bundle,
+    tell_warning,
     threads_option,
     version_option,
 )
@@ -79,7 +81,6 @@ def main(
     import tempfile
 
     from rich.console import Console
-    from rich.markup import escape
 
     from ..profiling.comparison import compare_reports, differences
     from ..profiling.html import render_page
@@ -93,9 +94,7 @@ def main(
     console = Console(stderr=True, highlight=False)
     tell_bundle(console)
 
-    def warn(message: str) -> None:
-        console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
-
+    warn = partial(tell_warning, console)
     with (
         Recognizer(bundle, provider=provider, precision=precision, threads=threads, warn=warn) as recognizer,
         tempfile.TemporaryDirectory(prefix="dfer-profile.") as folder,

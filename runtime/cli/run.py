@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from .options import (
     precision_option,
     provider_option,
     tell_bundle,
+    tell_warning,
     threads_option,
     version_option,
     window_option,
@@ -225,7 +227,6 @@ class Talk(NamedTuple):
 def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[str, Any]) -> bool:
     """Read and report; return whether some source failed."""
     from rich.console import Console
-    from rich.markup import escape
 
     from .runner import RunOptions, run
 
@@ -240,7 +241,7 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
     result = run(
         RunOptions(specs, **options),
         sinks=[kept] if demo else [],
-        warn=lambda message: console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True),
+        warn=partial(tell_warning, console),
         tell=lambda message: opening.print(message, soft_wrap=True, markup=False),
         console=told,
     )

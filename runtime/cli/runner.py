@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ..bundle import DEMO, Bundle
 from ..engines import LARGEST_BATCH
-from ..errors import DferError, ParameterError, check_least
+from ..errors import DferError, ParameterError, check_least, check_unset
 from ..labels import in_ascii
 from ..machine import default_threads, give_back_large_blocks, physical_cores
 from ..outputs.absence import Absence
@@ -172,7 +172,7 @@ def run(
         for source in opened:
             stack.callback(source.close)
         if not any(source.live for source in opened):
-            _refuse(options, "is for cameras, and no source is live; leave it out", "size", "camera_fps")
+            check_unset(options, "is for cameras, and no source is live; leave it out", "size", "camera_fps")
         tell_apart(opened)
         if options.rotate is not None:
             opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
@@ -309,17 +309,13 @@ def _check(options: RunOptions) -> None:
 def _check_idle(options: RunOptions, specs: Sequence[SourceSpec]) -> None:
     """Raise ParameterError for settings that would have no effect."""
     if options.web is None:
-        _refuse(options, "is for the live page; name its port (web), or leave it out", "host", "token")
+        check_unset(options, "is for the live page; name its port (web), or leave it out", "host", "token")
     if options.boxes is not None:
-        _refuse(options, "is for the detector, which boxes replace; leave one of them out", "min_face", "detect_every")
+        check_unset(
+            options, "is for the detector, which boxes replace; leave one of them out", "min_face", "detect_every"
+        )
     if options.photos and not any(file.suffix.lower() in IMAGE_SUFFIXES for spec in specs for file in files_of(spec)):
-        _refuse(options, "is for images, and no source is one; leave it out", "photos")
-
-
-def _refuse(options: RunOptions, problem: str, *names: str) -> None:
-    for name in names:
-        if getattr(options, name) != getattr(RunOptions, name):
-            raise ParameterError(name, problem)
+        check_unset(options, "is for images, and no source is one; leave it out", "photos")
 
 
 def _sampling_rate(bundle: str | Path | None) -> float:

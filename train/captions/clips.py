@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...runtime.errors import ParameterError
+from ...runtime.errors import ParameterError, check_unset
 from ..data import ClipSet
 from ..data.choice import DRAWN, SIDE, DataChoice
 from ..data.lists import Entry, splits_in
@@ -59,11 +59,8 @@ def check_unlabelled(options: TrainOptions, trains: bool) -> None:
         raise ParameterError("caption_weight", f"{options.method} has no other loss to weigh captions against")
     if trains:
         return
-    for name in _OF_TRAINING:
-        if getattr(options, name) != getattr(TrainOptions, name):
-            raise ParameterError(name, f"{options.method} without captions trains nothing; add captions")
-    if options.data.identities != DataChoice.identities:
-        raise ParameterError("identities", f"{options.method} without captions draws nobody; add captions")
+    check_unset(options, f"{options.method} without captions trains nothing; add captions", *_OF_TRAINING)
+    check_unset(options.data, f"{options.method} without captions draws nobody; add captions", "identities")
     if options.data.data != "procedural":
         raise ParameterError("data", f"{options.method} without captions reads no clips; add captions")
 

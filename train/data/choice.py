@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...runtime.errors import ParameterError
+from ...runtime.errors import ParameterError, check_unset
 
 if TYPE_CHECKING:
     from . import ClipSet
@@ -99,9 +99,8 @@ class DataChoice:
             if self.root is None:
                 raise ParameterError("root", f"data {self.data} needs the folder that holds its clips")
             return
-        for name in ("root", "lists", "fold", "max_missing"):
-            if getattr(self, name) != getattr(DataChoice, name):
-                raise ParameterError(name, f"has no effect with data {self.data}; name a data set, such as data folder")
+        problem = f"has no effect with data {self.data}; name a data set, such as data folder"
+        check_unset(self, problem, "root", "lists", "fold", "max_missing")
 
     def open(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runtime.errors import ParameterError
+from ...runtime.errors import ParameterError, check_unset
 from ..data.choice import DRAWN, DataChoice
 
 
@@ -62,7 +62,7 @@ class DistillOptions:
             ("stills_share", self.stills is not None, "stills"),
             ("identities", drawn, "drawn faces or clips"),
         ):
-            if not used and getattr(self, name) != getattr(DistillOptions, name):
-                raise ParameterError(name, f"has no effect without {needed}; name these, or go without")
+            if not used:
+                check_unset(self, f"has no effect without {needed}; name these, or go without", name)
         if self.stills is not None and self.labelled is None:
             raise ParameterError("stills", "are for tuning the head, beside labelled clips; name those too (data)")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ...bundle import Bundle
 from ...engines import present_providers
-from ...errors import ParameterError, check_least
+from ...errors import ParameterError, check_least, check_unset
 from ...machine import default_workers, physical_cores
 from ...pipeline.feature_window import check_sampling
 from .folder import CorpusFolder
@@ -72,13 +72,10 @@ def label(
         raise ParameterError("shard", f"{shard[0]}/{shard[1]} is none; 1/4 to 4/4 are the four of four")
     if shard is not None and options.cluster is not None:
         raise ParameterError("shard", "a Ray cluster divides the work itself; leave one of the two out")
-    idle: tuple[str, ...] = ("workers",)
-    why = "this machine, not a cluster;"
     if options.cluster is None:
-        idle, why = ("cpus", "gpus"), "a Ray cluster; name one (cluster), or"
-    for name in idle:
-        if getattr(options, name) != getattr(LabelOptions, name):
-            raise ParameterError(name, f"is for {why} leave it out")
+        check_unset(options, "is for a Ray cluster; name one (cluster), or leave it out", "cpus", "gpus")
+    else:
+        check_unset(options, "is for this machine, not a cluster; leave it out", "workers")
     check_least(vars(options) | vars(settings))
     bundle = Bundle.open(settings.bundle)
     window = bundle.manifest.seconds if settings.window is None else settings.window
