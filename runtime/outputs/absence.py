@@ -60,8 +60,8 @@ class Absence:
                 f"{self._looked} pictures looked at again is {self._largest:.0f} pixels"
             )
         frames = sum(self._frames.values())
-        small = f"not even one smaller than --min-face {self._min_face}"
-        return f"no face was found in {frames} pictures, {small}; if they lie on their side: --rotate auto"
+        small = f", not even one smaller than --min-face {self._min_face}" if self._min_face > _SMALLEST else ""
+        return f"no face was found in {frames} pictures{small}; if they lie on their side: --rotate auto"
 
     def close(self) -> None:
         """Do nothing: no resources are held."""
