@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from dfer.runtime.outputs.summary import Summary, stages_table
+from dfer.runtime.outputs.summary import Summary, predictions_table, stages_table
 from dfer.runtime.predictions import Prediction, Step
 from dfer.runtime.sources import Frame
 from dfer.runtime.timing import StageTimes
@@ -85,9 +85,16 @@ def test_time_away_counts_for_no_expression_and_is_no_change() -> None:
     summary = Summary(step=0.5)
     for time, label in ((0, "neutral"), (0.5, "neutral"), (100, "happiness")):
         summary.add(said(time, label))
-    (face,) = summary.to_json()["faces"]
-    assert face["shares"] == {"neutral": pytest.approx(2 / 3, abs=1e-3), "happiness": pytest.approx(1 / 3, abs=1e-3)}
-    assert face["transitions"] == []
+    back_soon = Summary()  # so that it is a change
+    for time, label in ((0, "neutral"), (0.125, "neutral"), (5, "happiness")):
+        back_soon.add(said(time, label))
+    for one, changes in ((summary, 0), (back_soon, 1)):
+        (face,) = one.to_json()["faces"]
+        assert face["shares"] == {
+            "neutral": pytest.approx(2 / 3, abs=1e-3),
+            "happiness": pytest.approx(1 / 3, abs=1e-3),
+        }
+        assert len(face["transitions"]) == changes
 
 
 def test_a_slow_source_and_faces_that_are_read_seldom_have_their_changes_and_their_time() -> None:
@@ -148,6 +155,29 @@ def test_a_street_of_passers_by_does_not_grow_without_end_and_who_stays_is_kept(
     assert summary.tracks["a.mp4", 1].predictions == 5000
     assert summary.to_json()["faces_left_out"] == summary.forgotten
     assert "seen more briefly" in printed(summary.table())
+
+
+def test_the_table_shows_the_faces_that_were_read_most() -> None:
+    summary = Summary()
+    for track in range(1, 24):
+        for index in range(track):
+            summary.add(said(index / 8, "neutral", track))
+    lines = printed(summary.table()).splitlines()
+    assert [int(line.split()[0]) for line in lines if "neutral" in line] == list(range(4, 24))
+    assert lines[-1].strip() == "and 3 faces seen more briefly"
+
+
+def test_the_table_of_predictions_has_the_last_of_each_span_face_by_face() -> None:
+    first = replace(said(0.0, "neutral"), state="warmup")
+    made = [first, said(0.5, "happiness"), said(1.25, "neutral", track=2), said(1.5, "happiness")]
+
+    def rows(every: float) -> list[list[str]]:
+        lines = (line.strip("│").split("│") for line in printed(predictions_table(made, every)).splitlines())
+        return [[cell.strip() for cell in cells] for cells in lines if len(cells) == 3]
+
+    early, happy = ["0.00", "neutral 60% (warmup)", ""], ["0.50", "happiness 80%", ""]
+    assert rows(0.5) == [early, happy, ["1.25", "", "neutral 60%"], ["1.50", "happiness 80%", ""]]
+    assert rows(1.0) == [happy, ["1.50", "happiness 80%", "neutral 60%"]]
 
 
 def test_poor_predictions_profiles_and_sources_without_a_face_are_told() -> None:

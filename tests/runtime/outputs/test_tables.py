@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.errors import DferError
-from dfer.runtime.outputs.tables import CsvSink, JsonlSink
+from dfer.runtime.outputs.tables import CsvSink, JsonlSink, columns, csv_row, row_values
 from dfer.runtime.predictions import Prediction
 from helpers import run_command, step_of
 
@@ -42,11 +42,13 @@ def test_rows_of_several_sources_share_a_csv(tmp_path: Path) -> None:
     }
     entropy = -sum(p * math.log(p) for p in (0.7, 0.2, 0.1))
     assert float(rows[0]["entropy"]) == pytest.approx(entropy, abs=1e-3)
+    whole = dict(zip(columns(CLASSES), row_values(prediction()), strict=True))
+    assert (whole["confidence"], whole["entropy"]) == (pytest.approx(0.7), pytest.approx(entropy))
 
 
 def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
     sink = JsonlSink(tmp_path / "o.jsonl", {"provider": "cpu", "sources": ["a.mp4"]})
-    sink.write(step_of(prediction()))
+    sink.write(step_of(replace(prediction(), quality=0.456)))
     sink.close()
     header, row = (json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines())
     assert header == {"schema": 2, "provider": "cpu", "sources": ["a.mp4"]}
@@ -54,16 +56,19 @@ def test_the_jsonl_begins_with_what_its_rows_depend_on(tmp_path: Path) -> None:
     assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-3)
     assert row["confidence"] == row["probabilities"][row["label"]]
     assert row["box"] == [10.0, 20, 30, 40]
+    assert (row["entropy"], row["quality"]) == (0.8018, 0.46)
+    assert csv_row(replace(prediction(), quality=0.456)).endswith(",ready,0.46,\n")
 
 
 def test_the_header_of_a_run_holds_the_settings_behind_its_rows(face_video: Path, tmp_path: Path) -> None:
     lines = tmp_path / "o.jsonl"
     given = {"smooth": 0.5, "unsure": 0.3, "neutral_prior": 0.4, "max_faces": 2, "min_face": 50, "detect_every": 4}
     options = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
-    result = run_command(face_video, "--rotate", 90, "--jsonl", lines, *options)
+    result = run_command(face_video, "--rotate", 90, "--window", 1.5, "--fps", 12, "--jsonl", lines, *options)
     assert result.exit_code == 0, result.output
     header = json.loads(lines.read_text().splitlines()[0])
     assert {name: header[name] for name in (*given, "rotate")} == {**given, "rotate": 90}
+    assert (header["window_s"], header["fps"]) == (1.5, 12)
 
 
 def test_rows_name_the_image_where_there_is_one(tmp_path: Path) -> None:
