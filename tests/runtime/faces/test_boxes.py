@@ -93,6 +93,12 @@ def test_times_go_to_the_first_frame_at_or_after_them(tmp_path: Path) -> None:
     assert [index for index in range(12) if boxes.should_detect(index, index / 24)] == [1, 2, 8]
 
 
+def test_of_two_moments_between_frames_the_later_counts(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    (boxes,) = read_boxes(write(tmp_path, "time_s,x,y,w,h\n0.01,1,1,9,9\n0.03,2,2,9,9\n"), ["clip.mp4"])
+    assert [boxes.should_detect(index, time) for index, time in enumerate((0.0, 0.04))] == [False, True]
+    assert [face.box[0] for face in boxes.detect(face_frames[0])] == [2]
+
+
 def test_a_face_without_a_box_for_two_seconds_is_gone(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n3,100,80,90,100\n90,100,80,90,100\n"), ["clip.mp4"])
     found = {index: len(boxes.detect(face_frames[0])) for index in range(150) if boxes.should_detect(index, index / 24)}

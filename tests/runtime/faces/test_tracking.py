@@ -57,6 +57,12 @@ def test_a_face_elsewhere_is_somebody_new() -> None:
     assert ids(tracker, [face(400)], 0.1) == [2]
 
 
+def test_a_face_of_another_size_is_somebody_new() -> None:
+    tracker = Tracker()
+    tracker.update([face(100)], 0.0)
+    assert ids(tracker, [face(90, 40, 90)], 0.1) == [2]
+
+
 def test_a_fast_move_without_overlap_keeps_the_id() -> None:
     tracker = Tracker()
     tracker.update([face(10)], 0.0)

@@ -12,6 +12,7 @@ import pytest
 from dfer.runtime.predictions import Prediction
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import Frame, Source, open_source
+from helpers import assert_same_rows
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,15 @@ def test_photographs_are_read_one_by_one_whatever_their_order(
         other = again[new_name[one.file]]
         assert (one.box, one.track_id, one.label) == (other.box, other.track_id, other.label)
         np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+
+
+def test_photographs_are_not_smoothed_into_one_another(
+    recognizer: Recognizer, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    folder = album(tmp_path / "a", face_frames, ["a.png", "b.png", "c.png", "d.png", "e.png"])
+    plain = rows(recognizer, open_source(folder, photos=True))
+    with Recognizer(smooth=5, precision="fp32") as smoothing:
+        assert_same_rows(rows(smoothing, open_source(folder, photos=True)), plain)
 
 
 def test_a_sequence_of_images_is_a_film_and_each_row_names_its_image(
