@@ -71,6 +71,14 @@ def test_hyper_threads_count_once_where_the_system_has_no_files(
         ({"proc__self__cgroup": "0::/user/box\n", "sys__fs__cgroup__user__box__cpu.max": "max 100000\n"}, 4),
         (
             {
+                "proc__self__cgroup": "0::/pod/box\n",
+                "sys__fs__cgroup__pod__cpu.max": "300000 100000\n",
+                "sys__fs__cgroup__pod__box__cpu.max": "100000 100000\n",
+            },
+            1,
+        ),
+        (
+            {
                 "proc__self__cgroup": "9:name=systemd:/\n4:cpu,cpuacct:/box\n",
                 "sys__fs__cgroup__cpu__box__cpu.cfs_quota_us": "300000",
                 "sys__fs__cgroup__cpu__box__cpu.cfs_period_us": "100000",
@@ -111,7 +119,10 @@ def test_windows_has_no_more_workers_than_it_can_wait_for(monkeypatch: pytest.Mo
     assert default_workers(96) == 96
 
 
-def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:
+def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvpmodel").write_text("#!/bin/sh\necho NV Power Mode: 15W\necho 0\n")
+    (tmp_path / "nvpmodel").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     lay_out(
         tmp_path,
         **{
@@ -130,6 +141,13 @@ def test_a_jetson_is_known_by_its_device_tree(tmp_path: Path) -> None:
     assert (found.memory, found.governor, found.clock) == (7802240 * 1024, "schedutil", 1510.4)
     assert found.l4t is not None
     assert found.l4t.startswith("R36")
+    assert found.power_mode == "15W"
+
+
+def test_a_processor_is_known_by_its_model_and_its_clock(tmp_path: Path) -> None:
+    told = "processor\t: 0\nmodel\t\t: 85\nmodel name\t: Intel(R) Core(TM) i5-8250U\ncpu MHz\t\t: 1800.250\n"
+    found = describe_machine(lay_out(tmp_path, proc__cpuinfo=told))
+    assert (found.cpu, found.clock) == ("Intel(R) Core(TM) i5-8250U", 1800.25)
 
 
 def test_numpy_tells_the_instructions_where_the_system_does_not(
