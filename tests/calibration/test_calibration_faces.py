@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from networks import random_crops, write_crops
 
 from dfer.calibration.faces import load_faces
 from dfer.runtime import DferError
+from dfer.runtime.faces.detection import FaceDetector
+from helpers import write_video
 
 
 def test_every_fifth_crop_is_kept_apart_and_none_is_in_both(tmp_path: Path) -> None:
@@ -34,6 +37,15 @@ def test_frames_of_one_film_are_not_on_both_sides(tmp_path: Path, films: int, pa
     measured, kept = ({(int(film), int(frame) // part) for film, frame in one.frames[:, 0, 0, :2]} for one in sides)
     assert len(kept) == max(1, films * 64 // part // 5)
     assert measured == {(film, place) for film in range(films) for place in range(64 // part)} - kept
+
+
+def test_of_many_films_every_one_is_measured_or_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.calibration.faces.MAXIMUM", 16)
+    for film in range(10):
+        write_crops(tmp_path / str(film), np.full((8, 32, 32, 3), film, np.uint8))
+    sides = load_faces(tmp_path, 32, minimum=20)
+    assert [len(one.frames) for one in sides] == [16, 16]
+    assert {int(film) for one in sides for film in one.frames[:, 0, 0, 0]} == set(range(10))
 
 
 def test_few_faces_are_refused_unless_asked_for(tmp_path: Path) -> None:
@@ -75,6 +87,21 @@ def test_faces_of_videos_are_found_and_aligned(face_video: Path) -> None:
     assert sum(measured.lengths) + sum(kept.lengths) == 24  # three seconds, eight frames each
     assert measured.windows(16).max() == len(measured.frames) - 1
     assert sum(sum(faces.lengths) for faces in load_faces(face_video.parent, 64, minimum=10, fps=4)) == 12
+
+
+def test_the_largest_face_of_a_frame_is_taken(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    """Beside it is one of half the size, in other colours."""
+    pairs = []
+    for frame in face_frames[::9]:
+        pairs.append(np.concatenate([frame, np.full((240, 160, 3), 128, np.uint8)], axis=1))
+        pairs[-1][60:180, 320:] = cv2.resize(frame[..., ::-1], (160, 120), interpolation=cv2.INTER_AREA)
+    assert len(FaceDetector().detect(pairs[0])) == 2
+    found = []
+    for name, width in (("pairs", 480), ("alone", 320)):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "film.mp4", [pair[:, :width] for pair in pairs], 8)
+        found.append(load_faces(tmp_path / name, 64, minimum=2)[0].frames.astype(int))
+    assert np.abs(found[0] - found[1]).mean() < 5
 
 
 def test_pictures_of_scenes_are_not_taken_for_crops(tmp_path: Path) -> None:

@@ -52,6 +52,14 @@ def test_training_clips_are_measured_and_test_clips_judge(dfew: Path) -> None:
     assert kept.windows(16).shape == (TEST, 16)
 
 
+def test_of_many_clips_some_are_taken_from_the_first_to_the_last(dfew: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.export.clips.MAXIMUM", 2 * FRAMES)
+    measured, kept = read_faces(chosen(dfew), 24, 40, lambda _: None)
+    assert measured.lengths == kept.lengths == (FRAMES,) * 2
+    assert measured.labels == ("happiness", "surprise")  # numbers 0 and 11
+    assert kept.labels == ("disgust", "neutral")  # numbers 12 and 16
+
+
 def test_large_crops_are_measured_as_they_are(dfew: Path, tmp_path: Path) -> None:
     shutil.copytree(dfew, tmp_path / "DFEW")
     large = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
