@@ -216,13 +216,18 @@ def splits_of_folder(root: Path) -> dict[str, str]:
     }
 
 
+def our_name(text: str) -> str:
+    """Return a label in lower case; for a short form of one of our classes, that class: happiness for Happy."""
+    name = text.strip().lower()
+    return ALIASES.get(name, name)
+
+
 def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None = None, others: str = "") -> str:
     """Return our name of a class. Raises DferError, naming the list and line, for one that is not `allowed`.
 
     others: appended to that error, to say where other names are accepted.
     """
-    name = text.strip().lower()
-    name = ALIASES.get(name, name)
+    name = our_name(text)
     if name not in allowed:
         meant = _suggestion(name)
         hint = f"; did you mean {meant}?" if meant in allowed else ""
@@ -233,8 +238,7 @@ def class_name(text: str, allowed: tuple[str, ...], path: Path, line: int | None
 
 def own_name(text: str, path: Path, line: int | None = None) -> str:
     """Return a label as one of our classes or a custom one. Raises DferError if it is not a valid name."""
-    name = text.strip().lower()
-    name = ALIASES.get(name, name)
+    name = our_name(text)
     fault = name_fault(name)
     if fault is not None:
         raise bad_line(path, line, f"label {text!r} {fault}")

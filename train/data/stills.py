@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from ...runtime.labels import EXPRESSIONS
 from ...runtime.sources.tables import bad_line, image_places, read_rows
 from ..digests import content_digests, damaged_pictures
 from . import WINDOW
-from .lists import class_name, classes_of, few_missing, own_name
+from .lists import class_name, classes_of, few_missing, meaning, our_name, own_name
 from .videos import read_picture
 
 
@@ -27,8 +27,9 @@ class StillClips:
     the clips start with that photograph and fade into the clip's own, like an onset.
 
     table: CSV with columns image, split, and label, or a column of votes or shares for each of several classes, or
-    both; person is optional. Images are beside it or in its folder `images/`. Votes in other columns (unknown, say)
-    are ignored. A row without votes is left out if there are such columns; without a label, the most votes decide.
+    both; person is optional. Images are beside it or in its folder `images/`. A column of votes may have the short name
+    of a class (happy); those in other columns (unknown, say) are ignored. A row without votes is left out if there are
+    such columns; without a label, the most votes decide.
     split: the rows to take ("train", "val"). most: take only the first so many photographs of each class; None: all.
     max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is called. All
     are decoded once for that. classes: allowed labels and columns of votes (see `classes_of_stills`).
@@ -58,10 +59,12 @@ class StillClips:
         counts = [0] * len(classes)
         told = "; photographs of other classes need clips that show them, too (dfer-train --data folder, or csv)"
         others = told if set(classes) <= set(EXPRESSIONS) else ""
-        for line, row in read_rows(table, ("image", "split")):
+        rows = list(read_rows(table, ("image", "split")))
+        columns = _vote_columns(rows[0][1] if rows else (), classes, table)
+        for line, row in rows:
             if row["split"] != split:
                 continue
-            votes = _votes(row, classes, table, line)
+            votes = _votes(row, columns, classes, table, line)
             if votes is None and "label" not in row:
                 raise bad_line(table, None, f"needs a column label, or votes for {', '.join(classes)}")
             if votes is not None and not votes.any():
@@ -139,16 +142,38 @@ def classes_of_stills(table: Path, model: tuple[str, ...]) -> tuple[str, ...]:
     labels = {own_name(row["label"], table, line): line for line, row in rows if row.get("label")}
     if labels:
         return classes_of(labels, table)
-    return model if rows and set(model) <= rows[0][1].keys() else EXPRESSIONS
+    columns = _vote_columns(rows[0][1] if rows else (), model, table)
+    return model if columns.keys() == set(model) else EXPRESSIONS
 
 
-def _votes(row: dict[str, str], classes: tuple[str, ...], table: Path, line: int) -> NDArray[np.float32] | None:
+def _vote_columns(header: Iterable[str], classes: tuple[str, ...], table: Path) -> dict[str, str]:
+    """Return the column of votes for each class that has one: of its name or a short form of it, in any case.
+
+    Raises DferError for two columns of a class, and for a synonym of a class without one, whose votes would be lost.
+    """
+    header = list(header)
+    names = {our_name(name): name for name in classes} | {name: name for name in classes}
+    columns: dict[str, str] = {}
+    for column in header:
+        name = names.get(column, names.get(our_name(column)))
+        if name is not None and columns.setdefault(name, column) != column:
+            raise bad_line(table, None, f"columns {columns[name]} and {column} both hold votes for {name}; drop one")
+    if columns or "label" not in header:
+        for column in header:
+            meant = meaning(column)
+            if meant in classes and meant not in columns and column not in columns.values():
+                raise bad_line(table, None, f"column {column}; did you mean {meant}?")
+    return columns
+
+
+def _votes(
+    row: dict[str, str], columns: Mapping[str, str], classes: tuple[str, ...], table: Path, line: int
+) -> NDArray[np.float32] | None:
     """Return a row's votes for `classes`, float32 [C]; None if the table has no such columns."""
-    cells = [row.get(name) for name in classes]
-    if all(cell is None for cell in cells):
+    if not columns:
         return None
     try:
-        votes = np.array([float(cell or 0) for cell in cells], np.float32)
+        votes = np.array([float(row[columns[name]] or 0) if name in columns else 0 for name in classes], np.float32)
     except ValueError as error:
         raise bad_line(table, line, f"votes must be numbers ({error})") from error
     if not np.isfinite(votes).all() or (votes < 0).any():

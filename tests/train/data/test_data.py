@@ -188,6 +188,30 @@ def test_votes_become_soft_targets_and_rows_without_one_are_left_out(tmp_path: P
     assert StillClips(tmp_path / "votes.csv", "train").fingerprint != before
 
 
+def test_columns_of_votes_are_found_by_their_other_names(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "0.png"), np.zeros((16, 16, 3), np.uint8))
+    table = tmp_path / "votes.csv"
+    votes = ",NF,unknown\n0.png,train,4,1,2,0,2,0,1,5,9\n"
+
+    def shares(header: str) -> list[float]:
+        table.write_text(f"image,split,{header}{votes}")
+        assert classes_of_stills(table, EXPRESSIONS[::-1]) == EXPRESSIONS[::-1]  # the model's: all have votes
+        found = StillClips(table, "train").shares
+        assert found is not None
+        return [float(share) for share in found[0]]
+
+    canonical = shares("happiness,sadness,neutral,anger,surprise,disgust,fear")
+    assert canonical == pytest.approx([0.4, 0.1, 0.2, 0, 0.2, 0, 0.1])
+    assert shares("happy,sad,neutral,angry,surprise,disgust,fear") == canonical
+    assert shares("Happy,Sadness,Neutral,ANGRY,surprised,Disgusted,fearful") == canonical
+    with pytest.raises(DferError, match=r"votes\.csv: column joy; did you mean happiness\?"):
+        shares("joy,sad,neutral,angry,surprise,disgust,fear")
+    with pytest.raises(DferError, match="columns Happy and happiness both hold votes for happiness; drop one"):
+        shares("Happy,sad,neutral,angry,surprise,happiness,fear")
+    table.write_text("image,split,label,smile,person\n0.png,train,fear,1,a\n")  # a column of another kind
+    assert StillClips(table, "train").shares is None
+
+
 def test_the_classes_of_a_tested_table_are_its_labels_or_the_votes_that_a_model_has(tmp_path: Path) -> None:
     table, own = tmp_path / "x.csv", ("calm", "pain")
     for text, classes in (
