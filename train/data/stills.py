@@ -28,8 +28,8 @@ class StillClips:
 
     table: CSV with columns image, split, and label, or a column of votes or shares for each of several classes, or
     both; person is optional. Images are beside it or in its folder `images/`. A column of votes may have the short name
-    of a class (happy); those in other columns (unknown, say) are ignored. A row without votes is left out if there are
-    such columns; without a label, the most votes decide.
+    of a class (happy); those in other columns (unknown, say) are ignored. Without a label, the most votes decide; a
+    row with neither is left out, and `warn` is called with the number of those.
     split: the rows to take ("train", "val"). most: take only the first so many photographs of each class; None: all.
     max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is called. All
     are decoded once for that. classes: allowed labels and columns of votes (see `classes_of_stills`).
@@ -56,7 +56,7 @@ class StillClips:
         groups: list[str | None] = []
         labels: list[int] = []
         shares: list[NDArray[np.float32]] = []
-        counts = [0] * len(classes)
+        counts, bare = [0] * len(classes), 0
         told = "; photographs of other classes need clips that show them, too (dfer-train --data folder, or csv)"
         others = told if set(classes) <= set(EXPRESSIONS) else ""
         rows = list(read_rows(table, ("image", "split")))
@@ -67,21 +67,24 @@ class StillClips:
             votes = _votes(row, columns, classes, table, line)
             if votes is None and "label" not in row:
                 raise bad_line(table, None, f"needs a column label, or votes for {', '.join(classes)}")
-            if votes is not None and not votes.any():
-                continue
             if row.get("label") or votes is None:
                 label = classes.index(class_name(row["label"], classes, table, line, others))
-            else:
+            elif votes.any():
                 label = int(votes.argmax())
+            else:
+                bare += 1
+                continue
             counts[label] += 1
             if most is None or counts[label] <= most:
                 labels.append(label)
                 if votes is not None:
-                    shares.append(votes / votes.sum())
+                    shares.append(votes / votes.sum() if votes.any() else np.eye(len(classes), dtype=np.float32)[label])
                 names.append(row["image"])
                 groups.append(row.get("person") or None)
                 places = image_places(table, row["image"])
                 paths.append(next((path for path in places if path.is_file()), places[0]))
+        if bare:
+            warn(f"{table}: left out {bare} photographs of split {split!r} that have neither a label nor votes")
         if not labels:
             raise DferError(f"{table}: no rows with split {split!r}")
         damaged = damaged_pictures([[path] for path in paths])

@@ -188,6 +188,22 @@ def test_votes_become_soft_targets_and_rows_without_one_are_left_out(tmp_path: P
     assert StillClips(tmp_path / "votes.csv", "train").fingerprint != before
 
 
+def test_a_labelled_photograph_needs_no_votes_and_one_with_neither_is_counted(tmp_path: Path) -> None:
+    rows = ["0.png,train,sad,1,3", "1.png,train,fear,,", "2.png,train,Happy,0,0", "3.png,train,,2,0"]
+    rows += ["4.png,train,,0,0", "5.png,train,,,", "6.png,val,,,"]
+    (tmp_path / "votes.csv").write_text("\n".join(["image,split,label,happiness,sadness", *rows]))
+    for index in range(4):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((16, 16, 3), index, np.uint8))
+    told: list[str] = []
+    stills = StillClips(tmp_path / "votes.csv", "train", warn=told.append)
+    assert [EXPRESSIONS[label] for label in stills.labels] == ["sadness", "fear", "happiness", "happiness"]
+    assert stills.shares is not None
+    columns = [EXPRESSIONS.index(name) for name in ("happiness", "sadness", "fear")]
+    assert stills.shares[:, columns].tolist() == [[0.25, 0.75, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0]]
+    (line,) = told
+    assert line.endswith("votes.csv: left out 2 photographs of split 'train' that have neither a label nor votes")
+
+
 def test_columns_of_votes_are_found_by_their_other_names(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "0.png"), np.zeros((16, 16, 3), np.uint8))
     table = tmp_path / "votes.csv"
