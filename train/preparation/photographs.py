@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 import cv2
@@ -67,9 +67,10 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
     A table is a CSV with the columns `image` and `label`, or a column of votes or shares for each class; other columns
     (`person`, `split`) are kept. Files in `out`, where crops are written, are ignored.
     Raises DferError for a place without photographs, for bad tables, for two photographs whose crops would have the
-    same name, and if `out` would overwrite the input.
+    same name, and if `out` is where the input lies or has a file that training would take for a crop.
     """
-    if place.resolve() in (out.resolve(), (out / TABLE).resolve()):
+    origin = place.parent if place.is_file() else place
+    if origin.resolve() == out.resolve() or place.resolve() == (out / TABLE).resolve():
         raise DferError(f"{out}: faces must not go where {place} lies; name another folder")
     if place.is_file():
         found = [
@@ -87,6 +88,9 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
             f"{place}: no photographs; expected [train|val|test/]CLASS/picture, or a table with a column image"
         )
     _check_apart(found, place)
+    beside = next((out / one.name for one in found if (out / one.name).is_file()), None)
+    if beside is not None:  # the new table's rows are sought beside it first
+        raise DferError(f"{out}: training would read {beside} in place of its face; name another folder")
     return found
 
 
@@ -235,7 +239,9 @@ def _check_apart(photographs: Sequence[Photograph], place: Path) -> None:
 
 
 def _crop_name(name: str) -> str:
-    return PurePosixPath(name.replace("\\", "/")).with_suffix(".jpg").as_posix().lstrip("/")
+    path = PureWindowsPath(name)  # reads / and \\ alike
+    parts = path.parts[bool(path.anchor) :]
+    return PurePosixPath(*(part for part in parts if part != "..")).with_suffix(".jpg").as_posix()
 
 
 def _cells_of(name: PurePosixPath) -> dict[str, str]:

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from dfer.runtime.errors import DferError
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.train.cli.prepare import main
+from dfer.train.data.stills import StillClips
 from dfer.train.preparation.photographs import cut_face, find_photographs, prepare_photographs
 from helpers import rows_of
 
@@ -117,6 +118,33 @@ def test_a_table_keeps_its_votes_and_people_stay_together(face_photos: list[np.n
     assert [row["happiness"] for row in rows] == [str(index) for index in range(len(face_photos))]
     for person in {row["person"] for row in rows}:
         assert len({row["split"] for row in rows if row["person"] == person}) == 1
+
+
+def test_training_reads_the_crops_wherever_the_photographs_lie(face_photos: list[np.ndarray], tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "a.jpg", face_photos[0])
+    absolute = save(tmp_path / "elsewhere" / "b.png", face_photos[1])
+    save(tmp_path / "t" / "c.png", face_photos[2])
+    table = tmp_path / "t" / "mine.csv"
+    table.write_text(f"image,label,split\n../photos/a.jpg,happy,train\n{absolute},sad,train\n./c.png,fear,train\n")
+    out = tmp_path / "stills"
+    prepare_photographs(table, out, size=64)
+    clips = StillClips(out / "labels.csv", "train")
+    assert len(clips) == 3
+    assert all(path.resolve().is_relative_to((out / "images").resolve()) for path in clips.paths)
+    assert {clips.image(index).shape for index in range(3)} == {(64, 64, 3)}
+
+
+def test_a_folder_where_training_would_read_the_photographs_uncut_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg", np.zeros((64, 64, 3), np.uint8))
+    table = tmp_path / "deep" / "mine.csv"
+    for place, name in ((tmp_path / "mine.csv", "a.jpg"), (table, "../a.jpg")):
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(f"image,label,split\n{name},happy,train\n")
+    with pytest.raises(DferError, match=r"faces must not go where .*mine\.csv lies; name another folder"):
+        prepare_photographs(tmp_path / "mine.csv", tmp_path)
+    with pytest.raises(DferError, match=r"training would read .*a\.jpg in place of its face; name another folder"):
+        prepare_photographs(table, tmp_path)
+    assert not (tmp_path / "images").exists()
 
 
 def test_small_tightly_cropped_pictures_are_found_too(face_photos: list[np.ndarray]) -> None:
