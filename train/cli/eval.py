@@ -194,7 +194,7 @@ def _test(
     part: str | None
     if stills is not None:
         part = split = split or "val"
-        classes = classes_of_stills(stills, model.classes)
+        classes = classes_of_stills(stills, model.classes, warn)
         clips, name = StillClips(stills, split, warn=warn, classes=classes), f"{stills.name}, split {split}"
     else:
         part = data.part(split or "test", True)

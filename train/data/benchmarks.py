@@ -95,7 +95,7 @@ def load_clips(
     if not root.exists():
         raise DferError(f"{root}: no such file or folder")
     if data == "csv":
-        entries, classes = read_table(_table(root, lists), split, fold)
+        entries, classes = read_table(_table(root, lists), split, fold, warn)
         folder = root if root.is_dir() else root.parent
         return VideoClips(entries, folder, classes, size, max_missing, warn, progress)
     if not root.is_dir():
@@ -103,7 +103,7 @@ def load_clips(
     if data == "folder":
         if lists is not None or fold != 1:
             raise DferError("data in folders have neither lists nor folds; use csv for those")
-        entries, classes = read_folder(root, split)
+        entries, classes = read_folder(root, split, warn)
         return VideoClips(entries, root, classes, size, max_missing, warn, progress)
     benchmark = BENCHMARKS[data]
     if split not in ("train", "test"):

@@ -7,7 +7,7 @@ decoded as the list's authors define them.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -121,7 +121,9 @@ def read_named(path: Path, classes: tuple[str, ...]) -> list[Entry]:
     return entries
 
 
-def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[str, ...]]:
+def read_table(
+    path: Path, split: str, fold: int, warn: Callable[[str], object] = lambda _: None
+) -> tuple[list[Entry], tuple[str, ...]]:
     """Read the rows of one split, and the classes, of a CSV with columns clip, label, split, [fold], [person].
 
     A row with an empty fold is in every fold; rows of one person form a group. Classes are `classes_of` the labels of
@@ -147,10 +149,12 @@ def read_table(path: Path, split: str, fold: int) -> tuple[list[Entry], tuple[st
             f"its splits are {', '.join(sorted(splits))} and its folds {', '.join(sorted(folds - {''})) or 'none'}"
         )
         raise DferError(f"{path}: no rows with split {split!r} and fold {fold}; {present}")
-    return entries, classes_of(labels, path)
+    return entries, classes_of(labels, path, warn)
 
 
-def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
+def read_folder(
+    root: Path, split: str, warn: Callable[[str], object] = lambda _: None
+) -> tuple[list[Entry], tuple[str, ...]]:
     """List the clips of one split, relative to `root`, and the classes, of ROOT/[SPLIT/]CLASS/clip.
 
     Without folders named train, val or test, all clips belong to the requested split. Classes are `classes_of` the
@@ -178,7 +182,7 @@ def read_folder(root: Path, split: str) -> tuple[list[Entry], tuple[str, ...]]:
                 entries.extend(Entry(clip.relative_to(root).as_posix(), label) for clip in clips)
     if not entries:
         raise DferError(f"{root}: no clips; expected {'SPLIT/' if splits else ''}CLASS/clip.mp4 or folders of frames")
-    return entries, classes_of(labels, root)
+    return entries, classes_of(labels, root, warn)
 
 
 def splits_of_table(path: Path, fold: int) -> dict[str, str]:
@@ -251,20 +255,29 @@ def meaning(name: str) -> str:
     return ALIASES.get(known, SYNONYMS.get(known, known))
 
 
-def classes_of(labels: Mapping[str, int | None], path: Path) -> tuple[str, ...]:
+def classes_of(
+    labels: Mapping[str, int | None], path: Path, warn: Callable[[str], object] = lambda _: None
+) -> tuple[str, ...]:
     """Return the classes of data with these labels (label → a line with it): the seven expressions if they include all
     labels, else MAFW's eleven if those do, else the labels themselves, sorted.
 
-    Raises DferError for a label that looks like a misspelling of one of ours, if other labels are ours.
+    Raises DferError for a synonym or misspelling of ours if all other labels are ours. If there are labels of another
+    kind, or a synonym stands beside what it means, as calm beside neutral, it stays, and `warn` is called.
     """
     if labels.keys() <= set(EXPRESSIONS):
         return EXPRESSIONS
     if labels.keys() <= set(MAFW_EXPRESSIONS):
         return MAFW_EXPRESSIONS
     if labels.keys() & set(MAFW_EXPRESSIONS):
-        for label, line in labels.items():
-            if label not in MAFW_EXPRESSIONS and _suggestion(label) is not None:
-                class_name(label, MAFW_EXPRESSIONS, path, line)
+        scheme = MAFW_EXPRESSIONS if labels.keys() & set(MAFW_EXPRESSIONS[len(EXPRESSIONS) :]) else EXPRESSIONS
+        alike = {label: _suggestion(label) for label in labels if label not in MAFW_EXPRESSIONS}
+        meant = [alike.get(label, label) for label in labels]
+        ours, apart = set(meant) <= set(scheme), len(set(meant)) == len(meant)
+        for label, other in alike.items():
+            if ours and (apart or label not in SYNONYMS):
+                class_name(label, MAFW_EXPRESSIONS, path, labels[label])
+            if other is not None:
+                warn(f"{path}: {label} is a class of its own; if it means {other}, write that")
     return tuple(sorted(labels))
 
 
@@ -296,7 +309,7 @@ def few_missing(what: str, missing: Sequence[Path], total: int, allowed: float) 
 def _suggestion(name: str) -> str | None:
     """Return the class of ours that a word probably means, or None."""
     alike = get_close_matches(name, [*MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS], 1, cutoff=0.8)
-    return meaning(alike[0]) if alike else None
+    return meaning(alike[0]) if alike and alike[0][0] == name[0] else None  # unhappy is not happy
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -138,13 +138,15 @@ class StillClips:
         return int(rng.choice(others)) if others else None
 
 
-def classes_of_stills(table: Path, model: tuple[str, ...]) -> tuple[str, ...]:
+def classes_of_stills(
+    table: Path, model: tuple[str, ...], warn: Callable[[str], object] = lambda _: None
+) -> tuple[str, ...]:
     """Return the classes of a table to test on: `classes_of` its labels. Without labels, `model` (the classes of the
     tested model) if each of them has a column of votes, else the seven expressions."""
     rows = list(read_rows(table, ("image", "split")))
     labels = {own_name(row["label"], table, line): line for line, row in rows if row.get("label")}
     if labels:
-        return classes_of(labels, table)
+        return classes_of(labels, table, warn)
     columns = _vote_columns(rows[0][1] if rows else (), model, table)
     return model if columns.keys() == set(model) else EXPRESSIONS
 

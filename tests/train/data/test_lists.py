@@ -222,6 +222,35 @@ def test_another_spelling_of_ours_is_no_class_of_its_own(tmp_path: Path, label: 
         read_table(table, "train", 1)
 
 
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ("neutral calm pain", ["calm is a class of its own; if it means neutral, write that"]),
+        ("neutral pain smile", ["smile is a class of its own; if it means happiness, write that"]),
+        ("sadness boredom none", ["none is a class of its own; if it means neutral, write that"]),
+        ("fear anxious", ["anxious is a class of its own; if it means anxiety, write that"]),
+        ("neutral stress worry", ["worry is a class of its own; if it means anxiety, write that"]),
+        ("neutral calm anger", ["calm is a class of its own; if it means neutral, write that"]),
+        ("happiness unhappy neutral", []),
+    ],
+)
+def test_words_near_ours_may_be_classes_of_their_own(tmp_path: Path, labels: str, told: list[str]) -> None:
+    rows = [f"{number},{label},train" for number, label in enumerate(labels.split())]
+    table = written(tmp_path / "labels.csv", "\n".join(["clip,label,split", *rows]))
+    for label in labels.split():
+        (tmp_path / "clips" / label / "1").mkdir(parents=True)
+    warnings: list[str] = []
+    assert read_table(table, "train", 1, warnings.append)[1] == tuple(sorted(labels.split()))
+    assert read_folder(tmp_path / "clips", "train", warnings.append)[1] == tuple(sorted(labels.split()))
+    assert warnings == [f"{path}: {line}" for path in (table, tmp_path / "clips") for line in told]
+
+
+def test_a_misspelling_beside_the_right_spelling_is_no_class(tmp_path: Path) -> None:
+    table = written(tmp_path / "labels.csv", "clip,label,split\na,anger,train\nb,happy,train\nc,happines,train\n")
+    with pytest.raises(DferError, match=r"line 4: unknown label 'happines'; .*; did you mean happiness\?"):
+        read_table(table, "train", 1)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
