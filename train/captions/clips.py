@@ -88,9 +88,9 @@ def open_unlabelled(
     else:
         if choice.lists is not None or choice.fold != 1:
             raise ParameterError("data", "folders have neither lists nor folds; use csv for those")
-        divided = splits_in(root)
-        names = [film.name for film in find_films(root, out)]
-        splits, folder = {name: name.split("/")[0] if divided else TRAINING for name in names}, root
+        divided = {folder: split for split, folder in splits_in(root).items()}
+        above = {film.name: film.name.split("/")[0] for film in find_films(root, out)}
+        splits, folder = {name: divided.get(top, top) if divided else TRAINING for name, top in above.items()}, root
     entries = [Entry(name, TRAINING) for name, split in splits.items() if split == TRAINING]
     return VideoClips(entries, folder, (TRAINING,), max(SIDE, size), choice.max_missing, warn, progress), splits
 

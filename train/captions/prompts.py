@@ -60,7 +60,7 @@ def _clips(place: Path, out: Path) -> Iterator[tuple[str, Path]]:
         return
     divided = splits_in(place)
     for film in find_films(place, out):
-        if not divided or film.name.split("/")[0] == TRAINING:
+        if not divided or film.name.split("/")[0] == divided.get(TRAINING):
             yield film.name, film.path
 
 

@@ -32,7 +32,7 @@ Examples:
   dfer-prepare films/ faces/                        # films/a/1.mp4 becomes faces/a/1/00000.jpg, 00001.jpg, …
   dfer-prepare MAFW/data/clips mafw-faces/ --workers 8
   dfer-prepare frames/ faces/ --size 224            # folders of frames work as well
-  dfer-prepare RAF-DB/ stills/ --photos             # photographs, a folder for each class
+  dfer-prepare FER2013/ stills/ --photos            # photographs, a folder for each class
   dfer-prepare votes.csv stills/ --photos           # photographs in a table, with labels or votes
   dfer-prepare faces/ prompts.jsonl --caption-prompts   # what to ask a model about each training clip
 
@@ -98,8 +98,13 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
             def show(done: int, total: int) -> None:
                 progress.update(task, completed=done, total=total)
 
+            def tell(line: str) -> None:
+                console.print(line, markup=False)
+
             if photos:
-                prepared = prepare_photographs(videos, out, size, workers, show)
+                prepared = prepare_photographs(
+                    videos, out, size, workers, show, tell, lambda line: tell(f"warning: {line}")
+                )
             else:
                 outcomes = prepare(videos, out, size, workers, show)
     except KeyboardInterrupt:

@@ -57,7 +57,12 @@ EMOTION_STEMS = (
     *("disappoint", "upset", "distress", "frustrat", "serene"),
 )
 """Regular expressions for the stems of further words that name an emotion in a text (see `emotion_words`)."""
-SPLITS = ("train", "val", "test")
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What folders of splits may be called, in lower case, and the split that each is."""
 TABLE = "labels.csv"
 """File name of the table in a folder of clips or photographs."""
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
@@ -157,13 +162,13 @@ def read_folder(
 ) -> tuple[list[Entry], tuple[str, ...]]:
     """List the clips of one split, relative to `root`, and the classes, of ROOT/[SPLIT/]CLASS/clip.
 
-    Without folders named train, val or test, all clips belong to the requested split. Classes are `classes_of` the
-    folders of all splits. Files that are not videos, and hidden files, are ignored.
+    Without folders named train, val or test (see `SPLITS`), all clips belong to the requested split. Classes
+    are `classes_of` the folders of all splits. Files that are not videos, and hidden files, are ignored.
     Raises DferError if dfer-prepare wrote photographs here, whose folder would be mistaken for a class.
     """
     splits = splits_in(root)
     if splits and split not in splits:
-        raise DferError(f"{root}: no folder {split}; there are {', '.join(splits)}")
+        raise DferError(f"{root}: no folder {split}; there are {', '.join(splits.values())}")
     if not splits and holds_photographs(root):
         raise DferError(
             f"{root}: images/ beside labels.csv holds photographs, not clips; prepare them into a folder of their own, "
@@ -171,13 +176,13 @@ def read_folder(
         )
     entries: list[Entry] = []
     labels: dict[str, int | None] = {}
-    for part in [root / name for name in splits] or [root]:
+    for part in [root / name for name in splits.values()] or [root]:
         for folder in _visible(part):
             if not folder.is_dir():
                 continue
             label = own_name(folder.name, folder)
             labels[label] = None
-            if not splits or part.name == split:
+            if not splits or part.name == splits[split]:
                 clips = [path for path in _visible(folder) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
                 entries.extend(Entry(clip.relative_to(root).as_posix(), label) for clip in clips)
     if not entries:
@@ -203,9 +208,17 @@ def holds_photographs(root: Path) -> bool:
     return (root / "images").is_dir() and (root / TABLE).is_file()
 
 
-def splits_in(root: Path) -> list[str]:
-    """Return the splits for which a folder of clips has a folder; empty if it is not divided."""
-    return [name for name in SPLITS if (root / name).is_dir()]
+def splits_in(root: Path) -> dict[str, str]:
+    """Return the name of each split's folder in a folder of clips; empty if it is not divided.
+
+    Raises DferError for two folders of one split.
+    """
+    found: dict[str, str] = {}
+    for name in sorted(path.name for path in root.glob("*") if path.name.lower() in SPLITS and path.is_dir()):
+        other = found.setdefault(SPLITS[name.lower()], name)
+        if other != name:
+            raise DferError(f"{root}: {other} and {name} are both the {SPLITS[name.lower()]} split; join them")
+    return found
 
 
 def splits_of_folder(root: Path) -> dict[str, str]:
@@ -213,8 +226,8 @@ def splits_of_folder(root: Path) -> dict[str, str]:
     splits = splits_in(root)
     return {
         clip.relative_to(root).as_posix(): split
-        for split in splits or ["train"]
-        for folder in _visible(root / split if splits else root)
+        for split, name in (splits or {"train": ""}).items()
+        for folder in _visible(root / name)
         if folder.is_dir()
         for clip in _visible(folder)
     }

@@ -109,7 +109,8 @@ def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
     if holds_photographs(place):
         place = place / TABLE
     if place.is_dir():
-        place = place / "train" if splits_in(place) else place
+        splits = splits_in(place)
+        place = place / splits.get("train", "train") if splits else place
         paths, groups = _walk(place)
         videos = not paths and any(path.suffix.lower() in VIDEO_SUFFIXES for path in place.rglob("*"))
     elif place.is_file():

@@ -5,6 +5,7 @@ A crop gets its name only when it is complete, so an interrupted run resumes whe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +23,7 @@ from ...runtime.faces.orientation import OrientationVote
 from ...runtime.sources import IMAGE_SUFFIXES, folders_below, read_image
 from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
-from ..data.lists import SPLITS, TABLE
+from ..data.lists import SPLITS, TABLE, classes_of, own_name
 from .copies import find_copies
 from .films import check_size, jpeg, own_detector, write_rows
 from .processes import run_in_processes
@@ -40,11 +41,15 @@ _CHUNK = 16  # photographs per task of a worker
 
 @dataclass(frozen=True)
 class Photograph:
-    """path: of the picture. name: relative path of its crop, with "/" as separator. cells: its row in the table."""
+    """path: of the picture. name: relative path of its crop, with "/" as separator. cells: its row in the table.
+
+    line: of the row in the table that named it; None for one from a folder.
+    """
 
     path: Path
     name: str
     cells: dict[str, str]
+    line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Prepared:
 
 
 def find_photographs(place: Path, out: Path) -> list[Photograph]:
-    """Return the photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, like FER2013 and RAF-DB.
+    """Return the photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, like FER2013.
 
     A table is a CSV with the columns `image` and `label`, or a column of votes or shares for each class; other columns
     (`person`, `split`) are kept. Files in `out`, where crops are written, are ignored.
@@ -74,7 +79,7 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
         raise DferError(f"{out}: faces must not go where {place} lies; name another folder")
     if place.is_file():
         found = [
-            Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), row)
+            Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), row, line)
             for line, row in read_rows(place, ("image",))
         ]
     else:
@@ -100,16 +105,20 @@ def prepare_photographs(
     size: int = 128,
     workers: int = 1,
     progress: Callable[[int, int], object] = lambda *_: None,
+    tell: Callable[[str], object] = lambda _: None,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> Prepared:
     """Write crops, size×size, to OUT/images, the table OUT/labels.csv, and reports of what was left out.
 
     Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
     different splits, the training one is dropped. Photographs without a split get one: 10 % are "val", with each
     person's together if the table names people.
-    progress: called with the photographs done and all. Raises DferError as `find_photographs` does, and if OUT cannot
-    be written or holds crops of another size.
+    progress: called with the photographs done and all. tell, warn: called with a line on the classes, and warnings of
+    them, before faces are cut. Raises DferError as `find_photographs` and `classes_of` do, and if OUT cannot be written
+    or holds crops of another size.
     """
     photographs = find_photographs(place, out)
+    _tell_classes(photographs, place, tell, warn)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)
         check_size((out / "images" / one.name for one in photographs), out, size)
@@ -228,6 +237,21 @@ def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "imag
     return "given" if not bare else "person" if people else "image"
 
 
+def _tell_classes(
+    photographs: Sequence[Photograph], place: Path, tell: Callable[[str], object], warn: Callable[[str], object]
+) -> None:
+    labelled = [(own_name(one.cells["label"], place, one.line), one) for one in photographs if one.cells.get("label")]
+    if not labelled:
+        return
+    classes_of({label: one.line for label, one in reversed(labelled)}, place, warn)
+    counts = sorted(Counter(label for label, _ in labelled).items())
+    tell(f"classes: {', '.join(f'{label} ({count})' for label, count in counts)}")
+    numbers = [label for label, _ in counts if label.isdecimal()]
+    if numbers:
+        named = f"{', '.join(numbers)} {'is a class' if len(numbers) == 1 else 'are classes'}"
+        warn(f"{place}: {named} without a name; stop, and rename what the data set's list says they mean")
+
+
 def _check_apart(photographs: Sequence[Photograph], place: Path) -> None:
     owners: dict[str, Photograph] = {}
     for one in photographs:
@@ -247,7 +271,7 @@ def _crop_name(name: str) -> str:
 def _cells_of(name: PurePosixPath) -> dict[str, str]:
     """Return label and split from the folders above a picture."""
     folders = list(name.parts[:-1])
-    split = folders.pop(0) if folders and folders[0] in SPLITS else ""
+    split = SPLITS[folders.pop(0).lower()] if folders and folders[0].lower() in SPLITS else ""
     if not folders:
         raise DferError(f"{name}: lies in no folder that names its class")
     return {"label": folders[0], "person": "", "split": split}

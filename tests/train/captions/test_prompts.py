@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dfer.runtime.labels import EXPRESSIONS
+from dfer.train.captions.clips import open_unlabelled
 from dfer.train.captions.reading import read_captions
 from dfer.train.cli.prepare import main
 from dfer.train.data.choice import DataChoice
@@ -45,6 +46,14 @@ def faces(tmp_path: Path) -> Path:
     write_video(root / "train" / "fear" / "film.mp4", [grey] * 40, 24)
     (root / "train" / "fear" / "broken.mp4").write_bytes(b"\0" * 100)
     return root
+
+
+def test_training_clips_are_found_under_another_name_of_the_split(faces: Path, tmp_path: Path) -> None:
+    (faces / "train").rename(faces / "Training")
+    assert "3 clips to ask about, 1 unreadable" in ask(faces, tmp_path / "prompts.jsonl").output
+    (faces / "Training" / "fear" / "broken.mp4").unlink()
+    clips, splits = open_unlabelled(DataChoice("folder", faces), tmp_path / "out.pt", lambda *_: None, print, 64)
+    assert len(clips) == 3 and splits["Training/fear/short"] == "train" and splits["test/fear/kept"] == "test"
 
 
 def test_every_training_clip_of_a_folder_is_asked_about(faces: Path, tmp_path: Path) -> None:

@@ -10,7 +10,16 @@ import pytest
 
 from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
-from dfer.train.data.lists import Entry, read_dfer_clip, read_dfew, read_folder, read_named, read_table, splits_of_table
+from dfer.train.data.lists import (
+    Entry,
+    read_dfer_clip,
+    read_dfew,
+    read_folder,
+    read_named,
+    read_table,
+    splits_of_folder,
+    splits_of_table,
+)
 
 
 def written(path: Path, text: str) -> Path:
@@ -174,6 +183,18 @@ def test_a_folder_for_each_class(tmp_path: Path, splits: tuple[str, ...]) -> Non
     assert classes == EXPRESSIONS
     assert all((tmp_path / entry.clip).exists() for entry in entries)
     assert all(entry.clip.startswith(splits[0]) for entry in entries)
+
+
+def test_folders_of_splits_may_have_other_names(tmp_path: Path) -> None:
+    for clip in ("Train/happy/1.mp4", "validation/sad/2.mp4", "TESTING/sad/3.mp4"):
+        written(tmp_path / clip, "")
+    for split, clip in (("train", "Train/happy/1.mp4"), ("val", "validation/sad/2.mp4"), ("test", "TESTING/sad/3.mp4")):
+        entries, classes = read_folder(tmp_path, split)
+        assert ([entry.clip for entry in entries], classes) == ([clip], EXPRESSIONS)
+        assert splits_of_folder(tmp_path)[clip] == split
+    (tmp_path / "val").mkdir()
+    with pytest.raises(DferError, match="val and validation are both the val split; join them"):
+        read_folder(tmp_path, "train")
 
 
 def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:

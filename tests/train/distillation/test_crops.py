@@ -66,14 +66,15 @@ def test_damaged_pictures_are_left_out_and_told(tmp_path: Path) -> None:
     assert crops.frames(0).shape == (1, 64, 64, 3)
 
 
-def test_of_a_divided_folder_only_training_faces_are_taken(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["train", "Training"])
+def test_of_a_divided_folder_only_training_faces_are_taken(tmp_path: Path, name: str) -> None:
     faces = tmp_path / "faces"
-    wanted = [write(faces / "train" / "fear" / "a" / "0.png"), write(faces / "train" / "fear" / "portrait.png")]
+    wanted = [write(faces / name / "fear" / "a" / "0.png"), write(faces / name / "fear" / "portrait.png")]
     for split in ("val", "test"):
         write(faces / split / "fear" / "b" / "0.png")
     paths, groups = find_crops(faces)
     assert sorted(paths) == sorted(wanted)
     assert set(groups) == {None, str(Path("fear") / "a")}
-    shutil.rmtree(faces / "train")
+    shutil.rmtree(faces / name)
     with pytest.raises(ParameterError, match="train has no pictures of faces to learn from"):
         find_crops(faces)

@@ -183,6 +183,39 @@ def test_the_command_says_what_it_found(photos: Path, tmp_path: Path) -> None:
         assert words in result.output
 
 
+@pytest.mark.parametrize(
+    ("folders", "classes", "splits"),
+    [
+        (("train/angry", "validation/happy"), "classes: anger (1), happiness (1)", {"train", "val"}),  # FER2013
+        (("Train/contempt", "Test/Anger"), "classes: anger (1), contempt (1)", {"train", "test"}),  # AffectNet
+        (("train/1", "test/7"), "classes: 1 (1), 7 (1)", {"train", "test"}),  # RAF-DB
+    ],
+)
+def test_folders_as_data_sets_come_are_splits_and_classes(
+    face_photos: list[np.ndarray], tmp_path: Path, folders: tuple[str, ...], classes: str, splits: set[str]
+) -> None:
+    for folder, image in zip(folders, face_photos, strict=False):
+        save(tmp_path / "photos" / folder / "0.png", image)
+    result = CliRunner().invoke(main, [str(tmp_path / "photos"), str(tmp_path / "out"), "--photos", "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    assert classes in result.output
+    assert ("1, 7 are classes without a name" in result.output) == (folders[0] == "train/1")
+    rows = rows_of(tmp_path / "out" / "labels.csv")
+    assert {row["split"] for row in rows} == splits
+    assert {row["label"] for row in rows} == {Path(folder).name for folder in folders}
+
+
+def test_classes_that_cannot_be_trained_on_are_refused_before_faces_are_cut(tmp_path: Path) -> None:
+    for label in ("anger", "joy"):
+        save(tmp_path / "photos" / label / "0.png", np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(DferError, match=r"photos: unknown label 'joy'; .*; did you mean happiness\?"):
+        prepare_photographs(tmp_path / "photos", tmp_path / "out")
+    (tmp_path / "photos" / "mine.csv").write_text("image,label\nanger/0.png,anger\njoy/0.png,=joy\n")
+    with pytest.raises(DferError, match=r"mine\.csv, line 3: label '=joy' begins with"):
+        prepare_photographs(tmp_path / "photos" / "mine.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_photographs_that_are_not_upright_are_named_until_they_are_turned(
     face_photos: list[np.ndarray], tmp_path: Path
 ) -> None:
