@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
-from ...runtime.labels import EXPRESSIONS
+from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from ...runtime.sources.tables import bad_line, image_places, read_rows
 from ..digests import content_digests, damaged_pictures
 from . import WINDOW
@@ -29,7 +30,7 @@ class StillClips:
     table: CSV with columns image, split, and label, or a column of votes or shares for each of several classes, or
     both; person is optional. Images are beside it or in its folder `images/`. A column of votes may have the short name
     of a class (happy); those in other columns (unknown, say) are ignored. Without a label, the most votes decide; a
-    row with neither is left out, and `warn` is called with the number of those.
+    row with neither is left out, as is one of another class of MAFW's eleven, and `warn` is called with their number.
     split: the rows to take ("train", "val"). most: take only the first so many photographs of each class; None: all.
     max_missing: share of the photographs that may be missing or damaged; those are left out, and `warn` is called. All
     are decoded once for that. classes: allowed labels and columns of votes (see `classes_of_stills`).
@@ -56,7 +57,8 @@ class StillClips:
         groups: list[str | None] = []
         labels: list[int] = []
         shares: list[NDArray[np.float32]] = []
-        counts, bare = [0] * len(classes), 0
+        counts, bare, lacking = [0] * len(classes), 0, Counter[str]()
+        unwanted = set(MAFW_EXPRESSIONS) - {meaning(name) for name in classes}
         told = "; photographs of other classes need clips that show them, too (dfer-train --data folder, or csv)"
         others = told if set(classes) <= set(EXPRESSIONS) else ""
         rows = list(read_rows(table, ("image", "split")))
@@ -67,6 +69,9 @@ class StillClips:
             votes = _votes(row, columns, classes, table, line)
             if votes is None and "label" not in row:
                 raise bad_line(table, None, f"needs a column label, or votes for {', '.join(classes)}")
+            if (other := our_name(row.get("label", ""))) in unwanted:
+                lacking[other] += 1
+                continue
             if row.get("label") or votes is None:
                 label = classes.index(class_name(row["label"], classes, table, line, others))
             elif votes.any():
@@ -85,6 +90,11 @@ class StillClips:
                 paths.append(next((path for path in places if path.is_file()), places[0]))
         if bare:
             warn(f"{table}: left out {bare} photographs of split {split!r} that have neither a label nor votes")
+        if lacking:
+            listed = ", ".join(f"{name} {count}" for name, count in sorted(lacking.items()))
+            warn(
+                f"{table}: left out {lacking.total()} photographs of split {split!r} of classes not used here: {listed}"
+            )
         if not labels:
             raise DferError(f"{table}: no rows with split {split!r}")
         damaged = damaged_pictures([[path] for path in paths])

@@ -13,7 +13,7 @@ import pytest
 from dfer.runtime.errors import DferError
 from dfer.runtime.faces.alignment import TEMPLATE
 from dfer.runtime.faces.detection import FaceDetector
-from dfer.runtime.labels import EXPRESSIONS
+from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from dfer.runtime.procedural.expressions import REVERSED
 from dfer.train.data.augmentation import AUGMENTATIONS, View, augmented_view, paper_view, plain_view, resized_crop_view
 from dfer.train.data.images import Images
@@ -202,6 +202,22 @@ def test_a_labelled_photograph_needs_no_votes_and_one_with_neither_is_counted(tm
     assert stills.shares[:, columns].tolist() == [[0.25, 0.75, 0], [0, 0, 1], [1, 0, 0], [1, 0, 0]]
     (line,) = told
     assert line.endswith("votes.csv: left out 2 photographs of split 'train' that have neither a label nor votes")
+
+
+def test_photographs_of_our_other_classes_are_left_out_and_counted(table: Path) -> None:
+    whole = table.read_text()
+    more = "3.png,Contempt,,train\n2.png,contempt,,train\n1.png,anxiety,,train\n0.png,contempt,,val\n"
+    table.write_text(whole + more)
+    told: list[str] = []
+    stills = StillClips(table, "train", warn=told.append)
+    assert [EXPRESSIONS[label] for label in stills.labels] == ["happiness", "happiness", "fear"]
+    (line,) = told
+    assert line.endswith("left out 3 photographs of split 'train' of classes not used here: anxiety 1, contempt 2")
+    assert len(StillClips(table, "train", classes=MAFW_EXPRESSIONS, warn=told.append)) == 6 and len(told) == 1
+    for label, classes in (("contemt", EXPRESSIONS), ("fear", ("happiness", "scared"))):
+        table.write_text(f"{whole}1.png,{label},,train\n")
+        with pytest.raises(DferError, match=f"unknown label '{label}'"):
+            StillClips(table, "train", classes=classes)
 
 
 def test_columns_of_votes_are_found_by_their_other_names(tmp_path: Path) -> None:
