@@ -46,7 +46,9 @@ Examples:
 @data_options(identities=40)
 @stills_option("Test on photographs instead: CSV with the columns image,label,person,split.")
 @click.option(
-    "--split", help="Which part of the data to test on, as its lists name it. Default: test; for --stills val."
+    "--split",
+    help="Which part of the data to test on, as its lists name it. Default: test; for --stills val, or test where "
+    "there is no val.",
 )
 @provider_option("cpu", "Where a bundle runs.")
 @precision_option
@@ -186,14 +188,14 @@ def _test(
     from ..checkpoints.protocol import stills_name
     from ..data import ClipSet
     from ..data.matching import match_classes
-    from ..data.stills import StillClips, classes_of_stills
+    from ..data.stills import StillClips, classes_of_stills, split_to_test
     from ..epoch_log import add_bar
     from ..evaluation import evaluate
 
     clips: ClipSet
     part: str | None
     if stills is not None:
-        part = split = split or "val"
+        part = split = split or split_to_test(stills)
         classes = classes_of_stills(stills, model.classes, warn)
         clips, name = StillClips(stills, split, warn=warn, classes=classes), f"{stills.name}, split {split}"
     else:

@@ -130,10 +130,9 @@ def main(
     import torch
     from rich.console import Console
 
-    from ...runtime.sources.tables import read_rows
     from ..data.images import Images
     from ..data.procedural import HELD_OUT, ProceduralClips
-    from ..data.stills import StillClips
+    from ..data.stills import StillClips, split_to_test
     from ..epoch_log import progress_bars, tell_anew, tell_warning
     from ..metrics import Scores
     from ..models.clip import load_clip, save_weights
@@ -155,8 +154,7 @@ def main(
         reading = progress.add_task("reading photographs", total=len(stills), note="", visible=bool(stills))
         for table, share in zip(stills, shares, strict=True):
             sources.append((Images.of_stills(StillClips(table, "train", warn=warn)), share))
-            splits = {row["split"] for _, row in read_rows(table, ("image", "split"))}
-            split = "test" if "test" in splits and "val" not in splits else "val"  # only reported, never selected on
+            split = split_to_test(table)  # only reported, never selected on
             tests[f"{table.name}, split {split}"] = Images.of_stills(StillClips(table, split, warn=warn))
             progress.advance(reading)
         drawing = progress.add_task("drawing faces", total=identities + held_out, note="")

@@ -96,7 +96,8 @@ class StillClips:
                 f"{table}: left out {lacking.total()} photographs of split {split!r} of classes not used here: {listed}"
             )
         if not labels:
-            raise DferError(f"{table}: no rows with split {split!r}")
+            present = ", ".join(sorted({row["split"] for _, row in rows}))
+            raise DferError(f"{table}: no rows with split {split!r} to use; its splits are {present or 'none'}")
         damaged = damaged_pictures([[path] for path in paths])
         kept = [index for index, names_of_bad in enumerate(damaged) if not names_of_bad]
         bad = [path for path, names_of_bad in zip(paths, damaged, strict=True) if names_of_bad]
@@ -146,6 +147,12 @@ class StillClips:
             other for other in self._people[person] if other != index and self.classes[self.labels[other]] in fitting
         ]
         return int(rng.choice(others)) if others else None
+
+
+def split_to_test(table: Path) -> str:
+    """Return the split of a table to test on if none is asked for: val, or test if there is no val."""
+    splits = {row["split"] for _, row in read_rows(table, ("image", "split"))}
+    return "test" if "test" in splits and "val" not in splits else "val"
 
 
 def classes_of_stills(

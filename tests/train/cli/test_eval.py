@@ -185,6 +185,17 @@ def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tm
             assert f"protocol: {protocol}; labels of faces" in printed
 
 
+def test_photographs_without_a_val_split_are_tested_on_test(root: Path, tmp_path: Path) -> None:
+    pictures = [str(path) for path in sorted((root / "a").rglob("*.png"))]
+    rows = [f"{path},{Path(path).parts[-3]},{split}" for split in ("train", "test") for path in pictures]
+    (table := tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
+    printed, values = test(root / "zero.pt", "--stills", table)
+    assert values["split"] == "test" and "labels.csv, split test" in printed
+    assert test(root / "zero.pt", "--stills", table, "--split", "test")[1] == values
+    refused = CliRunner().invoke(evaluate, [str(root / "zero.pt"), "--stills", str(table), "--split", "val"])
+    assert "no rows with split 'val' to use; its splits are test, train" in " ".join(refused.output.split())
+
+
 def test_a_split_that_is_not_there_is_refused_and_all_clips_are_called_so(root: Path) -> None:
     printed, values = test(root / "zero.pt", *DATA, root / "b")
     assert (values["data"], values["split"]) == ("zero.pt on folder, all clips", None)

@@ -38,7 +38,7 @@ def test_stills_are_mapped_by_name_split_and_limited(table: Path) -> None:
     assert train.frames(1).shape == (16, 128, 128, 3)
     assert (train.frames(1) == 80).all()
     assert len(StillClips(table, "train", most=1)) == 2
-    with pytest.raises(DferError, match="no rows with split 'test'"):
+    with pytest.raises(DferError, match="no rows with split 'test' to use; its splits are train, val"):
         StillClips(table, "test")
 
 
