@@ -151,7 +151,7 @@ class Recognizer:
         """
 
         def open_stream(reader: SourceReader) -> StreamState:
-            faces = boxes[reader.number] if boxes else self._detection(reader.name)
+            faces = boxes[reader.number] if boxes else self._detection(reader.name, reader.source)
             return self._open_stream(reader.name, reader.live, reader.rate, faces, self.scheduler, self.stopwatch)
 
         every = gather(readers, open_stream, at_once, self.scheduler, self.stopwatch)
@@ -291,9 +291,11 @@ class Recognizer:
             f"open one there: Recognizer({str(self.bundle.path)!r})"
         )
 
-    def _detection(self, name: str) -> FaceProvider:
+    def _detection(self, name: str, source: Source | None = None) -> FaceProvider:
         def turned(degrees: int) -> None:
-            self.warn(f"{name}: faces are turned; rotate by {degrees} degrees (--rotate {degrees}) to read them right")
+            whole = (degrees + (0 if source is None else source.rotation)) % 360
+            told = f"rotate by {whole} degrees (--rotate {whole})" if whole else "leave out the rotation (--rotate)"
+            self.warn(f"{name}: faces are turned; {told} to read them right")
 
         # Weak detections keep tracks alive but do not begin new ones.
         detector = FaceDetector(min_score=0.4, min_face=self.min_face)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from ..bundle import DEMO, Bundle
 from ..engines import LARGEST_BATCH
 from ..errors import DferError, ParameterError, check_least, check_unset
+from ..faces.orientation import rotated
 from ..labels import in_ascii
 from ..machine import default_threads, give_back_large_blocks, physical_cores
 from ..outputs.absence import Absence
@@ -27,11 +28,8 @@ from ..recognizer import Recognizer
 from ..sources import (
     IMAGE_RATE,
     IMAGE_SUFFIXES,
-    Frame,
-    RotatedSource,
     SourceReaders,
     SourceSpec,
-    Turn,
     expand,
     files_of,
     open_sources,
@@ -175,7 +173,7 @@ def run(
             check_unset(options, "is for cameras, and no source is live; leave it out", "size", "camera_fps")
         tell_apart(opened)
         if options.rotate is not None:
-            opened = [RotatedSource(source, _turn(options.rotate, source.name, warn)) for source in opened]
+            opened = [rotated(source, options.rotate, warn) for source in opened]
         if folder is not None:
             folder.prepare([source.name for source in opened], specs)
             stack.enter_context(folder.reserved())
@@ -351,20 +349,6 @@ def _warn_of_letters(classes: Sequence[str], drawn: Callable[[str], str], warn: 
         warn(
             f"pictures, whose font lacks them, have ? for letters of {told}; rows have all; --classes gives other names"
         )
-
-
-def _turn(rotate: int | Literal["auto"], name: str, warn: Report) -> Turn:
-    from ..faces.orientation import TURNS, AutoTurn, turn
-
-    def tell(degrees: int, frame: Frame) -> None:
-        turned = f"{frame.file} is" if frame.photo else "pictures are"
-        warn(f"{name}: faces are turned; {turned} turned by {degrees} degrees")
-
-    if rotate == "auto":
-        return AutoTurn(tell)
-    if rotate not in TURNS:
-        raise ParameterError("rotate", f"{rotate} is not one of {', '.join(map(str, TURNS))} or auto")
-    return lambda frame: turn(frame.image, rotate)
 
 
 def _path(name: str | Path | None) -> Path | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..sources.frames import Frame
+from ..errors import ParameterError
+from ..sources.frames import Frame, Source
+from ..sources.rotation import RotatedSource
 from .detection import Face, FaceDetector
 
 TURNS = (0, 90, 180, 270)
@@ -90,6 +93,11 @@ class AutoTurn:
         self._degrees: int | None = None
         self._seen = 0
 
+    @property
+    def degrees(self) -> int:
+        """Degrees clockwise by which images are rotated now."""
+        return self._degrees or 0
+
     def __call__(self, frame: Frame) -> NDArray[np.uint8]:
         if frame.photo:
             self._degrees, self._seen = None, 0
@@ -97,7 +105,7 @@ class AutoTurn:
             if self._seen % _EVERY == 0:
                 self._look(frame)
             self._seen += 1
-        return turn(frame.image, self._degrees or 0)
+        return turn(frame.image, self.degrees)
 
     def _look(self, frame: Frame) -> None:
         self._detector = self._detector or FaceDetector(min_score=_CLEAR)
@@ -107,6 +115,24 @@ class AutoTurn:
             self._degrees = TURNS[best] if scores[best] - scores[0] > _MARGIN else 0
             if self._degrees:
                 self._told(self._degrees, frame)
+
+
+def rotated(source: Source, rotate: int | Literal["auto"], warn: Callable[[str], object]) -> Source:
+    """Return the source with its images rotated clockwise by one of `TURNS`, or by `AutoTurn`, which is told to `warn`.
+
+    Raises ParameterError for any other rotation.
+    """
+
+    def tell(degrees: int, frame: Frame) -> None:
+        turned = f"{frame.file} is" if frame.photo else "pictures are"
+        warn(f"{source.name}: faces are turned; {turned} turned by {degrees} degrees")
+
+    if rotate == "auto":
+        automatic = AutoTurn(tell)
+        return RotatedSource(source, automatic, lambda: automatic.degrees)
+    if rotate not in TURNS:
+        raise ParameterError("rotate", f"{rotate} is not one of {', '.join(map(str, TURNS))} or auto")
+    return RotatedSource(source, lambda frame: turn(frame.image, rotate), lambda: rotate)
 
 
 def _scores(detector: FaceDetector, image: NDArray[np.uint8]) -> list[float]:

@@ -97,6 +97,7 @@ class Source(ABC):
     rate: frames per second if the source reports it, else None. count: frames announced, else None.
     live: whether frames not taken in time are dropped. reconnecting: whether the connection is lost and being retried.
     unread: names of photographs that could not be read so far, and why.
+    rotation: degrees clockwise by which its images are already rotated.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Source(ABC):
     count: int | None
     live: bool = False
     reconnecting: bool = False
+    rotation: int = 0
     unread: Mapping[str, str] = MappingProxyType({})
     warn: Warn = staticmethod(lambda _: None)
 

@@ -14,10 +14,13 @@ Turn = Callable[[Frame], NDArray[np.uint8]]
 
 
 class RotatedSource(Source):
-    """The frames of `source`, each with the image that `turn` returns, RGB uint8 [H,W,3] → [H',W',3]."""
+    """The frames of `source`, each with the image that `turn` returns, RGB uint8 [H,W,3] → [H',W',3].
 
-    def __init__(self, source: Source, turn: Turn) -> None:
-        self._source, self._turn = source, turn
+    degrees: returns by how many degrees clockwise `turn` rotates at the moment.
+    """
+
+    def __init__(self, source: Source, turn: Turn, degrees: Callable[[], int] = lambda: 0) -> None:
+        self._source, self._turn, self._degrees = source, turn, degrees
         self.name, self.warn, self.live = source.name, source.warn, source.live
 
     @property
@@ -35,6 +38,10 @@ class RotatedSource(Source):
     @property
     def reconnecting(self) -> bool:  # type: ignore[override]
         return self._source.reconnecting
+
+    @property
+    def rotation(self) -> int:  # type: ignore[override]
+        return self._degrees()
 
     def __iter__(self) -> Iterator[Frame]:
         return (self._turned(frame) for frame in self._source)

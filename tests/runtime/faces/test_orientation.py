@@ -87,6 +87,19 @@ def test_a_turned_video_is_warned_of_and_read_right_when_turned(face_frames: lis
         assert not [line for line in warnings if "--rotate" in line]
 
 
+@pytest.mark.parametrize(
+    ("filmed", "given", "advice"), [(180, 90, "(--rotate 180)"), (0, 180, "leave out the rotation")]
+)
+def test_where_the_given_rotation_is_wrong_the_right_one_is_told(
+    filmed: int, given: int, advice: str, face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "film.mp4", [turn(frame, filmed) for frame in face_frames] * 3, 24)
+    warnings: list[str] = []
+    run(RunOptions([video], rotate=given), warn=warnings.append)
+    (line,) = [line for line in warnings if "faces are turned" in line]
+    assert advice in line
+
+
 def test_every_photograph_is_turned_as_its_own_face_asks(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     album, upright, warnings = tmp_path / "album", tmp_path / "upright", list[str]()
     for folder in (album, upright):
