@@ -18,6 +18,7 @@ from .options import (
     min_face_option,
     precision_option,
     provider_option,
+    rotate_option,
     tell_bundle,
     tell_warning,
     version_option,
@@ -83,6 +84,7 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
 )
 @window_option
 @click.option("--fps", type=float, help="Frames per second to sample; default: the model's own.")
+@rotate_option
 @max_faces_option
 @min_face_option
 @detect_every_option

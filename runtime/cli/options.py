@@ -96,6 +96,13 @@ threads_option = click.option(
 window_option = click.option(
     "--window", type=float, help="Seconds of video behind each prediction; default: as the bundle says."
 )
+rotate_option = click.option(
+    "--rotate",
+    type=click.Choice(["90", "180", "270", "auto"]),
+    callback=lambda _context, _option, value: int(value) if value and value != "auto" else value,
+    help="Turn pictures clockwise by so many degrees before reading them; auto: as the first clear face asks for, in "
+    "each photograph anew.",
+)
 max_faces_option = click.option(
     "--max-faces", type=click.IntRange(min=1), metavar="N", help="Read the N largest faces only."
 )

@@ -20,6 +20,7 @@ from .options import (
     min_face_option,
     precision_option,
     provider_option,
+    rotate_option,
     tell_bundle,
     tell_warning,
     threads_option,
@@ -138,13 +139,7 @@ _PATH = click.Path(path_type=Path)
     metavar="P",
     help="Call the label unsure where its probability is below P; default: the model's own limit, 0 for never.",
 )
-@click.option(
-    "--rotate",
-    type=click.Choice(["90", "180", "270", "auto"]),
-    callback=lambda _context, _option, value: int(value) if value and value != "auto" else value,
-    help="Turn pictures clockwise by so many degrees before reading them; auto: as the first clear face asks for, in "
-    "each photograph anew.",
-)
+@rotate_option
 @click.option(
     "--classes",
     type=_PATH,

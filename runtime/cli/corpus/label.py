@@ -100,7 +100,7 @@ def label(
         "bundle": bundle.digest,
         "bundle_name": bundle.path.name,
         "classes": list(bundle.manifest.classes),
-        **{name: value for name, value in settings.recognizer_options().items() if name != "threads"},
+        **{name: value for name, value in vars(settings).items() if name not in ("bundle", "threads")},
         "longest_s": options.longest,
         "videos": hashlib.sha256(sizes.encode(errors="surrogateescape")).hexdigest(),
     }

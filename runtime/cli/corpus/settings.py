@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...bundle import Bundle
 from ...engines.choice import resolve
@@ -13,8 +13,9 @@ from ...engines.choice import resolve
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """How videos are read; each field is a parameter of `Recognizer` by that name, with the bundle's path absolute.
+    """How videos are read; each field but rotate is a parameter of `Recognizer`. bundle: the absolute path.
 
+    rotate: degrees clockwise by which to rotate images, "auto" to make faces upright, None for none.
     threads: per worker; None for 1, or on a cluster for as many as each task's CPUs.
     """
 
@@ -27,9 +28,10 @@ class LabelSettings:
     max_faces: int | None = None
     min_face: int = 40
     detect_every: int | None = None
+    rotate: int | Literal["auto"] | None = None
 
     def recognizer_options(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name != "bundle"}
+        return {name: value for name, value in asdict(self).items() if name not in ("bundle", "rotate")}
 
     def resolved(self, warn: Callable[[str], object]) -> LabelSettings:
         """Return the settings with the provider and precision that run on this machine in place of "auto"."""

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import DferError, EngineError
+from ...faces.orientation import rotated
 from ...predictions import Prediction
 from ...recognizer import Recognizer
 from ...sources import Source, open_source
@@ -45,7 +46,7 @@ def label_unit(unit: Unit, job: Job) -> int:
             notes.append(SegmentNote(segment.source, segment.number, 0.0, 0, failure=reason))
             continue
         attempts.begin(place)
-        made, note = _read(recognizer, segment)
+        made, note = _read(recognizer, segment, job.settings)
         rows += [(prediction, segment.number) for prediction in made]
         notes.append(note)
     folder.check(job.about)  # a run with other settings may have claimed it while the model was opened
@@ -54,7 +55,7 @@ def label_unit(unit: Unit, job: Job) -> int:
     return failed
 
 
-def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], SegmentNote]:
+def _read(recognizer: Recognizer, segment: Segment, settings: LabelSettings) -> tuple[list[Prediction], SegmentNote]:
     """Return a segment's rows, without those of its lead-in, and its note."""
     start = START if segment.cut is None else segment.cut.start
     made: list[Prediction] = []
@@ -63,7 +64,7 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
     failure, frames, end = "", 0, start.time
     recognizer.warn = warnings.append
     try:
-        with _open(segment, warnings) as source:
+        with _open(segment, settings, warnings) as source:
             for step in recognizer.steps(source):
                 if is_before(step.frame.time, start):
                     lead += [Seen(one.frame, one.track_id, *one.box) for one in step.predictions]
@@ -82,12 +83,14 @@ def _read(recognizer: Recognizer, segment: Segment) -> tuple[list[Prediction], S
     )
 
 
-def _open(segment: Segment, warnings: list[str]) -> Source:
+def _open(segment: Segment, settings: LabelSettings, warnings: list[str]) -> Source:
+    source: Source
     if segment.cut is not None or segment.end is not None:
-        return VideoSection(Path(segment.path), segment.source, segment.cut, segment.end, warnings.append)
-    source = open_source(segment.path, warn=warnings.append)
-    source.name = segment.source
-    return source
+        source = VideoSection(Path(segment.path), segment.source, segment.cut, segment.end, warnings.append)
+    else:
+        source = open_source(segment.path, warn=warnings.append)
+        source.name = segment.source
+    return source if settings.rotate is None else rotated(source, settings.rotate, warnings.append)
 
 
 @cache

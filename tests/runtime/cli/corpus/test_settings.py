@@ -64,7 +64,8 @@ def test_every_setting_reaches_the_recognizer(
         **{"bundle": str(bundle), "provider": "cpu", "precision": "fp32", "threads": 3, "window": 1.5, "fps": 5.0},
         **{"max_faces": 2, "min_face": 50, "detect_every": 4},
     }
-    assert [one.name for one in fields(LabelSettings) if given[one.name] == one.default] == []
+    own = [one for one in fields(LabelSettings) if one.name != "rotate"]  # is the source's, not the recogniser's
+    assert [one.name for one in own if given[one.name] == one.default] == []
     taken: list[dict[str, Any]] = []
 
     def recognizer(*values: Any, **named: Any) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
-from test_label import SETTINGS, lines_of, rows_in, rows_of_run, same
+from test_label import SETTINGS, command, lines_of, rows_in, rows_of_run, same
 
+from dfer.runtime import RunOptions, run
 from dfer.runtime.cli.corpus.label import LabelOptions, label
+from helpers import rows_of, write_video
 
 
 @pytest.mark.parametrize(("kind", "codec"), [("avi", "mpeg4"), ("flv", "flv1")])
@@ -68,3 +71,20 @@ def test_the_early_end_of_a_cut_video_is_in_the_remarks(film: Path, tmp_path: Pa
     assert (int(segments) > 1, state) == (True, "read")
     assert "announced frames (truncated or damaged?)" in whole
     assert told == whole
+
+
+def test_turned_videos_give_the_rows_of_dfer_run_with_the_same_rotation(
+    face_frames: list[np.ndarray], tmp_path: Path
+) -> None:
+    video = write_video(tmp_path / "upside.mp4", [frame[::-1, ::-1] for frame in face_frames], 24)
+    run(RunOptions([video], csv=tmp_path / "run.csv", rotate=180, provider="cpu", threads=1))
+    expected = [(int(row["frame"]), row["label"], float(row["x"])) for row in rows_of(tmp_path / "run.csv")]
+    for name, longest in (("whole", 100.0), ("parts", 1.5)):  # parts are read by another source
+        settings = replace(SETTINGS, rotate=180)
+        label(LabelOptions([video], tmp_path / name, settings, workers=1, longest=longest))
+        rows = [(row["frame"], row["label"], pytest.approx(row["x"], abs=1)) for row in rows_in(tmp_path / name)]
+        assert expected == rows, name
+        assert lines_of(tmp_path / name)[0]["remarks"] == ""
+    assert command(video, tmp_path / "out", "--rotate", 180, "--workers", 1).exit_code == 0
+    assert [row["label"] for row in rows_in(tmp_path / "out")] == [label for _, label, _ in expected]
+    assert "other settings (rotate)" in command(video, tmp_path / "out", "--rotate", "auto").output
