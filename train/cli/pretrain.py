@@ -140,7 +140,10 @@ def main(
 
     console = Console()
     warn, state = partial(tell_warning, console), out.with_suffix(".state")
-    if not (resume and state.is_file()):
+    if resume and out.is_file() and not state.is_file():
+        console.print(f"{out} is finished; there is nothing to resume", soft_wrap=True, markup=False)
+        return
+    if not resume:
         tell_anew(console, out)
     torch.manual_seed(seed)
     model = load_clip(clip, pretrained, grey)

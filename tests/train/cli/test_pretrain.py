@@ -44,3 +44,13 @@ def test_options_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     torch.manual_seed(3)
     begun = zip(clip.model.parameters(), load_clip("dfer-nano").model.parameters(), strict=True)
     assert all(torch.equal(one, two) for one, two in begun)
+
+
+def test_resuming_a_finished_run_leaves_its_result_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out.pt"
+    save_weights(load_clip("dfer-nano"), out)  # as a run does when it ends; its state is gone then
+    made = out.read_bytes()
+    call = [out, "--clip", "dfer-nano", "--identities", 1, "--workers", 1, "--steps", 10, "--batch", 4, "--resume"]
+    again = CliRunner().invoke(main, [str(argument) for argument in call])
+    assert (again.exit_code, again.output) == (0, f"{out} is finished; there is nothing to resume\n")
+    assert out.read_bytes() == made
