@@ -87,7 +87,7 @@ def _draw_tag(
 ) -> _Rect:
     """Draw track, label and confidence above the box, or where there is more room; shortened if there is none. Return
     the place."""
-    scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), round(6 * unit)
+    scale, weight, pad = 0.75 * unit, max(1, round(1.2 * unit)), _pad(unit)
     marks = " ..." * (prediction.state == "warmup") + " (poor)" * prediction.poor
     label = in_ascii(prediction.label)
     full = f"{track}  {label} {prediction.confidence:.0%}{marks}"
@@ -111,9 +111,11 @@ def _find_panel(
     image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float, taken: list[_Rect]
 ) -> _Rect | None:
     """Return a place where the bars of this face hide nothing; None if there is none."""
-    line, pad = _line(unit), round(6 * unit)
-    width = _name_width(_names(image, prediction), unit) + round(90 * unit) + 3 * pad
-    height = line * len(prediction.classes) + 2 * pad
+    rows, pad = _rows(image, prediction, unit), _pad(unit)
+    if not rows:
+        return None
+    width = _name_width(list(rows.values()), unit) + round(90 * unit) + 3 * pad
+    height = _line(unit) * len(rows) + 2 * pad
     right, left, bottom = box.x + box.w + pad, box.x - width - pad, box.y + box.h - height
     across, below, above = box.x + (box.w - width) // 2, box.y + box.h + pad, box.y - height - pad
     tag = round(36 * unit)
@@ -126,17 +128,18 @@ def _find_panel(
 
 
 def _draw_panel(image: NDArray[np.uint8], panel: _Rect, prediction: Prediction, unit: float) -> None:
-    line, pad, names = _line(unit), round(6 * unit), _names(image, prediction)
+    line, pad, rows = _line(unit), _pad(unit), _rows(image, prediction, unit)
     scale, weight = _name_font(unit)
     _shade(image, panel, _DARK, 0.6)
-    start = panel.x + _name_width(names, unit) + 2 * pad
+    start = panel.x + _name_width(list(rows.values()), unit) + 2 * pad
     longest = panel.x + panel.w - pad - start
-    for row, (name, share) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
+    for row, (index, name) in enumerate(rows.items()):
         top = panel.y + pad + row * line
         place = panel.x + pad, top + round(0.72 * line)
-        cv2.putText(image, names[row], place, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
-        corner = (start + round(longest * float(share)), top + line - line // 5)
-        cv2.rectangle(image, (start, top + line // 5), corner, colour_of(name, prediction.classes), cv2.FILLED)
+        cv2.putText(image, name, place, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
+        corner = (start + round(longest * float(prediction.probabilities[index])), top + line - line // 5)
+        colour = colour_of(prediction.classes[index], prediction.classes)
+        cv2.rectangle(image, (start, top + line // 5), corner, colour, cv2.FILLED)
 
 
 def _draw_strip(image: NDArray[np.uint8], box: _Rect, prediction: Prediction, unit: float) -> None:
@@ -153,9 +156,17 @@ def _line(unit: float) -> int:
     return max(12, round(22 * unit))
 
 
-def _names(image: NDArray[np.uint8], prediction: Prediction) -> list[str]:
+def _pad(unit: float) -> int:
+    return round(6 * unit)
+
+
+def _rows(image: NDArray[np.uint8], prediction: Prediction, unit: float) -> dict[int, str]:
+    """Return the panel's classes by index, with the names to draw: of more than fit into the image's height, the most
+    probable, in their usual order."""
     letters = _FEW_LETTERS if min(image.shape[:2]) < _FEW_BELOW else _LETTERS
-    return [in_ascii(name)[:letters] for name in prediction.classes]
+    fitting = max(0, (image.shape[0] - 2 * _pad(unit)) // _line(unit))
+    chosen = np.argsort(-prediction.probabilities, kind="stable")[:fitting]
+    return {index: in_ascii(prediction.classes[index])[:letters] for index in sorted(chosen.tolist())}
 
 
 def _name_font(unit: float) -> tuple[float, int]:

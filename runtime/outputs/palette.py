@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from colorsys import hsv_to_rgb
 from functools import cache
-from itertools import cycle
+from itertools import count
 
 Colour = tuple[int, int, int]
 
@@ -52,8 +53,16 @@ def hex_of(name: str, classes: Sequence[str]) -> str:
 
 @cache
 def _colours(classes: tuple[str, ...]) -> dict[str, Colour]:
-    own, found = cycle(_OWN), dict[str, Colour]()
+    own, found = _own(), dict[str, Colour]()
     for name in classes:
         known = COLOURS.get(name)
         found[name] = next(own) if known is None or known in found.values() else known  # "positive" equals "happiness"
     return found
+
+
+def _own() -> Iterator[Colour]:
+    """Yield colours for custom names, without end; from the 25th on, adjacent ones differ in hue and brightness."""
+    yield from _OWN
+    for number in count():
+        red, green, blue = hsv_to_rgb(0.618 * number % 1, 0.85, (0.95, 0.55, 0.75)[number % 3])
+        yield round(255 * red), round(255 * green), round(255 * blue)

@@ -15,7 +15,7 @@ from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.faces.tracking import Box
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.outputs.overlay import annotate
-from dfer.runtime.outputs.palette import COLOURS
+from dfer.runtime.outputs.palette import COLOURS, colour_of
 from dfer.runtime.predictions import Prediction, Step, VisibleFace
 from dfer.runtime.sources import Frame
 
@@ -94,6 +94,19 @@ def test_names_are_drawn_in_the_letters_that_there_are(monkeypatch: pytest.Monke
         step(np.full((720, 1280, 3), 90, np.uint8), [(500.0, 200.0, 200.0, 240.0)], ("Größe", "très gêné", "高兴"))
     )
     assert drawn == ["1  Grosse 98%", "Grosse", "tres gene", "??"]
+
+
+def test_of_more_classes_than_fit_the_most_probable_have_bars() -> None:
+    classes, box = tuple(f"class {index}" for index in range(40)), (500.0, 200.0, 200.0, 240.0)
+    shares = np.array([0.1 / 39] * 39 + [0.9], np.float32)
+    prediction = Prediction("a", 0, 0, 1, box, shares, classes, "ready")
+    drawn = annotate(
+        Step("a", Frame(np.full((720, 1280, 3), 90, np.uint8), 0, 0.0), (), (VisibleFace(1, box, prediction),))
+    )
+    beside = drawn[:, :490]  # the panel is there, left of box and tag
+    bar = (beside == colour_of(classes[-1], classes)).all(axis=2)
+    assert 60 < bar.any(axis=0).sum() < 100  # its length is that of 0.9
+    assert len({colour_of(name, classes) for name in classes}) == 40
 
 
 @settings(max_examples=60)

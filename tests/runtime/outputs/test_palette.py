@@ -51,3 +51,8 @@ def test_expressions_have_the_same_colour_in_every_model() -> None:
     assert {name: colour_of(name, [*OWN, *MAFW_EXPRESSIONS]) for name in EXPRESSIONS} == {
         name: COLOURS[name] for name in EXPRESSIONS
     }
+
+
+def test_a_hundred_classes_have_a_hundred_colours() -> None:
+    classes = [*EXPRESSIONS, *(f"class {number}" for number in range(93))]
+    assert len({colour_of(name, classes) for name in classes}) == 100
