@@ -212,7 +212,7 @@ def run(
         of_each = [] if folder is None else [path for one in folder.paths(names) for path in one.wanted()]
         before = file_states([*paths.wanted(len(specs)), *of_each])
         watch = recognizer.stopwatch
-        drawing = Drawing(watch)
+        drawing = Drawing(watch, recognizer.window)
         window = None
         if options.show:
             from ..outputs.window import Window

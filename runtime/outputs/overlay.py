@@ -49,8 +49,10 @@ def fit(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     return whole
 
 
-def annotate(step: Step) -> NDArray[np.uint8]:
+def annotate(step: Step, window: float | None = None) -> NDArray[np.uint8]:
     """Return a copy of the step's frame, RGB uint8 [H,W,3], with every visible face marked.
+
+    window: seconds of video that a label is about, written into a corner where nothing else is; None to leave it out.
 
     >>> from dfer.runtime import Recognizer, annotate, open_source
     >>> with Recognizer() as recognizer:
@@ -79,6 +81,8 @@ def annotate(step: Step) -> NDArray[np.uint8]:
         else:
             _draw_panel(image, panel, prediction, unit)
             taken.append(panel)
+    if read and window is not None and not step.frame.photo:
+        _note_window(image, window, unit, taken)
     return image
 
 
@@ -150,6 +154,21 @@ def _draw_strip(image: NDArray[np.uint8], box: _Rect, prediction: Prediction, un
         if end > start:
             top = min(box.y + box.h, image.shape[0]) - height
             cv2.rectangle(image, (start, top), (end - 1, top + height), colour_of(name, prediction.classes), cv2.FILLED)
+
+
+def _note_window(image: NDArray[np.uint8], window: float, unit: float, taken: list[_Rect]) -> None:
+    """Write into a free corner, if there is one, what part of the video labels are about."""
+    text, (scale, weight), pad = f"labels: last {round(window, 2):g} s", _name_font(unit), _pad(unit)
+    (width, height), baseline = cv2.getTextSize(text, _FONT, scale, weight)
+    width, whole = width + 2 * pad, height + baseline + pad
+    if width > image.shape[1] / 2 or whole > image.shape[0] / 8:
+        return
+    right, bottom = image.shape[1] - width, image.shape[0] - whole
+    place = _place(image, [(0, bottom), (right, bottom), (0, 0), (right, 0)], width, whole, taken)
+    if _cover(place, taken) == 0:
+        _shade(image, place, _DARK, 0.4)
+        start = place.x + pad, place.y + pad // 2 + height
+        cv2.putText(image, text, start, _FONT, scale, _LIGHT, weight, cv2.LINE_AA)
 
 
 def _line(unit: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ _TEMPLATE = Path(__file__).parents[1] / "assets" / "timeline.html"
 class Timeline:
     """Collects predictions and plots them, at most the 20 faces seen longest, each with at most 600 points.
 
-    script: what faces really show, drawn below the predictions (not in .html). header: `tables.run_header` of the run,
-    for .html. rates: of sources, as for `Summary`. It is a sink: `write` each step, `close` to create `path`: .png,
-    .svg, .pdf, or .html, a self-contained page with the model, a summary, and values under the pointer.
+    script: what faces really show, drawn below the predictions. header: `tables.run_header` of the run. rates: of
+    sources, as for `Summary`. It is a sink: `write` each step, `close` to create `path`: .png, .svg, .pdf, or .html, a
+    self-contained page with the model, a summary, and values under the pointer.
     """
 
     def __init__(
@@ -54,9 +55,9 @@ class Timeline:
         """Draw the plot atomically; raises DferError when the file cannot be written."""
         with atomic_write(self._path) as aside:
             if self._path.suffix.lower() == ".html":
-                draw_page(self._history, self._summary, self._header, aside)
+                draw_page(self._history, self._summary, self._header, aside, self._script)
             else:
-                draw_plot(self._history, aside, self._script)
+                draw_plot(self._history, aside, self._script, self._header.get("window_s"))
 
     def discard(self) -> None:
         """Do nothing: no plot is drawn."""
@@ -87,15 +88,16 @@ def _letters() -> frozenset[int]:
     return frozenset().union(*(get_font(findfont(name)).get_charmap() for name in _families()))
 
 
-def draw_plot(history: History, path: Path, script: Script = ()) -> None:
-    """Draw a row per face, stacked areas over time: at each moment the prediction of the window that ends there."""
+def draw_plot(history: History, path: Path, script: Script = (), window: float | None = None) -> None:
+    """Draw a row per face, stacked areas over time: at each moment the prediction of the window that ends there, which
+    is so many seconds long."""
     from matplotlib import rc_context
 
     with rc_context({"font.family": _families()}):
-        _draw(history, path, script)
+        _draw(history, path, script, window)
 
 
-def _draw(history: History, path: Path, script: Script) -> None:
+def _draw(history: History, path: Path, script: Script, window: float | None) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -122,8 +124,12 @@ def _draw(history: History, path: Path, script: Script) -> None:
         if scenes:
             axis.set_ylim(_BELOW - _THICK / 2, 1)
             axis.text(scenes[0][0], _BELOW, " shown", va="center", fontsize="x-small")
-    left_out = history.left_out
-    axes[-1].set_xlabel("time (s)" + (f"; {left_out} faces seen more briefly are left out" if left_out else ""))
+    told = ["time (s)"]
+    if window is not None:
+        told.append(f"a label is about the last {round(window, 2):g} s")
+    if history.left_out:
+        told.append(f"{history.left_out} faces seen more briefly are left out")
+    axes[-1].set_xlabel("; ".join(told))
     figure.legend(
         handles=[
             Patch(color=colour, label=_plain(name)) for colour, name in zip(colours, history.classes, strict=True)
@@ -136,14 +142,15 @@ def _draw(history: History, path: Path, script: Script) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_page(history: History, summary: Summary, header: Mapping[str, Any], path: Path) -> None:
+def draw_page(history: History, summary: Summary, header: Mapping[str, Any], path: Path, script: Script = ()) -> None:
     """Write the same as a self-contained page with the model's description, a cursor and a zoom."""
+    shown = [[(*scene, hex_of(scene[2], history.classes)) for scene in scenes] for scenes in script]
     keys = "bundle_name", "model", "provider", "precision", "window_s", "started", "sources"
     content = {
         "classes": [{"name": name, "colour": hex_of(name, history.classes)} for name in history.classes],
         "faces": [
-            {"name": name, "summary": _in_words(summary, key), "parts": _parts(series)}
-            for key, name, series in history.longest()
+            {"name": name, "summary": _in_words(summary, key), "parts": _parts(series), "shown": scenes}
+            for (key, name, series), scenes in zip(history.longest(), chain(shown, repeat([])), strict=False)
         ],
         "left_out": history.left_out,
         "run": {key: header[key] for key in keys if key in header},

@@ -220,10 +220,10 @@ class _Late:
 
 
 class Drawing:
-    """Annotated images of steps, each drawn once for all sinks that show it."""
+    """Annotated images of steps, each drawn once for all sinks that show it. window: as for `annotate`."""
 
-    def __init__(self, watch: Stopwatch) -> None:
-        self._watch = watch
+    def __init__(self, watch: Stopwatch, window: float | None = None) -> None:
+        self._watch, self._window = watch, window
         self._step: Step | None = None
         self._picture: NDArray[np.uint8] | None = None
 
@@ -231,7 +231,7 @@ class Drawing:
         """Return RGB uint8 [H,W,3]; must not be modified."""
         if self._picture is None or self._step is not step:
             with self._watch.time("draw"):
-                self._step, self._picture = step, annotate(step)
+                self._step, self._picture = step, annotate(step, self._window)
         return self._picture
 
 

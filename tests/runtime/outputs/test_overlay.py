@@ -109,6 +109,17 @@ def test_of_more_classes_than_fit_the_most_probable_have_bars() -> None:
     assert len({colour_of(name, classes) for name in classes}) == 40
 
 
+def test_a_free_corner_says_how_much_video_a_label_is_about() -> None:
+    image = np.full((720, 1280, 3), 90, np.uint8)
+    middle, left, whole = (540.0, 260.0, 200.0, 240.0), (0.0, 480.0, 200.0, 240.0), (0.0, 0.0, 1280.0, 720.0)
+    corners = {"left": np.s_[690:, :130], "right": np.s_[690:, -130:]}
+    for boxes, expected in (([middle], ["left"]), ([middle, left], ["right"]), ([whole], [])):
+        drawn, without = annotate(step(image, boxes), 1.35), annotate(step(image, boxes))
+        assert [name for name, part in corners.items() if (drawn[part] != without[part]).any()] == expected
+    unread = step(image, [middle], read=False)
+    np.testing.assert_array_equal(annotate(unread, 1.35), annotate(unread))  # nothing is labelled
+
+
 @settings(max_examples=60)
 @given(
     st.tuples(st.integers(1, 400), st.integers(1, 400)),
@@ -120,5 +131,5 @@ def test_boxes_anywhere_and_pictures_of_any_size_are_drawn(
     size: tuple[int, int], boxes: list[Box], classes: tuple[str, ...], read: bool
 ) -> None:
     image = np.zeros((*size, 3), np.uint8)
-    assert annotate(step(image, boxes, classes, read)).shape == image.shape
+    assert annotate(step(image, boxes, classes, read), 1.35).shape == image.shape
     assert not image.any()  # the frame itself stays

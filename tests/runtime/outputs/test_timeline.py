@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from chromium import start_chromium
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs.history import MOST_FACES, MOST_POINTS, History, ProbabilitySeries
+from dfer.runtime.outputs.palette import hex_of
 from dfer.runtime.outputs.timeline import PLOT_SUFFIXES, Timeline
 from dfer.runtime.predictions import Prediction
 from dfer.runtime.sources import Frame
@@ -173,6 +174,25 @@ def test_the_page_stands_alone_and_a_name_cannot_end_its_script(tmp_path: Path) 
     assert "http" not in text.replace("http://www.w3.org/", "")
     assert text.count("</script>") == 1
     assert content_of(page)["faces"][0]["name"] == f"{name} · face 1"
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".html"])
+def test_a_plot_says_what_labels_are_about_and_what_was_really_shown(tmp_path: Path, suffix: str) -> None:
+    path, script = tmp_path / f"o{suffix}", [[(0.0, 1.5, "anger"), (1.5, 3.0, "neutral")]]
+    timeline = Timeline(path, CLASSES, script, {"window_s": 1.3500000001})
+    for index in range(24):
+        for track in (1, 2):
+            timeline.write(step_of(said(index / 8, shares(index), track)))
+    timeline.close()
+    if suffix == ".svg":
+        assert "time (s); a label is about the last 1.35 s" in path.read_text()
+        return
+    first, second = content_of(path)["faces"]
+    assert first["shown"] == [
+        [0.0, 1.5, "anger", hex_of("anger", CLASSES)],
+        [1.5, 3.0, "neutral", hex_of("neutral", CLASSES)],
+    ]
+    assert second["shown"] == []
 
 
 def test_the_page_says_what_was_read_with_which_model_and_sums_it_up(tmp_path: Path) -> None:

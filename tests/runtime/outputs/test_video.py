@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dfer.runtime import RunOptions, open_source, run
 from dfer.runtime.errors import DferError
 from dfer.runtime.outputs import video
 from dfer.runtime.outputs.video import VideoSink, find_ffmpeg
@@ -34,6 +35,13 @@ def shown(path: Path) -> tuple[float, list[float]]:
     while (read := capture.read())[0]:
         values.append(float(read[1].mean()))
     return capture.get(cv2.CAP_PROP_FPS), values
+
+
+def test_the_video_of_a_run_says_how_much_of_it_a_label_is_about(face_video: Path, tmp_path: Path) -> None:
+    run(RunOptions([face_video], video=tmp_path / "o.mp4", provider="cpu"))
+    with open_source(tmp_path / "o.mp4") as drawn, open_source(face_video) as filmed:
+        *_, last = (abs(one.image.astype(int) - other.image) for one, other in zip(drawn, filmed, strict=True))
+    assert last[-14:, :110].mean() > 10 > last[-14:, -110:].mean()
 
 
 @pytest.mark.parametrize(("rate", "size"), [(89.927, (64, 48)), (239.761, (64, 48)), (24, (1, 300)), (25, (9000, 30))])
