@@ -98,12 +98,17 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
             def show(done: int, total: int) -> None:
                 progress.update(task, completed=done, total=total)
 
+            comparing = progress.add_task("comparing photographs", total=None, visible=False)
+
+            def compare(done: int, total: int) -> None:
+                progress.update(comparing, completed=done, total=total, visible=True)
+
             def tell(line: str) -> None:
                 console.print(line, markup=False)
 
             if photos:
                 prepared = prepare_photographs(
-                    videos, out, size, workers, show, tell, lambda line: tell(f"warning: {line}")
+                    videos, out, size, workers, show, compare, tell, lambda line: tell(f"warning: {line}")
                 )
             else:
                 outcomes = prepare(videos, out, size, workers, show)

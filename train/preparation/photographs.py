@@ -105,6 +105,7 @@ def prepare_photographs(
     size: int = 128,
     workers: int = 1,
     progress: Callable[[int, int], object] = lambda *_: None,
+    comparing: Callable[[int, int], object] = lambda *_: None,
     tell: Callable[[str], object] = lambda _: None,
     warn: Callable[[str], object] = lambda _: None,
 ) -> Prepared:
@@ -113,9 +114,9 @@ def prepare_photographs(
     Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
     different splits, the training one is dropped. Photographs without a split get one: 10 % are "val", with each
     person's together if the table names people.
-    progress: called with the photographs done and all. tell, warn: called with a line on the classes, and warnings of
-    them, before faces are cut. Raises DferError as `find_photographs` and `classes_of` do, and if OUT cannot be written
-    or holds crops of another size.
+    progress: called with the photographs cut and all; comparing: with the crops compared and all, in search of copies.
+    tell, warn: called with a line on the classes, and warnings of them, before faces are cut. Raises DferError as
+    `find_photographs` and `classes_of` do, and if OUT cannot be written or holds crops of another size.
     """
     photographs = find_photographs(place, out)
     _tell_classes(photographs, place, tell, warn)
@@ -128,7 +129,7 @@ def prepare_photographs(
             progress(len(states), len(photographs))
         kept = [photograph for photograph in photographs if states[photograph.name] in KEPT]
         split_by = _give_splits(kept)
-        copies = _drop_copies(kept, out / "images")
+        copies = _drop_copies(kept, out / "images", comparing)
         states |= dict.fromkeys((copy.name for copy, _ in copies), "copy")
         kept = [photograph for photograph in kept if states[photograph.name] in KEPT]
         columns = ["image", *(name for name in photographs[0].cells if name != "image")]
@@ -217,12 +218,16 @@ def _mark(target: Path) -> Path:
     return target.with_suffix(".turned")
 
 
-def _drop_copies(kept: Sequence[Photograph], folder: Path) -> list[tuple[Photograph, Photograph]]:
+def _drop_copies(
+    kept: Sequence[Photograph], folder: Path, comparing: Callable[[int, int], object]
+) -> list[tuple[Photograph, Photograph]]:
     """Return pairs (copy to leave out, photograph to keep). A test picture is kept rather than a training one."""
     rank = {split: place for place, split in enumerate(("test", "val", "train"))}
     order = sorted(kept, key=lambda one: rank.get(one.cells["split"], len(rank)))
-    crops = [np.asarray(cv2.imread(str(folder / one.name), cv2.IMREAD_GRAYSCALE), np.uint8) for one in order]
-    return [(order[index], order[first]) for index, first in enumerate(find_copies(crops).tolist()) if first != index]
+    crops = (np.asarray(cv2.imread(str(folder / one.name), cv2.IMREAD_GRAYSCALE), np.uint8) for one in order)
+    comparing(0, len(order))
+    found = find_copies(crops, lambda share: comparing(round(share * len(order)), len(order)))
+    return [(order[index], order[first]) for index, first in enumerate(found.tolist()) if first != index]
 
 
 def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "image"]:

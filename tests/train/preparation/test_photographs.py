@@ -179,7 +179,15 @@ def test_places_without_photographs_are_named(tmp_path: Path) -> None:
 def test_the_command_says_what_it_found(photos: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, [str(photos), str(tmp_path / "out"), "--photos", "--workers", "1"])
     assert result.exit_code == 0, result.output
-    for words in ("6 ok", "1 without a face", "1 unreadable", "1 copies", "splits are by image", "labels.csv"):
+    for words in (
+        "comparing photographs",
+        "6 ok",
+        "1 without a face",
+        "1 unreadable",
+        "1 copies",
+        "splits are by image",
+        "labels.csv",
+    ):
         assert words in result.output
 
 
