@@ -20,6 +20,7 @@ MANIFEST = "manifest.json"
 
 _LARGEST = 16_000_000  # bytes of a manifest
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICE = re.compile(r":[a-z]{1,20}\Z")  # of a provider: "openvino:gpu"; never in a file's name
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,12 @@ def read_manifest(file: Path) -> tuple[Manifest, dict[str, tuple[int, str]]]:
 
 
 def plain_name(name: object) -> bool:
-    """Return whether it may name a bundle's file, a precision or a provider: letters, digits, ".", "_" and "-"."""
+    """Return whether it may name a bundle's file or a precision: letters, digits, ".", "_" and "-"."""
     return isinstance(name, str) and _PLAIN.fullmatch(name) is not None and ".." not in name
+
+
+def _names_provider(name: object) -> bool:
+    return isinstance(name, str) and plain_name(_DEVICE.sub("", name))
 
 
 def _load(file: Path) -> dict[str, Any]:
@@ -158,7 +163,7 @@ def _parse(content: dict[str, Any]) -> Manifest:
             preprocessing=Preprocessing.from_json(content["preprocessing"]),
             precisions=_precisions(content["precisions"]),
             provenance=dict(content["provenance"]),
-            recommended={_plain(name): _plain(value) for name, value in content.get("recommended", {}).items()},
+            recommended={name: _plain(value) for name, value in content.get("recommended", {}).items()},
             seconds=real(sampling.get("seconds", 2.0), 1e-3, 60),
             fps=real(sampling.get("fps", 8.0), 1e-3, 240),
             temperature=real(confidence.get("temperature", 1.0), 1e-6, 100),
@@ -169,6 +174,8 @@ def _parse(content: dict[str, Any]) -> Manifest:
     if manifest.window * manifest.width > 1 << 22:
         raise DferError(f"a window of {manifest.window} features of {manifest.width} numbers is absurd")
     for provider, precision in manifest.recommended.items():
+        if not _names_provider(provider):
+            raise DferError(f"{MANIFEST} recommends {precision} for {provider[:70]!r}, which is no provider's name")
         if precision not in manifest.precisions:
             raise DferError(f"{MANIFEST} recommends {precision} for {provider}, which it does not hold")
     return manifest
@@ -178,16 +185,9 @@ def _precisions(value: Any) -> dict[str, Mapping[str, Any]]:
     for name, entry in value.items():
         files = entry.get("files", {})
         encoders, heads, gate = files.get("encoder", {}), files.get("heads", {}), entry.get("gate", "off")
-        named = [
-            name,
-            gate,
-            *encoders,
-            *encoders.values(),
-            *heads,
-            *heads.values(),
-            files.get("head", "head.fp32.onnx"),
-        ]
-        if not all(map(plain_name, named)) or not isinstance(entry.get("providers", {}), dict):
+        named = [name, gate, *encoders.values(), *heads.values(), files.get("head", "head.fp32.onnx")]
+        known = all(map(plain_name, named)) and all(map(_names_provider, (*encoders, *heads)))
+        if not known or not isinstance(entry.get("providers", {}), dict):
             raise TypeError(f"precision {name[:40]!r} is described by what is no name")
     if not 1 <= len(value) <= 16:
         raise ValueError("no precision, or more than 16")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..engines import BACKENDS, find_backend
+from ..engines.ort import OrtBackend
 from ..errors import DferError, ParameterError
 from ..machine import (
     ROOT,
@@ -84,12 +85,15 @@ def start_provider(bundle: str, provider: str, module: str) -> None:
 
 
 def _try(bundle: str, provider: str) -> dict[str, Any]:
-    """Return a backend's own description, else its precision and median milliseconds per face, or the error."""
+    """Return a backend's own description, else its precision and median milliseconds per face, or the error; "absent"
+    if its plug-in has no device here."""
+    backend = find_backend(provider)
     try:
-        told = find_backend(provider).start()
+        told = backend.start()
         return {"text": told} if told else _time_bundle(bundle, provider)
     except DferError as error:
-        return {"error": error.problem if isinstance(error, ParameterError) else str(error)}
+        lacking = isinstance(backend, OrtBackend) and not backend.has_device()
+        return {"absent" if lacking else "error": error.problem if isinstance(error, ParameterError) else str(error)}
 
 
 def _time_bundle(bundle: str, provider: str) -> dict[str, Any]:
@@ -173,6 +177,8 @@ def _providers(started: dict[str, dict[str, Any]]) -> list[Finding]:
     for name in BACKENDS:
         if name not in started:
             findings.append(Finding("providers", name, "not installed", "absent"))
+        elif "absent" in started[name]:
+            findings.append(Finding("providers", name, started[name]["absent"], "absent"))
         elif "error" in started[name]:
             findings.append(Finding("providers", name, started[name]["error"], "broken"))
         else:
@@ -240,7 +246,7 @@ def _cache() -> Finding:
 
 def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequence[Finding]) -> list[str]:
     """Return what would make this machine faster."""
-    working = {name for name, found in started.items() if "error" not in found}
+    working = {name for name, found in started.items() if "text" in found}
     on_gpu = {name for name, backend in BACKENDS.items() if backend.device == "gpu"}
     jetson = machine.l4t is not None or "Jetson" in (machine.board or "")
     lacking = {finding.name for finding in opencv if finding.state in ("absent", "broken")}

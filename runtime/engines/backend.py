@@ -78,7 +78,7 @@ class Backend(ABC):
     name: str
     precisions: tuple[str, ...]
     install: str
-    device: Literal["cpu", "gpu"] = "cpu"
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
     measured_as: str = ""
 
     @abstractmethod

@@ -9,10 +9,10 @@ import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import DferError, EngineError, ParameterError, first_line
 from ..machine import cpu_model, instructions
@@ -118,7 +118,7 @@ class OrtBackend(Backend):
     execution_provider: ONNX Runtime's name for it. beside: providers for the nodes it does not support; not the CPU.
     plugin: the Python module of a plug-in, which works with plain onnxruntime.
     options: returns the provider's options for a graph, a precision and the number of CPU threads.
-    largest: rows of the largest supported batch. repair: advice if it is installed but does not start.
+    largest: rows of the largest supported batch, 1 for fixed shapes. repair: advice if it does not start.
     on_cpu: operators that a plug-in may leave to the CPU; those it does leave are reported.
     one_thread_below: graph size in bytes below which one thread is faster than several, which must be woken.
     alone_below: graph size in bytes below which single rows have a session compiled for them, which runs faster.
@@ -173,7 +173,8 @@ class OrtBackend(Backend):
     def _load(self, graph: OnnxGraph, precision: str, threads: int | None) -> OrtEngine:
         if threads is not None and graph.size < self.one_thread_below:
             threads = 1
-        patience = PATIENCE if self.device == "cpu" else None  # GPU engine builds have no time limit
+        patience = PATIENCE if self.device == "cpu" else None  # building engines for GPUs and NPUs has no time limit
+        alone = self.largest == 1 or graph.size < self.alone_below
 
         def open_session(batch: int | None) -> Any:
             load = partial(self._session, graph, precision, threads, batch)
@@ -191,7 +192,7 @@ class OrtBackend(Backend):
                 raise self._not_started()
             return session
 
-        engine = OrtEngine(open_session, self.name, self.largest, patience, graph.size < self.alone_below)
+        engine = OrtEngine(open_session, self.name, self.largest, patience, alone)
         engine.threads = threads
         if self.on_cpu and (more := sorted(set(engine.on_cpu()) - set(self.on_cpu))):
             raise ParameterError("provider", f"{self.name} would leave {', '.join(more)} to the CPU; ask for cpu")
@@ -254,10 +255,8 @@ class OrtBackend(Backend):
             session.add_free_dimension_override_by_name("batch", batch)
         if self.plugin is not None:
             if not (devices := self._plugin_devices()):
-                device = self.device.upper()
-                raise ParameterError(
-                    "provider", f"{self.name} finds no {device} of a maker that it runs on; ask for cpu"
-                )
+                words = f"{self.name} finds no {self.device.upper()} of a maker that it runs on; ask for cpu"
+                raise ParameterError("provider", words)
             session.add_provider_for_devices(devices[:1], self.options(graph, precision, threads))
             if self.on_cpu:
                 session.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
@@ -283,11 +282,12 @@ def _register_plugin(module: str) -> None:
     ort.register_execution_provider_library(module, importlib.import_module(module).get_library_path())
 
 
-def _openvino_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
-    # By default it computes FP32 graphs in BF16 if the CPU supports it; do so only on request.
-    hint = {"INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32"}
-    limit = {} if threads is None else {"INFERENCE_NUM_THREADS": threads}
-    return {"load_config": json.dumps({"CPU": hint | limit})}
+def _openvino_options(graph: OnnxGraph, precision: str, threads: int | None, device: str = "CPU") -> dict[str, str]:
+    # By default it computes FP32 graphs in BF16 or FP16 if the device supports it; do so only on request.
+    half = device == "NPU" or (device == "GPU" and precision == "fp16")  # an NPU has nothing else
+    hint = {"INFERENCE_PRECISION_HINT": "f16" if half else "bf16" if precision == "bf16" else "f32"}
+    limit = {} if threads is None or device != "CPU" else {"INFERENCE_NUM_THREADS": threads}
+    return {"load_config": json.dumps({device: hint | limit})}
 
 
 def _tensorrt_options(graph: OnnxGraph, precision: str, threads: int | None) -> dict[str, str]:
@@ -324,6 +324,25 @@ def _profile_shapes(graph: bytes, prefix: str) -> dict[str, str]:
 
 _GPU = "pip uninstall onnxruntime && pip install onnxruntime-gpu (on a Jetson, NVIDIA's wheel for its JetPack)"
 
+_OPENVINO = OrtBackend(
+    name="openvino",
+    precisions=("fp32", "int8", "fp16", "bf16"),
+    install="pip install 'dfer-edge[openvino]'",
+    execution_provider="OpenVINOExecutionProvider",
+    plugin="onnxruntime_ep_openvino",
+    options=_openvino_options,
+    alone_below=96 << 20,
+    keeps_compiled=True,
+)
+
+
+def _openvino_on(device: Literal["gpu", "npu"], largest: int | None = None) -> OrtBackend:
+    options, repair = partial(_openvino_options, device=device.upper()), f"check the {device.upper()}'s driver"
+    other = replace(_OPENVINO, name=f"openvino:{device}", device=device, options=options, repair=repair)
+    # What is compiled for them depends on the driver, so it is not kept.
+    return replace(other, precisions=("fp16", "int8", "fp32"), largest=largest, keeps_compiled=False)
+
+
 BACKENDS = (
     OrtBackend(
         name="cpu",
@@ -332,16 +351,9 @@ BACKENDS = (
         execution_provider=_CPU,
         one_thread_below=4 << 20,
     ),
-    OrtBackend(
-        name="openvino",
-        precisions=("fp32", "int8", "fp16", "bf16"),
-        install="pip install 'dfer-edge[openvino]'",
-        execution_provider="OpenVINOExecutionProvider",
-        plugin="onnxruntime_ep_openvino",
-        options=_openvino_options,
-        alone_below=96 << 20,
-        keeps_compiled=True,
-    ),
+    _OPENVINO,
+    _openvino_on("gpu"),
+    _openvino_on("npu", largest=1),  # it takes no dynamic shapes
     OrtBackend(
         name="cuda",
         precisions=("fp16", "fp32", "int8"),  # products of Q/DQ graphs are computed in FP32

@@ -109,6 +109,14 @@ def test_a_link_out_of_the_folder_is_refused(bundle: Path) -> None:
     refused(bundle, "link that leads out")
 
 
+def test_a_device_of_a_provider_is_read_back_as_written(bundle: Path) -> None:
+    precisions = {"fp32": {"files": {"encoder": {"default": "encoder.fp32.onnx", "openvino:npu": "head.fp32.onnx"}}}}
+    edit_manifest(bundle, precisions=precisions, recommended={"openvino:gpu": "fp32"})
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.recommended == {"openvino:gpu": "fp32"}
+    assert manifest.graphs("fp32", "openvino:npu")[0] == "head.fp32.onnx"
+
+
 def test_a_newer_schema_asks_for_an_upgrade(bundle: Path) -> None:
     edit_manifest(bundle, schema=99)
     refused(bundle, "schema 99 is newer .* upgrade")
@@ -286,6 +294,8 @@ def test_many_writers_of_one_bundle_wait_for_each_other(tmp_path: Path) -> None:
         ("precisions", {"\x1b[2J": {}}),
         ("precisions", {"fp32": {"providers": 3}}),
         ("recommended", {"[red]": "fp32"}),
+        ("recommended", {"openvino:../gpu": "fp32"}),
+        ("precisions", {"fp32": {"files": {"encoder": {"default": "encoder:gpu"}}}}),
         ("files", {"\x1b[2J": {"size": 0, "sha256": ""}}),
         ("files", {"encoder.fp32.onnx": {"size": 10**400, "sha256": ""}}),
     ],

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli import diagnosis
 from dfer.runtime.cli.doctor import main
-from dfer.runtime.engines import BACKENDS
+from dfer.runtime.engines import BACKENDS, ort
 from dfer.runtime.machine import Machine
 
 
@@ -82,6 +82,17 @@ def test_a_provider_that_ends_its_process_or_hangs_is_told(
     monkeypatch.setattr(diagnosis, "_PATIENCE", 0.5 if "sleep" in program else 60.0)
     monkeypatch.setattr("sys.executable", str(python))
     assert words in diagnosis._start(DEMO, "cuda")["error"]
+
+
+def test_a_device_that_is_not_there_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    monkeypatch.setattr("onnxruntime.get_ep_devices", list)
+    monkeypatch.setattr(ort, "_register_plugin", lambda _: None)
+    started = {"openvino:npu": diagnosis._try(str(DEMO), "openvino:npu"), "cpu": {"text": ""}}
+    (line,) = [one for one in diagnosis._providers(started) if one.name == "openvino:npu"]
+    assert (line.state, line.text) == ("absent", "openvino:npu finds no NPU of a maker that it runs on; ask for cpu")
+    started["openvino:gpu"] = {"absent": "it finds no GPU"}
+    assert "the GPU is not used" in diagnosis._advice(a_machine(gpus=("NVIDIA L4",)), started, [])[0]
 
 
 def test_odd_files_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
@@ -169,6 +170,76 @@ def test_a_plug_in_without_a_device_is_no_candidate_and_an_error_where_asked_for
     assert "openvino" not in present_providers()
     with pytest.raises(DferError, match="openvino finds no CPU of a maker that it runs on; ask for cpu"):
         open_engine(Bundle.open(bundle).read("head.fp32.onnx"), "openvino")
+
+
+class Devices:
+    """OpenVINO's plug-in on a machine with devices of these kinds, which compute what our CPU does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
+        self.opened: list[tuple[str, dict[str, dict[str, object]]]] = []
+        self.whole: list[str] = []  # of each session, whether all of the graph must run on the device
+        opened, whole = self.opened, self.whole
+
+        class Options(onnxruntime.SessionOptions):  # type: ignore[misc]
+            def add_session_config_entry(self, name: str, value: str) -> None:
+                if name == "session.disable_cpu_ep_fallback":
+                    whole.append(value)  # and not passed on: it is our CPU
+                else:
+                    super().add_session_config_entry(name, value)
+
+            def add_provider_for_devices(self, devices: list[SimpleNamespace], options: dict[str, str]) -> None:
+                (one,) = devices
+                opened.append((one.device.type.name, json.loads(options["load_config"])))
+
+        class Session(onnxruntime.InferenceSession):  # type: ignore[misc]
+            def __init__(self, graph: bytes, options: Options, **_: object) -> None:
+                super().__init__(graph, options, providers=["CPUExecutionProvider"])
+
+            def get_providers(self) -> list[str]:
+                return ["OpenVINOExecutionProvider"]
+
+        types = [SimpleNamespace(type=SimpleNamespace(name=kind)) for kind in kinds]
+        found = [SimpleNamespace(ep_name="OpenVINOExecutionProvider", ep_metadata={}, device=one) for one in types]
+        monkeypatch.setattr(onnxruntime, "get_ep_devices", lambda: found)
+        monkeypatch.setattr(onnxruntime, "SessionOptions", Options)
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        monkeypatch.setattr(ort, "_register_plugin", lambda _: None)
+        monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+        monkeypatch.setattr(ort, "folder_for", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("provider", "precision", "kind", "config"),
+    [
+        ("openvino", "fp16", "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}),
+        ("openvino:gpu", "fp32", "GPU", {"INFERENCE_PRECISION_HINT": "f32"}),
+        ("openvino:gpu", "fp16", "GPU", {"INFERENCE_PRECISION_HINT": "f16"}),
+        ("openvino:npu", "fp16", "NPU", {"INFERENCE_PRECISION_HINT": "f16"}),
+        ("openvino:npu", "fp32", "NPU", {"INFERENCE_PRECISION_HINT": "f16"}),
+    ],
+)
+def test_each_device_of_openvino_is_asked_for_by_name_and_told_what_is_for_it(
+    provider: str, precision: str, kind: str, config: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Bundle.open(DEMO).read("encoder.fp32.onnx")
+    here = Devices(monkeypatch, "CPU", "GPU", "NPU")
+    crops = np.random.default_rng(0).integers(0, 256, (3, 80, 80, 3), dtype=np.uint8)
+    with open_engine(graph, provider, 2, precision) as engine:
+        together = engine.run({"frames": crops})["features"]
+        alone = [engine.run({"frames": crop[None]})["features"][0] for crop in crops]
+        assert engine.provider == provider
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert here.opened == [(kind, {kind: config})] * (1 if kind == "NPU" else 2)  # no session for any batch on an NPU
+    assert here.whole == ["1"] * len(here.opened)
+
+
+def test_devices_of_openvino_that_are_not_there_are_no_candidates_and_an_error_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Devices(monkeypatch, "CPU", "GPU")
+    assert {"openvino", "openvino:gpu"} < set(present_providers()) and "openvino:npu" not in present_providers()
+    with pytest.raises(DferError, match="openvino:npu finds no NPU of a maker that it runs on; ask for cpu"):
+        open_engine(Bundle.open(DEMO).read("head.fp32.onnx"), "openvino:npu")
 
 
 def test_a_plug_in_whose_library_does_not_load_is_left_out_by_auto_and_an_error_where_asked_for(
