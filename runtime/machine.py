@@ -31,6 +31,8 @@ PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-ep-openvino",
+    "onnxruntime-ep-nv-tensorrt-rtx-cu13",
+    "onnxruntime-ep-webgpu",
     "opencv-python-headless",
     "opencv-python",
     "tensorrt",

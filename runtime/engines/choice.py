@@ -22,6 +22,7 @@ Warn = Callable[[str], object]
 
 _SECONDS = 2.0  # of the benchmark, for all candidates together, without loading and warm-up
 _WARM_UP, _ROUNDS = 3, 5  # runs per candidate: before the benchmark, and at least during it
+_FILE = "choices.json"  # in the cache folder
 _KEPT = 64  # choices; the oldest are dropped
 
 
@@ -33,7 +34,7 @@ def choose(
     precision: restricts the candidates to providers that support it; "auto" for the recommended one of each. If several
     providers are available, they run in turns for two seconds, and the choice is cached in
     `cache_folder()`/choices.json until the bundle, the machine, a version or an argument changes. If TensorRT is
-    available, building its engines takes additional time once; `warn` reports that, and failing providers.
+    available, building its engines takes additional time once; `warn` reports that and, each time, those that failed.
 
     Raises DferError when none works.
     """
@@ -48,12 +49,18 @@ def choose(
         return run_by(candidates[0])
     key = _key(bundle, candidates, threads, precision)
     known = _read_choices()
-    remembered = known.pop(key, {}).get("provider")
-    if remembered in candidates:
-        return run_by(remembered)
-    timings = compare_providers(bundle, candidates, threads, warn, precision)
+    remembered = known.pop(key, {})
+    if remembered.get("provider") in candidates:
+        for name, failure in remembered.get("failures", {}).items():
+            again = f"as when it was tried; to try again, delete {cache_folder() / _FILE}"
+            warn(f"provider auto leaves out {name}: {failure} ({again})")
+        return run_by(remembered["provider"])
+    timings, failures = compare_providers(bundle, candidates, threads, warn, precision)
+    for name, failure in failures.items():
+        warn(f"provider auto leaves out {name}: {failure}")
     provider = min(timings, key=lambda name: timings[name])
-    entry = {"provider": provider, "milliseconds": {name: round(time, 3) for name, time in timings.items()}}
+    milliseconds = {name: round(time, 3) for name, time in timings.items()}
+    entry = {"provider": provider, "milliseconds": milliseconds, "failures": failures}
     try:
         _write_choices(dict([*known.items(), (key, entry)][-_KEPT:]))
     except (OSError, DferError) as error:
@@ -127,8 +134,8 @@ def compare_providers(
     threads: int | None = None,
     warn: Warn = lambda _: None,
     precision: str = "auto",
-) -> dict[str, float]:
-    """Return the median milliseconds of one encoder run at batch 1, by provider; warn of failing ones and skip them.
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the median milliseconds of one encoder run at batch 1, by provider, and why the others failed.
 
     precision: "auto" for what the bundle recommends for each. Runs take turns, so that other load on the machine
     affects all alike. Raises DferError when none works, and BundleError for damaged graphs.
@@ -159,9 +166,7 @@ def compare_providers(
     if not times:
         why = "; ".join(f"{name}: {failure}" for name, failure in failures.items())
         raise DferError(f"no provider runs bundle {bundle.path}; {why}")
-    for provider, failure in failures.items():
-        warn(f"provider auto leaves out {provider}: {failure}")
-    return {provider: median(spent) for provider, spent in times.items()}
+    return {provider: median(spent) for provider, spent in times.items()}, failures
 
 
 def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn, precision: str) -> Engine:
@@ -184,16 +189,22 @@ def _key(bundle: Bundle, candidates: list[str], threads: int | None, precision: 
 def _read_choices() -> dict[str, Any]:
     """Return choices by key, oldest first; none if the file is missing or was not written by this module."""
     try:
-        content = json.loads((cache_folder() / "choices.json").read_text(encoding="utf-8"))
+        content = json.loads((cache_folder() / _FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     choices = content.get("choices") if isinstance(content, dict) else None
     entries = choices.items() if isinstance(choices, dict) else ()
-    return {key: entry for key, entry in entries if isinstance(entry, dict) and isinstance(entry.get("provider"), str)}
+    return {
+        key: entry
+        for key, entry in entries
+        if isinstance(entry, dict)
+        and isinstance(entry.get("provider"), str)
+        and isinstance(entry.get("failures", {}), dict)
+    }
 
 
 def _write_choices(choices: dict[str, Any]) -> None:
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "choices.json") as aside:
+    with atomic_write(folder / _FILE) as aside:
         aside.write_text(json.dumps({"choices": choices}, indent=2), encoding="utf-8")

@@ -85,7 +85,7 @@ def test_the_doctor_starts_what_the_running_script_registered_in_its_own_process
 def test_auto_tries_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfer.runtime.engines.choice._SECONDS", 0.05)
     assert "plain" in present_providers() and "ghost" not in present_providers()
-    assert compare_providers(Bundle.open(DEMO), ["cpu", "plain"])["plain"] > 0
+    assert compare_providers(Bundle.open(DEMO), ["cpu", "plain"])[0]["plain"] > 0
 
 
 def test_what_is_absent_says_what_to_install(face_video: Path) -> None:

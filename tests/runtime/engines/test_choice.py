@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from time import sleep
 
 import numpy as np
 import pytest
 
+from dfer.runtime import machine
 from dfer.runtime.bundle import DEMO, Bundle
 from dfer.runtime.engines import Engine, choice
 from dfer.runtime.errors import DferError
@@ -85,6 +87,10 @@ def test_a_provider_that_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPa
     assert here.choose() == ("cpu", RECOMMENDED)
     (said,) = here.said
     assert "leaves out cuda" in said
+    here.trials()
+    assert here.choose() == ("cpu", RECOMMENDED)  # remembered, and so is why
+    assert here.trials() == 0
+    assert "leaves out cuda: cuda does not start (as" in here.said[1] and str(tmp_path) in here.said[1]
     here.delays["cpu"] = None
     with pytest.raises(DferError, match=r"no provider runs .*; cuda: cuda does not start; cpu: cpu does not start"):
         here.choose(threads=1)
@@ -92,6 +98,17 @@ def test_a_provider_that_fails_is_told_and_left_out(monkeypatch: pytest.MonkeyPa
     here.delays["webgpu"] = None
     with pytest.raises(DferError, match=r"no provider runs .*; cuda: cuda does not start; webgpu: webgpu does not"):
         here.choose(threads=1)
+
+
+@pytest.mark.parametrize("plugin", ["onnxruntime-ep-webgpu", "onnxruntime-ep-nv-tensorrt-rtx-cu13"])
+def test_an_upgraded_plug_in_is_tried_again(plugin: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, webgpu=0.01, cpu=0.0)
+    known = metadata.version
+    for version in ("0.4", "0.5"):
+        monkeypatch.setattr(metadata, "version", lambda name, new=version: new if name == plugin else known(name))
+        here.choose()
+        assert here.trials() == 2
+        assert machine.versions()[plugin] == version
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[1]", b'{"choices": {"a": 3}}', b'{"choices": []}'])
@@ -188,7 +205,7 @@ def test_what_is_present_here_really_competes(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(choice, "_SECONDS", 0.05)
     candidates = choice.present_providers()
     assert "cpu" in candidates
-    timings = choice.compare_providers(Bundle.open(DEMO), ["cpu"])
+    timings, _ = choice.compare_providers(Bundle.open(DEMO), ["cpu"])
     assert timings["cpu"] > 0
     assert choice.choose(Bundle.open(DEMO))[0] in candidates
 
