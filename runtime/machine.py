@@ -56,12 +56,16 @@ _INSTRUCTIONS = {
 }
 """Instruction sets that affect encoder speed: CPU flag (Linux's without underscores, NumPy's in lower case) → name."""
 
+_MAKERS = {"0x1002": "AMD", "0x10de": "NVIDIA", "0x8086": "Intel"}
+"""Makers of GPUs, by PCI number."""
+
 
 @dataclass(frozen=True)
 class Machine:
     """system: kernel and architecture. board: model of a Jetson or similar. cores: physical cores this process may use.
 
-    threads: logical processors it may use. clock: current mean, MHz. memory: bytes. l4t: NVIDIA's Linux for Tegra.
+    threads: logical processors it may use. clock: current mean, MHz. memory: bytes. gpus: NVIDIA's.
+    l4t: NVIDIA's Linux for Tegra. other_gpus: maker and driver of the others.
     """
 
     system: str
@@ -76,6 +80,7 @@ class Machine:
     gpus: tuple[str, ...]
     l4t: str | None
     power_mode: str | None
+    other_gpus: tuple[str, ...] = ()
 
 
 def describe_machine(root: Path = ROOT) -> Machine:
@@ -94,6 +99,7 @@ def describe_machine(root: Path = ROOT) -> Machine:
         gpus=gpus(root),
         l4t=next(iter(_lines(root / "etc/nv_tegra_release")), "").lstrip("# ") or None,
         power_mode=_power_mode(),
+        other_gpus=other_gpus(root),
     )
 
 
@@ -165,6 +171,19 @@ def gpus(root: Path = ROOT) -> tuple[str, ...]:
         found = (run_tool("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines()
     if not found and "Jetson" in (board(root) or ""):
         found = [f"{board(root)} (integrated)"]
+    return tuple(found)
+
+
+def other_gpus(root: Path = ROOT) -> tuple[str, ...]:
+    """Return maker and driver of the GPUs that `gpus` does not name: "AMD (amdgpu)"; only a driver on boards: "v3d"."""
+    named = {"0x10de", None} if gpus(root) else set()  # a Jetson's own has no maker, either
+    found = []
+    for node in find_files(root / "sys/class/drm", "renderD*"):
+        vendor = read_text(node / "device/vendor")
+        told = dict(line.split("=", 1) for line in _lines(node / "device/uevent") if "=" in line)
+        driver = told.get("DRIVER", "unknown driver")
+        if vendor not in named:
+            found.append(driver if vendor is None else f"{_MAKERS.get(vendor, 'unknown maker')} ({driver})")
     return tuple(found)
 
 

@@ -37,6 +37,7 @@ State = Literal["works", "fact", "absent", "broken"]
 
 _PATIENCE = 300  # seconds for a provider to start; TensorRT builds engines first
 _RUNS = 20
+_ON_OTHER_GPUS = {"webgpu", "openvino:gpu"}  # TensorRT and CUDA are faster on NVIDIA's
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _hardware(machine: Machine) -> list[Finding]:
 def _gpu(machine: Machine) -> str:
     query = "name,driver_version,memory.total,compute_cap"
     told = run_tool("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader") if machine.gpus else None
-    return "; ".join((told or "").splitlines()) or "; ".join(machine.gpus)
+    return "; ".join([*((told or "").splitlines() or machine.gpus), *machine.other_gpus])
 
 
 def _providers(started: dict[str, dict[str, Any]]) -> list[Finding]:
@@ -247,7 +248,7 @@ def _cache() -> Finding:
 def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequence[Finding]) -> list[str]:
     """Return what would make this machine faster."""
     working = {name for name, found in started.items() if "text" in found}
-    on_gpu = {name for name, backend in BACKENDS.items() if backend.device == "gpu"}
+    on_nvidia = {name for name, backend in BACKENDS.items() if backend.device == "gpu"} - _ON_OTHER_GPUS
     jetson = machine.l4t is not None or "Jetson" in (machine.board or "")
     lacking = {finding.name for finding in opencv if finding.state in ("absent", "broken")}
     advice = []
@@ -255,11 +256,13 @@ def _advice(machine: Machine, started: dict[str, dict[str, Any]], opencv: Sequen
         advice.append(
             "JetPack's TensorRT: sudo apt install python3-libnvinfer, and pip install cuda-bindings (or pycuda)"
         )
-    elif machine.gpus and not working & on_gpu:
+    elif machine.gpus and not working & on_nvidia:
         advice.append(
             "the GPU is not used: pip install 'dfer-edge[tensorrt]' (or [tensorrt-rtx] for RTX cards), or "
             "pip uninstall onnxruntime && pip install onnxruntime-gpu"
         )
+    elif machine.other_gpus and not machine.gpus and not working & _ON_OTHER_GPUS and "webgpu" not in started:
+        advice.append("the GPU is not used: pip install 'dfer-edge[webgpu]', which needs the GPU's Vulkan driver")
     if "Intel" in machine.cpu and "openvino" not in started:
         advice.append("OpenVINO, faster on most Intel CPUs: pip install 'dfer-edge[openvino]'")
     if jetson and lacking & {"GStreamer", "version"}:  # JetPack's needs NumPy 1

@@ -164,6 +164,17 @@ def test_gpus_are_named_by_the_driver(tmp_path: Path) -> None:
     assert gpus(tmp_path) == ("NVIDIA L4",)
 
 
+def test_gpus_of_any_maker_are_named_by_maker_and_driver_and_nvidia_s_only_once(tmp_path: Path) -> None:
+    nodes = {"renderD128": ("0x1002\n", "amdgpu"), "renderD129": (None, "v3d"), "renderD130": ("0x10de\n", "nvidia")}
+    for node, (vendor, driver) in nodes.items():
+        if vendor is not None:
+            lay_out(tmp_path, **{f"sys__class__drm__{node}__device__vendor": vendor})
+        lay_out(tmp_path, **{f"sys__class__drm__{node}__device__uevent": f"DRIVER={driver}\nPCI_CLASS=30000\n"})
+    assert describe_machine(tmp_path).other_gpus == ("AMD (amdgpu)", "v3d", "NVIDIA (nvidia)")
+    lay_out(tmp_path, **{"proc__driver__nvidia__gpus__0000:01:00.0__information": "Model: \t\t NVIDIA L4\n"})
+    assert describe_machine(tmp_path).other_gpus == ("AMD (amdgpu)",)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(content=st.binary(max_size=80))
 def test_nonsense_in_the_files_is_no_error(content: bytes, tmp_path: Path) -> None:

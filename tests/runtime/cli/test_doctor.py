@@ -110,11 +110,27 @@ def test_odd_files_do_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert cameras == {"/dev/video0": "USB Camera", "/dev/video2": "unnamed"}
 
 
+def test_a_gpu_of_another_maker_is_named_and_its_provider_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnosis, "BACKENDS", {})
+    device = tmp_path / "sys/class/drm/renderD128/device"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text("0x1002\n")
+    (device / "uevent").write_text("DRIVER=amdgpu\n")
+    found = diagnosis.examine(root=tmp_path)
+    assert [line.text for line in found.findings if line.name == "GPU"] == ["AMD (amdgpu)"]
+    assert "pip install 'dfer-edge[webgpu]'" in found.advice[0]
+    for installed in ({"text": ""}, {"error": "no driver"}):
+        assert not diagnosis._advice(a_machine(other_gpus=("v3d",)), {"webgpu": installed}, [])
+
+
 @pytest.mark.parametrize(
     ("machine", "working", "words"),
     [
         (a_machine(cpu="Intel Core i7"), ["cpu"], "dfer-edge[openvino]"),
         (a_machine(gpus=("NVIDIA L4",)), ["cpu"], "the GPU is not used"),
+        (a_machine(gpus=("NVIDIA L4",)), ["cpu", "webgpu"], "dfer-edge[tensorrt]"),
         (a_machine(board="NVIDIA Jetson Orin Nano"), ["cpu"], "python3-libnvinfer"),
         (a_machine(board="NVIDIA Jetson Orin", l4t="R36", power_mode="15W"), ["native-tensorrt"], "nvpmodel -m 0"),
         (a_machine(governor="powersave"), ["cpu"], "performance"),
