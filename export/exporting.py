@@ -49,8 +49,8 @@ class ExportResult:
     parity: by precision, on the CPU (BF16: with OpenVINO).
     measurements: by provider and precision; empty if only FP32 was exported.
     int8: how the INT8 encoder was made.
-    warnings: a line for each problem of the calibration faces, and for each reason why the graphs, though correct, are
-    slower than they could be.
+    warnings: a line for each problem of the calibration faces, for each reason why the graphs, though correct, are
+    slower than they could be, and for each backend that could not be measured.
     """
 
     bundle: Bundle
@@ -234,13 +234,17 @@ def export_traced(
         encoders["int8"] = dict(int8.graphs)
     own_heads = {} if int8 is None else {"int8": int8.heads}  # for precisions that do not use the FP32 head
     measurements: dict[str, dict[str, Measurement]] = {}
+    missed = ", ".join(traced.encoder.missed)
+    warnings = [f"the encoder is right, but slower than it could be: its graph still has {missed}"] if missed else []
     if len(encoders) > 1:
         for provider in present_providers():
+            if find_backend(provider).measured_as:  # it only runs finished bundles
+                continue
             report(f"measuring on {provider}")
             found = {name: files.get(provider) or files.get("default") for name, files in encoders.items()}
             graphs = {name: graph for name, graph in found.items() if graph is not None}
             heads = {name: own_heads.get(name, {}).get(provider, traced.head) for name in graphs}
-            measurements[provider] = measure_provider(provider, graphs, heads, references[-1])
+            measurements[provider] = measure_provider(provider, graphs, heads, references[-1], warnings.append)
     manifest = Manifest(
         method=method.name,
         classes=method.classes,
@@ -273,9 +277,7 @@ def export_traced(
     bundle = write_bundle(out, manifest, files)
     if int8 is not None:
         plot_sensitivity(list(int8.ranking), int8.floating, out.with_suffix(".int8.png"))
-    missed = ", ".join(traced.encoder.missed)
-    warnings = (f"the encoder is right, but slower than it could be: its graph still has {missed}",) if missed else ()
-    return ExportResult(bundle, checker.parity, measurements, int8, warnings)
+    return ExportResult(bundle, checker.parity, measurements, int8, tuple(warnings))
 
 
 def _quantize(

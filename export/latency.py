@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..runtime.engines import Engine, open_engine
-from ..runtime.errors import DferError
+from ..runtime.engines import Engine, find_backend, open_engine
+from ..runtime.errors import DferError, ParameterError
 from .parity import Parity, ReferenceOutputs
 
 BATCHES = (1, 8)
@@ -37,24 +37,35 @@ class Measurement:
 
 
 def measure_provider(
-    provider: str, graphs: Mapping[str, bytes], heads: Mapping[str, bytes], reference: ReferenceOutputs
+    provider: str,
+    graphs: Mapping[str, bytes],
+    heads: Mapping[str, bytes],
+    reference: ReferenceOutputs,
+    warn: Callable[[str], object],
 ) -> dict[str, Measurement]:
-    """Measure each precision's encoder on one provider; leave out those that do not load or run there.
+    """Measure each precision that the provider offers here; warn of those that then do not load or run.
 
     graphs, heads: ONNX by precision; that of "bf16" is computed in BF16. reference: frames and PyTorch's outputs.
     """
+    failed: dict[str, list[str]] = {}
     with ExitStack() as stack:
         engines: dict[str, Engine] = {}
         parities: dict[str, Parity] = {}
         for precision, graph in graphs.items():
+            if not find_backend(provider).runs(precision):
+                continue
             try:
                 engine = stack.enter_context(open_engine(graph, provider, precision=precision))
                 with open_engine(heads[precision], provider) as head:
                     parities[precision] = reference.compare(engine, head)
-            except DferError:
-                continue  # installed, but not usable on this machine or for this precision
+            except DferError as error:
+                why = error.problem if isinstance(error, ParameterError) else str(error)
+                failed.setdefault(why, []).append(precision)
+                continue
             engines[precision] = engine
         latencies = measure_latency(engines, reference.frames.shape[1])
+    for why, precisions in failed.items():
+        warn(f"{provider} could not be measured in {', '.join(precisions)}: {why}")
     return {precision: Measurement(parities[precision], latencies[precision]) for precision in engines}
 
 

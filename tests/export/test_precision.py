@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from dfer.export.latency import Measurement, recommend
 from dfer.export.options import ExportOptions
 from dfer.export.parity import Parity, ReferenceOutputs
 from dfer.runtime import EXPRESSIONS, Bundle, DferError, Recognizer
-from dfer.runtime.engines import BACKENDS, Engine, open_engine
+from dfer.runtime.engines import BACKENDS, Backend, Engine, open_engine
 from dfer.runtime.errors import ParameterError
 from dfer.train.checkpoints.checkpoint import save_checkpoint
 from dfer.train.data import CLIP_SECONDS
@@ -263,6 +263,27 @@ def test_a_bad_half_is_refused_and_an_open_gate_is_written_down(
     assert result.bundle.manifest.precisions["fp16"]["gate"] == "off"
     (passes,) = [column for column in _latency_table(result, "off").columns if column.header == "passes its gate"]
     assert set(passes.cells) == {"–"}
+
+
+@dataclass(frozen=True)
+class Broken(Backend):
+    """As one whose driver is missing."""
+
+    def is_present(self) -> bool:
+        return True
+
+    def load(self, graph: bytes, precision: str = "fp32", threads: int | None = None) -> Engine:
+        raise ParameterError("provider", "there is no driver")
+
+
+def test_a_backend_that_could_not_be_measured_is_named_with_the_precisions_that_it_offers(
+    vit: AlignDfer, traced: TracedMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BACKENDS, "broken", Broken("broken", ("fp16", "int8"), ""))
+    monkeypatch.setitem(BACKENDS, "native", Broken("native", ("fp16",), "", measured_as="broken"))
+    result = export_traced(vit, traced, None, tmp_path / "x.dfer", {}, ExportOptions(fp16=True))
+    assert result.warnings == ("broken could not be measured in fp16: there is no driver",)
+    assert "broken" not in result.bundle.manifest.recommended
 
 
 def test_a_graph_that_does_not_run_is_an_error_in_one_line(
