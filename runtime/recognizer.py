@@ -340,12 +340,13 @@ class Recognizer:
         provider, precision = resolve(self.bundle, provider, precision, self.threads, self.warn)
         encoder, head = self.bundle.manifest.graphs(precision, provider)
         opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
-        own = open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision)
-        return precision, stack.enter_context(own), opened
+        own = stack.enter_context(open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision))
+        for remark in filter(None, (opened.remark, own.remark)):
+            self.warn(remark)
+        return precision, own, opened
 
     def _try_engines(self) -> float:
-        """Run both graphs to warm them up; return the seconds the encoder takes for one face. Raises DferError when the
-        output shapes differ from the manifest."""
+        """Warm up both graphs; return the encoder's seconds for one face. Raises DferError for unannounced shapes."""
         manifest = self.bundle.manifest
         size, width, classes = manifest.preprocessing.size, manifest.width, len(manifest.classes)
         features = self.encode(np.zeros((2, size, size, 3), np.uint8))  # two rows: also prepares batches, so that

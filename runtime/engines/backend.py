@@ -32,11 +32,12 @@ class Engine(ABC):
     """A graph on some backend. Use as a context manager, or call `close`.
 
     provider: what actually runs, as named in a bundle's figures: a backend's name, without "native-".
-    threads: CPU threads of a run, if known.
+    threads: CPU threads of a run, if known. remark: a line for its user, "" for none.
     """
 
     provider: str
     threads: int | None = None
+    remark: str = ""
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Array]) -> dict[str, NDArray[np.float32]]:

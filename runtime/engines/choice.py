@@ -40,7 +40,7 @@ def choose(
     """
 
     def run_by(provider: str) -> tuple[str, str]:
-        return provider, precision_for(bundle, provider) if precision == "auto" else precision
+        return provider, precision_for(bundle, provider, warn) if precision == "auto" else precision
 
     candidates = present_providers()
     if precision != "auto":  # if none can, the CPU's error says why
@@ -173,7 +173,7 @@ def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn, precis
     """Open the encoder after running the head once, since a provider must support both."""
     manifest = bundle.manifest
     if precision == "auto":
-        precision = precision_for(bundle, provider, warn)
+        precision = precision_for(bundle, provider)  # what there is to warn of only matters once it is chosen
     encoder, head = manifest.graphs(precision, provider)
     with open_graph(bundle, head, provider, threads, warn) as engine:
         engine.run({"features": np.zeros((1, manifest.window, manifest.width), np.float32)})

@@ -167,7 +167,7 @@ class OrtBackend(Backend):
         source = OnnxGraph(bundle.size(graph), bundle.digests[graph], partial(bundle.read, graph))
         engine = self._load(source, precision, threads)
         if self.on_cpu and (left := engine.on_cpu()):
-            report(f"{self.name} leaves {', '.join(left)} of {graph} to the CPU")
+            engine.remark = f"{self.name} leaves {', '.join(left)} of {graph} to the CPU"
         return engine
 
     def _load(self, graph: OnnxGraph, precision: str, threads: int | None) -> OrtEngine:

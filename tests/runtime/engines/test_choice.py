@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from time import sleep
@@ -14,7 +15,8 @@ import pytest
 
 from dfer.runtime import machine
 from dfer.runtime.bundle import DEMO, Bundle
-from dfer.runtime.engines import Engine, choice
+from dfer.runtime.engines import BACKENDS, Engine, choice
+from dfer.runtime.engines.ort import OrtBackend, OrtEngine
 from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
 from helpers import edit_manifest
@@ -225,6 +227,24 @@ def test_a_precision_asked_for_by_name_is_run_by_the_fastest_that_can(
     monkeypatch.setattr(choice, "present_providers", lambda: ["cpu"])
     with pytest.raises(DferError, match="precision: cpu does not run bf16 here"):
         Recognizer(bundle, precision="bf16")
+
+
+def test_what_a_provider_leaves_to_the_cpu_is_only_told_if_it_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    cpu = BACKENDS["cpu"]
+    assert isinstance(cpu, OrtBackend)
+    monkeypatch.setitem(BACKENDS, "leaving", replace(cpu, name="leaving", on_cpu=("Shape",)))
+    monkeypatch.setattr(OrtEngine, "on_cpu", lambda _: ["Shape"])
+    monkeypatch.setattr(choice, "_SECONDS", 0.05)
+    monkeypatch.setattr(choice, "median", len)  # all ran as often as each other, so the first wins
+    for winner, told in (("cpu", []), ("leaving", ["head.fp32.onnx", "encoder.fp32.onnx"])):
+        said: list[str] = []
+        monkeypatch.setattr(choice, "present_providers", lambda first=winner: [first, *({"leaving", "cpu"} - {first})])
+        with Recognizer(precision="fp32", warn=said.append) as recognizer:
+            assert recognizer.provider == winner
+        assert said == [f"leaving leaves Shape of {graph} to the CPU" for graph in told]
 
 
 def test_a_damaged_bundle_is_an_error_and_no_reason_for_another_provider(bundle: Path, own_cache: Path) -> None:
