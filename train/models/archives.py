@@ -9,6 +9,7 @@ from pathlib import Path
 from ...runtime.errors import DferError
 
 _PIECE = 1 << 20  # bytes
+_LONGEST_REASON = 300  # characters
 _PROGRAM = (
     "a TorchScript program, as OpenAI publishes CLIP; take the same weights by open_clip's tag (--clip "
     "ViT-B-32-quickgelu --pretrained openai), or write its tensors to a file of their own: python -c "
@@ -65,6 +66,13 @@ def check_names(missing: Sequence[str], unexpected: Sequence[str]) -> None:
     faults = [f"{word} {_few(names)}" for word, names in (("missing", missing), ("unexpected", unexpected)) if names]
     if faults:
         raise ValueError("; ".join(faults))
+
+
+def why_unfit(error: Exception) -> str:
+    """Return an error in one line: for weights that do not fit, the names that differ, truncated."""
+    first, *others = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
+    told = "; ".join(others) or first
+    return told if len(told) <= _LONGEST_REASON else told[: _LONGEST_REASON - 2] + " …"
 
 
 def _few(names: Sequence[str], most: int = 4) -> str:

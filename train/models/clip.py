@@ -17,7 +17,7 @@ from ...runtime.bundle import Preprocessing
 from ...runtime.errors import DferError, ParameterError, require
 from ...runtime.faces.alignment import TEMPLATE, TEMPLATE_SIZE
 from ...runtime.storage import atomic_write
-from .archives import check_archive, check_names, plain_values
+from .archives import check_archive, check_names, plain_values, why_unfit
 from .tags import check_activation, go_offline_without_network
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -27,7 +27,6 @@ DEMO_WEIGHTS = Path(__file__).parent / "weights" / "demo.safetensors"
 CROP = 112
 """Default side of the input crops, pixels, unless a tower's own size is smaller."""
 
-_LONGEST_REASON = 300  # characters
 _OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")  # besides the tensors in OpenAI's own files
 _WORDS = "dfer.words"  # ids of the words whose embeddings are in a compact file
 
@@ -240,7 +239,7 @@ def load_clip(
             check_names([one for one in own if one not in weights], [one for one in weights if one not in own])
             model.load_state_dict(weights)
     except (RuntimeError, OSError, ValueError, KeyError, AttributeError) as error:
-        raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {_reason(error)}") from error
+        raise DferError(f"cannot load CLIP {name!r} with weights {pretrained!r}: {why_unfit(error)}") from error
     finally:
         logging.disable(quiet)
     model.float().eval()
@@ -292,17 +291,15 @@ def _check_image_size(name: str, tower: dict[str, Any], size: int) -> None:
     patch = tower.get("patch_size")
     if patch is None or "timm_model_name" in tower or not isinstance(tower.get("layers"), int):
         raise ParameterError("image_size", f"{name} is no vision transformer of open_clip, and keeps its own size")
+    check_patches(name, patch, size)
+
+
+def check_patches(name: str, patch: int, size: int) -> None:
+    """Raise ParameterError if images of this size do not divide into patches, since their edge would not be read."""
     if size % patch:
         below, above = size // patch * patch, (size // patch + 1) * patch
         nearest = f"{below} and {above} do" if below else f"{above} does"
         raise ParameterError("image_size", f"{size} does not divide into the patches of {patch} of {name}; {nearest}")
-
-
-def _reason(error: Exception) -> str:
-    """Return an error in one line: for weights that do not fit, the names that differ, truncated."""
-    first, *others = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    told = "; ".join(others) or first
-    return told if len(told) <= _LONGEST_REASON else told[: _LONGEST_REASON - 2] + " …"
 
 
 def build_clip(sizes: ClipSizes, crop_size: int | None = None, grey: bool = False) -> Clip:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...runtime.errors import ParameterError, first_line
-from .clip import load_timm
+from .clip import check_patches, load_timm
 
 NEAR = 4
 """Number of names that an error suggests."""
@@ -38,6 +38,9 @@ def build_tower(name: str, width: int, image_size: int) -> nn.Module:
         raise ParameterError("image_size", why) from error
     if shape != (2, width):
         raise ParameterError("tower", f"{name} gives {shape} for two images, not one feature for each; take another")
+    patches = getattr(tower, "patch_embed", None) or getattr(tower, "stem", None)  # stem: of MLP-Mixers
+    if isinstance(patches, timm.layers.PatchEmbed) and not patches.dynamic_img_pad:
+        check_patches(name, patches.patch_size[0], image_size)
     return tower
 
 

@@ -29,6 +29,19 @@ def test_a_size_that_does_not_fit_is_told() -> None:
         build_tower("test_vit", 8, 50)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "problem"),
+    [
+        ("deit_tiny_patch16_224", 120, "120 does not divide into the patches of 16 of deit_tiny_patch16_224; 112 and"),
+        ("vit_small_patch32_224", 112, "112 does not divide into the patches of 32 of vit_small_patch32_224; 96 and"),
+        ("mixer_s32_224", 80, "80 does not divide into the patches of 32 of mixer_s32_224; 64 and 96 do"),
+    ],
+)
+def test_a_tower_that_would_not_read_the_edge_of_a_face_is_refused(name: str, size: int, problem: str) -> None:
+    with pytest.raises(ParameterError, match=f"^image_size: {problem}"):
+        build_tower(name, 8, size)
+
+
 def test_a_shallower_tower_begins_as_a_part_of_its_teachers_layers() -> None:
     torch.manual_seed(0)
     teacher, student = build_tower("dfer_resnet_small", 24, 80), build_tower("dfer_resnet_tiny", 24, 80)
