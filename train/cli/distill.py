@@ -174,6 +174,11 @@ def _describe(result: DistillResult) -> list[str]:
     ):
         if recalls is not None:
             lines.append(f"{who}: WAR {recalls.war:.4f}, UAR {recalls.uar:.4f} on {clips}")
+    if result.tuned is None:
+        why, lost = "head not tuned", ""
+        if result.teacher is None:
+            why, lost = "no labelled clips", "; the loss in WAR and UAR is unknown (--data measures it)"
+        lines.append(f"{why}: the head, temperature and limit stay the teacher's, fitted to its own features{lost}")
     if result.calibration is not None:
         found = result.calibration.confidence
         lines.append(f"calibrated anew: temperature {found.temperature:.3g}; unsure below {found.unsure_below:.2f}")

@@ -57,6 +57,8 @@ class DistillOptions:
         if self.labelled is not None:
             self.labelled.check()
         drawn = self.faces == DRAWN or (self.labelled is not None and self.labelled.data == "procedural")
+        if self.labelled is None:
+            check_unset(self, "a head is tuned only on labelled clips (data); name these, or go without", "tune_head")
         for name, used, needed in (
             ("tune_epochs", self.labelled is not None, "labelled clips (data)"),
             ("stills_share", self.stills is not None, "stills"),
@@ -64,5 +66,8 @@ class DistillOptions:
         ):
             if not used:
                 check_unset(self, f"has no effect without {needed}; name these, or go without", name)
+        if not self.tune_head:
+            problem = "has no effect without tuning the head; tune it, or go without"
+            check_unset(self, problem, "tune_epochs", "stills_share")
         if self.stills is not None and self.labelled is None:
             raise ParameterError("stills", "are for tuning the head, beside labelled clips; name those too (data)")

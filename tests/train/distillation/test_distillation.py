@@ -131,6 +131,17 @@ def test_a_student_learns_is_tuned_evaluated_exported_and_run(folder: Path, tmp_
     assert prediction.classes == EXPRESSIONS
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_head_that_stays_the_teachers_is_told(folder: Path, tmp_path: Path, labelled: bool) -> None:
+    call = [folder / "teacher.pt", tmp_path / "s.pt", "--tower", "test_resnet", "--faces", folder / "faces"]
+    call += ["--image-size", 32, "--views", 1, "--epochs", 1, "--batch", 14, "--features", folder / "features"]
+    data = ["--data", "folder", "--root", folder / "faces", "--workers", 1, "--no-tune-head"]
+    printed = run(*call, *(data if labelled else [])).output
+    kept = "the head, temperature and limit stay the teacher's, fitted to its own features"
+    assert f"{'head not tuned' if labelled else 'no labelled clips'}: {kept}" in printed
+    assert ("the loss in WAR and UAR is unknown (--data measures it)" in printed) != labelled
+
+
 @pytest.mark.parametrize("told", [True, False])
 def test_clips_that_the_teacher_held_back_are_held_back(
     options: DistillOptions, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
@@ -182,7 +193,7 @@ def test_a_test_split_that_chose_the_teachers_epochs_is_told(
 
 def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path, tmp_path: Path) -> None:
     faces = DataChoice("folder", folder / "faces", workers=1)
-    options = replace(options, labelled=faces, epochs=1, tune_head=False, tune_epochs=1)
+    options = replace(options, labelled=faces, epochs=1, tune_head=False)
     stale = {"step": "distillation", "number": 1, "loss": 99.0}
     options.out.with_suffix(".jsonl").write_text(json.dumps(stale) + "\n")
     assert distill(replace(options, resume=True)).tuned is None  # there is nothing to resume yet
@@ -195,14 +206,14 @@ def test_a_head_may_be_tuned_later(options: DistillOptions, folder: Path, tmp_pa
     others, log = DataChoice("folder", tmp_path / "others", workers=1), StringIO()
     distill(replace(options, labelled=others), Console(file=log))
     assert "clips to train on + to validate on: " in log.getvalue()  # measured on these, not read of the others
-    options, log = replace(options, tune_head=True), StringIO()
+    options, log = replace(options, tune_head=True, tune_epochs=1), StringIO()
     tuned = distill(options, Console(file=log))
     assert tuned.tuned is not None and "nothing to resume" not in log.getvalue()
     assert [line["step"] for line in log_of(options.out)] == ["distillation", "tuning"]
     assert distill(options) == tuned
     for changes, names in (
         ({"tune_epochs": 2}, "tune_epochs"),
-        ({"tune_head": False}, "tune_head"),
+        ({"tune_head": False, "tune_epochs": 20}, "tune_head, tune_epochs"),
         ({"precision": "bf16"}, "precision"),
     ):
         with pytest.raises(ParameterError, match=rf"made with other settings \({names}\)"):
@@ -305,6 +316,7 @@ def test_a_student_teaches_as_well_and_features_are_computed_once(
 
 def test_what_cannot_be_used_is_told_in_a_line(folder: Path, tmp_path: Path) -> None:
     teacher, out, faces = folder / "teacher.pt", tmp_path / "s.pt", folder / "faces"
+    untuned = (teacher, out, "--tower", "resnet18", "--faces", faces, "--data", "procedural", "--no-tune-head")
     (tmp_path / "films").mkdir()
     (tmp_path / "films" / "a.mp4").write_bytes(b"")
     for arguments, words in (
@@ -324,6 +336,9 @@ def test_what_cannot_be_used_is_told_in_a_line(folder: Path, tmp_path: Path) -> 
             (teacher, out, "--tower", "resnet18", "--faces", faces, "--stills-share", 0.9),
             "--stills-share: has no",
         ),
+        ((teacher, out, "--tower", "resnet18", "--faces", faces, "--no-tune-head"), "--tune-head: a head is tuned"),
+        ((*untuned, "--tune-epochs", 9), "--tune-epochs: has no effect without tuning the head"),
+        ((*untuned, "--stills", "no.csv", "--stills-share", 0.9), "--stills-share: has no effect without tuning"),
         ((teacher, out, "--tower", "resnet18", "--faces", faces, "--data", "csv"), "--root: data csv needs the folder"),
         ((tmp_path / "no.pt", out, "--tower", "resnet18", "--faces", faces), "no such file"),
     ):
