@@ -9,7 +9,7 @@ import click
 
 from ..runtime.cli.options import command, version_option
 from ..runtime.errors import DferError, ParameterError, reports_errors, require
-from ..train.cli.options import MethodName
+from ..train.cli.options import published_option
 from .engine import CHOICES, build_engines, check_engines
 
 if TYPE_CHECKING:
@@ -57,12 +57,7 @@ Examples:
     type=click.Path(path_type=Path),
     help="Folder to write the bundle to; default: the checkpoint's name with .dfer.",
 )
-@click.option(
-    "--method",
-    type=MethodName(),
-    help="The checkpoint was published by this method's authors (dfer-clip): only its tensors are read, nothing in it "
-    "can run.",
-)
+@published_option()
 @click.option(
     "--describe",
     "described",
@@ -156,7 +151,7 @@ def main(
     checkpoint: Path | None,
     exported: Path | None,
     out: Path | None,
-    method: str | None,
+    published_by: str | None,
     described: Path | None,
     fp16: bool,
     bf16: bool,
@@ -222,7 +217,7 @@ def main(
 
     console = Console()
     with console.status("exporting") as status:
-        result = export_checkpoint(checkpoint, out, options, status.update, method, described)
+        result = export_checkpoint(checkpoint, out, options, status.update, published_by, described)
     _print(console, result, gate)
     if window is None and trained_window(result.bundle.manifest.provenance["training"]) is None:
         told = "how long the training clips were is not known, so windows of 2 s are assumed; --window gives others"

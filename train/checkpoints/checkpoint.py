@@ -21,7 +21,7 @@ from ..models.archives import check_archive, check_names, plain_values
 
 FORMAT = "dfer-edge checkpoint 1"
 _UNFITTED = Confidence()
-_HINT = "if it is of DFER-CLIP's authors, export it with: dfer-export --method dfer-clip"
+_HINT = "if it is of DFER-CLIP's authors, dfer-export and dfer-distill read it with --method dfer-clip"
 
 
 def save_checkpoint(method: Method, path: Path, training: dict[str, Any], confidence: Confidence = _UNFITTED) -> None:

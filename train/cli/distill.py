@@ -16,6 +16,7 @@ from .options import (
     balance_option,
     batch_option,
     data_options,
+    published_option,
     seed_option,
     stills_option,
     stills_share_option,
@@ -31,6 +32,7 @@ Examples:
   dfer-distill align.pt small.pt --tower resnet18 --faces drawn --data folder --root faces/   # and tune the head
   dfer-distill align.pt vit.pt --tower deit_tiny_patch16_224 --image-size 112 --faces faces/
   dfer-distill small.pt tiny.pt --tower dfer_resnet_tiny --faces faces/         # a student teaches as well
+  dfer-distill DFER-CLIP.pth small.pt --method dfer-clip --tower resnet18 --faces faces/   # of DFER-CLIP's authors
   dfer-distill align.pt small.pt …the same… --resume                            # after an interruption
   dfer-export --ckpt small.pt --int8 --calib faces/
 
@@ -57,6 +59,7 @@ Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 a comm
     "val/ and test/ in it, only train/); a table with a column image (rows of other splits than train are left out); "
     "or drawn, for procedural people, others than those of --data.",
 )
+@published_option()
 @click.option(
     "--image-size",
     type=click.IntRange(32, 512),

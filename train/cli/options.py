@@ -30,6 +30,17 @@ class MethodName(click.ParamType):  # type: ignore[type-arg]  # generic in click
         return value
 
 
+def published_option() -> Callable[[C], C]:
+    """`--method` of a command that reads a checkpoint: the method whose authors published it."""
+    return click.option(
+        "--method",
+        "published_by",
+        type=MethodName(),
+        help="The checkpoint was published by this method's authors (dfer-clip): only its tensors are read, nothing in "
+        "it can run.",
+    )
+
+
 def clip_option(help: str) -> Callable[[C], C]:
     """`--clip`: the name of a CLIP model."""
     return click.option("--clip", "clip", default="dfer-small", show_default=True, metavar="NAME", help=help)

@@ -13,6 +13,7 @@ from ..data.choice import DRAWN, DataChoice
 class DistillOptions:
     """Options for distilling the checkpoint `teacher` into `out`; see `dfer-distill --help` for more about each.
 
+    published_by: name of the method whose authors published the teacher; None for a checkpoint of ours.
     tower: a model of timm. faces: folder or table of face crops (see `find_crops`), or "drawn" for `identities`
     procedural people, who differ from those of `labelled`.
     image_size: side of the student's input, pixels; None for the teacher's.
@@ -28,6 +29,7 @@ class DistillOptions:
     out: Path
     tower: str
     faces: str
+    published_by: str | None = None
     image_size: int | None = None
     identities: int = 150
     views: int = 4

@@ -30,7 +30,7 @@ from ..digests import weights_digest
 from ..epoch_log import EpochLog, add_bar, progress_bars, tell_anew, tell_epoch, tell_warning
 from ..evaluation import MethodModel, evaluate
 from ..fabric import resolve_precision, start_fabric
-from ..methods import Method
+from ..methods import Method, method_class
 from ..methods.phases import Plan
 from ..methods.student import Student, check_teacher, distillation_phase
 from ..metrics import pooled
@@ -105,7 +105,8 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     console = console or Console(quiet=True)
     fabric = start_fabric(options.precision)
     console.quiet |= fabric.global_rank != 0
-    teacher, training = load_checkpoint(options.teacher)
+    load = method_class(options.published_by).load_published if options.published_by else load_checkpoint
+    teacher, training = load(options.teacher)
     size = options.image_size or teacher.preprocessing.size
     check_teacher(teacher)
     build_tower(options.tower, teacher.width, size)  # fails early if it cannot be built

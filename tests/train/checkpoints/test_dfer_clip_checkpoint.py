@@ -89,7 +89,7 @@ def test_it_exports_and_the_error_of_a_plain_export_says_how(tmp_path: Path) -> 
     save_published(state, checkpoint)
     result = CliRunner().invoke(export, ["--ckpt", str(checkpoint)])
     assert result.exit_code == 1
-    assert "dfer-export --method dfer-clip" in result.output
+    assert "dfer-export and dfer-distill read it with --method dfer-clip" in result.output
     result = CliRunner().invoke(export, ["--ckpt", str(checkpoint), "--method", "dfer-clip"], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     bundle = Bundle.open(tmp_path / "DFER-CLIP.dfer")

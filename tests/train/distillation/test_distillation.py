@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner, Result
 from networks import random_crops
 from outside_method import MeanPool
+from published_dfer_clip import IMAGE, WINDOW, random_state, save_published
 from rich.console import Console
 from torch.nn import functional
 
@@ -37,6 +38,7 @@ from dfer.train.distillation.options import DistillOptions
 from dfer.train.distillation.run import distill
 from dfer.train.epoch_log import EpochLog
 from dfer.train.methods.align_dfer import AlignDfer
+from dfer.train.methods.dfer_clip import DferClip
 from dfer.train.models.clip import load_clip
 from dfer.train.models.tokens import WordedSentences
 from dfer.train.options import TrainOptions
@@ -312,6 +314,23 @@ def test_a_student_teaches_as_well_and_features_are_computed_once(
     _, training = load_checkpoint(grandchild.checkpoint)
     assert training["distillation"]["teacher"]["method"] == "student"
     assert training["distillation"]["image_size"] == 32
+
+
+def test_a_published_checkpoint_teaches(folder: Path, tmp_path: Path) -> None:
+    teacher, out = tmp_path / "DFER-CLIP.pth", tmp_path / "student.pt"
+    save_published(random_state(7, True), teacher)
+    call = [teacher, out, "--tower", "test_resnet", "--faces", folder / "faces", "--views", 0, "--epochs", 1]
+    refused = run(*call)
+    assert refused.exit_code == 1
+    assert "dfer-distill read it with --method dfer-clip" in refused.output
+    printed = run(*call, "--method", "dfer-clip")
+    assert printed.exit_code == 0, printed.output
+    student, training = load_checkpoint(out)
+    assert (student.classes, student.window, student.preprocessing.size) == (EXPRESSIONS, WINDOW, IMAGE)
+    assert training["distillation"]["teacher"]["method"] == "dfer-clip"
+    published, _ = DferClip.load_published(teacher)
+    with torch.inference_mode():
+        torch.testing.assert_close(student.class_matrix(), published.class_matrix())
 
 
 def test_what_cannot_be_used_is_told_in_a_line(folder: Path, tmp_path: Path) -> None:
