@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...runtime.errors import DferError, ParameterError
-from ...runtime.sources import VIDEO_SUFFIXES, pictures_below
+from ...runtime.sources import VIDEO_SUFFIXES, folders_below, pictures_below
 from ...runtime.sources.tables import image_places, read_rows
 from ..data import WINDOW
 from ..data.augmentation import plain_view
@@ -97,13 +97,14 @@ class DrawnCrops:
         return self._clips.frames(clip)[frame : frame + 1]
 
 
-def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
+def find_crops(place: Path, warn: Callable[[str], object] = lambda _: None) -> tuple[list[Path], list[str | None]]:
     """Return pictures of faces and their groups, from a table or a folder.
 
     A table is a CSV with a column `image`, as dfer-prepare --photos writes it, or the folder that holds it and images/.
     Rows of a split other than "train" are left out; groups are those of the column `person`. In any other folder, all
     pictures are taken, at any depth, or only those in train/ if it is divided into train/, val/ or test/. Pictures with
-    numbers as names are frames of a clip: `WINDOW` of them are taken, evenly spread, as one group.
+    numbers as names are frames of a clip: `WINDOW` of them are taken, evenly spread, as one group. Videos beside the
+    pictures are left out, and `warn` is called.
     Raises ParameterError if `place` does not exist or has no pictures, only videos for example.
     """
     if holds_photographs(place):
@@ -112,15 +113,18 @@ def find_crops(place: Path) -> tuple[list[Path], list[str | None]]:
         splits = splits_in(place)
         place = place / splits.get("train", "train") if splits else place
         paths, groups = _walk(place)
-        videos = not paths and any(path.suffix.lower() in VIDEO_SUFFIXES for path in place.rglob("*"))
+        videos = sum(path.suffix.lower() in VIDEO_SUFFIXES for _, files in folders_below(place) for path in files)
     elif place.is_file():
-        videos = place.suffix.lower() in VIDEO_SUFFIXES
+        videos = int(place.suffix.lower() in VIDEO_SUFFIXES)
         paths, groups = ([], []) if videos else _listed(place)
     else:
         raise ParameterError("faces", f"{place} is not there; name a folder, a table (CSV), or {DRAWN}")
+    advice = f"cut the faces out of the videos first: dfer-prepare {place} FACES"
     if not paths:
-        hint = f"; cut the faces out of the videos first: dfer-prepare {place} FACES" if videos else ""
+        hint = f"; {advice}" if videos else ""
         raise ParameterError("faces", f"{place} has no pictures of faces to learn from{hint}")
+    if videos:
+        warn(f"only pictures are learned from, and {place} has videos too ({videos}); {advice}")
     return paths, groups
 
 

@@ -277,9 +277,10 @@ class _Distillation:
             people = range(UNLABELLED, UNLABELLED + options.identities)
             drawn = ProceduralClips(people, options.workers, lambda n: show(n, options.identities))
             return DrawnCrops(drawn, classes)
-        paths, groups = find_crops(Path(options.faces))
+        warn = partial(tell_warning, self._progress.console)
+        paths, groups = find_crops(Path(options.faces), warn)
         side = max(SIDE, self._size, self._teacher.preprocessing.size)
-        crops = Crops(paths, groups, classes, side, partial(tell_warning, self._progress.console), show)
+        crops = Crops(paths, groups, classes, side, warn, show)
         show(len(crops), len(crops))
         return crops
 

@@ -56,6 +56,17 @@ def test_what_is_no_crop_of_a_face_is_told_with_what_to_do(tmp_path: Path) -> No
         Crops([scene], [None], ("anger",)).frames(0)
 
 
+def test_videos_that_are_left_out_beside_pictures_are_told(tmp_path: Path) -> None:
+    thumbnail, told = write(tmp_path / "films" / "thumbnail.png"), list[str]()
+    assert find_crops(tmp_path, told.append)[0] == [thumbnail]
+    assert not told
+    for name in ("a.mp4", "b.MKV", ".c.mp4"):
+        (tmp_path / "films" / name).write_bytes(b"")
+    assert find_crops(tmp_path, told.append)[0] == [thumbnail]
+    (told_once,) = told
+    assert "has videos too (2); cut the faces out of the videos first: dfer-prepare" in told_once
+
+
 def test_damaged_pictures_are_left_out_and_told(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{number}.png") for number in range(200)]
     paths[7].write_bytes(b"nothing")
