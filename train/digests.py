@@ -17,7 +17,7 @@ from ..runtime.storage import atomic_write
 if TYPE_CHECKING:
     from torch import Tensor
 
-T = TypeVar("T", str, list[str])
+T = TypeVar("T", str, list[str], list[int])
 _PIECE = 1 << 20  # bytes
 _SETTLED = 2_000_000_000  # ns after which another change of a file is sure to alter its ctime
 
@@ -43,6 +43,13 @@ def damaged_pictures(
     Raises DferError if the cache cannot be written.
     """
     return _compute_once("pictures", clips, _damaged, progress, lambda names: not names)
+
+
+def picture_sizes(
+    pictures: Sequence[Path], progress: Callable[[int, int], object] = lambda done, total: None
+) -> list[list[int]]:
+    """Return the width and height of each picture, [] of one that cannot be decoded; else as `damaged_pictures`."""
+    return _compute_once("sizes", [[picture] for picture in pictures], _size, progress, bool)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -122,6 +129,11 @@ def _content(files: Sequence[Path]) -> str:
 
 def _damaged(files: Sequence[Path]) -> list[str]:
     return [file.name for file in files if read_image(file) is None]
+
+
+def _size(files: Sequence[Path]) -> list[int]:
+    image = read_image(files[0])
+    return [] if image is None else [image.shape[1], image.shape[0]]
 
 
 def _read_cache(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from ..data.choice import DRAWN, SIDE
 from ..data.lists import TABLE, few_missing, holds_photographs, splits_in
 from ..data.procedural import ProceduralClips
 from ..data.videos import read_picture
-from ..digests import content_digests, damaged_pictures
+from ..digests import content_digests, picture_sizes
 
 _OBLONG = 1.25  # a picture with a larger aspect ratio is not a face crop
 _MISSING = 0.01  # share of the pictures that may be missing or damaged
@@ -29,7 +29,8 @@ class Crops:
     """Aligned faces as a clip set of single frames [1,side,side,3]. They are unlabelled: all labels are 0.
 
     paths, groups: of each picture, its path and the person or clip it shows (None: a group of its own).
-    Missing and damaged pictures are left out, and `warn` is called. Raises DferError if there are too many.
+    Missing and damaged pictures are left out, and `warn` is called. Raises DferError if there are too many, and for a
+    picture that is not square.
     """
 
     jitter = 0.0
@@ -44,11 +45,18 @@ class Crops:
         warn: Callable[[str], object] = lambda _: None,
         progress: Callable[[int, int], object] = lambda done, total: None,
     ) -> None:
-        damaged = damaged_pictures([[path] for path in paths], progress)
-        bad = [path for path, names in zip(paths, damaged, strict=True) if names]
+        sizes = picture_sizes(paths, progress)
+        bad = [path for path, size in zip(paths, sizes, strict=True) if not size]
         if bad:
             warn(few_missing("pictures of faces", bad, len(paths), _MISSING))
-        kept = [index for index, names in enumerate(damaged) if not names]
+        kept = [index for index, size in enumerate(sizes) if size]
+        for index in kept:
+            width, height = sizes[index]
+            if max(width, height) > _OBLONG * min(width, height):
+                raise DferError(
+                    f"{paths[index]} is {width}×{height}, not a square crop of a face; cut the faces out first: "
+                    "dfer-prepare PHOTOS FACES --photos"
+                )
         self.paths = [paths[index] for index in kept]
         self.groups = [groups[index] for index in kept]
         self.names = [str(path) for path in self.paths]
@@ -65,15 +73,7 @@ class Crops:
         return len(self.paths)
 
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
-        path = self.paths[index]
-        image = read_picture(path)
-        height, width = image.shape[:2]
-        if max(height, width) > _OBLONG * min(height, width):
-            raise DferError(
-                f"{path} is {width}×{height}, not a square crop of a face; cut the faces out first: "
-                "dfer-prepare PHOTOS FACES --photos"
-            )
-        return plain_view(image[None], self._side)
+        return plain_view(read_picture(self.paths[index])[None], self._side)
 
 
 class DrawnCrops:

@@ -51,9 +51,9 @@ def test_what_is_no_crop_of_a_face_is_told_with_what_to_do(tmp_path: Path) -> No
     for place in (film, tmp_path):
         with pytest.raises(ParameterError, match="cut the faces out of the videos first: dfer-prepare"):
             find_crops(place)
-    scene = write(tmp_path / "scene.png", 40, 80)
+    pictures = [write(tmp_path / "face.png"), write(tmp_path / "scene.png", 40, 80)]
     with pytest.raises(DferError, match=r"scene\.png is 80×40, not a square crop of a face"):
-        Crops([scene], [None], ("anger",)).frames(0)
+        Crops(pictures, [None, None], ("anger",))  # at once, not when its turn comes, perhaps after hours
 
 
 def test_videos_that_are_left_out_beside_pictures_are_told(tmp_path: Path) -> None:
