@@ -278,9 +278,8 @@ def _leave_out_patches(name: str, model: nn.Module, count: int) -> None:
     """Make the image tower read only `count` patches. Raises ParameterError if it has fewer, or none."""
     grid = getattr(model.visual, "grid_size", None)
     if grid is None or not hasattr(model.visual, "patch_dropout"):
-        raise ParameterError(
-            "patches", f"{name} is no vision transformer of open_clip, and has no patches to leave out"
-        )
+        problem = f"{name} cannot leave any out; only vision transformers of open_clip, not of timm, can"
+        raise ParameterError("patches", problem)
     if not 1 <= count <= grid[0] ** 2:
         raise ParameterError("patches", f"{name} has {grid[0] ** 2} patches at this image size, not {count}")
     model.visual.patch_dropout = MiddlePatches(grid[0], count)
@@ -290,7 +289,8 @@ def _check_image_size(name: str, tower: dict[str, Any], size: int) -> None:
     """Raise ParameterError if the tower of open_clip's config `tower` cannot read images of this size."""
     patch = tower.get("patch_size")
     if patch is None or "timm_model_name" in tower or not isinstance(tower.get("layers"), int):
-        raise ParameterError("image_size", f"{name} is no vision transformer of open_clip, and keeps its own size")
+        problem = f"{name} keeps its own size; only vision transformers of open_clip, not of timm, take another"
+        raise ParameterError("image_size", problem)
     check_patches(name, patch, size)
 
 

@@ -229,8 +229,9 @@ def test_a_vision_transformer_sees_smaller_images(tmp_path: Path) -> None:
     [
         ("ViT-B-32", 100, "100 does not divide into the patches of 32 of ViT-B-32; 96 and 128 do"),
         ("ViT-B-16", 8, "8 does not divide into the patches of 16 of ViT-B-16; 16 does"),
-        ("RN50", 128, "RN50 is no vision transformer of open_clip, and keeps its own size"),
-        ("dfer-small", 64, "dfer-small is no vision transformer of open_clip, and keeps its own size"),
+        ("RN50", 128, "RN50 keeps its own size; only vision transformers of open_clip, not of timm, take another"),
+        ("dfer-small", 64, "dfer-small keeps its own size"),
+        ("EVA02-B-16", 112, "EVA02-B-16 keeps its own size"),  # a vision transformer of timm
     ],
 )
 def test_image_sizes_that_a_tower_cannot_have_are_refused(name: str, size: int, reason: str) -> None:
@@ -266,7 +267,7 @@ def test_patches_that_a_tower_does_not_have_are_refused() -> None:
         load_clip("dfer-vit", patches=17)
     with pytest.raises(ParameterError, match=r"^patches: dfer-vit has 16 patches at this image size, not 0"):
         load_clip("dfer-vit", patches=0)
-    with pytest.raises(ParameterError, match=r"^patches: dfer-small is no vision transformer of open_clip"):
+    with pytest.raises(ParameterError, match=r"^patches: dfer-small cannot leave any out; only vision transformers"):
         load_clip("dfer-small", patches=15)
 
 
