@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ..runtime.storage import atomic_write
 from .checkpoints.states import read_state
 from .data.augmentation import plain_view
 from .data.batches import sampling_probabilities
-from .data.images import Images, random_views
+from .data.images import Images, random_views, with_hands
 from .digests import weights_digest
 from .methods.method import lay_out, normalise_pixels, standardise
 from .models.averaging import moving_average
@@ -52,6 +52,7 @@ class PretrainSettings:
     early: share of the steps with views of 3/4 of the size, which takes half the time; only for convolutional towers
         that start from random weights.
     teacher: weight of the teacher's probabilities in the targets, if there is a teacher.
+    hands: share of the images with a hand before the lower face; the teacher is not shown it.
     """
 
     steps: int = 7000
@@ -63,6 +64,7 @@ class PretrainSettings:
     average: float = 0.998
     early: float = 0.4
     teacher: float = 0.5
+    hands: float = 0.2
     seed: int = 0
 
 
@@ -93,11 +95,8 @@ class Pretraining:
             class_features(clip).detach() if clip.taught else _orthonormal(len(EXPRESSIONS), clip.width, settings.seed)
         )
         self._learner = _Learner(clip, self.vectors).train()
-        self._learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward = torch.compile(self._learner) if compiled else self._learner
-        self._teacher = None if teacher is None else _Learner(teacher, class_features(teacher).detach()).eval()
-        self._teacher_size = None if teacher is None or teacher.resizable else teacher.preprocessing.encoder_size
-        self._teacher_sees = None if teacher is None else teacher.preprocessing
+        self._teacher = None if teacher is None else _Teacher(teacher)
         self._average = moving_average(self._learner, settings.average)
         groups = _parameter_groups(self._learner, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
@@ -143,19 +142,12 @@ class Pretraining:
         )
         frames, targets = self._draw(np.random.default_rng([settings.seed, step]))
         views = random_views(frames, self.size(step), generator).expand(-1, 3, -1, -1)
-        pixels = standardise(views, self._clip.preprocessing)
         if settings.mixup:
-            pixels, targets = _mix(pixels, targets, settings.mixup, generator)
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
+            views, targets = _mix(views, targets, settings.mixup, generator)
         if self._teacher is not None:
-            with torch.no_grad(), mixed_precision():
-                seen, size = pixels, self._teacher_size
-                if self._teacher_sees is not None:
-                    seen = _renormalise(pixels, self._clip.preprocessing, self._teacher_sees)
-                if size is not None:
-                    seen = functional.interpolate(seen, (size, size), mode="bilinear", antialias=True)
-                both = self._teacher(torch.cat([seen, seen.flip(-1)])).softmax(dim=-1).chunk(2)
-                targets = targets.lerp((both[0] + both[1]) / 2, settings.teacher)
+            targets = targets.lerp(self._teacher.classify(views), settings.teacher)
+        shown = with_hands(views, settings.hands, generator)
+        pixels = _normalised(shown, self._clip.preprocessing).contiguous(memory_format=torch.channels_last)
         with mixed_precision():
             logits = self._forward(pixels)
         loss = functional.cross_entropy(logits, targets)
@@ -168,8 +160,8 @@ class Pretraining:
         return float(loss.detach())
 
     def _draw(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw a batch, with each source's share: pixels float32 [B,3,128,128] in 0..1 (grey: [B,1,128,128]) and
-        targets [B,C]."""
+        """Draw a batch, with each source's share: pixels float32 [B,3,128,128] in 0..1 ([B,1,128,128] if nobody
+        sees colour) and targets [B,C]."""
         shares = np.array([share for _, share in self._sources])
         counts = np.round(self._settings.batch * shares / shares.sum()).astype(int)
         frames, targets = [], []
@@ -179,8 +171,9 @@ class Pretraining:
             frames.append(images.frames[drawn])
             targets.append(images.targets[drawn])
         own = self._clip.preprocessing
-        laid_out = Preprocessing(128, 128, own.mean, own.std, own.grey)
-        pixels = lay_out(torch.from_numpy(np.concatenate(frames)).float(), laid_out)[:, : 1 if own.grey else 3] / 255
+        grey = own.grey and (self._teacher is None or self._teacher.preprocessing.grey)
+        laid_out = Preprocessing(128, 128, own.mean, own.std, grey)
+        pixels = lay_out(torch.from_numpy(np.concatenate(frames)).float(), laid_out)[:, : 1 if grey else 3] / 255
         return pixels, torch.from_numpy(np.concatenate(targets))
 
     def _identify(self, teacher: Clip | None) -> dict[str, Any]:
@@ -228,12 +221,31 @@ class _Learner(nn.Module):
         self.visual, self.logit_scale = model.visual, model.logit_scale
         self.vectors: Tensor
         self.register_buffer("vectors", vectors)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # CPUs convolve a quarter faster
 
     def forward(self, pixels: Tensor) -> Tensor:
         features = functional.normalize(self.visual(pixels).float(), dim=-1)
         with torch.autocast(features.device.type, enabled=False):
             scale = self.logit_scale.exp().clamp(max=_MAX_SCALE)
             return torch.as_tensor(scale * features @ self.vectors.T)
+
+
+class _Teacher:
+    """A pre-trained CLIP that classifies the views a student learns from."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.preprocessing = clip.preprocessing
+        self._size = None if clip.resizable else clip.preprocessing.encoder_size
+        self._learner = _Learner(clip, class_features(clip).detach()).eval()
+
+    def classify(self, views: Tensor) -> Tensor:
+        """Return probabilities [N,C] for views [N,3,S,S], 0..1, averaged with those for their mirror images."""
+        with torch.no_grad(), mixed_precision():
+            seen = _normalised(views, self.preprocessing)
+            if self._size is not None:
+                seen = functional.interpolate(seen, (self._size, self._size), mode="bilinear", antialias=True)
+            plain, mirrored = self._learner(torch.cat([seen, seen.flip(-1)])).softmax(dim=-1).chunk(2)
+            return torch.as_tensor((plain + mirrored) / 2)
 
 
 def fit_text(clip: Clip, vectors: Tensor) -> None:
@@ -283,14 +295,10 @@ def _sentence_features(clip: Clip, tokens: Tensor) -> Tensor:
     return functional.normalize(clip.text.encode(embedded, end), dim=-1)
 
 
-def _renormalise(pixels: Tensor, own: Preprocessing, other: Preprocessing) -> Tensor:
-    """Turn pixels [N,3,S,S] normalised for `own` into those for `other`; of grey ones there is no colour to give."""
-    greyer = other.grey and not own.grey
-    if (own.mean, own.std) == (other.mean, other.std) and not greyer:
-        return pixels
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (own.mean, own.std))
-    raw = (pixels * std + mean).permute(0, 2, 3, 1)
-    return standardise(lay_out(raw, Preprocessing(1, 1, other.mean, other.std, greyer)), other)
+def _normalised(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Make views [N,3,S,S], 0..1, grey if `preprocessing` says so, and normalise them as it says."""
+    as_they_are = replace(preprocessing, size=1, encoder_size=1)  # no change of size
+    return standardise(lay_out(views.permute(0, 2, 3, 1), as_they_are), preprocessing)
 
 
 def _digest(values: NDArray[Any]) -> str:

@@ -89,6 +89,25 @@ class Stop(Exception):
     pass
 
 
+def shown_to(teacher: Clip, student: Clip, images: Images, hands: float) -> list[torch.Tensor]:
+    """What the teacher and the student see in the first step, float32 [8,3,S,S], 0..1."""
+    run = Pretraining(student, [(images, 1.0)], PretrainSettings(steps=10, batch=8, hands=hands), teacher)
+    seen: list[torch.Tensor] = []
+    for clip in (teacher, student):
+        clip.model.visual.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))  # type: ignore[operator, union-attr]
+
+    def stop(step: int, loss: float) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        run.run(False, stop)
+    return [
+        pixels[:8] * torch.tensor(clip.preprocessing.std).view(1, 3, 1, 1)
+        + torch.tensor(clip.preprocessing.mean).view(1, 3, 1, 1)
+        for pixels, clip in zip(seen, (teacher, student), strict=True)
+    ]
+
+
 @pytest.mark.long
 def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(images: Images, tmp_path: Path) -> None:
     settings, state = PretrainSettings(steps=12, batch=4), tmp_path / "x.state"
@@ -181,27 +200,22 @@ def test_a_teacher_sees_images_as_it_was_taught_to(
     own = student.preprocessing
     if mean is not None:
         teacher = replace(teacher, preprocessing=replace(own, mean=mean, std=(0.3, 0.2, 0.1), grey=grey))
-    run = Pretraining(student, [(images, 1.0)], PretrainSettings(steps=10, batch=4), teacher)
-    seen: list[torch.Tensor] = []
-    for clip in (teacher, student):
-        clip.model.visual.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))  # type: ignore[operator, union-attr]
-
-    def stop(step: int, loss: float) -> None:
-        raise Stop
-
-    with pytest.raises(Stop):
-        run.run(False, stop)
-    told, learned = seen[0][:4], seen[1]
-    if mean is None and own_grey >= grey:
-        assert torch.equal(told, learned)
-        return
-    raw, expected = (
-        values * torch.tensor(one.std).view(1, 3, 1, 1) + torch.tensor(one.mean).view(1, 3, 1, 1)
-        for values, one in ((told, teacher.preprocessing), (learned, own))
-    )
+    told, learned = shown_to(teacher, student, images, hands=0)
+    assert told.shape == learned.shape
     if grey:
-        expected = (expected * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    torch.testing.assert_close(raw, expected, atol=1e-5, rtol=0)
+        learned = (learned * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    if own_grey:
+        assert grey or told.std(dim=1).max() > 0.01, "the teacher should see colour"
+        told = (told * torch.tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    torch.testing.assert_close(told, learned, atol=1e-5, rtol=0)
+
+
+def test_the_student_sees_hands_before_faces_and_the_teacher_does_not(images: Images) -> None:
+    told, learned = shown_to(nano(), nano(), images, hands=1)
+    covered = ((told - learned).abs() > 1e-3).any(dim=1)
+    size = covered.shape[-1]
+    assert covered[:, : size // 3].float().mean() < 0.02
+    assert (covered[:, size // 2 :].flatten(1).float().mean(dim=1) > 0.03).float().mean() >= 0.7
 
 
 @pytest.mark.usefixtures("whole_text_fit")

@@ -102,6 +102,34 @@ def random_views(pixels: Tensor, size: int, generator: torch.Generator) -> Tenso
     return torch.where(painted[:, None], _each(uniform(0, 1)), views.clamp(0, 1))
 
 
+def with_hands(views: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Return the views float32 [N,C,S,S] of aligned faces, 0..1; before the lower face of a share of them is a hand.
+
+    Two to four fingers come from below, as bright as the face, with the tips anywhere between the nose and the chin.
+    """
+    count, size = len(views), views.shape[-1]
+
+    def uniform(low: float, high: float) -> Tensor:
+        return (torch.rand(count, generator=generator) * (high - low) + low).view(-1, 1, 1)
+
+    line = (torch.arange(size) + 0.5) / size - 0.5
+    angle = uniform(-1, 1) * math.radians(55)
+    right, down = line[None, None] - uniform(-0.22, 0.22), line[None, :, None] - uniform(-0.02, 0.28)
+    across, along = right * angle.cos() + down * angle.sin(), down * angle.cos() - right * angle.sin()
+    width, fingers = uniform(0.075, 0.13), uniform(2, 5).floor()
+    place = across / width + fingers / 2
+    finger = place.floor().clamp(0, 4)
+    lengths = 0.12 * torch.rand(count, 5, generator=generator)
+    tip = lengths.gather(1, finger.long().flatten(1)).view_as(place)
+    side = 2 * (place - finger) - 1  # -1..1 from one edge of a finger to the other
+    round_end = width / 2 * (1 - (1 - side.clamp(-1, 1) ** 2).sqrt())
+    hand = (place > 0) & (place < fingers) & (along - tip > round_end) & (uniform(0, 1) < share)
+    cheeks = views[:, :, size * 2 // 5 : size * 3 // 5, size * 3 // 10 : size * 7 // 10]
+    skin = cheeks.mean(dim=(2, 3))[:, :, None, None] * uniform(0.85, 1.3)[:, None]
+    shade = 1 - 0.35 * side.abs() ** 4 - uniform(0, 0.3) * along.clamp(0, 1)
+    return torch.where(hand[:, None], (skin * shade[:, None]).clamp(0, 1), views)
+
+
 def _each(values: Tensor) -> Tensor:
     """Reshape one value per image [N] to broadcast over images [N,C,H,W]."""
     return values.view(-1, 1, 1, 1)

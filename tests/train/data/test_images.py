@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dfer.train.data.images import Images, random_views
+from dfer.train.data.images import Images, random_views, with_hands
 from dfer.train.data.procedural import ProceduralClips
 
 
@@ -43,6 +43,19 @@ def test_views_are_of_the_face_they_are_made_from(faces: torch.Tensor) -> None:
     straight, flipped = centred @ own, centred @ mirror
     assert (torch.maximum(straight, flipped) > 0).float().mean() > 0.99
     assert 0.4 < float((flipped > straight).float().mean()) < 0.6
+
+
+def test_hands_cover_the_lower_face_of_a_share_of_the_views_and_leave_the_eyes() -> None:
+    views = torch.full((400, 1, 64, 64), 0.5)
+    shown = with_hands(views, 0.25, _seeded())
+    assert torch.equal(shown, with_hands(views, 0.25, _seeded()))
+    covered = (shown != views)[:, 0]
+    assert 0.2 < float(covered.flatten(1).any(dim=1).float().mean()) < 0.3
+    places = covered[covered.flatten(1).any(dim=1)].float().mean(dim=0)
+    assert places[:24].max() < 0.1  # eyes, in an aligned face
+    assert places[42:50, 24:40].mean() > 0.3  # mouth
+    assert shown.min() > 0.2  # about as bright as the face, edges in shadow
+    assert shown.max() < 0.7
 
 
 def test_one_label_is_believed_less_than_votes(tmp_path: object) -> None:
