@@ -59,7 +59,7 @@ def test_every_sampled_frame_has_one_row_at_its_time(predictions: list[Predictio
     assert [row.frame for row in predictions] == list(range(0, 72, 3))
     np.testing.assert_allclose([row.time for row in predictions], np.arange(0, 72, 3) / 24, atol=1e-3)
     assert {row.track_id for row in predictions} == {1}
-    assert [row.state for row in predictions] == ["warmup"] * 10 + ["ready"] * 14
+    assert [row.state for row in predictions] == ["warmup"] * 9 + ["ready"] * 15
 
 
 def test_probabilities_are_a_distribution_and_the_label_its_maximum(predictions: list[Prediction]) -> None:

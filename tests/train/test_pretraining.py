@@ -183,7 +183,7 @@ def test_a_teacher_may_be_of_another_size_and_kind(images: Images) -> None:
     with torch.no_grad():  # of random weights one class is always the likeliest; let that be very sure
         teacher.model.logit_scale.fill_(np.log(100))  # type: ignore[operator, union-attr]
     student = nano()
-    settings = PretrainSettings(steps=30, batch=8, average=0.5, teacher=1, mixup=0)
+    settings = PretrainSettings(steps=30, batch=8, average=0.5, teacher=1, mixup=0, hands=0)
     Pretraining(student, [(images, 1.0)], settings, teacher).run(False, nothing)
     told, learned = classify(teacher, images), classify(student, images)
     assert told.max(axis=1).mean() > 0.5

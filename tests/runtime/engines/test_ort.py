@@ -223,6 +223,7 @@ def test_each_device_of_openvino_is_asked_for_by_name_and_told_what_is_for_it(
 ) -> None:
     graph = Bundle.open(DEMO).read("encoder.fp32.onnx")
     here = Devices(monkeypatch, "CPU", "GPU", "NPU")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.0")  # of the plug-in
     crops = np.random.default_rng(0).integers(0, 256, (3, 80, 80, 3), dtype=np.uint8)
     with open_engine(graph, provider, 2, precision) as engine:
         together = engine.run({"frames": crops})["features"]
