@@ -15,12 +15,12 @@ POISON = """
 import os
 from dfer.runtime.cli.corpus import unit
 opened = unit._open
-def _open(segment, warnings):
+def _open(segment, settings, warnings):
     if "poison_huge" in segment.source:
         raise MemoryError
     if "poison" in segment.source:
         os.kill(os.getpid(), 9)
-    return opened(segment, warnings)
+    return opened(segment, settings, warnings)
 unit._open = _open
 """
 
