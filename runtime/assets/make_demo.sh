@@ -43,7 +43,7 @@ teach "$here/../../train/models/weights/demo.safetensors" --pretrained "$work/se
 
 dfer-train "$work/demo.pt" --pretrained demo --stills "$votes" --stills-most 6000 --stills-share 0.75 \
     --validation-split tune --views 1 --epochs 10,9,9 --depth 1,2,2 --ema 0.99 --balance 0 --span 0.6 --history 0.5
-dfer-export --ckpt "$work/demo.pt" --out "$work/demo.dfer" --int8 --int8-for cpu --calib "$stills" --window 1.25
+dfer-export --ckpt "$work/demo.pt" --out "$work/demo.dfer" --int8 --int8-for cpu --calib "$stills" --window 1.2
 rm -r "$here/demo.dfer"
 cp -r "$work/demo.dfer" "$here/"
 

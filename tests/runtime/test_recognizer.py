@@ -186,7 +186,7 @@ def test_a_slow_sampling_rate_keeps_the_track(face_frames: list[np.ndarray], tmp
     with Recognizer(DEMO, window=30, fps=0.5) as recognizer:
         rows = list(recognizer.stream(video))
     assert [row.track_id for row in rows] == [1] * 6
-    with Recognizer(DEMO) as recognizer, pytest.raises(DferError, match=r"window: 1.25 s hold fewer"):
+    with Recognizer(DEMO) as recognizer, pytest.raises(DferError, match=r"window: 1.2 s hold fewer"):
         list(recognizer.stream(video))
 
 

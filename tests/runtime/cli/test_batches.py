@@ -163,7 +163,7 @@ def test_a_camera_that_is_not_there_does_not_end_the_others(face_video: Path, tm
 
 
 def test_a_source_that_does_not_fit_the_window_fails_alone(face_video: Path, tmp_path: Path) -> None:
-    """Two pictures a minute hold no window of 1.25 s; the film beside them is read."""
+    """Two pictures a minute hold no window of 1.2 s; the film beside them is read."""
     slow = tmp_path / "slow.mp4"
     import av
 
