@@ -114,7 +114,7 @@ def main() -> None:
         Check(f"{name}: at least {least} ×", f"{factors[name]:.1f} ×", factors[name] >= least)
         for name, least in needed.items()
     ]
-    checks += [Check(provider, "not installed here", False) for provider in dict.fromkeys(missing)]
+    checks += [Check(provider, "does not run here", False) for provider in dict.fromkeys(missing)]
     publish(
         "windows.md",
         "A prediction per frame against re-encoding every window",
