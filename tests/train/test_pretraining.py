@@ -177,16 +177,16 @@ def test_a_teacher_overrules_labels_that_say_nothing(images: Images) -> None:
 @pytest.mark.usefixtures("whole_text_fit")
 def test_a_teacher_may_be_of_another_size_and_kind(images: Images) -> None:
     """It must overrule: with its word alone, a nano says after a few steps what the transformer says."""
-    torch.manual_seed(1)
+    torch.manual_seed(3)
     teacher = build_clip(ClipSizes(64, 64, 16, 64, 1, 77, 49408, 64, 1))
     fit_text(teacher, torch.eye(teacher.width)[:7])
-    with torch.no_grad():  # of random weights one class is always the likeliest; let that be very sure
+    with torch.no_grad():  # of random weights one class is always the likeliest; let that be sure
         teacher.model.logit_scale.fill_(np.log(100))  # type: ignore[operator, union-attr]
     student = nano()
     settings = PretrainSettings(steps=30, batch=8, average=0.5, teacher=1, mixup=0, hands=0)
     Pretraining(student, [(images, 1.0)], settings, teacher).run(False, nothing)
     told, learned = classify(teacher, images), classify(student, images)
-    assert told.max(axis=1).mean() > 0.5
+    assert told.max(axis=1).mean() > 0.8
     assert (told.argmax(axis=1) == learned.argmax(axis=1)).mean() > 0.8
 
 

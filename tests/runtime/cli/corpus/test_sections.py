@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfer.runtime.cli.corpus.sections import VideoSection, find_cuts, is_before
+from dfer.runtime.cli.corpus.sections import Cut, VideoSection, find_cuts, is_before
 from dfer.runtime.sources import Frame, open_source
 from dfer.runtime.sources.films import Film
 
@@ -17,13 +17,18 @@ def frames_of(path: Path) -> list[Frame]:
         return list(source)
 
 
+def part_of(path: Path, cut: Cut) -> list[Frame]:
+    with VideoSection(path, "film", cut) as source:
+        return list(source)
+
+
 def test_parts_are_the_whole(film: Path) -> None:
     whole = frames_of(film)
     cuts = find_cuts(film, 4.0, 2.0)
     assert [cut.start.index for cut in cuts] == [96, 192, 288]
     assert [cut.lead.index for cut in cuts] == [48, 144, 240]
     for cut in cuts:
-        part = list(VideoSection(film, "film", cut))
+        part = part_of(film, cut)
         assert [(one.index, one.time) for one in part] == [(one.index, one.time) for one in whole[cut.lead.index :]]
         np.testing.assert_array_equal(part[0].image, whole[cut.lead.index].image)
         np.testing.assert_array_equal(part[-1].image, whole[-1].image)
@@ -43,12 +48,12 @@ def test_a_seek_saves_reading_and_one_that_does_not_arrive_is_no_loss(
     monkeypatch.setattr(Film, "read", counted)
     cut = find_cuts(film, 4.0, 2.0)[-1]
     reads = 0
-    arrived = [frame.index for frame in VideoSection(film, "film", cut)]
+    arrived = [frame.index for frame in part_of(film, cut)]
     by_seek = reads
     seek = Film.seek
     monkeypatch.setattr(Film, "seek", lambda self, stamp: seek(self, stamp + 3.0))  # past the lead, as in odd files
     reads = 0
-    assert [frame.index for frame in VideoSection(film, "film", cut)] == arrived == list(range(240, 336))
+    assert [frame.index for frame in part_of(film, cut)] == arrived == list(range(240, 336))
     assert by_seek < 200 < reads
 
 
