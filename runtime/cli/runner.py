@@ -35,6 +35,7 @@ from ..sources import (
     open_sources,
     tell_apart,
 )
+from .interruption import Interruption, hold_back_interruption
 from .progress import OverallBar, ProgressBars
 
 if TYPE_CHECKING:
@@ -249,20 +250,26 @@ def run(
         if len(names) > 1:
             give_back_large_blocks()
         at_once = LARGEST_BATCH if window is None and page is None else 1  # live views need even motion
-        stopped = False
-        try:
-            with Sinks(every) as together:
-                try:
-                    for step in recognizer.follow(readers, boxes, at_once):
-                        rates[step.source] = named[step.source].rate  # unknown for files before they are opened
-                        together.write(step)
-                        if window is not None and window.closed:
-                            stopped = True
-                            break
-                except KeyboardInterrupt:
-                    stopped = True
-        except KeyboardInterrupt as again:
-            raise DferError("stopped once more while the outputs were finished: some are missing or cut off") from again
+        stopped, last = False, Interruption()
+        with ExitStack() as finishing:
+            try:
+                with Sinks(every) as together:
+                    try:
+                        for step in recognizer.follow(readers, boxes, at_once):
+                            rates[step.source] = named[step.source].rate  # unknown for files before they are opened
+                            together.write(step)
+                            if window is not None and window.closed:
+                                stopped = True
+                                break
+                        last = finishing.enter_context(hold_back_interruption())
+                    except KeyboardInterrupt:
+                        stopped = True
+            except KeyboardInterrupt as again:
+                if not (stopped or last.happened):
+                    raise
+                why = "stopped once more while the outputs were finished: some are missing or cut off"
+                raise DferError(why) from again
+        stopped |= last.happened
         if page is not None and not stopped and not all(source.live for source in opened):
             with suppress(KeyboardInterrupt):
                 tell(f"all is read; {page.url} stays until Ctrl-C")
