@@ -265,8 +265,6 @@ def run(
                     except KeyboardInterrupt:
                         stopped = True
             except KeyboardInterrupt as again:
-                if not (stopped or last.happened):
-                    raise
                 why = "stopped once more while the outputs were finished: some are missing or cut off"
                 raise DferError(why) from again
         stopped |= last.happened
