@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle as Bundle
-    from .cli.runner import RunOptions as RunOptions
+    from .cli.run_options import RunOptions as RunOptions
     from .cli.runner import RunResult as RunResult
     from .cli.runner import run as run
     from .errors import DferError as DferError
@@ -45,7 +45,7 @@ _HOMES = {
     "ParameterError": "errors",
     "Prediction": "predictions",
     "Recognizer": "recognizer",
-    "RunOptions": "cli.runner",
+    "RunOptions": "cli.run_options",
     "RunResult": "cli.runner",
     "Session": "recognizer",
     "Smoother": "pipeline.smoothing",

@@ -223,7 +223,8 @@ def _run(specs: tuple[SourceSpec, ...], demo: bool, talk: Talk, options: dict[st
     """Read and report; return whether some source failed."""
     from rich.console import Console
 
-    from .runner import RunOptions, run
+    from .run_options import RunOptions
+    from .runner import run
 
     console = Console(stderr=True, highlight=False)
     told = Console(stderr=True, highlight=False, quiet=talk.quiet)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dfer.runtime.cli.runner import RunOptions, run
+from dfer.runtime import RunOptions, run
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Step
 from helpers import flat, rows_of, run_command

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dfer.runtime.bundle import DEMO
-from dfer.runtime.cli.runner import RunOptions
+from dfer.runtime.cli.run_options import RunOptions
 from dfer.runtime.cli.runner import run as run_sources
 from dfer.runtime.engines.trt_library import is_installed
 from dfer.runtime.errors import DferError, ParameterError

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dfer.runtime import RunOptions, run
 from dfer.runtime.bundle import DEMO
-from dfer.runtime.cli.runner import RunOptions, run
 from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
 from dfer.runtime.sources import Frame, Source, open_sources

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from dfer.runtime.bundle import DEMO
 from dfer.runtime.cli.options import Command
-from dfer.runtime.cli.runner import RunOptions
+from dfer.runtime.cli.run_options import RunOptions
 from dfer.runtime.cli.runner import run as call
 from dfer.runtime.errors import DferError
 from dfer.runtime.predictions import Step
