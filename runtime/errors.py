@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -112,6 +113,22 @@ def reports_errors(command: Callable[P, R]) -> Callable[P, R]:
             raise click.ClickException(f"{place}{error.strerror or error}") from error
 
     return wrapper
+
+
+@contextmanager
+def explains_interruption(way_on: str) -> Iterator[None]:
+    """Turn a Ctrl-C into a `DferError` that says how to go on. A context manager or, in parentheses, a decorator.
+
+    >>> with explains_interruption("the same command goes on from here"):
+    ...     raise KeyboardInterrupt
+    Traceback (most recent call last):
+        ...
+    dfer.runtime.errors.DferError: stopped; the same command goes on from here
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise DferError(f"stopped; {way_on}") from None
 
 
 def _option(parameter: str) -> str:

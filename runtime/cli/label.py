@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import reports_errors
+from ..errors import explains_interruption, reports_errors
 from .options import (
     bundle_option,
     command,
@@ -39,8 +39,8 @@ tracks.parquet (which tracks of a long video's parts are one person) and failure
 where it was interrupted. Videos longer than half an hour are cut, so that several workers read them.
 
 \b
-Exit status: 0 done (of a shard: its part), 1 an input, output or value cannot be used, 2 a command line that cannot
-be understood, 3 some videos could not be read and the others were.
+Exit status: 0 done (of a shard: its part), 1 interrupted, or an input, output or value cannot be used, 2 a command
+line that cannot be understood, 3 some videos could not be read and the others were.
 """
 
 
@@ -90,6 +90,7 @@ class Shard(click.ParamType):  # type: ignore[type-arg]  # generic in click's la
 @detect_every_option
 @version_option
 @reports_errors
+@explains_interruption("the same command goes on from here")
 def main(
     videos: tuple[str, ...],
     out: Path,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...runtime.cli.options import command, version_option
-from ...runtime.errors import DferError, reports_errors, require
+from ...runtime.errors import explains_interruption, reports_errors, require
 from ..data.choice import DataChoice
 from ..distillation.options import DistillOptions
 from .options import (
@@ -130,6 +130,7 @@ Exit status: 0 done, 1 something cannot be used or the run was stopped, 2 a comm
 @seed_option()
 @version_option
 @reports_errors
+@explains_interruption("the same command with --resume goes on from the last whole epoch")
 def main(data: DataChoice, **options: Any) -> None:
     """Teach a small image tower the frame features of the trained model TEACHER, and write the checkpoint STUDENT.
 
@@ -153,10 +154,7 @@ def main(data: DataChoice, **options: Any) -> None:
     labelled = None if data.data == "none" else data
     console = Console(soft_wrap=True)
     chosen = DistillOptions(labelled=labelled, identities=data.identities, workers=data.workers, **options)
-    try:
-        result = distill(chosen, console)
-    except KeyboardInterrupt:
-        raise DferError("stopped; the same command with --resume goes on from the last whole epoch") from None
+    result = distill(chosen, console)
     for line in _describe(result):
         console.print(line)
     out, quoted = result.checkpoint, shlex.quote(str(result.checkpoint))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ...runtime.cli.options import command, refuse_given, version_option
-from ...runtime.errors import DferError, ParameterError, reports_errors
+from ...runtime.errors import DferError, ParameterError, explains_interruption, reports_errors
 from ...runtime.machine import default_workers
 from .options import workers_option
 
@@ -91,29 +91,26 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
         _write_prompts(console, videos, out)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    try:
-        with Progress(*columns, console=console) as progress:
-            task = progress.add_task("cutting faces", total=None)
+    with explains_interruption("the same command goes on from here"), Progress(*columns, console=console) as progress:
+        task = progress.add_task("cutting faces", total=None)
 
-            def show(done: int, total: int) -> None:
-                progress.update(task, completed=done, total=total)
+        def show(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
 
-            comparing = progress.add_task("comparing photographs", total=None, visible=False)
+        comparing = progress.add_task("comparing photographs", total=None, visible=False)
 
-            def compare(done: int, total: int) -> None:
-                progress.update(comparing, completed=done, total=total, visible=True)
+        def compare(done: int, total: int) -> None:
+            progress.update(comparing, completed=done, total=total, visible=True)
 
-            def tell(line: str) -> None:
-                console.print(line, markup=False)
+        def tell(line: str) -> None:
+            console.print(line, markup=False)
 
-            if photos:
-                prepared = prepare_photographs(
-                    videos, out, size, workers, show, compare, tell, lambda line: tell(f"warning: {line}")
-                )
-            else:
-                outcomes = prepare(videos, out, size, workers, show)
-    except KeyboardInterrupt:
-        raise DferError("stopped; the same command goes on from here") from None
+        if photos:
+            prepared = prepare_photographs(
+                videos, out, size, workers, show, compare, tell, lambda line: tell(f"warning: {line}")
+            )
+        else:
+            outcomes = prepare(videos, out, size, workers, show)
     if photos:
         _summarise_photos(console, prepared, out)
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from ...runtime.cli.options import command, version_option
-from ...runtime.errors import ParameterError, reports_errors, require
+from ...runtime.errors import ParameterError, explains_interruption, reports_errors, require
 from ...runtime.labels import EXPRESSIONS
 from .options import (
     balance_option,
@@ -93,6 +93,7 @@ STILLS_SHARE = 0.7
 @workers_option("Processes that draw procedural people.")
 @version_option
 @reports_errors
+@explains_interruption("the same command with --resume goes on from the last step that was saved")
 def main(
     out: Path,
     clip: str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ...runtime.cli.options import command, version_option
-from ...runtime.errors import reports_errors, require
+from ...runtime.errors import explains_interruption, reports_errors, require
 from ..data.choice import DataChoice
 from ..landmarks import MIDDLE
 from ..options import TrainOptions
@@ -291,6 +291,7 @@ class Setting(click.ParamType):  # type: ignore[type-arg]
 @seed_option()
 @version_option
 @reports_errors
+@explains_interruption("the same command with --resume goes on from the last whole epoch")
 def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     """Train a model and write the checkpoint OUT, chosen on a validation split cut from the training clips.
 
