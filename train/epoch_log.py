@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, TextColumn
 
+from ..runtime.cli.progress import LongProgress
 from ..runtime.errors import require
 from .training import Epoch
 
@@ -54,7 +55,7 @@ class EpochLog:
 
 def progress_bars(console: Console) -> Progress:
     """Return progress bars with the time left and a note behind each."""
-    return Progress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
+    return LongProgress(*Progress.get_default_columns(), TextColumn("{task.fields[note]}"), console=console)
 
 
 def add_bar(progress: Progress, description: str) -> Callable[[int, int], object]:

@@ -105,11 +105,12 @@ def main(
 ) -> None:
     """Label all VIDEOS (files, patterns, folders with all below them) and write tables to the folder OUT."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 
     from ..bundle import DEMO
     from .corpus.label import LabelOptions, label
     from .corpus.settings import LabelSettings
+    from .progress import LongProgress
 
     settings = LabelSettings(str((bundle or DEMO).absolute()), **reading)
     options = LabelOptions(videos, out, settings, workers, cluster, cpus, gpus, shard, retry_failed)
@@ -122,7 +123,7 @@ def main(
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bars:
+    with LongProgress(*columns, console=console) as bars:
         looking = bars.add_task("looking at videos", total=None, note="")
         labelling = bars.add_task("labelling", total=None, note="", visible=False)
 

@@ -1,26 +1,66 @@
-"""Progress bars in the terminal: one per source, or one for many, never wider than the screen."""
+"""Progress bars in the terminal: one per source, or one for many, never wider than the screen; and lines in logs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import Any
 
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column
+
+from ..predictions import Step
 from ..sources import SourceReader
 
-if TYPE_CHECKING:
-    from rich.console import Console
+_EVERY = 60.0  # seconds between two lines in a log
 
-    from ..predictions import Step
+
+class LongProgress(Progress):
+    """Progress bars of work that takes long. In logs and dumb terminals, which show no bars, it prints a line a minute.
+
+    A task's field "note", if any, ends its line.
+    """
+
+    def __init__(self, *columns: str | ProgressColumn, console: Console) -> None:
+        super().__init__(*columns, console=console)
+        self._drawn = console.is_terminal and not console.is_dumb_terminal
+        self._told = monotonic()
+
+    def update(self, task_id: TaskID, *changes: Any, **named: Any) -> None:
+        super().update(task_id, *changes, **named)
+        self._tell(task_id)
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        self._tell(task_id)
+
+    def _tell(self, task_id: TaskID) -> None:
+        if self._drawn or monotonic() - self._told < _EVERY:
+            return
+        self._told = monotonic()
+        task = self._tasks[task_id]
+        told = [f"{task.percentage:.0f} %" if task.total else f"{task.completed:.0f} done"]
+        if task.total and (left := task.time_remaining):
+            told.append(f"about {left / 60:.0f} minutes left")
+        told += filter(None, [task.fields.get("note", "")])
+        self.console.print(f"{task.description}: {escape(', '.join(told))}", soft_wrap=True)
 
 
 class OverallBar:
     """One bar for many sources, of which few are read at once. Use as a context manager."""
 
     def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
-
         self.progress = Progress(
             TextColumn("{task.fields[ended]} of {task.total} sources", markup=False),
             BarColumn(bar_width=20),
@@ -65,9 +105,6 @@ class ProgressBars:
     """A bar per source with its current predictions. Use as a context manager."""
 
     def __init__(self, console: Console, readers: Sequence[SourceReader]) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
-
         self.progress = Progress(
             TextColumn(
                 "{task.description}", markup=False, table_column=Column(max_width=22, no_wrap=True, overflow="ellipsis")

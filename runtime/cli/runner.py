@@ -32,7 +32,6 @@ from ..sources import (
     tell_apart,
 )
 from .interruption import Interruption, hold_back_interruption
-from .progress import OverallBar, ProgressBars
 from .run_options import RunOptions, check_options
 
 if TYPE_CHECKING:
@@ -143,6 +142,8 @@ def run(
 
             every.append(PageSink(page, watch.report, readers.readers))
         if console is not None:
+            from .progress import OverallBar, ProgressBars
+
             together_read = sum(reader.live for reader in readers.readers) + jobs
             few = len(names) <= together_read
             bars: ProgressBars | OverallBar

@@ -116,8 +116,8 @@ def main(
             ["fold"], f"no effect with {{fold}} in {model}, which stands for five models and their folds; leave it out"
         )
     from rich.console import Console
-    from rich.progress import Progress
 
+    from ...runtime.cli.progress import LongProgress
     from ..epoch_log import tell_warning
     from ..evaluation import open_model
 
@@ -125,7 +125,7 @@ def main(
     warn = partial(tell_warning, console)
     folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [data.fold]
     results = []
-    with Progress(console=console) as progress:
+    with LongProgress(console=console) as progress:
         for fold in folds:
             path = Path(str(model).replace("{fold}", str(fold)))
             with open_model(path, provider, precision, described, checkpoint, warn) as opened:

@@ -78,8 +78,9 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
     model's answer as "text", the lines are what dfer-train --captions reads.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+    from ...runtime.cli.progress import LongProgress
     from ..preparation.films import REPORT, prepare
     from ..preparation.photographs import prepare_photographs
 
@@ -91,7 +92,8 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
         _write_prompts(console, videos, out)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with explains_interruption("the same command goes on from here"), Progress(*columns, console=console) as progress:
+    going_on = explains_interruption("the same command goes on from here")
+    with going_on, LongProgress(*columns, console=console) as progress:
         task = progress.add_task("cutting faces", total=None)
 
         def show(done: int, total: int) -> None:

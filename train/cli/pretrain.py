@@ -181,9 +181,6 @@ def main(
             mean_loss = loss if mean_loss == 0 else 0.99 * mean_loss + 0.01 * loss
             note = f"step {step} of {steps}, loss {mean_loss:.3f}"
             progress.update(training, completed=work[step - 1], note=note)
-            if not console.is_terminal and step % max(1, steps // 20) == 0:  # a log file has no bar
-                left = progress.tasks[training].time_remaining
-                console.print(note + ("" if left is None else f", about {left / 60:.0f} minutes left"))
 
         run.run(resume, show)
     save_weights(model, out, description_tokens(model))

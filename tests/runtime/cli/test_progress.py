@@ -1,4 +1,4 @@
-"""Progress fits the terminal."""
+"""Progress fits the terminal, and logs tell of it, too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from dfer.runtime.cli.progress import OverallBar, ProgressBars
+from dfer.runtime.cli.progress import LongProgress, OverallBar, ProgressBars
 from dfer.runtime.labels import EXPRESSIONS
 from dfer.runtime.predictions import Prediction, Step
 from dfer.runtime.sources import Frame
@@ -56,3 +56,23 @@ def test_many_sources_share_one_bar() -> None:
     text = "".join(segment.text for segment in line)
     assert "30 of 150 sources" in text and "30.mp4" in text
     assert bar.progress.tasks[0].completed == 30.5
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_log_has_a_line_a_minute(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dfer.runtime.cli.progress.monotonic", lambda: now[0])
+    written = io.StringIO()
+    progress = LongProgress(console=Console(file=written, width=40, force_terminal=terminal))
+    progress.get_time = lambda: now[0]
+    reading = progress.add_task("reading videos", total=None)
+    encoding = progress.add_task("encoding", total=400, note="")
+    for second in range(1, 150):
+        now[0] = float(second)
+        if second < 70:
+            progress.update(reading, completed=second)
+        else:
+            progress.update(encoding, advance=1, note="[b] loss 0.5")
+            progress.advance(encoding, 1)
+    lines = ["reading videos: 60 done", "encoding: 25 %, about 2 minutes left, [b] loss 0.5"]
+    assert written.getvalue().splitlines() == ([] if terminal else lines)
