@@ -127,7 +127,9 @@ def explains_interruption(way_on: str) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        if isinstance(error, ImportError) and not isinstance(error.__cause__, KeyboardInterrupt):
+            raise  # native modules turn an interruption while they load into this
         raise DferError(f"stopped; {way_on}") from None
 
 

@@ -13,9 +13,12 @@ from dfer.train.cli.distill import main as distill
 from dfer.train.cli.pretrain import main as pretrain
 from dfer.train.cli.train import main as train
 
+LOADING = ImportError("initialization failed")  # as a native module says it
+LOADING.__cause__ = KeyboardInterrupt()
 RESUME = "the same command with --resume goes on from the last "
 
 
+@pytest.mark.parametrize("why", [KeyboardInterrupt(), LOADING], ids=["working", "loading"])
 @pytest.mark.parametrize(
     ("command", "work", "arguments", "told"),
     [
@@ -35,11 +38,12 @@ def test_an_interrupted_command_says_how_to_go_on(
     work: str,
     arguments: list[str],
     told: str,
+    why: BaseException,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
+        raise why
 
     monkeypatch.chdir(tmp_path)
     Path("in.pt").touch()
