@@ -12,7 +12,7 @@ import pytest
 from dfer.runtime import Recognizer, RunOptions, run
 from dfer.runtime.faces.detection import FaceDetector
 from dfer.runtime.faces.orientation import AutoTurn, OrientationVote, turn
-from dfer.runtime.sources import Frame
+from dfer.runtime.sources import Frame, open_source
 from helpers import rows_of, write_video
 
 
@@ -127,3 +127,16 @@ def test_a_filmed_face_upside_down(shared_data: Path, tmp_path: Path) -> None:
     warnings.clear()
     run(RunOptions([shared_data / "videos" / "single_face.mp4"]), warn=warnings.append)
     assert not any("turned" in line for line in warnings)
+
+
+def test_every_frame_of_a_filmed_face_shows_that_it_is_upside_down(shared_data: Path) -> None:
+    with open_source(shared_data / "videos" / "single_face.mp4") as source:
+        frames = [
+            Frame(turn(frame.image, 180), 0, 0.0, cut=True, file="a.png") for frame in source if frame.index % 6 == 0
+        ]
+    automatic = AutoTurn(lambda *_: None)
+    degrees = []
+    for frame in frames:
+        automatic(frame)
+        degrees.append(automatic.degrees)
+    assert degrees == [180] * len(frames)
