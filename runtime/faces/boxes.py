@@ -32,7 +32,8 @@ class GivenBoxes:
     """The boxes of one source, as a replacement for the detector. Frames must come in order.
 
     A row belongs to the frame with its number or, in a file without numbers, to the first frame at or after its time.
-    Two seconds without a row mean that nobody is there.
+    Of several moments in one frame each track's last counts, or without tracks the last moment. Two seconds without a
+    row mean that nobody is there.
     """
 
     def __init__(self, place: str, rows: Mapping[float, list[_Row]], by_frame: bool) -> None:
@@ -53,7 +54,9 @@ class GivenBoxes:
             moment = self._moments[self._next]
             self._next += 1
             if not self._by_frame or moment == index:  # rows of dropped frames never match
-                self._due = self._rows[moment]
+                newer = self._rows[moment]
+                known = {row.id for row in newer}
+                self._due = [row for row in self._due if row.id is not None and row.id not in known] + newer
         gone = time - self._last > _CARRIED
         if self._due:
             self._used, self._last = True, time

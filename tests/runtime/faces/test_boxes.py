@@ -99,6 +99,16 @@ def test_of_two_moments_between_frames_the_later_counts(face_frames: list[np.nda
     assert [face.box[0] for face in boxes.detect(face_frames[0])] == [2]
 
 
+def test_tracks_at_different_moments_share_a_frame(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    rows = "time_s,track,x,y,w,h\n0.01,1,1,1,9,9\n0.02,2,2,2,9,9\n0.03,1,3,3,9,9\n"
+    (boxes,) = read_boxes(write(tmp_path, rows), ["clip.mp4"])
+    assert boxes.should_detect(1, 0.04)
+    assert {face.id: face.box[0] for face in boxes.detect(face_frames[0]) if isinstance(face, GivenFace)} == {
+        1: 3,
+        2: 2,
+    }
+
+
 def test_a_face_without_a_box_for_two_seconds_is_gone(face_frames: list[np.ndarray], tmp_path: Path) -> None:
     (boxes,) = read_boxes(write(tmp_path, "frame,x,y,w,h\n3,100,80,90,100\n90,100,80,90,100\n"), ["clip.mp4"])
     found = {index: len(boxes.detect(face_frames[0])) for index in range(150) if boxes.should_detect(index, index / 24)}
