@@ -166,6 +166,7 @@ class _Ffmpeg:
                 *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-filter_threads", "1"),
                 *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:.6f}"),
                 *("-i", "pipe:0", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"),
+                *("-bf", "0"),  # with such frames a fragmented MP4 starts late by their delay
                 *("-threads", str(max(1, physical_cores() // 2))),  # the others decode, detect and draw
                 *("-g", str(max(1, round(_FRAGMENT * rate))), "-movflags", flags, "-flush_packets", "1"),
                 *("-f", "mp4", f"file:{path}"),

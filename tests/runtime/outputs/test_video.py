@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -87,6 +88,19 @@ def test_frames_stand_as_long_as_in_the_source(encoder: str, tmp_path: Path) -> 
             sink.write(np.full((48, 64, 3), brightness, np.uint8), time)
     _, values = shown(tmp_path / "o.mp4")
     assert np.abs(np.array(values) - [0, 0, 0, 0, 0, 100, 200]).max() < 12
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_video_begins_with_its_first_frame(
+    encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool
+) -> None:
+    if not plain:  # an ffmpeg that cannot finish a file as a plain MP4
+        monkeypatch.setattr(video, "_ends_plain", lambda _: False)
+    with VideoSink(tmp_path / "o.mp4", 4, (64, 48)) as sink:
+        for index in range(9):
+            sink.write(np.full((48, 64, 3), 20 * index, np.uint8), index / 4)
+    with av.open(tmp_path / "o.mp4") as container:
+        assert [frame.time for frame in container.decode(video=0)] == pytest.approx([index / 4 for index in range(9)])
 
 
 def test_a_source_that_was_away_for_hours_is_not_a_video_of_hours(encoder: str, tmp_path: Path) -> None:
