@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from ..errors import DferError
 from ..machine import describe_machine, read_text, versions
 from ..outputs.writer import OutputPaths, Sinks, file_sinks
 from ..recognizer import Recognizer
@@ -72,6 +73,8 @@ class RepeatedSource(Source):
     """Repeats a file, with index and time rising, until `seconds` have passed; a live source is read for that time."""
 
     def __init__(self, place: str | Path, image_rate: float, seconds: float) -> None:
+        if str(place) == "-" or Path(place).is_fifo():
+            raise DferError(f"{place}: a pipe is read only once, and profiling repeats its source; name a file")
         self._open = partial(open_source, place, image_rate)
         self._source, self._seconds, self._closed = self._open(), seconds, False
         self.name, self.rate, self.count = self._source.name, self._source.rate, None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from time import monotonic, sleep
@@ -17,6 +19,7 @@ from dfer.runtime.cli.profile import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural.demo import RATE
 from dfer.runtime.profiling.energy import Sensor
+from dfer.runtime.profiling.html import headlines
 from dfer.runtime.profiling.profiler import ARRIVALS, Profiler, RepeatedSource
 from dfer.runtime.profiling.report import Measurement, Report, read_report, stage_times
 from dfer.runtime.recognizer import Recognizer
@@ -229,3 +232,15 @@ def test_a_newer_report_is_refused(tmp_path: Path) -> None:
     (tmp_path / "new.json").write_text('{"kind": "dfer-profile", "schema": 3}')
     with pytest.raises(DferError, match="newer"):
         read_report(tmp_path / "new.json")
+
+
+def test_a_pipe_is_refused_since_it_is_read_only_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("-", tmp_path / "pipe"):
+        with pytest.raises(DferError, match="a pipe is read only once"):
+            RepeatedSource(place, 25.0, 1.0)
+
+
+def test_a_scenario_without_a_query_is_not_said_to_take_no_time(report: Report) -> None:
+    empty = [replace(one, steady={}) if one.part == "query" else one for one in report.measurements]
+    assert "not measured" in "".join(headlines(replace(report, measurements=empty)))
