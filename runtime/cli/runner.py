@@ -94,14 +94,15 @@ def run(
     if not specs:
         raise ParameterError("sources", "name at least one")
     paths = OutputPaths(*map(_path, (options.csv, options.jsonl, options.video, options.plot)))
-    paths.check(specs)
+    inputs = [Path(path) for path in (options.boxes, options.classes) if isinstance(path, str | Path)]
+    paths.check(specs, inputs)
     folder = None if options.out_dir is None else OutputFolder(Path(options.out_dir))
     check_options(options, specs)
     with ExitStack() as stack:
         stack.enter_context(paths.reserved(len(specs)))
         sources = _open_sources(options, specs, stack, warn)
         if folder is not None:
-            folder.prepare([source.name for source in sources], specs)
+            folder.prepare([source.name for source in sources], specs, inputs, paths.wanted(len(specs)))
             stack.enter_context(folder.reserved())
         boxes = _read_boxes(options, sources)
         live = sum(source.live or options.realtime for source in sources)
@@ -224,6 +225,8 @@ def _open_sources(options: RunOptions, specs: Sequence[SourceSpec], stack: ExitS
         stack.callback(source.close)
     if not any(source.live for source in sources):
         check_unset(options, "is for cameras, and no source is live; leave it out", "size", "camera_fps")
+    if all(source.photos for source in sources):
+        check_unset(options, "photographs have no times; --out-dir writes annotated pictures instead", "video", "plot")
     tell_apart(sources)
     return sources if options.rotate is None else [rotated(source, options.rotate, warn) for source in sources]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -41,19 +41,30 @@ class OutputFolder:
             result.append(OutputPaths(csv, None, video, plot))
         return result
 
-    def prepare(self, names: Sequence[str], sources: Sequence[SourceSpec]) -> None:
-        """Create the folder. Raises DferError if it cannot be written, or a result would overwrite a source.
+    def prepare(
+        self,
+        names: Sequence[str],
+        sources: Sequence[SourceSpec],
+        inputs: Iterable[Path] = (),
+        outputs: Iterable[Path] = (),
+    ) -> None:
+        """Create the folder. Raises DferError if it cannot be written, or a result would overwrite what is read.
 
-        names: of the sources.
+        names: of the sources. inputs: files that are read besides the sources. outputs: the other results of the run.
         """
         if self.path.exists() and not self.path.is_dir():
             raise DferError(f"{readable(self.path)} is a file; name a folder")
         results = [path for paths in self.paths(names) for path in (*paths.wanted(), _pictures(paths))]
         taken = files_read(sources, results)
         taken |= {path.parent for path in taken}
+        read, written = ({path.resolve() for path in paths} for paths in (inputs, outputs))
         for path in results:
             if path.resolve() in taken:
                 raise DferError(f"{readable(path)} is a source; name another folder")
+            if path.resolve() in read:
+                raise DferError(f"{readable(path)} is an input; name another folder")
+            if path.resolve() in written:
+                raise DferError(f"two outputs have the name {readable(path)}")
         try:
             self.path.mkdir(exist_ok=True)
         except OSError as error:

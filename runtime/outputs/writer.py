@@ -74,10 +74,13 @@ class OutputPaths:
                     stack.enter_context(sole_writer(path))
             yield
 
-    def check(self, sources: Sequence[SourceSpec]) -> None:
-        """Raise DferError for files that cannot be written, or would overwrite a source, before any work is done."""
+    def check(self, sources: Sequence[SourceSpec], inputs: Iterable[Path] = ()) -> None:
+        """Raise DferError for files that cannot be written, or would overwrite what is read, before any work is done.
+
+        inputs: files that are read besides the sources.
+        """
         wanted = self.wanted(len(sources))
-        taken = files_read(sources, wanted)
+        taken, others = files_read(sources, wanted), {path.resolve() for path in inputs}
         seen: set[Path] = set()
         for path in wanted:
             if path in (self.csv, self.jsonl) and path == STDOUT:
@@ -88,6 +91,8 @@ class OutputPaths:
             check_writable(path, aside=path == self.plot)
             if path.resolve() in taken:
                 raise DferError(f"{path} is the source; name another output")
+            if path.resolve() in others:
+                raise DferError(f"{path} is an input; name another output")
             if path.resolve() in seen:
                 raise DferError(f"two outputs have the name {path}")
             seen.add(path.resolve())

@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from ..errors import DferError, ParameterError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif"})
-VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"}
+    | {".mts", ".m2ts", ".ts", ".3gp", ".ogv"}  # camcorders, recorders of streams, phones
+)
+"""What a folder's videos are known by; a file that is named may have any suffix."""
 FOREIGN_SUFFIXES = frozenset({".heic", ".heif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 """Image formats of cameras and phones that OpenCV does not read."""
 
@@ -98,12 +102,14 @@ class Source(ABC):
     live: whether frames not taken in time are dropped. reconnecting: whether the connection is lost and being retried.
     unread: names of photographs that could not be read so far, and why.
     rotation: degrees clockwise by which its images are already rotated.
+    photos: whether its images are known to be photographs, without times.
     """
 
     name: str
     rate: float | None
     count: int | None
     live: bool = False
+    photos: bool = False
     reconnecting: bool = False
     rotation: int = 0
     unread: Mapping[str, str] = MappingProxyType({})

@@ -37,7 +37,7 @@ class ImageFolder(Source):
     def __init__(self, paths: Sequence[Path], name: str, rate: float, warn: Warn, photos: bool = False) -> None:
         self.name, self.rate, self.count = name, None if photos else rate, len(paths)
         self.warn = warn
-        self._paths, self._step, self._photos = paths, 1 / rate, photos
+        self._paths, self._step, self.photos = paths, 1 / rate, photos
         self._root = os.path.commonpath([path.parent for path in paths]) or "."
         self._closed = False
         self.unread: dict[str, str] = {}
@@ -54,11 +54,11 @@ class ImageFolder(Source):
             if image is None:
                 why = why_unreadable(path)
                 self.warn(f"{readable(path)}: {why}; left out")
-                if self._photos:
+                if self.photos:
                     self.unread[readable(path)] = why
                 continue
             spent, name = perf_counter() - start, readable(os.path.relpath(path, self._root))
-            yield Frame(image, index, index * self._step, spent, monotonic(), cut=self._photos, file=name)
+            yield Frame(image, index, index * self._step, spent, monotonic(), cut=self.photos, file=name)
 
     def close(self) -> None:
         self._closed = True

@@ -81,3 +81,35 @@ def test_no_option_of_either_is_missing_above() -> None:
     }
     for name, value in (FOR_RECOGNIZER | FOR_SOURCES).items():
         assert value != of_run[name], name
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"csv": "own.csv", "boxes": "own.csv"}, "own.csv is an input; name another output"),
+        ({"jsonl": "own.json", "classes": "own.json"}, "own.json is an input; name another output"),
+        ({"out_dir": "out", "boxes": "out/face.csv"}, "out/face.csv is an input; name another folder"),
+        ({"out_dir": "out", "csv": "out/face.csv"}, "two outputs have the name out/face.csv"),
+        ({"out_dir": "out", "video": "out/face.mp4"}, "two outputs have the name out/face.mp4"),
+    ],
+)
+def test_no_output_goes_over_another_or_over_what_is_read(
+    options: dict[str, Any], words: str, face_video: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("out").mkdir()
+    Path("face.mp4").symlink_to(face_video)
+    files = {Path("own.csv"): "frame,x,y,w,h\n0,1,1,90,90\n", Path("own.json"): "{}"}
+    for path, content in (files | {Path("out/face.csv"): files[Path("own.csv")]}).items():
+        path.write_text(content)
+    with pytest.raises(DferError, match=words):
+        run(RunOptions(["face.mp4"], provider="cpu", **options))
+    assert {path: path.read_text() for path in files} == files
+
+
+def test_photographs_have_no_plot_and_no_video(face_frames: list[np.ndarray], tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "anna.png"), face_frames[0][..., ::-1])
+    for options in ({"plot": tmp_path / "o.png"}, {"video": tmp_path / "o.mp4"}):
+        with pytest.raises(DferError, match="photographs have no times; --out-dir writes annotated pictures"):
+            run(RunOptions([tmp_path / "anna.png"], **options))
+    assert [path.name for path in tmp_path.iterdir()] == ["anna.png"]
