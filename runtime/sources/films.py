@@ -63,6 +63,7 @@ class Picture:
     _frame: Any
     _size: tuple[int, int]  # width and height with square pixels, before rotation
     _turns: int  # by 90 degrees, counter-clockwise
+    _flipped: bool  # upside down, before rotation
     _converter: _Converter
 
     @property
@@ -73,6 +74,8 @@ class Picture:
     def convert(self) -> NDArray[np.uint8]:
         """Return RGB uint8 [H,W,3]. Any thread may call it, even after the film is closed."""
         image = self._converter.convert(self._frame, *self._size)
+        if self._flipped:
+            image = np.flipud(image)
         return np.ascontiguousarray(np.rot90(image, self._turns))
 
 
@@ -175,8 +178,9 @@ class Film:
                 if frame is None:
                     return None
                 stamp = frame.time if frame.pts is not None else None
-                turns = round(frame.rotation / 90) % 4
-                return Picture(stamp, perf_counter() - start, frame, self._size(frame), turns, self._converter)
+                turns, flipped = round(frame.rotation / 90) % 4, _is_mirrored(frame)
+                spent = perf_counter() - start
+                return Picture(stamp, spent, frame, self._size(frame), turns, flipped, self._converter)
         finally:
             if self._released:
                 self.release()
@@ -291,6 +295,15 @@ def _is_whole_riff(file: IO[bytes]) -> bool:
     length = file.seek(0, os.SEEK_END) - start
     file.seek(start)
     return head[:4] == b"RIFF" and length >= 8 + int.from_bytes(head[4:], "little")
+
+
+def _is_mirrored(frame: Any) -> bool:
+    """Return whether a frame's display matrix (ISO 14496-12, 8.3.2) mirrors it, besides any rotation."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].astype(float)
+    return bool(a * d < b * c)
 
 
 class _Deinterlacer:

@@ -157,7 +157,7 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, d
         if foreign := [file for file in foreign if not _is_litter(file.name) and file.is_file()]:
             kinds = ", ".join(sorted({file.suffix for file in foreign}))
             warn(f"{name}: {len(foreign)} pictures are left out, for {kinds} cannot be read; convert them to .jpg")
-    if not files:
+    if not files and not (files := _videos_in(text)):
         known = ", ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         inner = sum(file.is_dir() and not _is_litter(file.name) for file in path.iterdir())
         more = f"; {inner} folders in it are not searched: name them, or use dfer-label" if inner else ""
@@ -166,7 +166,7 @@ def _open_files(text: str, image_rate: float, warn: Warn, photos: bool | None, d
         if _is_image(files[0]):
             return _open_images(files, name, image_rate, warn, photos)
         if len(files) > 1:
-            raise DferError(f"{name}: matches {len(files)} files, which are as many sources; use expand() first")
+            raise DferError(f"{name}: {len(files)} files, which are as many sources; name one (`expand` lists them)")
         path = files[0]
     if _exists(text) and not path.is_file():
         return _open_pipe(text, warn, device)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DferError
-from ...sources import VIDEO_SUFFIXES, expand, folders_below, open_source
+from ...sources import VIDEO_SUFFIXES, expand, files_of, folders_below, open_source
 from ...sources.frames import natural_order, readable
 from .sections import Cut, Place, find_cuts
 
@@ -68,7 +68,9 @@ def find_videos(places: Iterable[str | Path]) -> list[Path]:
         else:
             listed = [Path(str(spec)) for spec in expand([str(named)])]
             if absent := next((file for file in listed if not file.is_file()), None):
-                raise DferError(f"{readable(absent)}: no such file")
+                images = files_of(str(absent)) != [absent]  # a pattern that matches only these
+                why = "matches images, and this command reads videos; dfer-run reads both" if images else "no such file"
+                raise DferError(f"{readable(absent)}: {why}")
             found += listed
     return list(dict.fromkeys(found))
 

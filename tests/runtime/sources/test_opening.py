@@ -154,6 +154,28 @@ def test_a_film_turned_by_its_metadata_is_shown_upright(tmp_path: Path, angle: i
     assert [place for place, is_bright in bright.items() if is_bright] == [corner]
 
 
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [((-1, 0, 0, 1), (0, -1)), ((1, 0, 0, -1), (-1, 0)), ((0, 1, 1, 0), (0, 0)), ((0, -1, -1, 0), (-1, -1))],
+    ids=["left to right", "upside down", "transposed", "transposed the other way"],
+)
+def test_a_film_mirrored_by_its_metadata_is_shown_as_meant(
+    tmp_path: Path, matrix: tuple[int, ...], corner: tuple[int, int]
+) -> None:
+    frame = np.zeros((64, 96, 3), np.uint8)
+    frame[:16, :16] = 240  # top left as it is stored
+    video = bytearray(write_video(tmp_path / "v.mp4", [frame] * 5, 10).read_bytes())
+    a, b, c, d = (one << 16 for one in matrix)
+    at = video.index(b"tkhd") + 44
+    video[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    (tmp_path / "mirrored.mp4").write_bytes(video)
+    with open_source(tmp_path / "mirrored.mp4") as source:
+        image = next(iter(source)).image
+    assert image.shape[:2] == ((64, 96) if a else (96, 64))
+    bright = {(y, x): image[y * 8 :][:8, x * 8 :][:, :8].mean() > 200 for y in (0, -1) for x in (0, -1)}
+    assert [place for place, is_bright in bright.items() if is_bright] == [corner]
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
 @pytest.mark.parametrize("kind", ["zeros", "noise"])
 def test_damage_in_the_middle_costs_the_damaged_frames_and_one_warning(tmp_path: Path, suffix: str, kind: str) -> None:
@@ -247,6 +269,12 @@ def test_a_pattern_of_videos_is_several_sources_and_one_of_images_a_single_one(t
     assert [len(list(source)) for source in opened] == [3, 3, 3, 3]
     with pytest.raises(DferError, match="as many sources"):
         open_source(str(tmp_path / "clip*.mp4"))
+    (folder := tmp_path / "films").mkdir()
+    for number, path in enumerate(clips):
+        path.rename(folder / f"{number}.MTS")  # as camcorders call theirs
+    assert [path.name for path in map(Path, map(str, expand([folder])))] == ["0.MTS", "1.MTS", "2.MTS"]
+    with pytest.raises(DferError, match="films: 3 files, which are as many sources; name one"):
+        open_source(folder)
 
 
 def test_a_numbered_sequence_takes_the_numbers_written_that_way_in_order(tmp_path: Path) -> None:
