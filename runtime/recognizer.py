@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bundle import DEMO, Bundle
-from .engines import LARGEST_BATCH, Engine, open_graph
-from .engines.choice import resolve
+from .engines import LARGEST_BATCH
+from .engines.choice import open_engines
 from .errors import DferError, ParameterError, check_least
 from .faces.alignment import resize_crop
 from .faces.boxes import align_box
@@ -103,7 +103,11 @@ class Recognizer:
         self.stopwatch = Stopwatch()
         self._turn = threading.Lock()  # one engine run at a time, across all sessions
         with ExitStack() as stack:
-            self.precision, self.encoder, self.head = self._open_engines(stack, provider, precision)
+            self.precision, self.encoder, self.head = open_engines(
+                self.bundle, provider, precision, threads, warn, stack
+            )
+            for remark in filter(None, (self.head.remark, self.encoder.remark)):
+                warn(remark)
             self.face_cost = self._try_engines()
             self._engines = stack.pop_all()
         self.scheduler = Scheduler(1 / fps, self.face_cost)
@@ -334,16 +338,6 @@ class Recognizer:
             f"{self.bundle.path} gives {values.min():g} to {values.max():g} on {self.provider} in {self.precision}, "
             "which is no result; try precision fp32 or provider cpu, or export it again"
         )
-
-    def _open_engines(self, stack: ExitStack, provider: str, precision: str) -> tuple[str, Engine, Engine]:
-        """Return the precision in use, the encoder and the head; `stack` closes both."""
-        provider, precision = resolve(self.bundle, provider, precision, self.threads, self.warn)
-        encoder, head = self.bundle.manifest.graphs(precision, provider)
-        opened = stack.enter_context(open_graph(self.bundle, head, provider, self.threads, self.warn))
-        own = stack.enter_context(open_graph(self.bundle, encoder, provider, self.threads, self.warn, precision))
-        for remark in filter(None, (opened.remark, own.remark)):
-            self.warn(remark)
-        return precision, own, opened
 
     def _try_engines(self) -> float:
         """Warm up both graphs; return the encoder's seconds for one face. Raises DferError for unannounced shapes."""

@@ -15,7 +15,7 @@ import numpy as np
 from ..bundle import Bundle
 from ..errors import BundleError, DferError, ParameterError
 from ..machine import cache_folder, cpu_model, gpus, versions
-from ..storage import atomic_write
+from ..storage import atomic_write, locked
 from . import Engine, find_backend, open_graph, present_providers
 
 Warn = Callable[[str], object]
@@ -26,8 +26,40 @@ _FILE = "choices.json"  # in the cache folder
 _KEPT = 64  # choices; the oldest are dropped
 
 
+def open_engines(
+    bundle: Bundle, provider: str, precision: str, threads: int | None, warn: Warn, stack: ExitStack
+) -> tuple[str, Engine, Engine]:
+    """Return the precision in use, the encoder and the head, which `stack` closes, with "auto" as in `resolve`.
+
+    If the provider that "auto" chose at an earlier start does not start any more, all are tried again, with a warning.
+    """
+
+    def open_both(chosen: str, running: str) -> tuple[str, Engine, Engine]:
+        encoder, head = bundle.manifest.graphs(running, chosen)
+        with ExitStack() as opened:
+            one = opened.enter_context(open_graph(bundle, head, chosen, threads, warn))
+            other = opened.enter_context(open_graph(bundle, encoder, chosen, threads, warn, running))
+            stack.push(opened.pop_all())
+        return running, other, one
+
+    chosen, running = resolve(bundle, provider, precision, threads, warn)
+    try:
+        return open_both(chosen, running)
+    except BundleError:
+        raise
+    except DferError as error:
+        if provider != "auto" or len(present_providers()) == 1:
+            raise
+        warn(f"provider auto tries all again, since {chosen}, its last choice, does not start any more: {error}")
+        return open_both(*resolve(bundle, provider, precision, threads, warn, anew=True))
+
+
 def choose(
-    bundle: Bundle, threads: int | None = None, warn: Warn = lambda _: None, precision: str = "auto"
+    bundle: Bundle,
+    threads: int | None = None,
+    warn: Warn = lambda _: None,
+    precision: str = "auto",
+    anew: bool = False,
 ) -> tuple[str, str]:
     """Return the provider that runs the bundle's encoder fastest on this machine at batch 1, and its precision.
 
@@ -35,6 +67,7 @@ def choose(
     providers are available, they run in turns for two seconds, and the choice is cached in
     `cache_folder()`/choices.json until the bundle, the machine, a version or an argument changes. If TensorRT is
     available, building its engines takes additional time once; `warn` reports that and, each time, those that failed.
+    anew: try all even if the choice is cached.
 
     Raises DferError when none works.
     """
@@ -48,9 +81,8 @@ def choose(
     if len(candidates) == 1:
         return run_by(candidates[0])
     key = _key(bundle, candidates, threads, precision)
-    known = _read_choices()
-    remembered = known.pop(key, {})
-    if remembered.get("provider") in candidates:
+    remembered = _read_choices().get(key, {})
+    if remembered.get("provider") in candidates and not anew:
         for name, failure in remembered.get("failures", {}).items():
             again = f"as when it was tried; to try again, delete {cache_folder() / _FILE}"
             warn(f"provider auto leaves out {name}: {failure} ({again})")
@@ -62,19 +94,27 @@ def choose(
     milliseconds = {name: round(time, 3) for name, time in timings.items()}
     entry = {"provider": provider, "milliseconds": milliseconds, "failures": failures}
     try:
-        _write_choices(dict([*known.items(), (key, entry)][-_KEPT:]))
+        _keep_choice(key, entry)
     except (OSError, DferError) as error:
         warn(f"the choice of {provider} cannot be kept, so each start will try all providers again: {error}")
     return run_by(provider)
 
 
 def resolve(
-    bundle: Bundle, provider: str, precision: str, threads: int | None = None, warn: Warn = lambda _: None
+    bundle: Bundle,
+    provider: str,
+    precision: str,
+    threads: int | None = None,
+    warn: Warn = lambda _: None,
+    anew: bool = False,
 ) -> tuple[str, str]:
     """Return the provider and the precision that run here, with "auto" replaced by what `choose` and `precision_for`
-    return; `warn` is called if the precision failed its gate. Raises DferError when no provider works."""
+    return; `warn` is called if the precision failed its gate. anew: as for `choose`.
+
+    Raises DferError when no provider works.
+    """
     if provider == "auto":
-        provider, recommended = choose(bundle, threads, warn, precision)
+        provider, recommended = choose(bundle, threads, warn, precision, anew)
     else:
         recommended = precision_for(bundle, provider, warn)
     return provider, recommended if precision == "auto" else check_precision(bundle, precision, provider, warn)
@@ -203,8 +243,12 @@ def _read_choices() -> dict[str, Any]:
     }
 
 
-def _write_choices(choices: dict[str, Any]) -> None:
+def _keep_choice(key: str, entry: dict[str, Any]) -> None:
+    """Write a choice beside those that others have made meanwhile."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / _FILE) as aside:
-        aside.write_text(json.dumps({"choices": choices}, indent=2), encoding="utf-8")
+    with locked(folder / f"{_FILE}.lock"):
+        known = {other: choice for other, choice in _read_choices().items() if other != key}
+        with atomic_write(folder / _FILE) as aside:
+            kept = dict([*known.items(), (key, entry)][-_KEPT:])
+            aside.write_text(json.dumps({"choices": kept}, indent=2), encoding="utf-8")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 
 from dfer.runtime import machine
 from dfer.runtime.bundle import DEMO, Bundle
-from dfer.runtime.engines import BACKENDS, Engine, choice
+from dfer.runtime.engines import BACKENDS, Engine, choice, open_graph
 from dfer.runtime.engines.ort import OrtBackend, OrtEngine
 from dfer.runtime.errors import DferError
 from dfer.runtime.recognizer import Recognizer
@@ -220,11 +222,11 @@ def test_a_precision_asked_for_by_name_is_run_by_the_fastest_that_can(
     edit_manifest(bundle, precisions={"fp32": entry, "bf16": entry, "int8": CPU_ONLY}, recommended={"cpu": "int8"})
     here = Here(monkeypatch, tmp_path, cpu=0.02, openvino=0.0)
     assert here.choose(bundle) == ("openvino", "fp32")
-    with Recognizer(bundle, precision="int8") as recognizer:
-        assert (recognizer.provider, recognizer.precision) == ("cpu", "int8")
+    assert choice.resolve(Bundle.open(bundle), "auto", "int8") == ("cpu", "int8")
     here.delays["openvino"] = 0.04  # what won in one precision says nothing of another
     assert here.choose(bundle, precision="fp32") == ("cpu", "fp32")
     monkeypatch.setattr(choice, "present_providers", lambda: ["cpu"])
+    monkeypatch.setattr(choice, "open_graph", open_graph)
     with pytest.raises(DferError, match="precision: cpu does not run bf16 here"):
         Recognizer(bundle, precision="bf16")
 
@@ -245,6 +247,31 @@ def test_what_a_provider_leaves_to_the_cpu_is_only_told_if_it_is_chosen(
         with Recognizer(precision="fp32", warn=said.append) as recognizer:
             assert recognizer.provider == winner
         assert said == [f"leaving leaves Shape of {graph} to the CPU" for graph in told]
+
+
+def test_a_choice_that_does_not_start_any_more_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, openvino=0.0, cpu=0.002)
+    assert here.choose()[0] == "openvino"
+    here.delays["openvino"] = None  # a driver broke
+    with ExitStack() as stack:
+        _, encoder, head = choice.open_engines(Bundle.open(DEMO), "auto", "auto", 2, here.said.append, stack)
+        assert (encoder.provider, head.provider) == ("cpu", "cpu")
+    assert here.said[0].startswith("provider auto tries all again, since openvino, its last choice, does not start")
+    here.said.clear()
+    assert here.choose()[0] == "cpu"
+    assert "leaves out openvino" in here.said[0]
+    with pytest.raises(DferError, match="openvino does not start"), ExitStack() as stack:
+        choice.open_engines(Bundle.open(DEMO), "openvino", "auto", 2, here.said.append, stack)
+
+
+def test_choices_that_are_made_at_once_are_all_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    here = Here(monkeypatch, tmp_path, openvino=0.0, cpu=0.002)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda threads: here.choose(threads=threads), range(1, 7)))
+    here.opened.clear()
+    for threads in range(1, 7):
+        here.choose(threads=threads)
+    assert not here.opened
 
 
 def test_a_damaged_bundle_is_an_error_and_no_reason_for_another_provider(bundle: Path, own_cache: Path) -> None:
