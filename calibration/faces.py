@@ -138,7 +138,12 @@ def _video_clips(videos: Iterable[Path], size: int, report: Report, fps: float) 
 
 def _split(clips: list[_Clip]) -> tuple[list[_Clip], list[_Clip]]:
     """Split clips into calibration and held-out ones: as listed, else every fifth video, folder of a video's frames or
-    photograph, or, of fewer, every fifth part of `CLIP_LENGTH` frames. Neighbouring frames are much alike."""
+    photograph, or, of fewer, every fifth part of `CLIP_LENGTH` frames. Neighbouring frames are much alike.
+
+    Raises DferError if all are listed as held out.
+    """
+    if all(clip.held_out for clip in clips):
+        raise DferError("the faces for calibration are all of splits to be tested on; give some of split train")
     if any(clip.held_out for clip in clips) and any(clip.held_out is False for clip in clips):
         return [clip for clip in clips if not clip.held_out], [clip for clip in clips if clip.held_out]
     groups = [list(group) for _, group in groupby(clips, key=lambda clip: clip.film or clip.origin)]

@@ -176,7 +176,7 @@ def main(
     Nothing is written unless the graphs of every precision agree with the model they came from.
     """
     from .model_repository import place_of
-    from .options import ExportOptions, check_given, check_precision, trained_window
+    from .options import ExportOptions, check_given, check_out, check_precision, trained_window
 
     check_given(exported is not None, described is not None, repository is not None)
     if exported is not None:
@@ -201,8 +201,7 @@ def main(
         is_bundle = (checkpoint / "manifest.json").is_file()
         raise ParameterError("checkpoint", f"{checkpoint} is a {ready if is_bundle else 'folder; name a file'}")
     out = out or checkpoint.with_suffix(".dfer")
-    if not out.parent.is_dir():
-        raise ParameterError("out", f"folder {out.parent} does not exist")
+    check_out(out)
     options = ExportOptions(fp16, bf16, int8, int8_for, _faces(faces, root, fold, lists), minimum, gate, window, fps)
     built_for = [target for target in targets.split(",") if target]
     check_engines(engine, built_for)  # now, not after minutes of exporting

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..calibration.faces import MINIMUM
+from ..runtime.bundle import MANIFEST
 from ..runtime.cli.options import given_options
 from ..runtime.errors import DferError, ParameterError
 from ..runtime.pipeline.feature_window import check_sampling
@@ -98,3 +99,13 @@ def check_precision(options: ExportOptions, precision: str) -> None:
         raise ParameterError("triton_precision", "fp16 is not exported; add --fp16")
     if precision == "int8" and not (options.int8 and options.int8_for == "all"):
         raise ParameterError("triton_precision", "int8 is not exported for a server; add --int8 --int8-for all")
+
+
+def check_out(out: Path) -> None:
+    """Raise ParameterError for a name at which no bundle can be written, before minutes of exporting."""
+    if not out.name:
+        raise ParameterError("out", f"{out} is no name; name the bundle, such as align.dfer")
+    if not out.parent.is_dir():
+        raise ParameterError("out", f"folder {out.parent} does not exist")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise ParameterError("out", f"{out} exists and is not a bundle; name another output")

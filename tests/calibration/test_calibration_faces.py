@@ -65,6 +65,14 @@ def test_a_list_says_which_rows_judge_and_what_they_show(tmp_path: Path) -> None
     np.testing.assert_array_equal(kept.frames, random_crops(6)[4:])
 
 
+def test_a_list_of_faces_to_judge_by_alone_is_refused(tmp_path: Path) -> None:
+    write_crops(tmp_path / "images", random_crops(6))
+    table = tmp_path / "list.csv"
+    table.write_text("\n".join(["image,split", *(f"{index:04}.png,test" for index in range(6))]))
+    with pytest.raises(DferError, match="all of splits to be tested on; give some of split train"):
+        load_faces(table, 32, minimum=6)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

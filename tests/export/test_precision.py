@@ -397,6 +397,7 @@ def test_the_fastest_that_passes_is_recommended() -> None:
         "openvino": {"fp32": Measurement(bad, slow)},
     }
     assert recommend(found, "default") == {"cpu": "int8", "cuda": "fp32"}
+    assert recommend(found, "off") == {}
 
 
 def test_a_recommendation_of_what_is_not_there_is_refused(exported: tuple[Path, str], tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_engines_are_closed_when_a_recogniser_cannot_be_made(monkeypatch: pytest
         opened.append(Noting(open_graph(*arguments)))
         return opened[-1]
 
-    monkeypatch.setattr("dfer.runtime.recognizer.open_graph", opening)
+    monkeypatch.setattr("dfer.runtime.engines.choice.open_graph", opening)
     monkeypatch.setattr(Noting, "run", lambda *_: (_ for _ in ()).throw(DferError("out of memory")))
     with pytest.raises(DferError, match="out of memory"):
         Recognizer(provider="cpu")
