@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class Bundle:
     path: Path
     manifest: Manifest
     digests: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, as text for result files; bytes that are not UTF-8 become "\\xe9"."""
+        return os.fsencode(self.path.name).decode("utf-8", "backslashreplace")
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ..errors import reports_errors
+from ..errors import DferError, ParameterError, reports_errors
 from ..storage import atomic_write, check_writable
 from .options import (
     bundle_option,
@@ -87,9 +88,13 @@ def main(
     from ..profiling.report import read_report
     from ..recognizer import Recognizer
 
+    if not math.isfinite(seconds):
+        raise ParameterError("seconds", f"{seconds} is no time")
     for path in (json_path, html_path):
         if path is not None:
             check_writable(path, aside=True)
+    if json_path is not None and html_path is not None and json_path.resolve() == html_path.resolve():
+        raise DferError(f"two outputs have the name {html_path}")
     old = None if old_path is None else read_report(old_path)
     console = Console(stderr=True, highlight=False)
     tell_bundle(console)
@@ -101,6 +106,8 @@ def main(
     ):
         report = _measure(console, recognizer, source, Path(folder), scenario, seconds)
     changes, other = ([], []) if old is None else (compare_reports(old, report), differences(old, report))
+    if old is not None and not changes:
+        other.append("nothing was measured in both reports")
     _show(Console(highlight=False), report, changes, other)
     if json_path is not None:
         _write(json_path, json.dumps(report.to_json(), separators=(",", ":")) + "\n")
@@ -154,9 +161,9 @@ def _show(console: Console, report: Report, changes: Sequence[Change], other: Se
     console.print(_batch_table(report))
     for line in (*headlines(report), *report.notes):
         console.print(line, soft_wrap=True, markup=False)
+    for line in other:
+        console.print(f"[yellow]not the same:[/] {escape(line)}", soft_wrap=True)
     if changes:
-        for line in other:
-            console.print(f"[yellow]not the same:[/] {escape(line)}", soft_wrap=True)
         console.print(_change_table(changes))
 
 

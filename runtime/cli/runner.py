@@ -266,7 +266,7 @@ def _open_page(options: RunOptions, recognizer: Recognizer, stack: ExitStack, te
     from ..web import ServedModel, WebPage
 
     model = ServedModel(
-        name=recognizer.bundle.path.name,
+        name=recognizer.bundle.name,
         method=recognizer.bundle.manifest.method,
         provider=recognizer.provider,
         precision=recognizer.precision,

@@ -94,6 +94,8 @@ class TritonBackend(Backend):
         with closing(ServedModel(self.place)) as server:  # not shared: responses come in the order of requests
             server.check(bundle.digest)
             served = server.precision
+        if served not in bundle.manifest.precisions:
+            raise EngineError(f"{self.name} serves the encoder in {served!r}, of which bundle {bundle.path} has none")
         encoder, head = bundle.manifest.graphs(served, self.name)
         if graph == head:
             (cpu,) = (backend for backend in BACKENDS if backend.name == "cpu")
@@ -161,7 +163,10 @@ class ServedModel:
     @property
     def largest(self) -> int:
         """Rows of the largest batch that it accepts."""
-        return max(1, int(self._config.get("max_batch_size") or 1))
+        try:
+            return max(1, int(self._config.get("max_batch_size") or 1))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EngineError(f"{self.address}: its max_batch_size is no number: {error}") from error
 
     def check(self, digest: str) -> None:
         """Raise EngineError unless it was made from the bundle with this digest."""
@@ -173,7 +178,9 @@ class ServedModel:
             )
 
     def _parameter(self, name: str) -> str:
-        return str(self._config.get("parameters", {}).get(name, {}).get("string_value", ""))
+        parameters = self._config.get("parameters")
+        entry = parameters.get(name) if isinstance(parameters, dict) else None
+        return str(entry.get("string_value", "")) if isinstance(entry, dict) else ""
 
     def infer(self, inputs: Mapping[str, Array], version: str, width: int) -> dict[str, NDArray[np.float32]]:
         """Run one batch on a version of the model that returns `width` numbers per row; return all outputs.
@@ -211,7 +218,7 @@ class ServedModel:
                 values = np.frombuffer(binary[start : start + size], np.dtype("<f4"))
                 results[str(output["name"])] = values.reshape(rows, *output["shape"][1:])
                 start += size
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise EngineError(f"{self.address}: its answer is not one of KServe's protocol: {error}") from error
         return results
 

@@ -245,7 +245,7 @@ def run_header(recognizer: Recognizer, sources: Iterable[str], rotate: int | str
     return {
         "started": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
         "bundle": bundle.digest,
-        "bundle_name": bundle.path.name,
+        "bundle_name": bundle.name,
         "model": bundle.manifest.method,
         "provider": recognizer.provider,
         "precision": recognizer.precision,

@@ -56,12 +56,12 @@ def render_page(report: Report, changes: Sequence[Change] = (), other: Sequence[
             for name, value, about in _figures(report)
         ),
         "</div>",
-        *(_changes(changes, other) if changes else ()),
+        *(_changes(changes, other) if changes or other else ()),
         *(part for measured in report.measurements for part in _section(measured)),
         "<h2>Encoder by batch</h2>",
         _batches(report.batches),
         "<h2>Machine and set-up</h2>",
-        _facts({**report.machine, **setup, **report.versions, **_memory(report)}),
+        _facts({**report.machine, **_set_up(setup), **report.versions, **_memory(report)}),
         *(f'<p class="soft">{escape(note)}</p>' for note in report.notes),
     ]
     body = "\n".join(parts)
@@ -198,6 +198,11 @@ def _changes(changes: Sequence[Change], other: Sequence[str]) -> Iterable[str]:
             f'<tr class="{change.verdict}">' + "".join(f"<td>{escape(cell)}</td>" for cell in change.cells()) + "</tr>"
         )
     yield "</table></div>"
+
+
+def _set_up(setup: Mapping[str, object]) -> dict[str, object]:
+    """Return the set-up with the engine's threads told from the machine's."""
+    return {"engine threads" if name == "threads" else name: value for name, value in setup.items()}
 
 
 def _memory(report: Report) -> dict[str, str]:

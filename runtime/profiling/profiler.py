@@ -10,10 +10,11 @@ the 90th percentile; "multi" is eight samples per query, by the 99th; "offline" 
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import partial
@@ -30,7 +31,7 @@ from ..errors import DferError
 from ..machine import describe_machine, read_text, versions
 from ..outputs.writer import OutputPaths, Sinks, file_sinks
 from ..recognizer import Recognizer
-from ..sources import Frame, Source, SourceReaders, open_source
+from ..sources import Frame, Source, SourceReaders, open_source, readable
 from ..timing import STAGES, Stopwatch
 from .energy import EnergyMeter, Sensor
 from .report import Batch, Measurement, Report
@@ -135,7 +136,7 @@ class Profiler:
             machine=asdict(machine),
             versions=versions(),
             setup={
-                "bundle": str(recognizer.bundle.path),
+                "bundle": readable(recognizer.bundle.path),
                 "bundle_sha256": recognizer.bundle.digest,
                 "provider": recognizer.provider,
                 "precision": recognizer.precision,
@@ -274,7 +275,7 @@ def _measured(
         if monotonic() - begun >= settling:
             watch.settle()
             metering.enter_context(meter)
-            started = monotonic(), time.process_time()
+            started = monotonic(), processor_seconds()
         return False
 
     try:
@@ -282,7 +283,7 @@ def _measured(
     finally:
         if started is not None:
             measured.seconds += monotonic() - started[0]
-            measured.busy += time.process_time() - started[1]
+            measured.busy += processor_seconds() - started[1]
             metering.close()
             for sensor in sensors:  # NaN for one that was lost in any turn
                 told = meter.joules.get(sensor.name, nan)
@@ -290,6 +291,17 @@ def _measured(
         for stage in STAGES:
             measured.steady.setdefault(stage, []).extend(watch.steady.get(stage, []))
             measured.warm_up.setdefault(stage, []).extend(watch.warm_up.get(stage, []))
+
+
+def processor_seconds() -> float:
+    """Return processor seconds of this process and those it has started, such as a video's ffmpeg, ended or not."""
+    if os.name == "nt":  # which does not count ended ones
+        return time.process_time()
+    seconds = sum(os.times()[:4])
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has just ended
+            seconds += sum(child.cpu_times()[:2])
+    return seconds
 
 
 def _drop_lost(measurements: Sequence[Measurement]) -> list[str]:

@@ -21,6 +21,8 @@ def listen(host: str, port: int, token: str | None = None, parameter: str = "por
         require(module, "web")
     if token == "":
         raise ParameterError("token", "is empty; give one that cannot be guessed")
+    if token is not None and token != token.strip():
+        raise ParameterError("token", "begins or ends with a space, which browsers leave out; give one without")
     if not 0 <= port <= 65535:
         raise ParameterError(parameter, f"{port} is none; ports go up to 65535")
     try:

@@ -87,7 +87,7 @@ class Metrics:
         recognizer = self._recognizer
         about = {
             "version": own_version() or "",
-            "model": recognizer.bundle.path.name,
+            "model": recognizer.bundle.name,
             "method": recognizer.bundle.manifest.method,
             "provider": recognizer.provider,
             "precision": recognizer.precision,

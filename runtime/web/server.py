@@ -147,7 +147,12 @@ class PageServer(Service):
                 with anyio.fail_after(_STALL):
                     await viewer.credit.acquire()
                 told = await self._next_round(viewer)
-                points, viewer.mark = self._board.points(viewer.mark)
+                points, mark = self._board.points(viewer.mark)
+                if told.over is None and not points.keys() <= {one.name for one in told.snapshots}:
+                    viewer.told = told.number  # a source began after this round; the next one shows it
+                    told = await self._next_round(viewer)
+                    points, mark = self._board.points(viewer.mark)
+                viewer.mark = mark
                 message = news(told, viewer.seen, points)
                 viewer.told = told.number
                 viewer.seen = {name: picture.number for name, picture in told.pictures.items()}

@@ -98,7 +98,7 @@ def label(
     sizes = "\n".join(f"{video} {video.stat().st_size}" for video in videos)
     run = {
         "bundle": bundle.digest,
-        "bundle_name": bundle.path.name,
+        "bundle_name": bundle.name,
         "classes": list(bundle.manifest.classes),
         **{name: value for name, value in vars(settings).items() if name not in ("bundle", "threads")},
         "longest_s": options.longest,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from inspect import signature
@@ -113,3 +116,12 @@ def test_photographs_have_no_plot_and_no_video(face_frames: list[np.ndarray], tm
         with pytest.raises(DferError, match="photographs have no times; --out-dir writes annotated pictures"):
             run(RunOptions([tmp_path / "anna.png"], **options))
     assert [path.name for path in tmp_path.iterdir()] == ["anna.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are text")
+def test_a_bundle_may_have_any_name(face_video: Path, tmp_path: Path) -> None:
+    bundle = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xff.dfer"))
+    shutil.copytree(DEMO, bundle)
+    out = {"csv": tmp_path / "o.csv", "jsonl": tmp_path / "o.jsonl", "plot": tmp_path / "o.png"}
+    run(RunOptions([face_video], bundle=bundle, provider="cpu", metrics=0, **out))
+    assert r"d\\xff.dfer" in out["jsonl"].read_text()

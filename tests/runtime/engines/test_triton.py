@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +204,29 @@ def test_an_answer_that_is_none_is_an_error_and_not_repeated(
     assert [path for _, path, _ in stub.requests].count("/v2/models/demo-encoder/infer") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"parameters": []}, "serves another bundle"),
+        ({"parameters": None}, "serves another bundle"),
+        ({"parameters": {"bundle_digest": "none"}}, "serves another bundle"),
+        ({"max_batch_size": "many"}, "its max_batch_size is no number"),
+        ({"max_batch_size": math.inf}, "its max_batch_size is no number"),
+        ({"precision": "fp8"}, "serves the encoder in 'fp8', of which bundle"),
+    ],
+)
+def test_a_description_of_the_model_that_is_none_is_an_error(
+    stub: StubTriton, change: dict[str, Any], words: str
+) -> None:
+    config = stub.config()
+    if "precision" in change:
+        config["parameters"]["precision"] = {"string_value": change.pop("precision")}
+    body = json.dumps(config | change).encode()
+    stub.respond = lambda path: (200, {}, body) if path.endswith("/config") else None
+    with pytest.raises(DferError, match=words):
+        open_graph(Bundle.open(DEMO), ENCODER, stub.address).run({"frames": crops(1)})
+
+
 def test_an_answer_without_end_is_refused_before_it_fills_the_memory(stub: StubTriton) -> None:
     with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
         before = engine.run({"frames": crops(1)})["features"]
@@ -225,16 +250,16 @@ def test_an_answer_that_breaks_off_is_asked_for_again(stub: StubTriton) -> None:
         assert not broken
 
 
-@pytest.mark.parametrize("size", [0, 4])
-def test_tensors_that_are_not_whole_are_no_results(stub: StubTriton, size: int) -> None:
+@pytest.mark.parametrize("size", [0, 4, math.inf])
+def test_tensors_that_are_not_whole_are_no_results(stub: StubTriton, size: float) -> None:
     output = {"name": "features", "datatype": "FP32", "shape": [1, 128], "parameters": {"binary_data_size": size}}
     version = triton.version_of(Bundle.open(DEMO).digest, "fp32")
     head = json.dumps({"model_version": version, "outputs": [output]}).encode()
     with open_graph(Bundle.open(DEMO), ENCODER, stub.address) as engine:
         stub.respond = lambda path: (
-            (200, {HEADER: str(len(head))}, head + bytes(size)) if path.endswith("/infer") else None
+            (200, {HEADER: str(len(head))}, head + bytes(4)) if path.endswith("/infer") else None
         )
-        with pytest.raises(DferError, match="its answer is not one of KServe's protocol: cannot reshape"):
+        with pytest.raises(DferError, match="its answer is not one of KServe's protocol: cannot "):
             engine.run({"frames": crops(1)})
 
 

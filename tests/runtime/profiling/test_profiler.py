@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,8 +21,8 @@ from dfer.runtime.cli.profile import main
 from dfer.runtime.errors import DferError
 from dfer.runtime.procedural.demo import RATE
 from dfer.runtime.profiling.energy import Sensor
-from dfer.runtime.profiling.html import headlines
-from dfer.runtime.profiling.profiler import ARRIVALS, Profiler, RepeatedSource
+from dfer.runtime.profiling.html import headlines, render_page
+from dfer.runtime.profiling.profiler import ARRIVALS, Profiler, RepeatedSource, processor_seconds
 from dfer.runtime.profiling.report import Measurement, Report, read_report, stage_times
 from dfer.runtime.recognizer import Recognizer
 
@@ -218,6 +220,8 @@ def test_bad_input_gives_one_line_before_anything_is_measured(face_video: Path, 
         (("--compare", tmp_path / "none.json"), "No such file"),
         (("--json", tmp_path / "no" / "o.json"), "does not exist"),
         (("--html", tmp_path), "is a folder"),
+        (("--html", tmp_path / "o", "--json", tmp_path / "o"), "two outputs have the name"),
+        (("--seconds", "nan"), "--seconds: nan is no time"),
         (("--bundle", tmp_path / "none.dfer"), "no such folder"),
     ]
     for arguments, words in calls:
@@ -244,3 +248,28 @@ def test_a_pipe_is_refused_since_it_is_read_only_once(tmp_path: Path) -> None:
 def test_a_scenario_without_a_query_is_not_said_to_take_no_time(report: Report) -> None:
     empty = [replace(one, steady={}) if one.part == "query" else one for one in report.measurements]
     assert "not measured" in "".join(headlines(replace(report, measurements=empty)))
+
+
+def test_processors_are_busy_with_what_was_started_too() -> None:
+    before = processor_seconds()
+    subprocess.run([sys.executable, "-c", "while __import__('time').process_time() < 1: pass"], check=True)
+    assert processor_seconds() - before > 0.9
+
+
+def test_a_report_with_nothing_in_common_is_told(
+    outcome: tuple[Result, Path], tmp_path: Path, face_video: Path
+) -> None:
+    old = json.loads((outcome[1] / "profile.json").read_text())
+    (tmp_path / "old.json").write_text(json.dumps({**old, "measurements": []}))
+    call = ("--seconds", 1, "--provider", "cpu", "--threads", 2, "--compare", tmp_path / "old.json")
+    result = run(face_video, *call, "--html", tmp_path / "o.html")
+    assert result.exit_code == 0
+    told = "not the same: nothing was measured in both reports"
+    assert told in result.output
+    assert told in (tmp_path / "o.html").read_text()
+
+
+def test_the_page_tells_the_engines_threads_from_the_machines(report: Report) -> None:
+    page = render_page(report)
+    assert f"<td>engine threads</td><td>{report.setup['threads']}</td>" in page
+    assert f"<td>threads</td><td>{report.machine['threads']}</td>" in page

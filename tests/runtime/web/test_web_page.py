@@ -104,6 +104,20 @@ def test_who_is_slow_gets_the_newest_picture_and_no_old_ones(page: WebPage) -> N
         assert [point["time"] for point in source["points"]] == [2, 3, 4]
 
 
+def test_a_source_that_begins_between_two_rounds_loses_nothing(page: WebPage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfer.runtime.web.server._ROUNDS", 1.0)  # a second for what follows the last round
+    with Viewer(page) as slow, Viewer(page) as quick:
+        for number in range(4):  # more than a viewer is sent before it acknowledges
+            page._board.stages = [StageTimes("encode", number, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0)]
+            quick.round()
+        page.show(make_step(1.0), stages, [State()])
+        slow.acknowledge()
+        heard: list[float] = []
+        while not heard:
+            heard = [point["time"] for source in slow.round()["sources"] for point in source["points"]]
+        assert heard == [1.0]
+
+
 def test_who_stalls_slows_nobody_and_is_closed(page: WebPage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dfer.runtime.web.server._STALL", 2.0)
     with Run(page), Viewer(page) as stalled, Viewer(page) as lively:
@@ -265,8 +279,9 @@ def test_a_port_that_is_taken_is_told_at_once() -> None:
 def test_the_network_is_served_only_with_a_token(host: str) -> None:
     with pytest.raises(DferError, match="token: is needed"):
         WebPage(EXPRESSIONS, 0, host)
-    with pytest.raises(DferError, match="empty"):
-        WebPage(EXPRESSIONS, 0, host, token="")
+    for token, words in (("", "empty"), ("secret ", "begins or ends with a space")):
+        with pytest.raises(DferError, match=words):
+            WebPage(EXPRESSIONS, 0, host, token=token)
 
 
 def test_a_host_that_is_not_ours_is_one_clear_error() -> None:
