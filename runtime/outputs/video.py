@@ -159,14 +159,18 @@ class _Ffmpeg:
 
     def __init__(self, program: str, path: Path, rate: float, size: tuple[int, int]) -> None:
         self._path = path
-        flags = "+hybrid_fragmented" if _ends_plain(program) else "+frag_keyframe+empty_moov+default_base_moof"
+        # B-frames, a fifth of a file's size, would delay its first frame: offsets below zero make up for them, which
+        # older programs lack.
+        flags, late = "+hybrid_fragmented+negative_cts_offsets", []
+        if not _ends_plain(program):
+            flags, late = "+frag_keyframe+empty_moov+default_base_moof", ["-bf", "0"]
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed in _finish)
         self._process = subprocess.Popen(
             [
                 *(program, "-hide_banner", "-loglevel", "error", "-nostdin", "-y", "-filter_threads", "1"),
                 *("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"{size[0]}x{size[1]}", "-r", f"{rate:.6f}"),
                 *("-i", "pipe:0", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"),
-                *("-bf", "0"),  # with such frames a fragmented MP4 starts late by their delay
+                *late,
                 *("-threads", str(max(1, physical_cores() // 2))),  # the others decode, detect and draw
                 *("-g", str(max(1, round(_FRAGMENT * rate))), "-movflags", flags, "-flush_packets", "1"),
                 *("-f", "mp4", f"file:{path}"),
