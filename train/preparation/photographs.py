@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,10 +21,11 @@ from ...runtime.errors import DferError
 from ...runtime.faces.alignment import align
 from ...runtime.faces.detection import Face, FaceDetector
 from ...runtime.faces.orientation import OrientationVote
+from ...runtime.labels import MAFW_EXPRESSIONS
 from ...runtime.sources import IMAGE_SUFFIXES, folders_below, read_image
 from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
-from ..data.lists import SPLITS, TABLE, classes_of, own_name
+from ..data.lists import SPLITS, TABLE, classes_of, our_name, own_name
 from .copies import find_copies
 from .films import check_size, jpeg, own_detector, write_rows
 from .processes import run_in_processes
@@ -36,6 +38,7 @@ _SMALL = 160  # pictures with a shorter side below this, in pixels, are enlarged
 _ENLARGED = 192  # approximate shorter side after that, pixels
 _BORDER = 1 / 3  # of the side, replicated around faces that fill their picture: the detector needs some margin
 _VALIDATION = 0.1  # share of the photographs without a split that goes to "val"
+_AGREEMENT = 0.5  # share of two photographs' votes that must agree if the photographs are only similar
 _CHUNK = 16  # photographs per task of a worker
 
 
@@ -112,11 +115,13 @@ def prepare_photographs(
     """Write crops, size×size, to OUT/images, the table OUT/labels.csv, and reports of what was left out.
 
     Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
-    different splits, the training one is dropped. Photographs without a split get one: 10 % are "val", with each
+    different splits, the training one is dropped. Photographs of one split that are only similar are no copies if their
+    labels differ or less than half of their votes agree. Photographs without a split get one: 10 % are "val", with each
     person's together if the table names people.
     progress: called with the photographs cut and all; comparing: with the crops compared and all, in search of copies.
-    tell, warn: called with a line on the classes, and warnings of them, before faces are cut. Raises DferError as
-    `find_photographs` and `classes_of` do, and if OUT cannot be written or holds crops of another size.
+    tell, warn: called with a line on the classes, and warnings of them, before faces are cut; warn also if copies have
+    different labels. Raises DferError as `find_photographs` and `classes_of` do, and if OUT cannot be written or holds
+    crops of another size.
     """
     photographs = find_photographs(place, out)
     _tell_classes(photographs, place, tell, warn)
@@ -128,17 +133,26 @@ def prepare_photographs(
             states[name] = state
             progress(len(states), len(photographs))
         kept = [photograph for photograph in photographs if states[photograph.name] in KEPT]
-        split_by = _give_splits(kept)
         copies = _drop_copies(kept, out / "images", comparing)
-        states |= dict.fromkeys((copy.name for copy, _ in copies), "copy")
+        states |= dict.fromkeys((copy.name for copy, _, _ in copies), "copy")
         kept = [photograph for photograph in kept if states[photograph.name] in KEPT]
+        split_by = _give_splits(kept)
         columns = ["image", *(name for name in photographs[0].cells if name != "image")]
         columns += [name for name in ("person", "split") if name not in columns]
         write_rows(
             out / TABLE, columns, ([one.name, *(one.cells.get(name, "") for name in columns[1:])] for one in kept)
         )
         write_rows(out / REPORT, ["image", "state"], ([one.cells["image"], states[one.name]] for one in photographs))
-        write_rows(out / COPIES, ["image", "copy_of"], ([one.cells["image"], of.cells["image"]] for one, of in copies))
+        write_rows(
+            out / COPIES,
+            ["image", "copy_of", "labels"],
+            ([one.cells["image"], of.cells["image"], "agree" if agree else "differ"] for one, of, agree in copies),
+        )
+        if contrary := sum(not agree for _, _, agree in copies):
+            warn(
+                f"{place}: {contrary} of {len(copies)} copies left out differ in label, or in most votes, from the "
+                f'photograph kept; see which is right ("differ" in {COPIES})'
+            )
     except OSError as error:
         raise DferError(f"{error.filename or out}: {error.strerror or error}") from error
     return Prepared(states, split_by)
@@ -220,14 +234,48 @@ def _mark(target: Path) -> Path:
 
 def _drop_copies(
     kept: Sequence[Photograph], folder: Path, comparing: Callable[[int, int], object]
-) -> list[tuple[Photograph, Photograph]]:
-    """Return pairs (copy to leave out, photograph to keep). A test picture is kept rather than a training one."""
+) -> list[tuple[Photograph, Photograph, bool]]:
+    """Return triples: copy to leave out, photograph to keep, whether their labels agree. A test picture is kept rather
+    than a training one."""
     rank = {split: place for place, split in enumerate(("test", "val", "train"))}
-    order = sorted(kept, key=lambda one: rank.get(one.cells["split"], len(rank)))
+    order = sorted(kept, key=lambda one: rank.get(one.cells.get("split", ""), len(rank)))
+    shares, splits = _shares(order), np.array([one.cells.get("split", "") for one in order])
+
+    def agree(ones: NDArray[np.int64], other: int) -> NDArray[np.bool_]:
+        common = np.minimum(shares[ones], shares[other]).sum(axis=1)
+        return np.asarray((common >= _AGREEMENT) | ~shares[ones].any(axis=1) | ~shares[other].any(), np.bool_)
+
+    def agree_or_leak(ones: NDArray[np.int64], other: int) -> NDArray[np.bool_]:
+        between = (splits[ones] != splits[other]) & (splits[ones] != "") & (splits[other] != "")
+        return np.asarray(between | agree(ones, other), np.bool_)
+
     crops = (np.asarray(cv2.imread(str(folder / one.name), cv2.IMREAD_GRAYSCALE), np.uint8) for one in order)
     comparing(0, len(order))
-    found = find_copies(crops, lambda share: comparing(round(share * len(order)), len(order)))
-    return [(order[index], order[first]) for index, first in enumerate(found.tolist()) if first != index]
+    first = find_copies(crops, agree_or_leak, lambda share: comparing(round(share * len(order)), len(order)))
+    return [
+        (order[copy], order[of], bool(agree(first[copy : copy + 1], copy)))
+        for copy, of in enumerate(first.tolist())
+        if of != copy
+    ]
+
+
+def _shares(photographs: Sequence[Photograph]) -> NDArray[np.float32]:
+    """Return what each is said to show, float32 [N,C]: 1 for its label, or the shares of its votes for expressions; 0
+    without either."""
+    header = photographs[0].cells if photographs else ()
+    columns = {name: our_name(name) for name in header if our_name(name) in MAFW_EXPRESSIONS}
+    labels = [our_name(one.cells.get("label", "")) for one in photographs]
+    classes = {name: index for index, name in enumerate(sorted({*columns.values(), *labels} - {""}))}
+    shares = np.zeros((len(photographs), len(classes)), np.float32)
+    for row, label, one in zip(shares, labels, photographs, strict=True):
+        if label:
+            row[classes[label]] = 1
+            continue
+        for column, name in columns.items():
+            with suppress(ValueError):  # training names a wrong cell with its line
+                row[classes[name]] = float(one.cells[column] or 0)
+        row /= max(float(row.sum()), 1e-6)
+    return shares
 
 
 def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "image"]:
