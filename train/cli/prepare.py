@@ -150,7 +150,7 @@ def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
     if turned:
         console.print(f"warning: {TURNED}{_listed(turned)}", markup=False)
     if prepared.split_by != "given":
-        console.print(f"splits are by {prepared.split_by}: 10 % are val, the others train")
+        console.print(f"splits are by {prepared.split_by}: of those without one 10 % are val, the others train")
     stills = f"--stills {out / TABLE}"
     told = (
         f"next: dfer-train … {stills} with clips of these classes, or, of the seven expressions, dfer-pretrain faces.pt"

@@ -116,8 +116,8 @@ def prepare_photographs(
 
     Photographs without a face, unreadable ones, and all but one of several copies are left out and listed; of copies in
     different splits, the training one is dropped. Photographs of one split that are only similar are no copies if their
-    labels differ or less than half of their votes agree. Photographs without a split get one: 10 % are "val", with each
-    person's together if the table names people.
+    labels differ or less than half of their votes agree. Photographs without a split get that of
+    their person's others, or a new one: 10 % are "val", with each person's together if the table names people.
     progress: called with the photographs cut and all; comparing: with the crops compared and all, in search of copies.
     tell, warn: called with a line on the classes, and warnings of them, before faces are cut; warn also if copies have
     different labels. Raises DferError as `find_photographs` and `classes_of` do, and if OUT cannot be written or holds
@@ -136,7 +136,7 @@ def prepare_photographs(
         copies = _drop_copies(kept, out / "images", comparing)
         states |= dict.fromkeys((copy.name for copy, _, _ in copies), "copy")
         kept = [photograph for photograph in kept if states[photograph.name] in KEPT]
-        split_by = _give_splits(kept)
+        split_by = _give_splits(kept, photographs)
         columns = ["image", *(name for name in photographs[0].cells if name != "image")]
         columns += [name for name in ("person", "split") if name not in columns]
         write_rows(
@@ -237,8 +237,7 @@ def _drop_copies(
 ) -> list[tuple[Photograph, Photograph, bool]]:
     """Return triples: copy to leave out, photograph to keep, whether their labels agree. A test picture is kept rather
     than a training one."""
-    rank = {split: place for place, split in enumerate(("test", "val", "train"))}
-    order = sorted(kept, key=lambda one: rank.get(one.cells.get("split", ""), len(rank)))
+    order = sorted(kept, key=_rank)
     shares, splits = _shares(order), np.array([one.cells.get("split", "") for one in order])
 
     def agree(ones: NDArray[np.int64], other: int) -> NDArray[np.bool_]:
@@ -278,16 +277,26 @@ def _shares(photographs: Sequence[Photograph]) -> NDArray[np.float32]:
     return shares
 
 
-def _give_splits(kept: Sequence[Photograph]) -> Literal["given", "person", "image"]:
-    """Fill in missing splits; return how."""
+def _give_splits(kept: Sequence[Photograph], photographs: Sequence[Photograph]) -> Literal["given", "person", "image"]:
+    """Fill in missing splits; return how. A person's is that of the person's other photographs, if these have one; of
+    several, rather test or val than train, so that training sees no more of those whom it is tested on."""
     bare = [one for one in kept if not one.cells.get("split")]
     people = {one.cells.get("person", "") for one in bare} - {""}
-    units = sorted({one.cells.get("person") or one.name for one in bare})
+    given = [one for one in photographs if one.cells.get("split") and one.cells.get("person") in people]
+    split = {one.cells["person"]: one.cells["split"] for one in sorted(given, key=_rank, reverse=True)}
+    units = sorted({one.cells.get("person") or one.name for one in bare} - split.keys())
     chosen = np.random.default_rng(0).random(len(units)) < _VALIDATION
-    split = dict(zip(units, chosen.tolist(), strict=True))
+    split |= {unit: "val" if held_out else "train" for unit, held_out in zip(units, chosen.tolist(), strict=True)}
     for one in bare:
-        one.cells["split"] = "val" if split[one.cells.get("person") or one.name] else "train"
+        one.cells["split"] = split[one.cells.get("person") or one.name]
     return "given" if not bare else "person" if people else "image"
+
+
+def _rank(photograph: Photograph) -> int:
+    """Return 0 for a test picture, 1 for val, 2 for train, 3 for others."""
+    splits = ("test", "val", "train")
+    split = photograph.cells.get("split", "")
+    return splits.index(split) if split in splits else len(splits)
 
 
 def _tell_classes(

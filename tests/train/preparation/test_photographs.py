@@ -162,6 +162,24 @@ def test_a_table_keeps_its_votes_and_people_stay_together(face_photos: list[np.n
         assert len({row["split"] for row in rows if row["person"] == person}) == 1
 
 
+def test_photographs_without_a_split_go_where_their_person_is(face_photos: list[np.ndarray], tmp_path: Path) -> None:
+    rows = ["ann,train", "ann,test", "ann,", "bob,", "bob,val", *["cid,train", "cid,"], "dan,", "dan,"]
+    for index, image in enumerate(face_photos):
+        save(tmp_path / f"{index}.png", image)
+    lines = [f"{index}.png,happy,{row}" for index, row in enumerate(rows)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,label,person,split", *lines]))
+    result = CliRunner().invoke(
+        main, [str(tmp_path / "table.csv"), str(tmp_path / "out"), "--photos", "--workers", "1"]
+    )
+    assert "splits are by person: of those without one 10 % are val, the others train" in result.output
+    splits = [(row["person"], row["split"]) for row in rows_of(tmp_path / "out" / "labels.csv")]
+    assert splits[:7] == [
+        *[("ann", "train"), ("ann", "test"), ("ann", "test"), ("bob", "val"), ("bob", "val")],
+        *[("cid", "train"), ("cid", "train")],
+    ]
+    assert splits[7] == splits[8]
+
+
 def test_training_reads_the_crops_wherever_the_photographs_lie(face_photos: list[np.ndarray], tmp_path: Path) -> None:
     save(tmp_path / "photos" / "a.jpg", face_photos[0])
     absolute = save(tmp_path / "elsewhere" / "b.png", face_photos[1])
