@@ -59,10 +59,11 @@ EMOTION_STEMS = (
 """Regular expressions for the stems of further words that name an emotion in a text (see `emotion_words`)."""
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "publictest"), "val"),  # the last is FER2013's, as privatetest
+    **dict.fromkeys(("test", "testing", "privatetest"), "test"),
 }
-"""What folders of splits may be called, in lower case, and the split that each is."""
+"""What folders of splits, and splits in tables of photographs to prepare, may be called, in lower case, and the split
+that each is."""
 TABLE = "labels.csv"
 """File name of the table in a folder of clips or photographs."""
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1

@@ -73,7 +73,8 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
     """Return the photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, like FER2013.
 
     A table is a CSV with the columns `image` and `label`, or a column of votes or shares for each class; other columns
-    (`person`, `split`) are kept. Files in `out`, where crops are written, are ignored.
+    (`person`, `split`) are kept, with the splits' names that training knows (see `SPLITS`). Files in `out`, where crops
+    are written, are ignored.
     Raises DferError for a place without photographs, for bad tables, for two photographs whose crops would have the
     same name, and if `out` is where the input lies or has a file that training would take for a crop.
     """
@@ -82,7 +83,7 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
         raise DferError(f"{out}: faces must not go where {place} lies; name another folder")
     if place.is_file():
         found = [
-            Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), row, line)
+            Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), _with_known_split(row), line)
             for line, row in read_rows(place, ("image",))
         ]
     else:
@@ -328,6 +329,11 @@ def _crop_name(name: str) -> str:
     path = PureWindowsPath(name)  # reads / and \\ alike
     parts = path.parts[bool(path.anchor) :]
     return PurePosixPath(*(part for part in parts if part != "..")).with_suffix(".jpg").as_posix()
+
+
+def _with_known_split(row: dict[str, str]) -> dict[str, str]:
+    split = row.get("split", "")
+    return row | {"split": SPLITS[split.lower()]} if split.lower() in SPLITS else row
 
 
 def _cells_of(name: PurePosixPath) -> dict[str, str]:

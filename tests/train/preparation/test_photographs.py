@@ -162,6 +162,20 @@ def test_a_table_keeps_its_votes_and_people_stay_together(face_photos: list[np.n
         assert len({row["split"] for row in rows if row["person"] == person}) == 1
 
 
+def test_splits_of_a_table_get_the_names_that_training_knows(face_photos: list[np.ndarray], tmp_path: Path) -> None:
+    """As FER2013 calls them; the copy among them is the training one."""
+    names = ("Training", "PublicTest", "PrivateTest", "Validation", "VAL", "train", "mine")
+    for index, image in enumerate([face_photos[1], *face_photos[1 : len(names)]]):
+        save(tmp_path / f"{index}.png", image)
+    lines = [f"{index}.png,happy,{name}" for index, name in enumerate(names)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,label,split", *lines]))
+    prepare_photographs(tmp_path / "table.csv", tmp_path / "out")
+    rows = rows_of(tmp_path / "out" / "labels.csv")
+    assert [row["split"] for row in rows] == ["val", "test", "val", "val", "train", "mine"]
+    assert [(row["image"], row["copy_of"]) for row in rows_of(tmp_path / "out" / "copies.csv")] == [("0.png", "1.png")]
+    assert len(StillClips(tmp_path / "out" / "labels.csv", "val")) == 3
+
+
 def test_photographs_without_a_split_go_where_their_person_is(face_photos: list[np.ndarray], tmp_path: Path) -> None:
     rows = ["ann,train", "ann,test", "ann,", "bob,", "bob,val", *["cid,train", "cid,"], "dan,", "dan,"]
     for index, image in enumerate(face_photos):
