@@ -25,6 +25,8 @@ SHOWN = 20
 
 TURNED = "faces not upright, not fit for training (turn these the right way up; the same command cuts them anew)"
 
+GONE = "faces of clips that are no longer there, which training would read; delete their folders unless you want them"
+
 LEFT_OUT: dict[State, str] = {"no-face": "without a face", "unreadable": "unreadable", "copy": "copies of others"}
 
 EPILOG = """\b
@@ -37,7 +39,7 @@ Examples:
   dfer-prepare faces/ prompts.jsonl --caption-prompts   # what to ask a model about each training clip
 
 \b
-Stopped half-way? The same command goes on where it ended.
+Stopped half-way? The same command goes on where it ended. It also cuts anew what has changed since.
 Exit status: 0 done, 1 no clip gave a face or something cannot be used, 2 a command line that cannot be understood.
 """
 
@@ -118,8 +120,9 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
         return
     _summarise(console, outcomes)
     console.print(f"wrote {out / REPORT}", markup=False)
-    if not any(outcome.faces for outcome in outcomes):
-        raise DferError(f"none of the {len(outcomes)} clips gave a face")
+    if not any(outcome.state in ("ok", "turned") for outcome in outcomes):
+        tried = sum(outcome.state != "gone" for outcome in outcomes)
+        raise DferError(f"none of the {tried} clips gave a face")
 
 
 def _write_prompts(console: Console, videos: Path, out: Path) -> None:
@@ -160,6 +163,8 @@ def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
 
 def _summarise(console: Console, outcomes: list[Outcome]) -> None:
     counts = Counter(outcome.state for outcome in outcomes)
+    gone = [outcome.clip for outcome in outcomes if outcome.state == "gone"]
+    outcomes = [outcome for outcome in outcomes if outcome.state != "gone"]
     frames, faces = sum(outcome.frames for outcome in outcomes), sum(outcome.faces for outcome in outcomes)
     turned = f"{counts['turned']} turned, " if counts["turned"] else ""
     console.print(
@@ -171,3 +176,5 @@ def _summarise(console: Console, outcomes: list[Outcome]) -> None:
         names = [outcome.clip for outcome in outcomes if outcome.state == state]
         if names:
             console.print(f"{words}{_listed(names)}", markup=False)
+    if gone:
+        console.print(f"warning: {GONE}{_listed(gone)}", markup=False)

@@ -11,9 +11,9 @@ import functools
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
@@ -33,7 +33,11 @@ REPORT = "report.csv"
 _ASIDE = ".partial"
 _FRAME_RATE = 25.0  # assumed frames per second of a folder, used by tracking only
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
-_COLUMNS = ("clip", "frames", "faces", "share", "state")
+_OLD_COLUMNS = ("clip", "frames", "faces", "share", "state")
+_COLUMNS = (*_OLD_COLUMNS, "bytes", "modified_ns")
+
+Stamp = tuple[str, str]
+"""By which a later run sees that a source has changed: bytes, and time of the last change in ns; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +57,22 @@ class Film:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a clip: frames read, frames with the main face, and "ok", "turned", "no-face" or "unreadable".
+    """Result of a clip: frames read, frames with the main face, and "ok", "turned", "no-face", "unreadable" or "gone".
 
-    turned: the faces were cut, but are not upright.
+    turned: the faces were cut, but are not upright. gone: an earlier run cut them, but the clip is no longer there.
+    stamp: of the clip, before it was read.
     """
 
     clip: str
     frames: int
     faces: int
     state: str
+    stamp: Stamp = ("", "")
 
-    def row(self) -> tuple[str, int, int, str, str]:
+    def row(self) -> tuple[object, ...]:
         """Return the row of the report; share is faces / frames."""
-        return self.clip, self.frames, self.faces, f"{self.faces / max(self.frames, 1):.3f}", self.state
+        share = f"{self.faces / max(self.frames, 1):.3f}"
+        return self.clip, self.frames, self.faces, share, self.state, *self.stamp
 
 
 def find_films(videos: Path, out: Path) -> list[Film]:
@@ -100,7 +107,8 @@ def prepare(
     """Cut the faces of all clips below `videos`, write them to `out`, size×size, with a report; return results by name.
 
     workers: number of processes; 1 works in this one. progress: called with the clips done and all clips, first with
-    those that an earlier run finished. Clips that are not "ok" are tried again by every run.
+    those that an earlier run finished. Clips that are not "ok", or that changed, are tried again by every run. Faces of
+    clips that are no longer there stay, since perhaps nothing else is left of these: they are "gone" in the results.
     Raises DferError if there are no clips, `out` cannot be written or holds crops of another size or folders that no
     run wrote, or a process dies.
     """
@@ -108,10 +116,16 @@ def prepare(
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(out / _ASIDE, ignore_errors=True)
-        outcomes = _finished(films, out)
+        earlier = _earlier(films, out)
         check_size((out / film.folder / "00000.jpg" for film in films), out, size)
+        outcomes = _finished(films, earlier, out)
         done = {outcome.clip for outcome in outcomes}
-        write_rows(out / REPORT, _COLUMNS, (outcome.row() for outcome in outcomes))
+        written = set().union(*(_places(clip) for clip in earlier))
+        for film in films:
+            if film.name not in done and film.folder in written and (out / film.folder).is_dir():
+                shutil.rmtree(out / film.folder)  # what it shows is no longer the film, or not upright
+        gone = _gone(films, earlier, out)
+        write_rows(out / REPORT, _COLUMNS, (outcome.row() for outcome in [*outcomes, *gone]))
         progress(len(outcomes), len(films))
         with (out / REPORT).open("a", newline="", encoding="utf-8") as report:
             rows = csv.writer(report)
@@ -121,7 +135,7 @@ def prepare(
                 rows.writerow(outcome.row())
                 report.flush()
                 progress(len(outcomes), len(films))
-        outcomes.sort(key=lambda outcome: outcome.clip)
+        outcomes = sorted([*outcomes, *gone], key=lambda outcome: outcome.clip)
         write_rows(out / REPORT, _COLUMNS, (outcome.row() for outcome in outcomes))
         shutil.rmtree(out / _ASIDE, ignore_errors=True)
     except OSError as error:
@@ -135,12 +149,12 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
     Faces per second, if known, are written to rate.txt beside them. Nothing is written for a clip that cannot be read
     or shows no face.
     """
-    detector, vote = own_detector(), OrientationVote()
+    detector, vote, stamp = own_detector(), OrientationVote(), stamp_of(film.path)
     try:
         with open_source(film.path, film.rate or _FRAME_RATE) as source:
             frames, landmarks = follow_main_face(source, detector, vote)
         if not landmarks:
-            return Outcome(film.name, frames, 0, "no-face")
+            return Outcome(film.name, frames, 0, "no-face", stamp)
         aside = out / _ASIDE / film.folder
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -152,13 +166,13 @@ def prepare_film(film: Film, out: Path, size: int) -> Outcome:
                 share = len(landmarks) / (max(landmarks) - min(landmarks) + 1)  # frames left out take time too
                 (aside / RATE).write_text(f"{rate * share:g}\n", encoding="utf-8")
     except (DferError, cv2.error):
-        return Outcome(film.name, 0, 0, "unreadable")
+        return Outcome(film.name, 0, 0, "unreadable", stamp)
     target = out / film.folder
     if target.exists():
         shutil.rmtree(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside.rename(target)
-    return Outcome(film.name, frames, len(landmarks), "turned" if vote.degrees else "ok")
+    return Outcome(film.name, frames, len(landmarks), "turned" if vote.degrees else "ok", stamp)
 
 
 def follow_main_face(
@@ -207,23 +221,63 @@ def _check_apart(films: Sequence[Film]) -> None:
                 raise DferError(f"{film.name} would be written among the frames of {other.name}; rename one")
 
 
-def _finished(films: Sequence[Film], out: Path) -> list[Outcome]:
-    """Read the outcomes of the clips that an earlier run finished from its report."""
+def stamp_of(source: Path) -> Stamp:
+    """Return the stamp of a file, or of a folder's pictures and rate: all their bytes, and the latest change."""
+    try:
+        files = [source]
+        if source.is_dir():
+            files = [path for path in source.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES or path.name == RATE]
+        found = [path.stat() for path in files]
+    except OSError:
+        return "", ""
+    return str(sum(one.st_size for one in found)), str(max((one.st_mtime_ns for one in found), default=0))
+
+
+def _earlier(films: Sequence[Film], out: Path) -> dict[str, Outcome]:
+    """Read from an earlier run's report, by clip, the outcomes of those whose faces it wrote. Reports of earlier
+    versions have no stamps."""
     if not (out / REPORT).is_file():
         for folder in (out / film.folder for film in films):
             if folder.exists():  # perhaps the user's own: dfer-prepare writes the report first
                 raise DferError(f"{folder} exists but {out} has no {REPORT} of dfer-prepare; name another folder")
-        return []
+        return {}
     with (out / REPORT).open(newline="", encoding="utf-8") as report:
         table = csv.DictReader(report)
-        if tuple(table.fieldnames or ()) != _COLUMNS:
+        columns = tuple(table.fieldnames or ())
+        if columns not in (_COLUMNS, _OLD_COLUMNS):
             raise DferError(f"{out / REPORT} is not a report of dfer-prepare; name another folder")
-        rows = {row["clip"]: row for row in table if row["state"] == "ok"}
+        rows = [row for row in table if row["state"] in ("ok", "turned", "gone")]
+    stamps = [("", "") if columns == _OLD_COLUMNS else (row["bytes"], row["modified_ns"]) for row in rows]
+    return {
+        row["clip"]: Outcome(row["clip"], int(row["frames"]), int(row["faces"]), row["state"], stamp)
+        for row, stamp in zip(rows, stamps, strict=True)
+    }
+
+
+def _finished(films: Sequence[Film], earlier: Mapping[str, Outcome], out: Path) -> list[Outcome]:
+    """Return the outcomes of the clips that have not changed since they were cut, as far as is known."""
+    finished = []
+    for film in films:
+        before, now = earlier.get(film.name), stamp_of(film.path)
+        if before and before.state == "ok" and before.stamp in (("", ""), now) and (out / film.folder).is_dir():
+            finished.append(replace(before, stamp=now))
+    return finished
+
+
+def _gone(films: Sequence[Film], earlier: Mapping[str, Outcome], out: Path) -> list[Outcome]:
+    """Return the outcomes of clips that are no longer there, but whose faces are."""
+    names, folders = {film.name for film in films}, {film.folder for film in films}
     return [
-        Outcome(film.name, int(rows[film.name]["frames"]), int(rows[film.name]["faces"]), "ok")
-        for film in films
-        if film.name in rows and (out / film.folder).is_dir()
+        replace(before, state="gone")
+        for clip, before in earlier.items()
+        if clip not in names and not _places(clip) & folders and any((out / place).is_dir() for place in _places(clip))
     ]
+
+
+def _places(clip: str) -> set[str]:
+    """Return the folders that the faces of a clip of this name may have: it was a video or a folder of frames."""
+    path = PurePosixPath(clip)
+    return {clip, path.with_suffix("").as_posix() if path.suffix.lower() in VIDEO_SUFFIXES else clip}
 
 
 def check_size(crops: Iterable[Path], out: Path, size: int) -> None:

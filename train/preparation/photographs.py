@@ -1,12 +1,14 @@
 """Cut the face out of each photograph, aligned as the runtime aligns it, and list all in one table for training.
 
-A crop gets its name only when it is complete, so an interrupted run resumes where it stopped.
+A crop gets its name only when it is complete, so an interrupted run resumes where it stopped. Crops of photographs that
+have changed since are cut again.
 """
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -27,11 +29,12 @@ from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
 from ..data.lists import SPLITS, TABLE, classes_of, our_name, own_name
 from .copies import find_copies
-from .films import check_size, jpeg, own_detector, write_rows
+from .films import Stamp, check_size, jpeg, own_detector, stamp_of, write_rows
 from .processes import run_in_processes
 
 REPORT, COPIES = "report.csv", "copies.csv"
 KEPT = ("ok", "turned")
+_COLUMNS = ("image", "state", "bytes", "modified_ns")
 State = Literal["ok", "turned", "no-face", "unreadable", "copy"]
 
 _SMALL = 160  # pictures with a shorter side below this, in pixels, are enlarged for the detector
@@ -130,7 +133,9 @@ def prepare_photographs(
         (out / "images").mkdir(parents=True, exist_ok=True)
         check_size((out / "images" / one.name for one in photographs), out, size)
         states: dict[str, State] = {}
-        for name, state in _cut_all(photographs, out / "images", size, workers):
+        stamps = {one.name: stamp_of(one.path) for one in photographs}
+        todo = _unfinished(photographs, stamps, out)
+        for name, state in _cut_all(photographs, todo, out / "images", size, workers):
             states[name] = state
             progress(len(states), len(photographs))
         kept = [photograph for photograph in photographs if states[photograph.name] in KEPT]
@@ -143,7 +148,11 @@ def prepare_photographs(
         write_rows(
             out / TABLE, columns, ([one.name, *(one.cells.get(name, "") for name in columns[1:])] for one in kept)
         )
-        write_rows(out / REPORT, ["image", "state"], ([one.cells["image"], states[one.name]] for one in photographs))
+        write_rows(
+            out / REPORT,
+            _COLUMNS,
+            ([one.cells["image"], states[one.name], *stamps[one.name]] for one in photographs),
+        )
         write_rows(
             out / COPIES,
             ["image", "copy_of", "labels"],
@@ -197,14 +206,35 @@ def _prominence(face: Face, shape: tuple[int, ...]) -> float:
     return face.size * (1 - min(1.0, float(np.hypot(across, down))))
 
 
-def _cut_all(photographs: Sequence[Photograph], out: Path, size: int, workers: int) -> Iterator[tuple[str, State]]:
-    """Yield name and state of each, in any order; first those that an earlier run cut and found upright."""
-    todo: list[Photograph] = []
-    for one in photographs:
-        if (out / one.name).is_file() and not _mark(out / one.name).exists():
-            yield one.name, "ok"
-        else:
-            todo.append(one)
+def _unfinished(photographs: Sequence[Photograph], stamps: Mapping[str, Stamp], out: Path) -> list[Photograph]:
+    """Return those that no earlier run cut and found upright, or that have changed since."""
+    earlier: dict[str, tuple[str, Stamp]] = {}
+    if (out / REPORT).is_file():
+        with (out / REPORT).open(newline="", encoding="utf-8") as report:
+            table = csv.DictReader(report)
+            if tuple(table.fieldnames or ()) == _COLUMNS:  # earlier versions recorded no stamps
+                earlier = {row["image"]: (row["state"], (row["bytes"], row["modified_ns"])) for row in table}
+    return [
+        one
+        for one in photographs
+        if not _is_current(out / "images" / one.name, earlier.get(one.cells["image"]), stamps[one.name])
+    ]
+
+
+def _is_current(crop: Path, before: tuple[str, Stamp] | None, now: Stamp) -> bool:
+    if not crop.is_file() or _mark(crop).exists():
+        return False
+    if before is None:  # a stopped run cut it
+        return crop.stat().st_mtime_ns >= int(now[1] or 0)
+    return before[0] in ("ok", "copy") and before[1] == now
+
+
+def _cut_all(
+    photographs: Sequence[Photograph], todo: Sequence[Photograph], out: Path, size: int, workers: int
+) -> Iterator[tuple[str, State]]:
+    """Yield name and state of each, in any order; first those that are not to do, which are "ok"."""
+    left = {one.name for one in todo}
+    yield from ((one.name, "ok") for one in photographs if one.name not in left)
     cut = run_in_processes(partial(_cut, out=out, size=size), todo, workers, _CHUNK)
     yield from zip((one.name for one in todo), cut, strict=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def prepared(films: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_every_clip_is_reported(prepared: tuple[Path, Result]) -> None:
     out, result = prepared
     assert result.exit_code == 0, result.output
-    assert [tuple(row.values()) for row in report(out).values()] == [
+    assert [tuple(row.values())[:5] for row in report(out).values()] == [
         ("broken.mp4", "0", "0", "0.000", "unreadable"),
         ("day1/face.mp4", "12", "12", "1.000", "ok"),
         ("day1/wall.mp4", "5", "0", "0.000", "no-face"),
@@ -176,6 +177,71 @@ def test_a_second_run_cuts_nothing_again(
     other = run(films, out, "--size", 64)
     assert other.exit_code == 1
     assert "holds faces of 128 pixels; give that or another folder" in other.output
+
+
+@pytest.fixture
+def clips(films: Path, tmp_path: Path) -> Path:
+    """A video and a folder of frames of their own, to be changed."""
+    root = tmp_path / "clips"
+    (root / "day1").mkdir(parents=True)
+    shutil.copy(films / "day1" / "face.mp4", root / "day1" / "face.mp4")
+    shutil.copytree(films / "frames.v2", root / "frames.v2")
+    return root
+
+
+def test_a_clip_that_was_replaced_is_cut_again(films: Path, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "faces"
+    prepare(clips, out)
+    shutil.copy2(films / "leaves.avi", clips / "day1" / "face.mp4")  # an older file, as from an archive
+    os.utime(clips / "day1" / "face.mp4", (0, 0))
+    (clips / "frames.v2" / "3.jpg").unlink()
+    assert {outcome.clip: outcome.faces for outcome in prepare(clips, out)} == {"day1/face.mp4": 10, "frames.v2": 10}
+    assert len(list((out / "day1" / "face").glob("*.jpg"))) == len(list((out / "frames.v2").glob("*.jpg"))) == 10
+
+    (clips / "day1" / "face.mp4").write_bytes(b"no film")
+    result = run(clips, out, "--workers", 1)
+    assert "1 ok, 0 without a face, 1 unreadable" in result.output
+    assert not (out / "day1" / "face").exists()
+
+
+def test_faces_of_clips_that_are_gone_stay_and_are_told(clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "faces"
+    prepare(clips, out)
+    before = contents(out)
+    (clips / "day2").mkdir()
+    (clips / "day1" / "face.mp4").rename(clips / "day2" / "face.mp4")
+    for _ in range(2):  # a second run tells it again
+        result = run(clips, out, "--workers", 1)
+        assert "2 clips: 2 ok" in result.output and "faces in 23 of 23 frames" in result.output
+        assert "delete their folders unless you want them: day1/face.mp4\n" in result.output
+        assert report(out)["day1/face.mp4"]["state"] == "gone"
+        assert before.keys() < contents(out).keys()
+    shutil.rmtree(out / "day1")
+    assert "no longer there" not in run(clips, out, "--workers", 1).output
+    assert set(report(out)) == {"day2/face.mp4", "frames.v2"}
+
+    (clips / "day2" / "face.mp4").rename(clips / "day2" / "face.mov")  # its faces go to the same folder
+    result = run(clips, out, "--workers", 1)
+    assert "2 clips: 2 ok" in result.output and "no longer there" not in result.output
+    assert set(report(out)) == {"day2/face.mov", "frames.v2"}
+    (clips / "day2" / "face.mov").unlink()
+    (clips / "day2" / "face.avi").write_bytes(b"no film")
+    assert "unreadable: day2/face.avi" in run(clips, out, "--workers", 1).output
+    assert not (out / "day2" / "face").exists()
+
+
+def test_reports_of_earlier_versions_are_continued(
+    clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "faces"
+    first = prepare(clips, out)
+    written = (out / "report.csv").read_text()
+    old = [",".join(line.split(",")[:5]) for line in written.splitlines()]
+    (out / "report.csv").write_text("\n".join(old) + "\n")
+    with monkeypatch.context() as patch:
+        patch.delattr(module, "align")
+        assert prepare(clips, out) == first
+    assert (out / "report.csv").read_text() == written
 
 
 def test_the_main_face_is_the_one_seen_longest_and_largest(tmp_path: Path, face_frames: list[np.ndarray]) -> None:

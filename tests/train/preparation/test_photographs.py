@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import cv2
@@ -65,6 +67,45 @@ def test_a_second_run_cuts_nothing_anew_and_writes_the_same(
     prepare_photographs(photos, out, workers=2)
     assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
     assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.jpg")} == written
+
+
+def test_photographs_that_were_replaced_are_cut_again(face_photos: list[np.ndarray], tmp_path: Path) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    for index in range(4):
+        save(photos / "happy" / f"{index}.png", face_photos[index])
+    prepare_photographs(photos, out)
+    crops = {path.name: path.read_bytes() for path in (out / "images").rglob("*.jpg")}
+    os.utime(save(photos / "happy" / "1.png", face_photos[5]), (0, 0))  # an older file, as from an archive
+    save(photos / "happy" / "2.png", np.full((200, 200, 3), 90, np.uint8))
+    for _ in range(2):
+        assert prepare_photographs(photos, out).states == {
+            f"happy/{index}.jpg": "no-face" if index == 2 else "ok" for index in range(4)
+        }
+        changed = {path.name for path in (out / "images").rglob("*.jpg") if path.read_bytes() != crops[path.name]}
+        assert changed == {"1.jpg"}
+        assert len(rows_of(out / "labels.csv")) == 3
+
+
+def test_reports_of_earlier_versions_and_stopped_runs_are_continued(
+    photos: Path, tmp_path: Path, face_photos: list[np.ndarray]
+) -> None:
+    out = tmp_path / "out"
+    prepare_photographs(photos, out)
+    report = (out / "report.csv").read_text()
+    written = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.jpg")}
+    for _ in range(2):
+        lines = [",".join(line.split(",")[:2]) for line in report.splitlines()]
+        (out / "report.csv").write_text("\n".join(lines) + "\n")
+        prepare_photographs(photos, out)
+        assert {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.jpg")} == written
+        assert (out / "report.csv").read_text() == report
+        (out / "report.csv").unlink()
+    save(photos / "happy" / "0.png", face_photos[7])
+    later = time.time_ns() + 10**9
+    os.utime(photos / "happy" / "0.png", ns=(later, later))
+    prepare_photographs(photos, out)
+    changed = {path for path in (out / "images").rglob("*.jpg") if path.stat().st_mtime_ns != written[path]}
+    assert changed == {out / "images" / "happy" / "0.jpg"}
 
 
 def test_crops_among_the_photographs_are_none_of_them(photos: Path) -> None:
