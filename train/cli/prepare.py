@@ -109,12 +109,13 @@ def main(videos: Path, out: Path, size: int, photos: bool, caption_prompts: bool
         def tell(line: str) -> None:
             console.print(line, markup=False)
 
+        def warn(line: str) -> None:
+            tell(f"warning: {line}")
+
         if photos:
-            prepared = prepare_photographs(
-                videos, out, size, workers, show, compare, tell, lambda line: tell(f"warning: {line}")
-            )
+            prepared = prepare_photographs(videos, out, size, workers, show, compare, tell, warn)
         else:
-            outcomes = prepare(videos, out, size, workers, show)
+            outcomes = prepare(videos, out, size, workers, show, warn)
     if photos:
         _summarise_photos(console, prepared, out)
         return

@@ -25,6 +25,7 @@ from ...runtime.faces.detection import FaceDetector
 from ...runtime.faces.orientation import OrientationVote
 from ...runtime.faces.tracking import Tracker
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Source, folders_below, open_source, read_image
+from ...runtime.sources.frames import FOREIGN_SUFFIXES
 from ...runtime.storage import atomic_write
 from ..data.videos import RATE, folder_rate
 from .processes import run_in_processes
@@ -35,6 +36,13 @@ _FRAME_RATE = 25.0  # assumed frames per second of a folder, used by tracking on
 _JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95]
 _OLD_COLUMNS = ("clip", "frames", "faces", "share", "state")
 _COLUMNS = (*_OLD_COLUMNS, "bytes", "modified_ns")
+
+PICTURES = FOREIGN_SUFFIXES | {".gif"}
+"""Suffixes of pictures that are not taken."""
+_VIDEOS = frozenset(
+    {".3g2", ".asf", ".divx", ".dv", ".f4v", ".m1v", ".m2v", ".mod", ".mpe", ".mxf", ".ogm", ".qt", ".rm", ".rmvb"}
+    | {".tod", ".vob", ".wtv", ".y4m"}
+)  # that are not taken
 
 Stamp = tuple[str, str]
 """By which a later run sees that a source has changed: bytes, and time of the last change in ns; empty if unknown."""
@@ -75,10 +83,11 @@ class Outcome:
         return self.clip, self.frames, self.faces, share, self.state, *self.stamp
 
 
-def find_films(videos: Path, out: Path) -> list[Film]:
+def find_films(videos: Path, out: Path, warn: Callable[[str], object] = lambda _: None) -> list[Film]:
     """Return all videos and folders of frames below `videos` but not in `out`, sorted by name.
 
-    A folder that holds a video is not a folder of frames, even if it holds pictures too.
+    A folder that holds a video is not a folder of frames, even if it holds pictures too. `warn` is called with the
+    number of videos and pictures of other kinds.
     Raises DferError if there are none, if two would be written to the same place or one inside another, if `out`
     is `videos`, for a folder that cannot be read, and as `folder_rate` does.
     """
@@ -86,8 +95,9 @@ def find_films(videos: Path, out: Path) -> list[Film]:
         raise DferError(f"{videos}: no such folder")
     if videos.resolve() == out.resolve():
         raise DferError(f"{out}: faces must not go among the videos; name another folder")
-    films = []
+    films, foreign = [], []
     for here, files in folders_below(videos, out):
+        foreign += [path for path in files if path.suffix.lower() in PICTURES | _VIDEOS]
         within = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES]
         for path in within:
             relative = path.relative_to(videos)
@@ -95,6 +105,7 @@ def find_films(videos: Path, out: Path) -> list[Film]:
         if not within and here != videos and any(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
             relative = here.relative_to(videos)
             films.append(Film(here, relative.as_posix(), relative.as_posix(), folder_rate(here)))
+    warn_of_foreign(foreign, videos, ".mp4, or frames to .jpg", warn)
     if not films:
         raise DferError(f"{videos}: holds neither videos ({', '.join(sorted(VIDEO_SUFFIXES))}) nor folders of frames")
     _check_apart(films)
@@ -102,17 +113,23 @@ def find_films(videos: Path, out: Path) -> list[Film]:
 
 
 def prepare(
-    videos: Path, out: Path, size: int = 128, workers: int = 1, progress: Callable[[int, int], object] = lambda *_: None
+    videos: Path,
+    out: Path,
+    size: int = 128,
+    workers: int = 1,
+    progress: Callable[[int, int], object] = lambda *_: None,
+    warn: Callable[[str], object] = lambda _: None,
 ) -> list[Outcome]:
     """Cut the faces of all clips below `videos`, write them to `out`, size×size, with a report; return results by name.
 
     workers: number of processes; 1 works in this one. progress: called with the clips done and all clips, first with
     those that an earlier run finished. Clips that are not "ok", or that changed, are tried again by every run. Faces of
     clips that are no longer there stay, since perhaps nothing else is left of these: they are "gone" in the results.
+    warn: see `find_films`.
     Raises DferError if there are no clips, `out` cannot be written or holds crops of another size or folders that no
     run wrote, or a process dies.
     """
-    films = find_films(videos, out)
+    films = find_films(videos, out, warn)
     try:
         out.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(out / _ASIDE, ignore_errors=True)
@@ -286,6 +303,13 @@ def check_size(crops: Iterable[Path], out: Path, size: int) -> None:
     found = None if first is None else read_image(first)
     if found is not None and len(found) != size:
         raise ParameterError("size", f"{out} holds faces of {len(found)} pixels; give that or another folder")
+
+
+def warn_of_foreign(foreign: Sequence[Path], place: Path, remedy: str, warn: Callable[[str], object]) -> None:
+    """Warn of files in `place` that are left out for their suffixes. remedy: what to convert them to."""
+    if foreign:
+        kinds = ", ".join(sorted({path.suffix for path in foreign}))
+        warn(f"{place}: left out for their kinds ({kinds}), number of files: {len(foreign)}; convert them to {remedy}")
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

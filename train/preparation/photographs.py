@@ -29,7 +29,7 @@ from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
 from ..data.lists import SPLITS, TABLE, classes_of, our_name, own_name
 from .copies import find_copies
-from .films import Stamp, check_size, jpeg, own_detector, stamp_of, write_rows
+from .films import PICTURES, Stamp, check_size, jpeg, own_detector, stamp_of, warn_of_foreign, write_rows
 from .processes import run_in_processes
 
 REPORT, COPIES = "report.csv", "copies.csv"
@@ -72,12 +72,12 @@ class Prepared:
         return sum(other == state for other in self.states.values())
 
 
-def find_photographs(place: Path, out: Path) -> list[Photograph]:
+def find_photographs(place: Path, out: Path, warn: Callable[[str], object] = lambda _: None) -> list[Photograph]:
     """Return the photographs of a table, or of a folder [train|val|test/]CLASS/…/picture, like FER2013.
 
     A table is a CSV with the columns `image` and `label`, or a column of votes or shares for each class; other columns
     (`person`, `split`) are kept, with the splits' names that training knows (see `SPLITS`). Files in `out`, where crops
-    are written, are ignored.
+    are written, are ignored. `warn` is called with the number of pictures in a folder that cannot be taken.
     Raises DferError for a place without photographs, for bad tables, for two photographs whose crops would have the
     same name, and if `out` is where the input lies or has a file that training would take for a crop.
     """
@@ -90,10 +90,13 @@ def find_photographs(place: Path, out: Path) -> list[Photograph]:
             for line, row in read_rows(place, ("image",))
         ]
     else:
+        files = sorted(path for _, files in folders_below(place, out) for path in files)
+        names = {path: name for path in files if not _hidden(name := PurePosixPath(path.relative_to(place)))}
+        warn_of_foreign([path for path in names if path.suffix.lower() in PICTURES], place, ".jpg", warn)
         found = [
             Photograph(path, _crop_name(name.as_posix()), {"image": name.as_posix(), **_cells_of(name)})
-            for path in sorted(path for _, files in folders_below(place, out) for path in files)
-            if path.suffix.lower() in IMAGE_SUFFIXES and not _hidden(name := PurePosixPath(path.relative_to(place)))
+            for path, name in names.items()
+            if path.suffix.lower() in IMAGE_SUFFIXES
         ]
     if not found:
         raise DferError(
@@ -127,7 +130,7 @@ def prepare_photographs(
     different labels. Raises DferError as `find_photographs` and `classes_of` do, and if OUT cannot be written or holds
     crops of another size.
     """
-    photographs = find_photographs(place, out)
+    photographs = find_photographs(place, out, warn)
     _tell_classes(photographs, place, tell, warn)
     try:
         (out / "images").mkdir(parents=True, exist_ok=True)

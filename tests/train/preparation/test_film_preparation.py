@@ -303,6 +303,20 @@ def test_places_that_do_not_serve_are_refused(tmp_path: Path) -> None:
         prepare(tmp_path, tmp_path / "out")
 
 
+def test_films_that_are_not_taken_are_told(clips: Path, tmp_path: Path) -> None:
+    for name in ("day1/a.VOB", "b.gif", "c.rmvb", "d.gif", "day1/notes.txt", "day1/.hidden.gif"):
+        (clips / name).touch()
+    result = run(clips, tmp_path / "faces", "--workers", 1)
+    assert result.exit_code == 0 and "2 clips: 2 ok" in result.output
+    told = "clips: left out for their kinds (.VOB, .gif, .rmvb), number of files: 4; convert them to .mp4, or frames to"
+    assert told in result.output
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "a.gif").touch()
+    result = run(alone, tmp_path / "none", "--workers", 1)
+    assert "(.gif), number of files: 1" in result.output and "holds neither videos" in result.output
+
+
 def test_films_below_a_linked_folder_are_found(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "film.mp4").touch()

@@ -283,6 +283,14 @@ def test_photographs_below_a_linked_class_are_found(tmp_path: Path) -> None:
     assert (found.cells["image"], found.cells["label"]) == ("happy/1.png", "happy")
 
 
+def test_pictures_that_are_not_taken_are_told(photos: Path, tmp_path: Path) -> None:
+    for name in ("happy/a.HEIC", "sad/b.gif", "sad/notes.txt", "__MACOSX/c.gif"):
+        (photos / name).touch()
+    result = CliRunner().invoke(main, [str(photos), str(tmp_path / "out"), "--photos", "--workers", "1"])
+    assert result.exit_code == 0 and "6 ok" in result.output
+    assert "photos: left out for their kinds (.HEIC, .gif), number of files: 2; convert them to .jpg\n" in result.output
+
+
 def test_places_without_photographs_are_named(tmp_path: Path) -> None:
     with pytest.raises(DferError, match="no photographs"):
         find_photographs(tmp_path, tmp_path / "out")
