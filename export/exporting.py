@@ -236,7 +236,7 @@ def export_traced(
     measurements: dict[str, dict[str, Measurement]] = {}
     missed = ", ".join(traced.encoder.missed)
     warnings = [f"the encoder is right, but slower than it could be: its graph still has {missed}"] if missed else []
-    if "cpu" not in encoders.get("int8", {"cpu": b""}):
+    if "int8" in encoders and "cpu" not in encoders["int8"]:
         warnings.append(
             "the int8 graph for ONNX Runtime's CPU provider did not pass its gate and is left out; --int8-for cpu "
             "makes one with more float layers"

@@ -83,8 +83,10 @@ def main(
 
     from rich.console import Console
 
+    from ..outputs.writer import files_read
     from ..profiling.comparison import compare_reports, differences
     from ..profiling.html import render_page
+    from ..profiling.profiler import check_source
     from ..profiling.report import read_report
     from ..recognizer import Recognizer
 
@@ -93,8 +95,14 @@ def main(
     for path in (json_path, html_path):
         if path is not None:
             check_writable(path, aside=True)
-    if json_path is not None and html_path is not None and json_path.resolve() == html_path.resolve():
+    outputs = [path for path in (json_path, html_path) if path is not None]
+    if len({path.resolve() for path in outputs}) < len(outputs):
         raise DferError(f"two outputs have the name {html_path}")
+    if source is not None:
+        check_source(source)
+        read = files_read([source], outputs)
+        if taken := next((path for path in outputs if path.resolve() in read), None):
+            raise DferError(f"{taken} is the source; name another output")
     old = None if old_path is None else read_report(old_path)
     console = Console(stderr=True, highlight=False)
     tell_bundle(console)

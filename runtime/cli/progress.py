@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import PurePath
 from time import monotonic
@@ -52,7 +53,8 @@ class LongProgress(Progress):
         task = self._tasks[task_id]
         told = [f"{task.percentage:.0f} %" if task.total else f"{task.completed:.0f} done"]
         if task.total and (left := task.time_remaining):
-            told.append(f"about {left / 60:.0f} minutes left")
+            minutes = math.ceil(left / 60)
+            told.append(f"about {minutes} minute{'s' * (minutes != 1)} left")
         told += filter(None, [task.fields.get("note", "")])
         self.console.print(f"{task.description}: {escape(', '.join(told))}", soft_wrap=True)
 

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..bundle import Bundle
 from ..errors import BundleError, DferError, ParameterError
@@ -31,7 +32,8 @@ def open_engines(
 ) -> tuple[str, Engine, Engine]:
     """Return the precision in use, the encoder and the head, which `stack` closes, with "auto" as in `resolve`.
 
-    If the provider that "auto" chose at an earlier start does not start any more, all are tried again, with a warning.
+    If the provider that "auto" chose, perhaps at an earlier start, does not run both, all are tried again, with a
+    warning.
     """
 
     def open_both(chosen: str, running: str) -> tuple[str, Engine, Engine]:
@@ -39,6 +41,9 @@ def open_engines(
         with ExitStack() as opened:
             one = opened.enter_context(open_graph(bundle, head, chosen, threads, warn))
             other = opened.enter_context(open_graph(bundle, encoder, chosen, threads, warn, running))
+            if provider == "auto":
+                _run_head(bundle, one)
+                other.run({"frames": _crop(bundle)})
             stack.push(opened.pop_all())
         return running, other, one
 
@@ -50,7 +55,7 @@ def open_engines(
     except DferError as error:
         if provider != "auto" or len(present_providers()) == 1:
             raise
-        warn(f"provider auto tries all again, since {chosen}, its last choice, does not start any more: {error}")
+        warn(f"provider auto tries all again, since {chosen}, its last choice, does not run: {error}")
         return open_both(*resolve(bundle, provider, precision, threads, warn, anew=True))
 
 
@@ -180,8 +185,7 @@ def compare_providers(
     precision: "auto" for what the bundle recommends for each. Runs take turns, so that other load on the machine
     affects all alike. Raises DferError when none works, and BundleError for damaged graphs.
     """
-    size = bundle.manifest.preprocessing.size
-    crop = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+    crop = _crop(bundle)
     failures: dict[str, str] = {}
     times: dict[str, list[float]] = {}
     with ExitStack() as stack:
@@ -216,8 +220,17 @@ def _open(bundle: Bundle, provider: str, threads: int | None, warn: Warn, precis
         precision = precision_for(bundle, provider)  # what there is to warn of only matters once it is chosen
     encoder, head = manifest.graphs(precision, provider)
     with open_graph(bundle, head, provider, threads, warn) as engine:
-        engine.run({"features": np.zeros((1, manifest.window, manifest.width), np.float32)})
+        _run_head(bundle, engine)
     return open_graph(bundle, encoder, provider, threads, warn, precision)
+
+
+def _run_head(bundle: Bundle, engine: Engine) -> None:
+    engine.run({"features": np.zeros((1, bundle.manifest.window, bundle.manifest.width), np.float32)})
+
+
+def _crop(bundle: Bundle) -> NDArray[np.uint8]:
+    size = bundle.manifest.preprocessing.size
+    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
 
 
 def _key(bundle: Bundle, candidates: list[str], threads: int | None, precision: str) -> str:

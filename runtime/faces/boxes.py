@@ -56,7 +56,7 @@ class GivenBoxes:
             if not self._by_frame or moment == index:  # rows of dropped frames never match
                 newer = self._rows[moment]
                 known = {row.id for row in newer}
-                self._due = [row for row in self._due if row.id is not None and row.id not in known] + newer
+                self._due = [row for row in self._due if row.id not in known] + newer
         gone = time - self._last > _CARRIED
         if self._due:
             self._used, self._last = True, time

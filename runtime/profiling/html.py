@@ -191,6 +191,8 @@ def _changes(changes: Sequence[Change], other: Sequence[str]) -> Iterable[str]:
     yield "<h2>Against the report before</h2>"
     for line in other:
         yield f'<p class="unclear">not the same: {escape(line)}</p>'
+    if not changes:
+        return
     head = ("measured", "stage", "", "before, ms", "now, ms", "factor", "99 % interval", "verdict")
     yield '<div class="scroll"><table><tr>' + "".join(f"<th>{name}</th>" for name in head) + "</tr>"
     for change in changes:

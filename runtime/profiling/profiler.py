@@ -70,12 +70,16 @@ class Recording(Stopwatch):
         self._settled = True
 
 
+def check_source(place: str | Path) -> None:
+    """Raise DferError for a pipe, which cannot be read again."""
+    if str(place) == "-" or (os.path.exists(place) and Path(place).is_fifo()):  # noqa: PTH110 (for names too long for a path)
+        raise DferError(f"{place}: a pipe is read only once, and profiling repeats its source; name a file")
+
+
 class RepeatedSource(Source):
     """Repeats a file, with index and time rising, until `seconds` have passed; a live source is read for that time."""
 
     def __init__(self, place: str | Path, image_rate: float, seconds: float) -> None:
-        if str(place) == "-" or Path(place).is_fifo():
-            raise DferError(f"{place}: a pipe is read only once, and profiling repeats its source; name a file")
         self._open = partial(open_source, place, image_rate)
         self._source, self._seconds, self._closed = self._open(), seconds, False
         self.name, self.rate, self.count = self._source.name, self._source.rate, None

@@ -21,7 +21,7 @@ class RotatedSource(Source):
 
     def __init__(self, source: Source, turn: Turn, degrees: Callable[[], int] = lambda: 0) -> None:
         self._source, self._turn, self._degrees = source, turn, degrees
-        self.name, self.warn, self.live = source.name, source.warn, source.live
+        self.name, self.warn, self.live, self.photos = source.name, source.warn, source.live, source.photos
 
     @property
     def rate(self) -> float | None:  # type: ignore[override]

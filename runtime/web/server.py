@@ -21,6 +21,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..outputs.tables import csv_head
+from ..predictions import Prediction
 from .board import Board, SourceSnapshot
 from .messages import Picture, Round, ServedModel, greeting, news, picture_of
 from .service import Service
@@ -146,15 +147,8 @@ class PageServer(Service):
             while True:
                 with anyio.fail_after(_STALL):
                     await viewer.credit.acquire()
-                told = await self._next_round(viewer)
-                points, mark = self._board.points(viewer.mark)
-                if told.over is None and not points.keys() <= {one.name for one in told.snapshots}:
-                    viewer.told = told.number  # a source began after this round; the next one shows it
-                    told = await self._next_round(viewer)
-                    points, mark = self._board.points(viewer.mark)
-                viewer.mark = mark
+                told, points = await self._next_points(viewer)
                 message = news(told, viewer.seen, points)
-                viewer.told = told.number
                 viewer.seen = {name: picture.number for name, picture in told.pictures.items()}
                 with anyio.fail_after(_STALL):
                     await connection.send_bytes(message)
@@ -171,6 +165,17 @@ class PageServer(Service):
         rows = [csv_head(self._classes), *self._board.rows()]
         parts = ("".join(rows[at : at + _AT_ONCE]) for at in range(0, len(rows), _AT_ONCE))
         return StreamingResponse(parts, media_type="text/csv; charset=utf-8", headers=name)
+
+    async def _next_points(self, viewer: _Viewer) -> tuple[Round, dict[str, list[Prediction]]]:
+        """Return the next round that shows every source with new predictions, and these: a source may have begun since
+        the last."""
+        while True:
+            told = await self._next_round(viewer)
+            points, mark = self._board.points(viewer.mark)
+            viewer.told = told.number
+            if told.over is not None or points.keys() <= {one.name for one in told.snapshots}:
+                viewer.mark = mark
+                return told, points
 
     async def _next_round(self, viewer: _Viewer) -> Round:
         while self._round.number <= viewer.told:

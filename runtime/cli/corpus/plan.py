@@ -68,7 +68,7 @@ def find_videos(places: Iterable[str | Path]) -> list[Path]:
         else:
             listed = [Path(str(spec)) for spec in expand([str(named)])]
             if absent := next((file for file in listed if not file.is_file()), None):
-                images = files_of(str(absent)) != [absent]  # a pattern that matches only these
+                images = files_of(str(named)) != [Path(named)]  # a pattern that matches only these
                 why = "matches images, and this command reads videos; dfer-run reads both" if images else "no such file"
                 raise DferError(f"{readable(absent)}: {why}")
             found += listed

@@ -74,5 +74,5 @@ def test_a_log_has_a_line_a_minute(terminal: bool, monkeypatch: pytest.MonkeyPat
         else:
             progress.update(encoding, advance=1, note="[b] loss 0.5")
             progress.advance(encoding, 1)
-    lines = ["reading videos: 60 done", "encoding: 25 %, about 2 minutes left, [b] loss 0.5"]
+    lines = ["reading videos: 60 done", "encoding: 25 %, about 3 minutes left, [b] loss 0.5"]
     assert written.getvalue().splitlines() == ([] if terminal else lines)

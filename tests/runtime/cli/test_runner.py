@@ -111,11 +111,14 @@ def test_no_output_goes_over_another_or_over_what_is_read(
 
 
 def test_photographs_have_no_plot_and_no_video(face_frames: list[np.ndarray], tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / "anna.png"), face_frames[0][..., ::-1])
+    pictures = [tmp_path / "anna.png", tmp_path / "bert.png"]
+    for path in pictures:
+        cv2.imwrite(str(path), face_frames[0][..., ::-1])
     for options in ({"plot": tmp_path / "o.png"}, {"video": tmp_path / "o.mp4"}):
-        with pytest.raises(DferError, match="photographs have no times; --out-dir writes annotated pictures"):
-            run(RunOptions([tmp_path / "anna.png"], **options))
-    assert [path.name for path in tmp_path.iterdir()] == ["anna.png"]
+        for sources in (pictures[:1], pictures):
+            with pytest.raises(DferError, match="photographs have no times; --out-dir writes annotated pictures"):
+                run(RunOptions(sources, **options))
+    assert sorted(tmp_path.iterdir()) == pictures
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems' names are text")

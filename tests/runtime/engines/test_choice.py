@@ -256,7 +256,7 @@ def test_a_choice_that_does_not_start_any_more_is_made_again(monkeypatch: pytest
     with ExitStack() as stack:
         _, encoder, head = choice.open_engines(Bundle.open(DEMO), "auto", "auto", 2, here.said.append, stack)
         assert (encoder.provider, head.provider) == ("cpu", "cpu")
-    assert here.said[0].startswith("provider auto tries all again, since openvino, its last choice, does not start")
+    assert here.said[0].startswith("provider auto tries all again, since openvino, its last choice, does not run")
     here.said.clear()
     assert here.choose()[0] == "cpu"
     assert "leaves out openvino" in here.said[0]

@@ -22,7 +22,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.procedural.demo import RATE
 from dfer.runtime.profiling.energy import Sensor
 from dfer.runtime.profiling.html import headlines, render_page
-from dfer.runtime.profiling.profiler import ARRIVALS, Profiler, RepeatedSource, processor_seconds
+from dfer.runtime.profiling.profiler import ARRIVALS, Profiler, RepeatedSource, check_source, processor_seconds
 from dfer.runtime.profiling.report import Measurement, Report, read_report, stage_times
 from dfer.runtime.recognizer import Recognizer
 
@@ -222,6 +222,7 @@ def test_bad_input_gives_one_line_before_anything_is_measured(face_video: Path, 
         (("--html", tmp_path), "is a folder"),
         (("--html", tmp_path / "o", "--json", tmp_path / "o"), "two outputs have the name"),
         (("--seconds", "nan"), "--seconds: nan is no time"),
+        (("--html", face_video), "is the source; name another output"),
         (("--bundle", tmp_path / "none.dfer"), "no such folder"),
     ]
     for arguments, words in calls:
@@ -238,11 +239,13 @@ def test_a_newer_report_is_refused(tmp_path: Path) -> None:
         read_report(tmp_path / "new.json")
 
 
-def test_a_pipe_is_refused_since_it_is_read_only_once(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for place in ("-", tmp_path / "pipe"):
-        with pytest.raises(DferError, match="a pipe is read only once"):
-            RepeatedSource(place, 25.0, 1.0)
+        result = run(place)
+        assert result.exit_code == 1
+        assert "a pipe is read only once" in result.output
+    check_source("videotestsrc ! " + 300 * "x" + " ! appsink")
 
 
 def test_a_scenario_without_a_query_is_not_said_to_take_no_time(report: Report) -> None:
