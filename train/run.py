@@ -302,10 +302,14 @@ class Run:
         stills = partial(StillClips, options.stills, warn=self._warn, classes=clips.classes)
         of_clips, of_stills = self.divisions
         chosen_on = None if of_stills.chosen_on is None else stills(of_stills.chosen_on)
-        return [
-            Source.divided(clips, 1 - options.stills_share, of_clips, held_back),
-            Source.divided(stills("train", of_stills.most), options.stills_share, of_stills, chosen_on),
-        ]
+        one = Source.divided(clips, 1 - options.stills_share, of_clips, held_back)
+        people = one.people if data.data == "csv" else {}  # drawn people have numbers, not names
+        photographs = stills("train", of_stills.most)
+        two = Source.divided(photographs, options.stills_share, of_stills, chosen_on, people)
+        if not people:
+            return [one, two]
+        kinds = ("clips", "photographs")
+        return [one.apart_from(two, *kinds, self._warn), two.apart_from(one, *kinds[::-1], self._warn)]
 
     def _open_captioned(self, classes: tuple[str, ...], size: int) -> tuple[Source, Captions]:
         """Open the clips that have captions, for training without labels, and their captions."""

@@ -25,7 +25,8 @@ class ClipSet(Protocol):
 
     classes: names of the classes. labels: int64 [N], indices into `classes`.
     names: each clip's name in its list; captions and landmarks are looked up by it.
-    groups: per clip the person or film it shows, or None; a group is never split between training and validation.
+    groups: per clip the person or film it shows, or None; a group is never split between training and validation, nor
+    are people of a table of clips and a table of photographs that are trained on together.
     shares: float32 [N,C], soft targets from several annotators' votes, in the order of `classes`; None if there are
     labels only.
     jitter: how much unsteadiness augmentation should add (0 for real motion, 1 for repeated stills).

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Protocol
 
@@ -68,11 +68,19 @@ class Source:
     landmarks: Landmarks | None = None
 
     @classmethod
-    def divided(cls, clips: ClipSet, share: float, division: Division, held_back: ClipSet | None) -> Source:
-        """Split into training and validation; with `held_back`, train on all clips."""
+    def divided(
+        cls,
+        clips: ClipSet,
+        share: float,
+        division: Division,
+        held_back: ClipSet | None,
+        decided: Mapping[str, bool] | None = None,
+    ) -> Source:
+        """Split into training and validation, `decided` as in `split_validation`; with `held_back`, train on all."""
         if held_back is not None:
             return cls(clips, share, np.arange(len(clips)), np.arange(0), held_back)
-        return cls(clips, share, *split_validation(clips.labels, division.share, division.seed, clips.groups))
+        parts = split_validation(clips.labels, division.share, division.seed, clips.groups, decided)
+        return cls(clips, share, *parts)
 
     @property
     def names_digest(self) -> str:
@@ -91,6 +99,29 @@ class Source:
     def tested(self) -> ClipSet:
         """The clips that epochs are chosen on."""
         return self.held_back or Subset(self.clips, self.validation)
+
+    @property
+    def people(self) -> dict[str, bool]:
+        """The groups, and whether each is among the clips that epochs are chosen on."""
+        groups = [(self.clips.groups[index], False) for index in self.training]
+        groups += [(group, True) for group in self.tested.groups]
+        return {group: held_back for group, held_back in groups if group is not None}
+
+    def apart_from(self, other: Source, kind: str, others: str, warn: Callable[[str], object]) -> Source:
+        """Return this source without the training clips of people who are held back in `other`; `warn` of them.
+
+        kind, others: what this source's clips and the other's are called. Raises DferError if no training clip is left.
+        """
+        people = other.people
+        groups = (self.clips.groups[index] for index in self.training)
+        rest = self.training[[group is None or not people.get(group, False) for group in groups]]
+        if not len(rest):
+            raise DferError(
+                f"all {kind} to train on show people who are held back among the {others}; add {kind} of other people"
+            )
+        if lost := len(self.training) - len(rest):
+            warn(f"{lost} {kind} are not trained on, since people in them are held back among the {others}")
+        return replace(self, training=rest)
 
 
 def clip_seconds(sources: Sequence[Source]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +36,22 @@ class Subset:
 
 
 def split_validation(
-    labels: NDArray[np.int64], share: float, seed: int, groups: Sequence[str | None] | None = None
+    labels: NDArray[np.int64],
+    share: float,
+    seed: int,
+    groups: Sequence[str | None] | None = None,
+    decided: Mapping[str, bool] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split all clips into training and validation; return the indices of both, int64 in ascending order.
 
     Validation gets about `share` of each class. Clips of one group (a person, a film) stay together; a clip without a
     group (None) is a group of its own. The same seed gives the same split.
-    Raises DferError if either part would be empty.
+    decided: groups that are in validation (True) or in training (False) already, as they are in another clip set.
+    Raises DferError if either part would be empty, unless groups that are decided make it so.
     """
     if not 0 < share < 1:
         raise DferError(f"validation share {share} is not between 0 and 1")
+    decided = decided or {}
     units: dict[object, list[int]] = {}
     for index in range(len(labels)):
         group = groups[index] if groups is not None else None
@@ -53,8 +59,12 @@ def split_validation(
     sizes = np.maximum(np.bincount(labels), 1)
     wanted = share * sizes
     members = list(units.values())
-    chosen = np.zeros(len(labels), dtype=bool)
+    fixed = [group in decided for group in units]
+    chosen = np.array([decided.get(group, False) if group else False for group in groups or [None] * len(labels)], bool)
+    wanted = wanted - np.bincount(labels[chosen], minlength=len(sizes))
     for number in np.random.default_rng(seed).permutation(len(members)):
+        if fixed[number]:
+            continue
         unit = members[number]
         left = wanted - np.bincount(labels[unit], minlength=len(sizes))
         # Relative to class size, so that rare classes count as much as common ones.
@@ -62,7 +72,7 @@ def split_validation(
             wanted = left
             chosen[unit] = True
     train, validation = np.flatnonzero(~chosen), np.flatnonzero(chosen)
-    if not len(train) or not len(validation):
+    if not any(fixed) and (not len(train) or not len(validation)):
         raise DferError(
             f"{len(labels)} clips of {len(units)} people or films cannot be divided into some to train on and a share "
             f"of {share} to hold back; a model needs two classes at least, and several clips of each"

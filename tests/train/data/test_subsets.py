@@ -74,3 +74,14 @@ def test_an_empty_part_is_refused(share: float, words: str) -> None:
         split_validation(np.array([0, 1, 2]), share, 0)
     with pytest.raises(DferError, match=r"50 clips of 1 people.*two classes at least|not between"):
         split_validation(np.zeros(50, dtype=np.int64), share, 0, ["one"] * 50)
+
+
+def test_groups_that_are_decided_elsewhere_stay_where_they_are() -> None:
+    labels, groups = np.tile(np.arange(5), 20), [str(number // 5) for number in range(100)]
+    decided = {**dict.fromkeys(("0", "3", "other"), True), **dict.fromkeys(map(str, range(10, 20)), False)}
+    train, validation = split_validation(labels, 0.2, 0, groups, decided)
+    held_back = {groups[index] for index in validation}
+    assert {"0", "3"} < held_back < set(map(str, range(10))) and len(held_back) == 4
+    assert sorted([*train, *validation]) == list(range(100))
+    train, validation = split_validation(labels, 0.2, 0, groups, dict.fromkeys(groups, False))
+    assert len(train) == 100 and not len(validation)
