@@ -187,6 +187,7 @@ class Run:
             "data": self._fingerprints(sources),
             "shares": [source.share for source in sources],
             "validation": self.divisions[0].share,
+            "division": [source.division for source in sources],
             **identity,
         }
         notes = (notes or {}) | clip_seconds(sources)

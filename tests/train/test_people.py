@@ -10,14 +10,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
-from dfer.runtime.errors import DferError
+from dfer.runtime.errors import DferError, ParameterError
 from dfer.train.data.batches import Source
 from dfer.train.data.choice import DataChoice
 from dfer.train.data.subsets import split_validation
+from dfer.train.epoch_log import EpochLog
 from dfer.train.options import TrainOptions
 from dfer.train.run import Run, run_training
+from dfer.train.training import Epoch
 
 LABELS = ("fear", "anger")
 PEOPLE = tuple(map(str, range(10)))
@@ -107,3 +110,32 @@ def test_numbers_of_drawn_people_are_no_names(folder: Path, divided: list[Source
     photographs = divided[1].clips
     _, validation = split_validation(photographs.labels, 0.5, 0, photographs.groups)
     assert (divided[1].validation == validation).all()
+
+
+def test_a_run_is_not_gone_on_with_after_other_people_are_named(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clips to choose epochs on would have been trained on; a state of an earlier version does not say, and goes on."""
+    table = listed(tmp_path / "clips.csv", "clip", "", {})
+    data, brief = DataChoice("csv", folder, lists=table, workers=1), {"tokens": 2, "single_step": True}
+    options = TrainOptions(tmp_path / "m.pt", data, method_options=brief, clip="dfer-nano", validation=0.3, views=0)
+    options = replace(options, epochs=(1, 1, 1), depth=(1, 1, 1), resume=True)
+
+    def stop(log: EpochLog, epoch: Epoch) -> None:
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(EpochLog, "write", stop)
+        run_training(options)
+    before = table.read_text()
+    table.write_text(before.replace(",1\n", ",7\n"))
+    with pytest.raises(ParameterError, match=r"m\.state was begun with other settings \(division\)"):
+        run_training(options)
+    state = torch.load(tmp_path / "m.state")
+    del state["identity"]["division"]
+    torch.save(state, tmp_path / "m.state")
+    assert run_training(options).steps
+    with pytest.raises(ParameterError, match=r"m\.pt was made with other settings \(division\)"):
+        table.write_text(before)
+        run_training(options)

@@ -181,8 +181,11 @@ def test_an_interrupted_run_is_not_gone_on_from_with_other_options(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(EpochLog, "write", stop)
         run_training(begun)
-    for name, value in (("pretrained", str(tmp_path / "other.pt")), ("validation", 0.4)):
-        with pytest.raises(ParameterError, match=rf"other settings \({name}\)"):
+    for name, value, named in (
+        ("pretrained", str(tmp_path / "other.pt"), "pretrained"),
+        ("validation", 0.4, "validation, division"),
+    ):
+        with pytest.raises(ParameterError, match=rf"other settings \({named}\)"):
             run_training(replace(begun, **{name: value}))  # type: ignore[arg-type]
     told = words.read_text()
     words.write_text(told.replace("a face", "a person"))

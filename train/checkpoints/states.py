@@ -10,6 +10,9 @@ import torch
 
 from ...runtime.errors import ParameterError
 
+_LATER = ("precision", "division")
+"""Settings that earlier versions did not record."""
+
 
 def read_state(path: Path, wanted: str, identity: Mapping[str, Any]) -> dict[str, Any]:
     """Read the state file of an interrupted run. wanted: its format, "dfer-edge … state N".
@@ -39,8 +42,8 @@ def check_finished(out: Path, made: Mapping[str, Any], asked: Mapping[str, Any])
 
 
 def _changed(earlier: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
-    """Return the names of the settings that differ; a missing one counts as None, and a missing precision as equal."""
-    earlier = {"precision": asked.get("precision"), **earlier}  # earlier versions did not record it
+    """Return the names of the settings that differ; a missing one counts as None, and one of `_LATER` as equal."""
+    earlier = {**{name: asked.get(name) for name in _LATER}, **earlier}
     return ", ".join(name for name in {**asked, **earlier} if earlier.get(name) != asked.get(name))
 
 

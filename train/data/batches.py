@@ -89,6 +89,11 @@ class Source:
         return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()
 
     @property
+    def division(self) -> str:
+        """sha256 of which clips are trained on and which choose epochs, by their indices."""
+        return hashlib.sha256(f"{self.training.tolist()} {self.validation.tolist()}".encode()).hexdigest()
+
+    @property
     def trained(self) -> ClipSet:
         """The training clips."""
         if self.landmarks is None:
