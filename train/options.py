@@ -103,6 +103,20 @@ class TrainOptions:
                 raise ParameterError(option, "landmarks serve the middle level only, which is off")
             if path is not None and not path.is_file():
                 raise ParameterError(option, f"{path}: no such file")
+        self._check_validation()
+
+    def _check_validation(self) -> None:
+        """Raise ParameterError if there are no clips for choosing epochs, or two answers to which they are."""
+        from .data.lists import SPLITS  # imported late: it loads the video readers
+
+        if self.validation_split is not None and SPLITS.get(self.validation_split.lower()) == "train":
+            raise ParameterError(
+                "validation_split",
+                f"{self.validation_split} is trained on, so epochs cannot be chosen on it; name another split, or go "
+                "without: then a share of the training clips is held back",
+            )
+        if self.select_on_test and self.validation_split is not None:
+            raise ParameterError("validation_split", "epochs are to be chosen on the test split; leave one out")
         if self.select_on_test and self.stills is not None:
             raise ParameterError("select_on_test", "photographs have no test split to choose on")
         if self.validation_split is not None and self.stills is None and not self.divides_by_split:
@@ -115,6 +129,7 @@ class TrainOptions:
                 raise ParameterError(option, f"{self.data.root} has no folders train, val or test; make some")
             if self.data.one_list:
                 raise ParameterError(option, f"{self.data.lists} is one list, of no split; name the folder of lists")
+            check_unset(self, f"has no effect with {option}, which names the clips; leave one out", "validation")
 
     @property
     def divides_by_split(self) -> bool:

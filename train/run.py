@@ -202,6 +202,8 @@ class Run:
         if on_pixels:
             problem = "is for methods with a frozen image encoder, which train on stored features"
             check_unset(options, problem, *of_features)
+        elif not options.views:
+            check_unset(options, "has no effect without augmented views; add some (views)", "augmentation")
         make_batches = self._pixel_batches if on_pixels else self._feature_batches
         training, validation = make_batches(method, sources)
         trainer = Trainer(method, phases, training, validation, settings, fabric, self._state, record)

@@ -197,12 +197,21 @@ def test_an_interrupted_run_is_not_gone_on_from_with_other_options(
 
 def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a 1 0\n")
-    one_list = DataChoice("dfew", tmp_path, lists=tmp_path / "one.txt")
+    one_list, listed = DataChoice("dfew", tmp_path, lists=tmp_path / "one.txt"), DataChoice("csv", tmp_path)
     for changes, words in (
         ({"out": tmp_path / "no" / "x.pt"}, "out: folder .* does not exist"),
         ({"stills": tmp_path / "x.csv", "select_on_test": True}, "select_on_test: photographs have no test split"),
         ({"select_on_test": True}, "select_on_test: .*faces has no folders train, val or test; make some"),
         ({"validation_split": "val"}, "validation_split: .*faces has no folders train, val or test; make some"),
+        (
+            {"validation_split": "Train"},
+            "validation_split: Train is trained on, so epochs cannot be chosen on it; name an",
+        ),
+        ({"validation_split": "training", "data": listed}, "validation_split: training is trained on"),
+        ({"validation_split": "val", "select_on_test": True}, "validation_split: .* on the test split; leave one out"),
+        ({"validation_split": "val", "data": listed}, "validation: has no effect with validation_split, which names"),
+        ({"data": listed, "select_on_test": True}, "validation: has no effect with select_on_test, which names"),
+        ({"augmentation": "strong"}, "augmentation: has no effect without augmented views; add some"),
         ({"data": one_list, "select_on_test": True}, "select_on_test: .*one.txt is one list, of no split"),
         ({"data": DataChoice("mafw")}, "root: data mafw needs the folder that holds its clips"),
         ({"data": DataChoice(root=tmp_path)}, "root: has no effect with data procedural; name a data set, such as"),

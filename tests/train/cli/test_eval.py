@@ -170,7 +170,8 @@ def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tm
     (table := tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
     out, bundle, data = tmp_path / "chosen.pt", tmp_path / "chosen.dfer", [*DATA, tmp_path / "faces"]
     rest = ["--method", "finecliper", "--option", "adapter=none", "--stills", table, "--validation-split", "val"]
-    assert "on the val split" in run(train, out, *MODEL, *rest, *data)
+    share = MODEL.index("--validation")
+    assert "on the val split" in run(train, out, *MODEL[:share], *MODEL[share + 2 :], *rest, *data)
     export_checkpoint(out, bundle)
     chosen = "supervised; epochs chosen and calibrated on this split"
     for arguments, protocol, split in (
