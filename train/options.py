@@ -20,6 +20,19 @@ _OF_OTHERS = {
 }
 
 
+def check_out(out: Path, *others: str) -> None:
+    """Raise ParameterError if there is no folder for `out`, or its name does not end in .pt, .pth or one of `others`.
+
+    The names of the files beside it are made by replacing that ending: run.1 and run.2 would share run.state.
+    """
+    if not out.parent.is_dir():
+        raise ParameterError("out", f"folder {out.parent} does not exist")
+    if out.suffix.lower() not in (".pt", ".pth", *others):
+        raise ParameterError(
+            "out", f"{out}: the name must end in {', '.join(('.pt', *others))}; {out.name}.pt would do"
+        )
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """Options for training the checkpoint `out`; see `dfer-train --help` for more about each.
@@ -87,8 +100,7 @@ class TrainOptions:
 
     def check(self) -> None:
         """Raise ParameterError for errors that show before any file is opened."""
-        if not self.out.parent.is_dir():
-            raise ParameterError("out", f"folder {self.out.parent} does not exist")
+        check_out(self.out)
         self.data.check()
         for name in {option.name for option in fields(self)} & self.method_options.keys():
             raise ParameterError(name, "is an option of its own; give it as that, not among the method's options")

@@ -195,11 +195,19 @@ def test_an_interrupted_run_is_not_gone_on_from_with_other_options(
     assert run_training(begun).steps[0].epochs == 3
 
 
+def test_runs_with_numbers_in_their_names_share_no_file(options: TrainOptions, tmp_path: Path) -> None:
+    for name in ("run.1.pt", "run.2.pt"):
+        run_training(replace(options, out=tmp_path / name, features=tmp_path))
+    for kind in ("pt", "jsonl", "last.pt", "step-single.pt"):
+        assert {path.name for path in tmp_path.glob(f"run.?.{kind}")} == {f"run.1.{kind}", f"run.2.{kind}"}
+
+
 def test_errors_name_parameters(options: TrainOptions, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("a 1 0\n")
     one_list, listed = DataChoice("dfew", tmp_path, lists=tmp_path / "one.txt"), DataChoice("csv", tmp_path)
     for changes, words in (
         ({"out": tmp_path / "no" / "x.pt"}, "out: folder .* does not exist"),
+        ({"out": tmp_path / "run.1"}, r"out: .*run\.1: the name must end in \.pt; run\.1\.pt would do"),
         ({"stills": tmp_path / "x.csv", "select_on_test": True}, "select_on_test: photographs have no test split"),
         ({"select_on_test": True}, "select_on_test: .*faces has no folders train, val or test; make some"),
         ({"validation_split": "val"}, "validation_split: .*faces has no folders train, val or test; make some"),

@@ -12,6 +12,7 @@ import click
 from ...runtime.cli.options import command, version_option
 from ...runtime.errors import ParameterError, explains_interruption, reports_errors, require
 from ...runtime.labels import EXPRESSIONS
+from ..options import check_out
 from .options import (
     balance_option,
     batch_option,
@@ -118,8 +119,7 @@ def main(
     OUT is a file of PyTorch, or a small one in half precision where its name ends in .safetensors. Until the run is
     done a file beside it holds what --resume needs: faces.state for faces.pt.
     """
-    if not out.parent.is_dir():
-        raise ParameterError("out", f"folder {out.parent} does not exist")
+    check_out(out, ".safetensors")
     shares = stills_share or (STILLS_SHARE,) * (len(stills) == 1)
     photographs = round(sum(shares), 9)  # in floats, 0.33 + 0.56 + 0.11 is more than 1, 0.7 + 0.2 + 0.1 less
     if len(shares) != len(stills) or photographs > 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...runtime.errors import ParameterError, check_unset
 from ..data.choice import DRAWN, DataChoice
+from ..options import check_out
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class DistillOptions:
 
     def check(self) -> None:
         """Raise ParameterError for errors that show before any file is opened."""
-        if not self.out.parent.is_dir():
-            raise ParameterError("out", f"folder {self.out.parent} does not exist")
+        check_out(self.out)
         if self.out.resolve() == self.teacher.resolve():
             raise ParameterError("out", f"{self.out} is the teacher; give the student another name")
         if self.labelled is not None:

@@ -22,6 +22,12 @@ def test_grey_is_refused_where_weights_of_a_colour_model_overrule_it(tmp_path: P
     assert "--grey: the model of" in refused.output and "sees colour" in " ".join(refused.output.split())
 
 
+def test_weights_need_a_name_that_no_other_run_shares_its_state_with(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(main, [str(tmp_path / "faces.1"), "--clip", "dfer-nano"])
+    assert refused.exit_code == 1
+    assert "faces.1: the name must end in .pt, .safetensors; faces.1.pt would do" in refused.output
+
+
 def test_options_reach_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
 
