@@ -97,7 +97,11 @@ def balance_option(default: float) -> Callable[[C], C]:
 def seed_option() -> Callable[[C], C]:
     """`--seed`: the seed of all random numbers."""
     return click.option(
-        "--seed", default=0, show_default=True, help="Seed of all random numbers; another one gives another model."
+        "--seed",
+        type=click.IntRange(0, 2**63 - 1),  # what both NumPy and PyTorch take
+        default=0,
+        show_default=True,
+        help="Seed of all random numbers; another one gives another model.",
     )
 
 
