@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -197,7 +198,7 @@ def main(
     if not checkpoint.name:
         raise ParameterError("checkpoint", "is empty; name a checkpoint of dfer-train")
     if checkpoint.is_dir():
-        ready = f"bundle already; run it: dfer-run clip.mp4 --bundle {checkpoint}"
+        ready = f"bundle already; run it: dfer-run clip.mp4 --bundle {shlex.quote(str(checkpoint))}"
         is_bundle = (checkpoint / "manifest.json").is_file()
         raise ParameterError("checkpoint", f"{checkpoint} is a {ready if is_bundle else 'folder; name a file'}")
     out = out or checkpoint.with_suffix(".dfer")
@@ -244,8 +245,9 @@ def _write_repository(bundle: Bundle, repository: Path, precision: str, tensorrt
         model = write_repository(bundle, repository, precision, tensorrt)
     except ParameterError as error:
         raise ParameterError(f"triton_{error.parameter}", error.problem) from error
-    click.echo(f"wrote {model}/; try: tritonserver --model-repository={repository.resolve()}")
-    click.echo(f"and: dfer-run clip.mp4 --bundle {bundle.path} --provider triton://localhost:8000/{model.name}")
+    place, quoted = shlex.quote(str(repository.resolve())), shlex.quote(str(bundle.path))
+    click.echo(f"wrote {model}/; try: tritonserver --model-repository={place}")
+    click.echo(f"and: dfer-run clip.mp4 --bundle {quoted} --provider triton://localhost:8000/{model.name}")
 
 
 def _faces(faces: str | None, root: Path | None, fold: int, lists: Path | None) -> Path | DataChoice | None:
@@ -325,8 +327,9 @@ def _print(console: Console, result: ExportResult, gate: str) -> None:
     for line in (*result.warnings, *slower(result.measurements)):
         tell_warning(console, line)
     size = sum((bundle.path / name).stat().st_size for name in bundle.digests)
-    told = f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {bundle.path}"
-    console.print(told, markup=False)
+    quoted = shlex.quote(str(bundle.path))
+    told = f"wrote {bundle.path}/ ({size / 1e6:.1f} MB); try: dfer-run --demo --bundle {quoted}"
+    console.print(told, markup=False, soft_wrap=True)
 
 
 def _parity_table(result: ExportResult, gate: str) -> Table:

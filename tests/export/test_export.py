@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from dfer.export import ExportOptions
 from dfer.export.command import main as export
+from dfer.export.exporting import ExportResult
 from dfer.export.options import trained_window
 from dfer.export.parity import Parity
 from dfer.runtime import Bundle, DferError, Recognizer
@@ -128,3 +130,19 @@ def test_options_reach_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     options = ExportOptions(True, True, True, "cpu", tmp_path, minimum=7, gate="strict", window=1.5, fps=10)
     assert given[:3] == [checkpoint, tmp_path / "y.dfer", options]
     assert given[-1] == tmp_path / "texts.json"
+
+
+def test_commands_to_try_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = shutil.copytree(DEMO, tmp_path / "my bundles" / "b 1.dfer")
+    refused = CliRunner().invoke(export, ["--ckpt", str(bundle)])
+    assert f"run it: dfer-run clip.mp4 --bundle '{bundle}'" in refused.output
+
+    (tmp_path / "x.pt").touch()
+    result = ExportResult(Bundle.open(bundle), {}, {})
+    monkeypatch.setattr("dfer.export.exporting.export_checkpoint", lambda *_: result)
+    made = CliRunner().invoke(export, ["--ckpt", str(tmp_path / "x.pt")], catch_exceptions=False)
+    assert f"try: dfer-run --demo --bundle '{bundle}'\n" in made.output
+
+    made = CliRunner().invoke(export, ["--bundle", str(bundle), "--triton", str(tmp_path / "my bundles" / "models")])
+    assert f"--model-repository='{tmp_path / 'my bundles' / 'models'}'\n" in made.output
+    assert f"dfer-run clip.mp4 --bundle '{bundle}' --provider" in made.output

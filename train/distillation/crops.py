@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -119,7 +120,7 @@ def find_crops(place: Path, warn: Callable[[str], object] = lambda _: None) -> t
         paths, groups = ([], []) if videos else _listed(place)
     else:
         raise ParameterError("faces", f"{place} is not there; name a folder, a table (CSV), or {DRAWN}")
-    advice = f"cut the faces out of the videos first: dfer-prepare {place} FACES"
+    advice = f"cut the faces out of the videos first: dfer-prepare {shlex.quote(str(place))} FACES"
     if not paths:
         hint = f"; {advice}" if videos else ""
         raise ParameterError("faces", f"{place} has no pictures of faces to learn from{hint}")

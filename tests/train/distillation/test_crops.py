@@ -46,10 +46,10 @@ def test_of_a_table_the_training_split_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_is_no_crop_of_a_face_is_told_with_what_to_do(tmp_path: Path) -> None:
-    film = tmp_path / "film.mp4"
+    film = tmp_path / "my film.mp4"
     film.write_bytes(b"")
-    for place in (film, tmp_path):
-        with pytest.raises(ParameterError, match="cut the faces out of the videos first: dfer-prepare"):
+    for place, told in ((film, f"'{film}'"), (tmp_path, str(tmp_path))):
+        with pytest.raises(ParameterError, match=f"cut the faces out of the videos first: dfer-prepare {told} FACES"):
             find_crops(place)
     pictures = [write(tmp_path / "face.png"), write(tmp_path / "scene.png", 40, 80)]
     with pytest.raises(DferError, match=r"scene\.png is 80×40, not a square crop of a face"):
