@@ -72,7 +72,8 @@ def drawable(text: str) -> str:
 
 
 @cache
-def _families() -> list[str]:
+def plot_fonts() -> list[str]:
+    """Return the installed fonts that plots other than .html are drawn with, in order of preference."""
     from matplotlib import rcParams
     from matplotlib.font_manager import fontManager
 
@@ -85,7 +86,7 @@ def _families() -> list[str]:
 def _letters() -> frozenset[int]:
     from matplotlib.font_manager import findfont, get_font
 
-    return frozenset().union(*(get_font(findfont(name)).get_charmap() for name in _families()))
+    return frozenset().union(*(get_font(findfont(name)).get_charmap() for name in plot_fonts()))
 
 
 def draw_plot(history: History, path: Path, script: Script = (), window: float | None = None) -> None:
@@ -93,7 +94,7 @@ def draw_plot(history: History, path: Path, script: Script = (), window: float |
     is so many seconds long."""
     from matplotlib import rc_context
 
-    with rc_context({"font.family": _families()}):
+    with rc_context({"font.family": plot_fonts()}):
         _draw(history, path, script, window)
 
 
@@ -113,9 +114,9 @@ def _draw(history: History, path: Path, script: Script, window: float | None) ->
         axis.set(ylim=(0, 1), yticks=[0, 0.5, 1])
         axis.margins(x=0)
         if len(name) <= 10:
-            axis.set_ylabel(_plain(name))
+            axis.set_ylabel(plain_text(name))
         else:
-            axis.set_title(_plain(name), fontsize="small", loc="left")
+            axis.set_title(plain_text(name), fontsize="small", loc="left")
     if not faces:
         axes[0].text(0.5, 0.5, "no face was found", ha="center", va="center", transform=axes[0].transAxes)
     for axis, scenes in zip(axes, script, strict=False):
@@ -132,7 +133,7 @@ def _draw(history: History, path: Path, script: Script, window: float | None) ->
     axes[-1].set_xlabel("; ".join(told))
     figure.legend(
         handles=[
-            Patch(color=colour, label=_plain(name)) for colour, name in zip(colours, history.classes, strict=True)
+            Patch(color=colour, label=plain_text(name)) for colour, name in zip(colours, history.classes, strict=True)
         ],
         loc="outside upper center",
         ncols=min(7, len(history.classes)),
@@ -177,6 +178,6 @@ def _parts(series: ProbabilitySeries) -> list[list[list[float]]]:
     ]
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Return a drawable text, escaping the dollar signs that matplotlib interprets as mathematics."""
     return drawable(text).replace("$", r"\$")

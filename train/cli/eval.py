@@ -146,7 +146,7 @@ def main(
         from ..metrics import pooled
         from ..plots import plot_confusion
 
-        plot_confusion(pooled([result.scores for result in results]), model.name, plot_path)
+        plot_confusion(pooled([result.scores for result in results]), model.name, plot_path, warn)
 
 
 @dataclass(frozen=True)
