@@ -184,10 +184,9 @@ class Run:
             "views": options.views,
             "augmentation": self._augmentation,
             "precision": self._precision,
-            "data": self._fingerprints(sources),
             "shares": [source.share for source in sources],
             "validation": self.divisions[0].share,
-            "division": [source.division for source in sources],
+            **self.digests(sources),
             **identity,
         }
         notes = (notes or {}) | clip_seconds(sources)
@@ -353,8 +352,11 @@ class Run:
         self._progress.console.print(escape(told), soft_wrap=True)
         return found
 
-    def _fingerprints(self, sources: list[Source]) -> list[str]:
-        """Return the clips' fingerprints. The first process reads new clips; the others find its cached digests."""
+    def digests(self, sources: list[Source]) -> dict[str, list[str]]:
+        """Return digests of the clips and of their divisions, as a record has them.
+
+        The first process reads new clips; the others find its cached digests.
+        """
         sets = [clips for source in sources for clips in (source.clips, source.held_back) if clips is not None]
         task = self._progress.add_task("checking clips", total=len(sets), note="")
         found = []
@@ -362,7 +364,7 @@ class Run:
             with self._fabric.rank_zero_first(local=True):
                 found.append(clips.fingerprint)
             self._progress.advance(task)
-        return found
+        return {"data": found, "division": [source.division for source in sources]}
 
     def _feature_batches(self, method: Method, sources: list[Source]) -> tuple[Batches, Batches]:
         options, fabric = self._options, self._fabric

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from ...runtime.errors import DferError, ParameterError
 from ...runtime.sources import VIDEO_SUFFIXES, folders_below, pictures_below
 from ...runtime.sources.tables import image_places, read_rows
-from ..data import WINDOW
+from ..data import WINDOW, ClipSet
 from ..data.augmentation import plain_view
 from ..data.choice import DRAWN, SIDE
 from ..data.lists import TABLE, few_missing, holds_photographs, splits_in
-from ..data.procedural import ProceduralClips
+from ..data.procedural import UNLABELLED, ProceduralClips
 from ..data.videos import read_picture
 from ..digests import content_digests, picture_sizes
+from .options import DistillOptions
 
 _OBLONG = 1.25  # a picture with a larger aspect ratio is not a face crop
 _MISSING = 0.01  # share of the pictures that may be missing or damaged
@@ -96,6 +97,27 @@ class DrawnCrops:
     def frames(self, index: int, rng: np.random.Generator | None = None) -> NDArray[np.uint8]:
         clip, frame = divmod(index, WINDOW)
         return self._clips.frames(clip)[frame : frame + 1]
+
+
+def open_crops(
+    options: DistillOptions,
+    classes: tuple[str, ...],
+    side: int,
+    warn: Callable[[str], object] = lambda _: None,
+    progress: Callable[[int, int], object] = lambda done, total: None,
+) -> ClipSet:
+    """Open the faces that a distillation learns from; draw them if they are drawn.
+
+    side: the least side of a picture, pixels. warn, progress: as in `Crops`. Raises DferError as that and `find_crops`.
+    """
+    if options.faces == DRAWN:
+        people = range(UNLABELLED, UNLABELLED + options.identities)
+        drawn = ProceduralClips(people, options.workers, lambda done: progress(done, options.identities))
+        return DrawnCrops(drawn, classes)
+    paths, groups = find_crops(Path(options.faces), warn)
+    crops = Crops(paths, groups, classes, max(SIDE, side), warn, progress)
+    progress(len(crops), len(crops))
+    return crops
 
 
 def find_crops(place: Path, warn: Callable[[str], object] = lambda _: None) -> tuple[list[Path], list[str | None]]:

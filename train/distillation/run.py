@@ -17,29 +17,23 @@ from rich.progress import Progress
 
 from ...runtime.errors import ParameterError
 from ..checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from ..checkpoints.protocol import KEY, LearnedFrom, divisions_of, learned_from, stills_name
+from ..checkpoints.protocol import KEY, LearnedFrom
 from ..checkpoints.states import check_finished
-from ..confidence import Calibration, Confidence
+from ..confidence import Calibration
 from ..data import CLIP_SECONDS, ClipSet
-from ..data.batches import Sampling
-from ..data.choice import DRAWN, SIDE
+from ..data.batches import Sampling, Source
+from ..data.choice import DRAWN
 from ..data.features import Extraction, FeatureSet, stored_features
-from ..data.procedural import UNLABELLED, ProceduralClips
 from ..data.subsets import split_validation
-from ..digests import weights_digest
 from ..epoch_log import EpochLog, add_bar, progress_bars, tell_anew, tell_epoch, tell_warning
-from ..evaluation import MethodModel, evaluate
 from ..fabric import resolve_precision, start_fabric
 from ..methods import Method, method_class
-from ..methods.phases import Plan
 from ..methods.student import Student, check_teacher, distillation_phase
-from ..metrics import pooled
 from ..models.tower import build_tower
-from ..options import TrainOptions
-from ..run import Run
 from ..training import Epoch, Trainer, TrainSettings
 from .batches import TaughtBatches
-from .crops import Crops, DrawnCrops, find_crops
+from .crops import open_crops
+from .labelled import Labelled, is_tuned, tuning_state
 from .options import DistillOptions
 
 if TYPE_CHECKING:
@@ -119,17 +113,22 @@ def distill(options: DistillOptions, console: Console | None = None) -> DistillR
     elif not options.resume:
         tell_anew(console, options.out)
     with progress_bars(console) as progress:
+        finished = taught is not None
         if taught is None:
             taught = _Distillation(options, fabric, progress, teacher, asked, size).run(state, window)
-        elif (
-            options.labelled is None
-            or _tuned(taught[1])
-            or (not options.tune_head and taught[1]["distillation"].get("tested_on") == _tested_on(options))
-        ):
-            console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
-            return DistillResult.of_checkpoint(options.out, taught[1])
+        elif options.faces != DRAWN:  # drawn ones are the same as long as their number is
+            crops = {"crops": _open_crops(options, teacher, size, progress).fingerprint}
+            check_finished(options.out, {"crops": taught[1]["distillation"]["crops"]}, crops)
+        student, training = taught
+        labelled = None
         if options.labelled is not None:
-            _use_labels(options, fabric, progress, teacher, window, *taught)
+            largest = max(teacher.preprocessing.size, student.preprocessing.size)
+            labelled = Labelled(options, fabric, progress, window, training["distillation"], largest)
+        if finished and (labelled is None or labelled.used(training)):
+            console.print(f"{escape(str(options.out))} is finished; there is nothing to resume")
+            return DistillResult.of_checkpoint(options.out, training)
+        if labelled is not None:
+            labelled.use(teacher, student)
     fabric.barrier()
     return DistillResult.of_checkpoint(options.out, load_checkpoint(options.out)[1])
 
@@ -166,7 +165,7 @@ def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, 
     if not isinstance(student, Student):
         raise ParameterError("resume", f"{options.out} is no student; name another file, or distil without")
     made = {name: value for name, value in training["distillation"].items() if name in asked}
-    if options.labelled is not None and _tuned(training):
+    if options.labelled is not None and is_tuned(training):
         asked = dict(asked)
         for name, was, now in (
             ("data", training["name"], options.labelled.name),
@@ -179,15 +178,9 @@ def _finished(options: DistillOptions, asked: dict[str, Any]) -> tuple[Student, 
     return student, training
 
 
-def _tested_on(options: DistillOptions) -> list[str]:
-    """Return names of the labelled clips and photographs."""
-    clips = [] if options.labelled is None else [options.labelled.name, options.labelled.set_name]
-    return clips if options.stills is None else [*clips, stills_name(options.stills)]
-
-
-def _tuned(training: dict[str, Any]) -> bool:
-    """Return whether the tuning of a student's head is finished."""
-    return "scores" in training
+def _open_crops(options: DistillOptions, teacher: Method, size: int, progress: Progress) -> ClipSet:
+    show, warn = add_bar(progress, "opening faces"), partial(tell_warning, progress.console)
+    return open_crops(options, teacher.classes, max(size, teacher.preprocessing.size), warn, show)
 
 
 class _Distillation:
@@ -221,8 +214,8 @@ class _Distillation:
         """Train the tower and write the checkpoint; return the student and its training record."""
         options, fabric, progress = self._options, self._fabric, self._progress
         if not options.resume:
-            _tuning_state(options.out).unlink(missing_ok=True)
-        crops = self._open_crops()
+            tuning_state(options.out).unlink(missing_ok=True)
+        crops = _open_crops(options, self._teacher, self._size, progress)
         features = self._encode(crops)
         training, held_back = split_validation(features.labels, options.held_back, options.seed, crops.groups)
         torch.manual_seed(options.seed)
@@ -238,7 +231,8 @@ class _Distillation:
 
         learned, tested = batches(training), batches(held_back)
         progress.update(task, total=options.epochs * learned.steps)
-        record = {**self._asked, "crops": crops.fingerprint, "model": student.config()}
+        division = Source(crops, 1.0, training, held_back).division
+        record = {**self._asked, "crops": crops.fingerprint, "division": division, "model": student.config()}
         phases = [distillation_phase(options.epochs, options.learning_rate)]
         settings = TrainSettings(seed=options.seed)
         trainer = Trainer(student, phases, learned, tested, settings, fabric, state, record)
@@ -270,20 +264,6 @@ class _Distillation:
             state.unlink(missing_ok=True)
         return student, notes
 
-    def _open_crops(self) -> ClipSet:
-        options, classes = self._options, self._teacher.classes
-        show = add_bar(self._progress, "opening faces")
-        if options.faces == DRAWN:
-            people = range(UNLABELLED, UNLABELLED + options.identities)
-            drawn = ProceduralClips(people, options.workers, lambda n: show(n, options.identities))
-            return DrawnCrops(drawn, classes)
-        warn = partial(tell_warning, self._progress.console)
-        paths, groups = find_crops(Path(options.faces), warn)
-        side = max(SIDE, self._size, self._teacher.preprocessing.size)
-        crops = Crops(paths, groups, classes, side, warn, show)
-        show(len(crops), len(crops))
-        return crops
-
     def _encode(self, crops: ClipSet) -> FeatureSet:
         """Return the teacher's features of all views of the crops; their labels are its predictions."""
         options, teacher, fabric = self._options, self._teacher, self._fabric
@@ -296,74 +276,6 @@ class _Distillation:
         listed = ", ".join(f"{name} {n}" for name, n in zip(teacher.classes, counts, strict=True))
         self._progress.console.print(escape(f"faces as the teacher takes them: {listed}"), soft_wrap=True)
         return replace(stored, labels=labels)
-
-
-def _use_labels(
-    options: DistillOptions,
-    fabric: Fabric,
-    progress: Progress,
-    teacher: Method,
-    window: dict[str, Any],
-    student: Student,
-    training: dict[str, Any],
-) -> None:
-    """Test teacher and student on held-back labelled clips, then tune the student's head on the others.
-
-    For a set that the teacher was trained on, the same clips are held back as in its training.
-    """
-    assert options.labelled is not None
-    choice = TrainOptions(
-        options.out,
-        options.labelled,
-        options.stills,
-        options.stills_share,
-        features=options.features,
-        span=window.get("span", TrainOptions.span),
-        history=window.get("history", TrainOptions.history),
-        precision=options.precision,
-        tensorboard=options.tensorboard,
-        resume=True,  # resumes only the tuning, if any; its epochs are appended to the tower's log
-        seed=options.seed,
-    )
-    state, learned = _tuning_state(options.out), LearnedFrom.of_training(training)
-    own = divisions_of(choice)
-    earlier = [None if learned is None else learned.division_of(division) for division in own]
-    divisions = tuple(one or other for one, other in zip(earlier, own, strict=True))
-    run = Run(choice, fabric, progress, state, divisions=divisions)
-    sources = run.open_data(max(teacher.preprocessing.size, student.preprocessing.size))
-    tested = [source.tested for source in sources]
-    same = all(one.trained in ("", now.trained) for one, now in zip(divisions, run.divisions, strict=True))
-    unseen = None not in earlier and same
-    warn = partial(tell_warning, progress.console)
-    if not unseen:
-        warn(
-            "the teacher may have been trained on clips that are held back here, since it does not say how these data "
-            "were divided, or they were others: figures may be too good, and its temperature and limit are kept"
-        )
-    if "test" in [division.chosen_on for division in divisions]:
-        warn("the test split is held back, as by the teacher: figures of it are no test results")
-    told = {**training["distillation"], "unseen": unseen, "tested_on": _tested_on(options)}
-    for name, model in (("teacher", teacher), ("untuned", student)):
-        task = progress.add_task(f"testing {name}", total=sum(map(len, tested)), note="")
-        opened = MethodModel(model)
-        scores = pooled([evaluate(opened, clips, progress=partial(progress.advance, task)) for clips in tested])
-        told[f"{name}_recalls"] = {"war": scores.war, "uar": scores.uar()}
-    if not options.tune_head:
-        if fabric.global_rank == 0:
-            save_checkpoint(student, options.out, {"distillation": told, **window}, student.confidence)
-        return
-    identity = {"student": weights_digest(student.state_dict())}
-    kept = None if unseen else student.confidence
-    student.confidence = Confidence()  # the tuned head is calibrated anew
-    plan = Plan((options.tune_epochs,), Student.default_plan.learning_rates)
-    notes = {"distillation": told, **window}
-    if learned is not None:
-        notes[KEY] = learned.and_of(learned_from(choice, True, run.divisions)).to_json()
-    run.fit(student, plan, sources, identity, notes, kept)
-
-
-def _tuning_state(out: Path) -> Path:
-    return out.with_suffix(".tuning.state")
 
 
 def _length(features: FeatureSet) -> float | None:

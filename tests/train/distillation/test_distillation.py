@@ -9,7 +9,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,6 @@ from networks import random_crops
 from outside_method import MeanPool
 from published_dfer_clip import IMAGE, WINDOW, random_state, save_published
 from rich.console import Console
-from torch.nn import functional
 
 from dfer.export.exporting import export_checkpoint
 from dfer.export.options import trained_window
@@ -40,55 +38,12 @@ from dfer.train.epoch_log import EpochLog
 from dfer.train.methods.align_dfer import AlignDfer
 from dfer.train.methods.dfer_clip import DferClip
 from dfer.train.models.clip import load_clip
-from dfer.train.models.tokens import WordedSentences
 from dfer.train.options import TrainOptions
 from dfer.train.run import Run, run_training
-
-PER_CLASS = 10
 
 
 class Stop(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """faces/CLASS/NUMBER/0.png: a pattern for each class, in its own noise; and teacher.pt, which tells them apart."""
-    root, rng = tmp_path_factory.mktemp("distillation"), np.random.default_rng(0)
-    patterns = random_crops(len(EXPRESSIONS), 64)
-    for label, pattern in zip(EXPRESSIONS, patterns, strict=True):
-        for number in range(PER_CLASS):
-            clip = root / "faces" / label / str(number)
-            clip.mkdir(parents=True)
-            noisy = np.clip(pattern + rng.normal(0, 12, pattern.shape), 0, 255).astype(np.uint8)
-            cv2.imwrite(str(clip / "0.png"), noisy[..., ::-1])
-    torch.manual_seed(0)
-    teacher = AlignDfer(load_clip("dfer-nano"), tokens=0, video_layers=None).eval()
-    with torch.no_grad():
-        features = teacher.encode_frames(torch.from_numpy(patterns))
-        assert isinstance(teacher.sentences, WordedSentences)
-        directions = functional.normalize(features - features.mean(dim=0), dim=-1)
-        teacher.sentences.features.copy_(directions[:, None].expand(-1, 16, -1))
-    save_checkpoint(teacher, root / "teacher.pt", {"name": "patterns", KEY: LearnedFrom(("patterns",)).to_json()})
-    return root
-
-
-@pytest.fixture
-def options(folder: Path, tmp_path: Path) -> DistillOptions:
-    return DistillOptions(
-        folder / "teacher.pt",
-        tmp_path / "student.pt",
-        "test_resnet",
-        str(folder / "faces"),
-        image_size=32,
-        views=1,
-        held_back=0.2,
-        epochs=4,
-        learning_rate=5e-3,
-        batch=14,
-        features=folder / "features",
-        workers=1,
-    )
 
 
 def run(*arguments: object) -> Result:
@@ -184,7 +139,8 @@ def test_a_test_split_that_chose_the_teachers_epochs_is_told(
     for split in ("train", "test"):
         shutil.copytree(folder / "faces", tmp_path / "divided" / split)
     data, log = DataChoice("folder", tmp_path / "divided", workers=1), StringIO()
-    digest = Source(data.open("train"), 1.0, np.arange(7 * PER_CLASS), np.arange(0)).names_digest
+    clips = data.open("train")
+    digest = Source(clips, 1.0, np.arange(len(clips)), np.arange(0)).names_digest
     learned = LearnedFrom(("divided",), divisions=(Division("divided", None, "train", "test", 0.1, 0, trained=digest),))
     save_checkpoint(load_checkpoint(options.teacher)[0], tmp_path / "teacher.pt", {KEY: learned.to_json()})
     options = replace(options, teacher=tmp_path / "teacher.pt", labelled=data, tune_head=False, epochs=1)
@@ -280,7 +236,7 @@ def test_drawn_faces_are_of_people_whom_no_clips_show(options: DistillOptions, m
         assert not set(people) & {*range(1000), *range(HELD_OUT, HELD_OUT + 1000)}
         raise Stop
 
-    monkeypatch.setattr("dfer.train.distillation.run.ProceduralClips", drawn)
+    monkeypatch.setattr("dfer.train.distillation.crops.ProceduralClips", drawn)
     with pytest.raises(Stop):
         distill(replace(options, faces=DRAWN, labelled=DataChoice()))
 
