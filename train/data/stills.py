@@ -57,12 +57,12 @@ class StillClips:
         groups: list[str | None] = []
         labels: list[int] = []
         shares: list[NDArray[np.float32]] = []
-        counts, bare, lacking = [0] * len(classes), 0, Counter[str]()
+        counts, bare, outvoted, lacking = [0] * len(classes), 0, 0, Counter[str]()
         unwanted = set(MAFW_EXPRESSIONS) - {meaning(name) for name in classes}
         told = "; photographs of other classes need clips that show them, too (dfer-train --data folder, or csv)"
         others = told if set(classes) <= set(EXPRESSIONS) else ""
         rows = list(read_rows(table, ("image", "split")))
-        columns = _vote_columns(rows[0][1] if rows else (), classes, table)
+        columns = _vote_columns(rows[0][1] if rows else (), classes, table, warn)
         for line, row in rows:
             if row["split"] != split:
                 continue
@@ -74,6 +74,7 @@ class StillClips:
                 continue
             if row.get("label") or votes is None:
                 label = classes.index(class_name(row["label"], classes, table, line, others))
+                outvoted += votes is not None and bool(votes[label] < votes.max())
             elif votes.any():
                 label = int(votes.argmax())
             else:
@@ -90,6 +91,8 @@ class StillClips:
                 paths.append(next((path for path in places if path.is_file()), places[0]))
         if bare:
             warn(f"{table}: left out {bare} photographs of split {split!r} that have neither a label nor votes")
+        if outvoted:
+            warn(f"{table}: {outvoted} labels of split {split!r} are not what most votes say; those are learned")
         if lacking:
             listed = ", ".join(f"{name} {count}" for name, count in sorted(lacking.items()))
             warn(
@@ -168,9 +171,12 @@ def classes_of_stills(
     return model if columns.keys() == set(model) else EXPRESSIONS
 
 
-def _vote_columns(header: Iterable[str], classes: tuple[str, ...], table: Path) -> dict[str, str]:
+def _vote_columns(
+    header: Iterable[str], classes: tuple[str, ...], table: Path, warn: Callable[[str], object] = lambda _: None
+) -> dict[str, str]:
     """Return the column of votes for each class that has one: of its name or a short form of it, in any case.
 
+    Beside labels, a single such column holds something else, such as an intensity; `warn` is told that it is ignored.
     Raises DferError for two columns of a class, and for a synonym of a class without one, whose votes would be lost.
     """
     header = list(header)
@@ -185,6 +191,10 @@ def _vote_columns(header: Iterable[str], classes: tuple[str, ...], table: Path) 
             meant = meaning(column)
             if meant in classes and meant not in columns and column not in columns.values():
                 raise bad_line(table, None, f"column {column}; did you mean {meant}?")
+    if len(columns) == 1 and "label" in header:
+        (column,) = columns.values()
+        warn(f"{table}: column {column} is ignored; beside labels, votes need a column for each of several classes")
+        return {}
     return columns
 
 

@@ -204,6 +204,22 @@ def test_a_labelled_photograph_needs_no_votes_and_one_with_neither_is_counted(tm
     assert line.endswith("votes.csv: left out 2 photographs of split 'train' that have neither a label nor votes")
 
 
+def test_beside_labels_one_column_named_like_a_class_holds_no_votes(tmp_path: Path) -> None:
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), np.full((16, 16, 3), index, np.uint8))
+    table = tmp_path / "labels.csv"
+    told: list[str] = []
+    table.write_text("image,label,split,Anger\n0.png,fear,train,5\n1.png,anger,train,1\n2.png,sad,train,3\n")
+    stills = StillClips(table, "train", warn=told.append)
+    assert (stills.shares, [EXPRESSIONS[label] for label in stills.labels]) == (None, ["fear", "anger", "sadness"])
+    assert told == [f"{table}: column Anger is ignored; beside labels, votes need a column for each of several classes"]
+    told.clear()
+    table.write_text("image,label,split,anger,fear\n0.png,fear,train,3,1\n1.png,fear,train,2,2\n2.png,sad,train,0,1\n")
+    stills = StillClips(table, "train", warn=told.append)
+    assert stills.shares is not None
+    assert told == [f"{table}: 2 labels of split 'train' are not what most votes say; those are learned"]
+
+
 def test_photographs_of_our_other_classes_are_left_out_and_counted(table: Path) -> None:
     whole = table.read_text()
     more = "3.png,Contempt,,train\n2.png,contempt,,train\n1.png,anxiety,,train\n0.png,contempt,,val\n"
