@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS, name_fault
@@ -133,11 +133,12 @@ def read_table(
     """Read the rows of one split, and the classes, of a CSV with columns clip, label, split, [fold], [person].
 
     A row with an empty fold is in every fold; rows of one person form a group. Classes are `classes_of` the labels of
-    all splits.
+    all splits. A clip in two rows of one fold, whatever their splits, is an error.
     """
     entries: list[Entry] = []
     labels: dict[str, int] = {}
     splits, folds = set(), set()
+    seen: dict[str, dict[str, int]] = {}
     for number, row in read_rows(path, ("clip", "label", "split")):
         label = own_name(row["label"], path, number)
         listed = row.get("fold", "")
@@ -148,8 +149,10 @@ def read_table(
         labels.setdefault(label, number)
         splits.add(row["split"])
         folds.add(listed)
+        clip = row["clip"].replace("\\", "/")
+        check_once(seen, clip, path, number, listed)
         if row["split"] == split and listed in ("", str(fold)):
-            entries.append(Entry(row["clip"].replace("\\", "/"), label, group=row.get("person") or None))
+            entries.append(Entry(clip, label, group=row.get("person") or None))
     if not entries or (fold != 1 and folds == {""}):
         present = (
             f"its splits are {', '.join(sorted(splits))} and its folds {', '.join(sorted(folds - {''})) or 'none'}"
@@ -189,6 +192,20 @@ def read_folder(
     if not entries:
         raise DferError(f"{root}: no clips; expected {'SPLIT/' if splits else ''}CLASS/clip.mp4 or folders of frames")
     return entries, classes_of(labels, root, warn)
+
+
+def check_once(seen: dict[str, dict[str, int]], name: str, path: Path, line: int, fold: str = "") -> None:
+    """Add a row to `seen`, the lines of each clip or photograph by fold ("": in every fold).
+
+    name: with "/" as separator. Raises DferError if the same fold has another row of it: the two could have different
+    labels, or one be trained and the other tested on.
+    """
+    lines = seen.setdefault(PurePosixPath(name).as_posix(), {})
+    other = lines.get(fold, lines.get("")) if fold else next(iter(lines.values()), None)
+    if other is not None:
+        same = f" of fold {fold}" if fold else ""
+        raise bad_line(path, line, f"{name} is in line {other}, too; keep one of these rows{same}")
+    lines[fold] = line
 
 
 def splits_of_table(path: Path, fold: int) -> dict[str, str]:

@@ -17,7 +17,7 @@ from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from ...runtime.sources.tables import bad_line, image_places, read_rows
 from ..digests import content_digests, damaged_pictures
 from . import WINDOW
-from .lists import class_name, classes_of, few_missing, meaning, our_name, own_name
+from .lists import check_once, class_name, classes_of, few_missing, meaning, our_name, own_name
 from .videos import read_picture
 
 
@@ -36,8 +36,8 @@ class StillClips:
     are decoded once for that. classes: allowed labels and columns of votes (see `classes_of_stills`).
 
     shares: float32 [N,C], the votes as shares that sum to 1; None if the table has labels only.
-    Raises DferError for a missing table or column or an unknown label, with the line, and if too many photographs
-    are missing or damaged.
+    Raises DferError for a missing table or column, an unknown label or a photograph in two rows, with the line, and if
+    too many photographs are missing or damaged.
     """
 
     jitter = 1.0
@@ -63,7 +63,9 @@ class StillClips:
         others = told if set(classes) <= set(EXPRESSIONS) else ""
         rows = list(read_rows(table, ("image", "split")))
         columns = _vote_columns(rows[0][1] if rows else (), classes, table, warn)
+        seen: dict[str, dict[str, int]] = {}
         for line, row in rows:
+            check_once(seen, row["image"].replace("\\", "/"), table, line)
             if row["split"] != split:
                 continue
             votes = _votes(row, columns, classes, table, line)

@@ -206,12 +206,12 @@ def test_captions_where_none_belong_are_refused(tmp_path: Path) -> None:
     assert "captions: 2 of 2 clips to train on have one, 0 have none; 4 clauses" in result.output
 
 
-def test_a_clip_that_is_also_tested_on_may_have_no_caption(tmp_path: Path) -> None:
+def test_a_clip_that_is_tested_on_may_have_no_caption(tmp_path: Path) -> None:
     for clip in ("1", "2", "3", "4"):
         (tmp_path / clip).mkdir()
         cv2.imwrite(str(tmp_path / clip / "0.png"), np.full((48, 48, 3), 90, np.uint8))
     rows = [f"{clip},{'fear' if int(clip) % 2 else 'anger'},train" for clip in "1234"]
-    (tmp_path / "labels.csv").write_text("\n".join(["clip,label,split", *rows, "2,anger,test", ""]))
-    (tmp_path / "captions.jsonl").write_text(json.dumps({"clip": "2", "text": "lips part"}))
+    (tmp_path / "labels.csv").write_text("\n".join(["clip,label,split", *rows, "5,anger,test", ""]))
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"clip": "5", "text": "lips part"}))
     result = call(tmp_path / "x.pt", "--data", "csv", "--root", tmp_path, "--captions", tmp_path / "captions.jsonl")
-    assert "line 1: clip '2' is of the split test; only training clips" in result.output
+    assert "line 1: clip '5' is of the split test; only training clips" in result.output

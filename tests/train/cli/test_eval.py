@@ -165,8 +165,8 @@ def test_what_training_prints_as_next_tests_on_the_same_data(root: Path, tmp_pat
 def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
         shutil.copytree(root / "a", tmp_path / "faces" / split)
-    pictures = [str(path) for path in sorted((root / "a").rglob("*.png"))]
-    rows = [f"{path},{Path(path).parts[-3]},{split}" for split in ("train", "val") for path in pictures]
+    pictures = {split: sorted((tmp_path / "faces" / split).rglob("*.png")) for split in ("train", "val")}
+    rows = [f"{path},{path.parts[-3]},{split}" for split, paths in pictures.items() for path in paths]
     (table := tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
     out, bundle, data = tmp_path / "chosen.pt", tmp_path / "chosen.dfer", [*DATA, tmp_path / "faces"]
     rest = ["--method", "finecliper", "--option", "adapter=none", "--stills", table, "--validation-split", "val"]
@@ -187,8 +187,8 @@ def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tm
 
 
 def test_photographs_without_a_val_split_are_tested_on_test(root: Path, tmp_path: Path) -> None:
-    pictures = [str(path) for path in sorted((root / "a").rglob("*.png"))]
-    rows = [f"{path},{Path(path).parts[-3]},{split}" for split in ("train", "test") for path in pictures]
+    pictures = enumerate(sorted((root / "a").rglob("*.png")))
+    rows = [f"{path},{path.parts[-3]},{('train', 'test')[number % 2]}" for number, path in pictures]
     (table := tmp_path / "labels.csv").write_text("\n".join(["image,label,split", *rows]))
     printed, values = test(root / "zero.pt", "--stills", table)
     assert values["split"] == "test" and "labels.csv, split test" in printed

@@ -43,9 +43,20 @@ def test_stills_are_mapped_by_name_split_and_limited(table: Path) -> None:
 
 
 def test_an_unknown_label_is_named_with_its_line(table: Path) -> None:
-    table.write_text(table.read_text() + "1.png,joy,p,train\n")
+    table.write_text(table.read_text() + "4.png,joy,p,train\n")
     with pytest.raises(DferError, match="line 6: unknown label 'joy'"):
         StillClips(table, "train")
+
+
+def test_a_photograph_is_in_one_row(table: Path) -> None:
+    """As for dfer-prepare: half of the rows may have another label, or another split."""
+    whole = table.read_text()
+    for name, split in (("1.png", "train"), ("./1.png", "val"), (".\\1.png", "test")):
+        table.write_text(f"{whole}{name},fear,p,{split}\n")
+        with pytest.raises(
+            DferError, match=r"labels\.csv, line 6: .*1\.png is in line 3, too; keep one of these rows$"
+        ):
+            StillClips(table, "train")
 
 
 def test_damaged_and_missing_photographs_are_left_out_and_all_told_at_once(table: Path) -> None:
@@ -222,7 +233,9 @@ def test_beside_labels_one_column_named_like_a_class_holds_no_votes(tmp_path: Pa
 
 def test_photographs_of_our_other_classes_are_left_out_and_counted(table: Path) -> None:
     whole = table.read_text()
-    more = "3.png,Contempt,,train\n2.png,contempt,,train\n1.png,anxiety,,train\n0.png,contempt,,val\n"
+    more = "4.png,Contempt,,train\n5.png,contempt,,train\n6.png,anxiety,,train\n7.png,contempt,,val\n"
+    for number in range(4, 8):
+        cv2.imwrite(str(table.parent / f"{number}.png"), np.full((128, 128), number, np.uint8))
     table.write_text(whole + more)
     told: list[str] = []
     stills = StillClips(table, "train", warn=told.append)
@@ -231,7 +244,7 @@ def test_photographs_of_our_other_classes_are_left_out_and_counted(table: Path) 
     assert line.endswith("left out 3 photographs of split 'train' of classes not used here: anxiety 1, contempt 2")
     assert len(StillClips(table, "train", classes=MAFW_EXPRESSIONS, warn=told.append)) == 6 and len(told) == 1
     for label, classes in (("contemt", EXPRESSIONS), ("fear", ("happiness", "scared"))):
-        table.write_text(f"{whole}1.png,{label},,train\n")
+        table.write_text(f"{whole}8.png,{label},,train\n")
         with pytest.raises(DferError, match=f"unknown label '{label}'"):
             StillClips(table, "train", classes=classes)
 

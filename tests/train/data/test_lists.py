@@ -167,6 +167,26 @@ def test_a_clip_of_a_table_that_is_tested_on_is_not_of_the_training_split(tmp_pa
     assert splits_of_table(plain, 1) == {"a.mp4": "train"}
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("a,sad,train,\nb,sad,train,\na,fear,train,", "line 4: a is in line 2, too; keep one of these rows$"),
+        ("x/a,sad,train,\nx\\a,sad,test,", "line 3: x/a is in line 2, too"),
+        ("x/a,sad,train,\n./x//a,sad,test,", "line 3: .*x//a is in line 2, too"),
+        ("a,sad,train,2\na,sad,test,2", "line 3: a is in line 2, too; keep one of these rows of fold 2"),
+        ("a,sad,train,2\na,sad,test,", "line 3: a is in line 2"),
+        ("a,sad,train,\na,sad,test,1", "line 3: a is in line 2"),
+    ],
+)
+def test_a_clip_is_in_one_row_of_a_fold(tmp_path: Path, rows: str, words: str) -> None:
+    table = written(tmp_path / "labels.csv", f"clip,label,split,fold\n{rows}\n")
+    for split in ("train", "test"):  # in any split: what is trained on may be in another
+        with pytest.raises(DferError, match=words):
+            read_table(table, split, 1)
+    table = written(tmp_path / "folds.csv", "clip,label,split,fold\na,sad,train,1\na,sad,test,2\nb,sad,test,1\n")
+    assert [entry.clip for entry in read_table(table, "test", 2)[0]] == ["a"]
+
+
 def test_the_classes_of_a_table_do_not_depend_on_the_split(tmp_path: Path) -> None:
     table = written(tmp_path / "labels.csv", "clip,label,split\na,Contempt,train\nb,sad,test\n")
     assert read_table(table, "train", 1)[1] == read_table(table, "test", 1)[1] == MAFW_EXPRESSIONS
