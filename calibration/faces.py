@@ -110,7 +110,7 @@ def check_enough(faces: object, count: int, minimum: int) -> None:
 
 def _listed_clips(table: Path) -> list[_Clip]:
     clips = []
-    for line, row in read_rows(table, ("image",)):
+    for line, row in read_rows(table, ("image",), ("label", "split")):
         split = row.get("split")
         held_out = split != "train" if split else None
         clips.append(_Clip(find_image(table, row["image"], line), row.get("label") or None, held_out))

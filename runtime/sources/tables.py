@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..errors import DferError
@@ -26,19 +26,20 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     return ((number, line.strip(" \r")) for number, line in enumerate(text.split("\n"), 1) if line.strip())
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield rows of a CSV as dicts by the names in its first line, with their line numbers; cells are stripped.
 
     The delimiter is a comma, or a semicolon or tab if the first line has no comma.
-    columns: names that the first line must include.
-    Raises DferError, naming file and line, if they are missing or a row has fewer or more cells.
+    columns: names that the first line must include. optional: further names that the caller reads. Both are in lower
+    case, and found in any case.
+    Raises DferError, naming file and line, if columns are missing or named twice, or a row has fewer or more cells.
     """
     numbered = list(read_lines(path))
     first = numbered[0][1] if numbered else ""
     mark = next((mark for mark in ",;\t" if mark in first), ",")
     rows = csv.DictReader((line for _, line in numbered), delimiter=mark)
     try:
-        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        rows.fieldnames = _column_names(rows.fieldnames or (), (*columns, *optional), path)
         if not set(columns) <= set(rows.fieldnames):
             raise DferError(f"{path}: the first line must name the columns {','.join(columns)}")
         for row in rows:
@@ -48,6 +49,16 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[st
             yield number, {name: cell.strip() for name, cell in row.items()}
     except csv.Error as error:
         raise bad_line(path, numbered[max(rows.reader.line_num, 1) - 1][0], str(error)) from error
+
+
+def _column_names(header: Iterable[str], known: Sequence[str], path: Path) -> list[str]:
+    names = [name.strip() for name in header]
+    wanted = set(known) - set(names)  # a column of the very name comes first
+    found = [name.lower() if name.lower() in wanted else name for name in names]
+    twice = next((name for index, name in enumerate(found) if name and name in found[:index]), None)
+    if twice is not None:
+        raise DferError(f"{path}: two columns are called {twice}; drop or rename one")
+    return found
 
 
 def image_places(table: Path, name: str) -> tuple[Path, Path]:

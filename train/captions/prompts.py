@@ -54,7 +54,7 @@ def write_prompts(place: Path, out: Path) -> tuple[int, list[str]]:
 def _clips(place: Path, out: Path) -> Iterator[tuple[str, Path]]:
     """Yield names and paths of the training clips."""
     if place.is_file():
-        rows = (row for _, row in read_rows(place, ("clip",)) if row.get("split", TRAINING) == TRAINING)
+        rows = (row for _, row in read_rows(place, ("clip",), ("split",)) if row.get("split", TRAINING) == TRAINING)
         for name in dict.fromkeys(row["clip"].replace("\\", "/") for row in rows):
             yield name, locate(place.parent, name)
         return

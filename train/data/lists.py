@@ -139,7 +139,7 @@ def read_table(
     labels: dict[str, int] = {}
     splits, folds = set(), set()
     seen: dict[str, dict[str, int]] = {}
-    for number, row in read_rows(path, ("clip", "label", "split")):
+    for number, row in read_rows(path, ("clip", "label", "split"), ("fold", "person")):
         label = own_name(row["label"], path, number)
         listed = row.get("fold", "")
         if listed and not listed.isdecimal():
@@ -215,7 +215,7 @@ def splits_of_table(path: Path, fold: int) -> dict[str, str]:
     """
     rows = [
         (row["clip"].replace("\\", "/"), row.get("split", "train"))
-        for _, row in read_rows(path, ("clip",))
+        for _, row in read_rows(path, ("clip",), ("split", "fold"))
         if row.get("fold", "") in ("", str(fold))
     ]
     return dict(sorted(rows, key=lambda row: row[1] != "train"))

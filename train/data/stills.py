@@ -61,7 +61,7 @@ class StillClips:
         unwanted = set(MAFW_EXPRESSIONS) - {meaning(name) for name in classes}
         told = "; photographs of other classes need clips that show them, too (dfer-train --data folder, or csv)"
         others = told if set(classes) <= set(EXPRESSIONS) else ""
-        rows = list(read_rows(table, ("image", "split")))
+        rows = list(read_rows(table, ("image", "split"), ("label", "person")))
         columns = _vote_columns(rows[0][1] if rows else (), classes, table, warn)
         seen: dict[str, dict[str, int]] = {}
         for line, row in rows:
@@ -156,7 +156,7 @@ class StillClips:
 
 def split_to_test(table: Path) -> str:
     """Return the split of a table to test on if none is asked for: val, or test if there is no val."""
-    splits = {row["split"] for _, row in read_rows(table, ("image", "split"))}
+    splits = {row["split"] for _, row in read_rows(table, ("image", "split"), ("label", "person"))}
     return "test" if "test" in splits and "val" not in splits else "val"
 
 
@@ -165,7 +165,7 @@ def classes_of_stills(
 ) -> tuple[str, ...]:
     """Return the classes of a table to test on: `classes_of` its labels. Without labels, `model` (the classes of the
     tested model) if each of them has a column of votes, else the seven expressions."""
-    rows = list(read_rows(table, ("image", "split")))
+    rows = list(read_rows(table, ("image", "split"), ("label", "person")))
     labels = {own_name(row["label"], table, line): line for line, row in rows if row.get("label")}
     if labels:
         return classes_of(labels, table, warn)

@@ -152,7 +152,11 @@ def find_crops(place: Path, warn: Callable[[str], object] = lambda _: None) -> t
 
 
 def _listed(table: Path) -> tuple[list[Path], list[str | None]]:
-    rows = [row for _, row in read_rows(table, ("image",)) if row.get("split", "train") in ("train", "")]
+    rows = [
+        row
+        for _, row in read_rows(table, ("image",), ("split", "person"))
+        if row.get("split", "train") in ("train", "")
+    ]
     places = [image_places(table, row["image"]) for row in rows]
     paths = [next((path for path in both if path.is_file()), both[0]) for both in places]
     return paths, [row.get("person") or None for row in rows]

@@ -87,7 +87,7 @@ def find_photographs(place: Path, out: Path, warn: Callable[[str], object] = lam
     if place.is_file():
         found = [
             Photograph(find_image(place, row["image"], line), _crop_name(row["image"]), _with_known_split(row), line)
-            for line, row in read_rows(place, ("image",))
+            for line, row in read_rows(place, ("image",), ("label", "person", "split"))
         ]
     else:
         files = sorted(path for _, files in folders_below(place, out) for path in files)

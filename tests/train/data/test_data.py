@@ -48,6 +48,14 @@ def test_an_unknown_label_is_named_with_its_line(table: Path) -> None:
         StillClips(table, "train")
 
 
+def test_columns_of_photographs_are_found_in_any_case(table: Path) -> None:
+    before = StillClips(table, "train")
+    table.write_text(table.read_text().replace("image,label,person,split", "Image,LABEL,Person,Split"))
+    stills = StillClips(table, "train")
+    assert (stills.groups, stills.fingerprint) == (["p1", "p2", "p3"], before.fingerprint)
+    assert classes_of_stills(table, ("calm", "pain")) == EXPRESSIONS
+
+
 def test_a_photograph_is_in_one_row(table: Path) -> None:
     """As for dfer-prepare: half of the rows may have another label, or another split."""
     whole = table.read_text()

@@ -187,6 +187,24 @@ def test_a_clip_is_in_one_row_of_a_fold(tmp_path: Path, rows: str, words: str) -
     assert [entry.clip for entry in read_table(table, "test", 2)[0]] == ["a"]
 
 
+def test_columns_are_found_in_any_case(tmp_path: Path) -> None:
+    """One that is not would be ignored: all folds would train together, and a person's clips be on both sides."""
+    rows = "a.mp4,Happy,train,1,p1\nb.mp4,sad,train,2,\nc.mp4,sad,test,1,\n"
+    table = written(tmp_path / "labels.csv", f"Clip,LABEL,Split,Fold,Person\n{rows}")
+    assert read_table(table, "train", 1)[0] == [Entry("a.mp4", "happiness", group="p1")]
+    assert splits_of_table(table, 1) == {"a.mp4": "train", "c.mp4": "test"}
+    for header, name in (
+        ("clip,label,split,label", "label"),
+        ("clip,label,split,Fold,FOLD", "fold"),
+        ("clip,label,split,notes,,,notes", "notes"),
+    ):
+        table = written(tmp_path / "twice.csv", f"{header}\na,sad,train,1,,,\n")
+        with pytest.raises(DferError, match=rf"twice\.csv: two columns are called {name}; drop or rename one"):
+            read_table(table, "train", 1)
+    table = written(tmp_path / "unnamed.csv", "clip,label,split,,\na,sad,train,,\n")  # as spreadsheets leave them
+    assert len(read_table(table, "train", 1)[0]) == 1
+
+
 def test_the_classes_of_a_table_do_not_depend_on_the_split(tmp_path: Path) -> None:
     table = written(tmp_path / "labels.csv", "clip,label,split\na,Contempt,train\nb,sad,test\n")
     assert read_table(table, "train", 1)[1] == read_table(table, "test", 1)[1] == MAFW_EXPRESSIONS
