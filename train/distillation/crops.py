@@ -128,7 +128,7 @@ def find_crops(place: Path, warn: Callable[[str], object] = lambda _: None) -> t
     pictures are taken, at any depth, or only those in train/ if it is divided into train/, val/ or test/. Pictures with
     numbers as names are frames of a clip: `WINDOW` of them are taken, evenly spread, as one group. Videos beside the
     pictures are left out, and `warn` is called.
-    Raises ParameterError if `place` does not exist or has no pictures, only videos for example.
+    Raises ParameterError if `place` does not exist or has no pictures, only videos or other splits for example.
     """
     if holds_photographs(place):
         place = place / TABLE
@@ -152,11 +152,11 @@ def find_crops(place: Path, warn: Callable[[str], object] = lambda _: None) -> t
 
 
 def _listed(table: Path) -> tuple[list[Path], list[str | None]]:
-    rows = [
-        row
-        for _, row in read_rows(table, ("image",), ("split", "person"))
-        if row.get("split", "train") in ("train", "")
-    ]
+    listed = [row for _, row in read_rows(table, ("image",), ("split", "person"))]
+    rows = [row for row in listed if row.get("split", "train") in ("train", "")]
+    if listed and not rows:
+        splits = ", ".join(sorted({row["split"] for row in listed}))
+        raise ParameterError("faces", f"{table}: no rows with split 'train'; its splits are {splits}")
     places = [image_places(table, row["image"]) for row in rows]
     paths = [next((path for path in both if path.is_file()), both[0]) for both in places]
     return paths, [row.get("person") or None for row in rows]

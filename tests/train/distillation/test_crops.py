@@ -43,6 +43,9 @@ def test_of_a_table_the_training_split_is_taken(tmp_path: Path) -> None:
     table.write_text("image\na.png\nc.png\n")
     assert len(find_crops(table)[0]) == 2
     assert find_crops(tmp_path) == find_crops(table)
+    table.write_text("image,split\na.png,Training\nc.png,val\n")
+    with pytest.raises(ParameterError, match=r"csv: no rows with split 'train'; its splits are Training, val$"):
+        find_crops(table)
 
 
 def test_what_is_no_crop_of_a_face_is_told_with_what_to_do(tmp_path: Path) -> None:
