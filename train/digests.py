@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..runtime.errors import DferError
 from ..runtime.machine import cache_folder
-from ..runtime.sources import read_image
+from ..runtime.sources import open_source, read_image
 from ..runtime.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -50,6 +51,11 @@ def picture_sizes(
 ) -> list[list[int]]:
     """Return the width and height of each picture, [] of one that cannot be decoded; else as `damaged_pictures`."""
     return _compute_once("sizes", [[picture] for picture in pictures], _size, progress, bool)
+
+
+def film_sizes(films: Sequence[Path]) -> list[list[int]]:
+    """Return the width and height of each video's first frame, [] if it cannot be read; else as `picture_sizes`."""
+    return _compute_once("film-sizes", [[film] for film in films], _film_size, lasting=bool)
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -134,6 +140,14 @@ def _damaged(files: Sequence[Path]) -> list[str]:
 def _size(files: Sequence[Path]) -> list[int]:
     image = read_image(files[0])
     return [] if image is None else [image.shape[1], image.shape[0]]
+
+
+def _film_size(files: Sequence[Path]) -> list[int]:
+    try:
+        with open_source(files[0]) as source:
+            return next(([frame.image.shape[1], frame.image.shape[0]] for frame in source), [])
+    except DferError:
+        return []
 
 
 def _read_cache(path: Path) -> dict[str, Any]:

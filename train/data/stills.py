@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from ...runtime.sources.tables import bad_line, image_places, read_rows
-from ..digests import content_digests, damaged_pictures
+from ..digests import content_digests, picture_sizes
 from . import WINDOW
 from .lists import check_once, class_name, classes_of, few_missing, meaning, our_name, own_name
-from .videos import read_picture
+from .videos import is_oblong, read_picture
 
 
 class StillClips:
@@ -37,7 +37,7 @@ class StillClips:
 
     shares: float32 [N,C], the votes as shares that sum to 1; None if the table has labels only.
     Raises DferError for a missing table or column, an unknown label or a photograph in two rows, with the line, and if
-    too many photographs are missing or damaged.
+    too many photographs are missing or damaged, or one is no square crop of a face.
     """
 
     jitter = 1.0
@@ -103,11 +103,18 @@ class StillClips:
         if not labels:
             present = ", ".join(sorted({row["split"] for _, row in rows}))
             raise DferError(f"{table}: no rows with split {split!r} to use; its splits are {present or 'none'}")
-        damaged = damaged_pictures([[path] for path in paths])
-        kept = [index for index, names_of_bad in enumerate(damaged) if not names_of_bad]
-        bad = [path for path, names_of_bad in zip(paths, damaged, strict=True) if names_of_bad]
+        sizes = picture_sizes(paths)
+        kept = [index for index, size in enumerate(sizes) if size]
+        bad = [path for path, size in zip(paths, sizes, strict=True) if not size]
         if bad:
             warn(few_missing(f"photographs of {table}", bad, len(paths), max_missing))
+        oblong = next((index for index in kept if is_oblong(sizes[index])), None)
+        if oblong is not None:  # training views would show one side of it, test views squeeze it
+            width, height = sizes[oblong]
+            raise DferError(
+                f"{paths[oblong]} is {width}×{height}, not a square crop of a face; cut the faces out first: "
+                f"dfer-prepare {table} FACES --photos"
+            )
         self.paths = [paths[index] for index in kept]
         self.names = [names[index] for index in kept]
         self.groups = [groups[index] for index in kept]

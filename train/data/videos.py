@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ...runtime.errors import DferError
 from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, natural_order, open_source, read_image
-from ..digests import content_digests, damaged_pictures
+from ..digests import content_digests, damaged_pictures, film_sizes, picture_sizes
 from . import WINDOW
 from .augmentation import plain_view
 from .lists import Entry, few_missing
@@ -31,6 +31,7 @@ class VideoClips:
     size: side of the returned frames; frames of another size or shape are resized to size×size.
     max_missing: share of the clips that may be missing or empty (no readable frame), and of the pictures in folders
     that may be damaged. Those are left out, and `warn` is called. For that, all pictures are decoded the first time.
+    `warn` is also told of clips that are not square: they may show more than a face.
     progress: called with the number of folders done, and the total.
 
     paths, names (as listed), groups (person or film, or None), seconds and labels are parallel; `missing` and
@@ -61,6 +62,7 @@ class VideoClips:
         self._counts: list[int] = []
         self._size = size
         labels: list[int] = []
+        firsts: list[Path] = []
         located = [locate(folder, entry.clip) for entry in entries]
         pictures = {path: image_files(path) for path in located if path.is_dir()}
         self.damaged = _find_damaged([files for files in pictures.values() if files], max_missing, warn, progress)
@@ -75,9 +77,11 @@ class VideoClips:
             self.groups.append(entry.group)
             self.seconds.append(seconds)
             self._counts.append(count)
+            firsts.append(kept[0] if path in pictures else path)
             labels.append(classes.index(entry.label))
         if self.missing or not labels:
             warn(few_missing("clips", self.missing, len(entries), max_missing))
+        _tell_oblong(firsts, warn)
         self.labels: NDArray[np.int64] = np.array(labels, dtype=np.int64)
 
     @cached_property
@@ -116,6 +120,11 @@ class VideoClips:
             return count == self._counts[index]
         with open_source(self.paths[index]) as source:  # it may have fewer frames than its header says
             return count == sum(1 for _ in source)
+
+
+def is_oblong(size: Sequence[int]) -> bool:
+    """Return whether a picture of this width and height is too far from a square to be the crop of a face."""
+    return max(size) > 1.25 * min(size)
 
 
 def choose_frames(count: int, rng: np.random.Generator | None = None) -> NDArray[np.int64]:
@@ -197,6 +206,20 @@ def _find_damaged(
     if damaged:
         warn(few_missing("pictures of clips", damaged, sum(map(len, pictures)), allowed))
     return frozenset(damaged)
+
+
+def _tell_oblong(files: Sequence[Path], warn: Callable[[str], object]) -> None:
+    """Warn about clips, each given by its first picture or its video, that would be squeezed to squares."""
+    films = [file for file in files if not file.name.lower().endswith(_IMAGE_ENDINGS)]
+    pictures = [file for file in files if file.name.lower().endswith(_IMAGE_ENDINGS)]
+    sizes = zip([*pictures, *films], [*picture_sizes(pictures), *film_sizes(films)], strict=True)
+    oblong = [(file, size) for file, size in sizes if size and is_oblong(size)]
+    if oblong:
+        file, (width, height) = oblong[0]
+        warn(
+            f"{len(oblong)} of {len(files)} clips are no square crops of a face and are squeezed, such as {file}, "
+            f"{width}×{height}; cut the faces out first: dfer-prepare VIDEOS FACES"
+        )
 
 
 def _read_images(

@@ -19,11 +19,10 @@ from ..data.augmentation import plain_view
 from ..data.choice import DRAWN, SIDE
 from ..data.lists import TABLE, few_missing, holds_photographs, splits_in
 from ..data.procedural import UNLABELLED, ProceduralClips
-from ..data.videos import read_picture
+from ..data.videos import is_oblong, read_picture
 from ..digests import content_digests, picture_sizes
 from .options import DistillOptions
 
-_OBLONG = 1.25  # a picture with a larger aspect ratio is not a face crop
 _MISSING = 0.01  # share of the pictures that may be missing or damaged
 
 
@@ -54,7 +53,7 @@ class Crops:
         kept = [index for index, size in enumerate(sizes) if size]
         for index in kept:
             width, height = sizes[index]
-            if max(width, height) > _OBLONG * min(width, height):
+            if is_oblong(sizes[index]):
                 raise DferError(
                     f"{paths[index]} is {width}×{height}, not a square crop of a face; cut the faces out first: "
                     "dfer-prepare PHOTOS FACES --photos"

@@ -79,6 +79,16 @@ def test_damaged_and_missing_photographs_are_left_out_and_all_told_at_once(table
         StillClips(table, "train", max_missing=0.39)
 
 
+def test_photographs_that_are_no_crops_of_faces_are_refused_with_what_to_do(table: Path) -> None:
+    """Training would see the left side of them, tests the whole, squeezed."""
+    cv2.imwrite(str(table.parent / "images" / "1.png"), np.zeros((40, 80, 3), np.uint8))
+    words = r"1\.png is 80×40, not a square crop of a face; .*: dfer-prepare .*labels\.csv FACES --photos$"
+    with pytest.raises(DferError, match=words):
+        StillClips(table, "train")
+    cv2.imwrite(str(table.parent / "images" / "1.png"), np.zeros((40, 48, 3), np.uint8))
+    assert len(StillClips(table, "train")) == 3
+
+
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("file,emotion\na.png,happy\n")
     with pytest.raises(DferError, match="must name the columns image,split"):

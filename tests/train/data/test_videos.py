@@ -35,6 +35,22 @@ def open_clips(root: Path, *names: str, max_missing: float = 0.01, size: int = 1
     return VideoClips([Entry(name, "fear") for name in names], root, EXPRESSIONS, size, max_missing)
 
 
+def test_clips_that_are_no_crops_of_faces_are_told(tmp_path: Path) -> None:
+    write_frames(tmp_path / "face", [10, 20])
+    write_frames(tmp_path / "scene", [10, 20])
+    write_video(tmp_path / "face.mp4", [np.zeros((64, 72, 3), np.uint8)] * 3, 24)
+    told: list[str] = []
+    entries = [Entry(name, "fear") for name in ("face", "scene", "face.mp4", "uncut.mp4")]
+    write_video(tmp_path / "uncut.mp4", [np.zeros((72, 128, 3), np.uint8)] * 3, 24)
+    VideoClips(entries, tmp_path, EXPRESSIONS, warn=told.append)
+    (line,) = told
+    assert line.startswith("1 of 4 clips are no square crops of a face") and "uncut.mp4, 128×72" in line
+    assert line.endswith("cut the faces out first: dfer-prepare VIDEOS FACES")
+    cv2.imwrite(str(tmp_path / "scene" / "1.png"), np.zeros((128, 96, 3), np.uint8))
+    VideoClips(entries, tmp_path, EXPRESSIONS, warn=told.append)
+    assert told[1].startswith("2 of 4 clips") and "1.png, 96×128" in told[1]
+
+
 @given(st.integers(1, 2000), st.none() | st.integers(0, 2**32 - 1))
 def test_one_frame_of_each_segment_in_order(count: int, seed: int | None) -> None:
     chosen = choose_frames(count, None if seed is None else np.random.default_rng(seed))
