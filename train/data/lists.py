@@ -6,15 +6,16 @@ decoded as the list's authors define them.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from ...runtime.errors import DferError
 from ...runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS, name_fault
-from ...runtime.sources import VIDEO_SUFFIXES
+from ...runtime.sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ...runtime.sources.tables import bad_line, read_lines, read_rows
 
 ALIASES = {
@@ -66,6 +67,8 @@ SPLITS = {
 that each is."""
 TABLE = "labels.csv"
 """File name of the table in a folder of clips or photographs."""
+LITTER = ("__MACOSX", "@eaDir")
+"""How folders begin that archives and servers leave among others."""
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
 
@@ -164,8 +167,9 @@ def read_table(
 def read_folder(
     root: Path, split: str, warn: Callable[[str], object] = lambda _: None
 ) -> tuple[list[Entry], tuple[str, ...]]:
-    """List the clips of one split, relative to `root`, and the classes, of ROOT/[SPLIT/]CLASS/clip.
+    """List the clips of one split, relative to `root`, and the classes, of ROOT/[SPLIT/]CLASS/…/clip.
 
+    A clip is a video, or a folder with pictures; one with nothing in it counts as a clip that has lost its frames.
     Without folders named train, val or test (see `SPLITS`), all clips belong to the requested split. Classes
     are `classes_of` the folders of all splits. Files that are not videos, and hidden files, are ignored.
     Raises DferError if dfer-prepare wrote photographs here, whose folder would be mistaken for a class.
@@ -181,13 +185,10 @@ def read_folder(
     entries: list[Entry] = []
     labels: dict[str, int | None] = {}
     for part in [root / name for name in splits.values()] or [root]:
-        for folder in _visible(part):
-            if not folder.is_dir():
-                continue
+        for folder, clips in _class_folders(part):
             label = own_name(folder.name, folder)
             labels[label] = None
             if not splits or part.name == splits[split]:
-                clips = [path for path in _visible(folder) if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES]
                 entries.extend(Entry(clip.relative_to(root).as_posix(), label) for clip in clips)
     if not entries:
         raise DferError(f"{root}: no clips; expected {'SPLIT/' if splits else ''}CLASS/clip.mp4 or folders of frames")
@@ -245,9 +246,8 @@ def splits_of_folder(root: Path) -> dict[str, str]:
     return {
         clip.relative_to(root).as_posix(): split
         for split, name in (splits or {"train": ""}).items()
-        for folder in _visible(root / name)
-        if folder.is_dir()
-        for clip in _visible(folder)
+        for _, clips in _class_folders(root / name)
+        for clip in clips
     }
 
 
@@ -343,5 +343,34 @@ def _suggestion(name: str) -> str | None:
     return meaning(alike[0]) if alike and alike[0][0] == name[0] else None  # unhappy is not happy
 
 
+def _class_folders(part: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Yield each class's folder and the clips in it."""
+    for folder in _visible(part):
+        if folder.is_dir():
+            yield folder, _clips_in(folder)
+
+
+def _clips_in(folder: Path) -> list[Path]:
+    """Return the clips of a class at any depth. Raises DferError for the folder of a class or split among them."""
+    clips: list[Path] = []
+    for path in _visible(folder):
+        if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir():
+            clips.append(path)
+        elif path.is_dir() and not (path.is_symlink() and folder.resolve().is_relative_to(path.resolve())):
+            below = [] if _holds_pictures(path) else _clips_in(path)
+            if below and (path.name.lower() in SPLITS or our_name(path.name) in MAFW_EXPRESSIONS):
+                raise DferError(f"{path}: lies inside the folder of a class; expected [train|val|test/]CLASS/…/clip")
+            clips += below or [path]
+    return clips
+
+
+def _holds_pictures(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as files:
+            return any(Path(file.name).suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "." for file in files)
+    except OSError:
+        return True  # whoever opens the clip says what is wrong
+
+
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith((".", *LITTER)))

@@ -27,7 +27,7 @@ from ...runtime.labels import MAFW_EXPRESSIONS
 from ...runtime.sources import IMAGE_SUFFIXES, folders_below, read_image
 from ...runtime.sources.tables import find_image, read_rows
 from ...runtime.storage import atomic_write
-from ..data.lists import SPLITS, TABLE, classes_of, our_name, own_name
+from ..data.lists import LITTER, SPLITS, TABLE, classes_of, our_name, own_name
 from .copies import find_copies
 from .films import PICTURES, Stamp, check_size, jpeg, own_detector, stamp_of, warn_of_foreign, write_rows
 from .processes import run_in_processes
@@ -379,4 +379,4 @@ def _cells_of(name: PurePosixPath) -> dict[str, str]:
 
 
 def _hidden(name: PurePosixPath) -> bool:
-    return any(part.startswith(("__MACOSX", "@eaDir")) for part in name.parts)
+    return any(part.startswith(LITTER) for part in name.parts)

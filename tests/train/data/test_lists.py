@@ -223,6 +223,31 @@ def test_a_folder_for_each_class(tmp_path: Path, splits: tuple[str, ...]) -> Non
     assert all(entry.clip.startswith(splits[0]) for entry in entries)
 
 
+def test_clips_of_a_class_may_lie_deeper(tmp_path: Path) -> None:
+    """As dfer-prepare finds videos, and leaves their faces, at any depth."""
+    for clip in ("fear/s1/day 1/1.mp4", "fear/s2/2/01.jpg", "fear/3/01.jpg", "anger/4.mp4"):
+        written(tmp_path / clip, "")
+    written(tmp_path / "anger" / "@eaDir" / "4.mp4" / "thumbnail.jpg", "")
+    (tmp_path / "fear" / "s1" / "lost").mkdir()
+    (tmp_path / "fear" / "s1" / "again").symlink_to(tmp_path / "fear")
+    entries, _ = read_folder(tmp_path, "train")
+    assert [(entry.clip, entry.label) for entry in entries] == [
+        ("anger/4.mp4", "anger"),
+        *((f"fear/{clip}", "fear") for clip in ("3", "s1/day 1/1.mp4", "s1/lost", "s2/2")),
+    ]
+    assert splits_of_folder(tmp_path).keys() == {entry.clip for entry in entries}
+
+
+@pytest.mark.parametrize("clip", ["ann/anger/1.mp4", "fear/Test/1/1.jpg"])
+def test_folders_of_classes_and_splits_inside_a_class_are_refused(tmp_path: Path, clip: str) -> None:
+    """Else people would be classes, and test clips be trained on."""
+    written(tmp_path / clip, "")
+    with pytest.raises(
+        DferError, match=r"(anger|Test): lies inside another class; expected \[train|val|test/\]CLASS/…"
+    ):
+        read_folder(tmp_path, "train")
+
+
 def test_folders_of_splits_may_have_other_names(tmp_path: Path) -> None:
     for clip in ("Train/happy/1.mp4", "validation/sad/2.mp4", "TESTING/sad/3.mp4"):
         written(tmp_path / clip, "")
