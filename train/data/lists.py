@@ -69,6 +69,8 @@ TABLE = "labels.csv"
 """File name of the table in a folder of clips or photographs."""
 LITTER = ("__MACOSX", "@eaDir")
 """How folders begin that archives and servers leave among others."""
+_STORES = ("*/made-from.json", "landmarks-*/*.npy")
+"""What is in folders of stored features and landmarks, which dfer-train leaves beside its output."""
 DFEW_NUMBERS = ("happiness", "sadness", "neutral", "anger", "surprise", "disgust", "fear")  # from 1
 
 
@@ -171,7 +173,8 @@ def read_folder(
 
     A clip is a video, or a folder with pictures; one with nothing in it counts as a clip that has lost its frames.
     Without folders named train, val or test (see `SPLITS`), all clips belong to the requested split. Classes
-    are `classes_of` the folders of all splits. Files that are not videos, and hidden files, are ignored.
+    are `classes_of` the folders of all splits. Files that are not videos, hidden
+    files, and folders without clips or with stored features, are ignored.
     Raises DferError if dfer-prepare wrote photographs here, whose folder would be mistaken for a class.
     """
     splits = splits_in(root)
@@ -344,10 +347,11 @@ def _suggestion(name: str) -> str | None:
 
 
 def _class_folders(part: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Yield each class's folder and the clips in it."""
+    """Yield each class's folder and its clips. A folder without any, or of stored features, is no class."""
     for folder in _visible(part):
-        if folder.is_dir():
-            yield folder, _clips_in(folder)
+        stored = any(next(folder.glob(pattern), None) for pattern in _STORES)
+        if folder.is_dir() and not stored and (clips := _clips_in(folder)):
+            yield folder, clips
 
 
 def _clips_in(folder: Path) -> list[Path]:

@@ -238,13 +238,24 @@ def test_clips_of_a_class_may_lie_deeper(tmp_path: Path) -> None:
     assert splits_of_folder(tmp_path).keys() == {entry.clip for entry in entries}
 
 
+def test_folders_without_clips_and_of_stored_features_are_no_classes(tmp_path: Path) -> None:
+    """As a run leaves them beside its output, in the folder of its clips."""
+    for file in (
+        *("calm/1.mp4", "pain/1/1.jpg", "notes/todo.txt"),
+        *("features/0a/made-from.json", "features/0a/features.npy", "marks/landmarks-0a/000000.npy"),
+    ):
+        written(tmp_path / file, "")
+    (tmp_path / "later").mkdir()
+    entries, classes = read_folder(tmp_path, "train")
+    assert ([entry.clip for entry in entries], classes) == (["calm/1.mp4", "pain/1"], ("calm", "pain"))
+
+
 @pytest.mark.parametrize("clip", ["ann/anger/1.mp4", "fear/Test/1/1.jpg"])
 def test_folders_of_classes_and_splits_inside_a_class_are_refused(tmp_path: Path, clip: str) -> None:
     """Else people would be classes, and test clips be trained on."""
     written(tmp_path / clip, "")
-    with pytest.raises(
-        DferError, match=r"(anger|Test): lies inside another class; expected \[train|val|test/\]CLASS/…"
-    ):
+    words = r"(anger|Test): lies inside the folder of a class; expected \[train\|val\|test/\]CLASS/…/clip$"
+    with pytest.raises(DferError, match=words):
         read_folder(tmp_path, "train")
 
 
