@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -101,8 +102,9 @@ def drop_clauses(text: str, unwanted: re.Pattern[str]) -> tuple[str, int]:
     ('the inner brows rise, then fall', 1)
     """
     clauses = [clause.strip() for clause in _BOUNDARY.split(text)]
-    kept = [clause for clause in clauses if clause and not unwanted.search(clause)]
-    dropped = sum(unwanted.search(clause) is not None for clause in clauses)
+    bad = [unwanted.search(unicodedata.normalize("NFC", clause)) is not None for clause in clauses]  # as classes are
+    kept = [clause for clause, is_bad in zip(clauses, bad, strict=True) if clause and not is_bad]
+    dropped = sum(bad)
     left = ", ".join(kept) if dropped else text.strip()
     return left if re.search(r"\w", left) else "", dropped
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -255,8 +256,9 @@ def splits_of_folder(root: Path) -> dict[str, str]:
 
 
 def our_name(text: str) -> str:
-    """Return a label in lower case; for a short form of one of our classes, that class: happiness for Happy."""
-    name = text.strip().lower()
+    """Return a label in lower case and composed letters (NFC, since some disks keep accents apart); for a short form of
+    one of our classes, that class: happiness for Happy."""
+    name = unicodedata.normalize("NFC", text.strip().lower())
     return ALIASES.get(name, name)
 
 
@@ -285,7 +287,7 @@ def own_name(text: str, path: Path, line: int | None = None) -> str:
 
 def meaning(name: str) -> str:
     """Return our name, in lower case, for a class or its synonym: happiness for joy and Happy, pain for pain."""
-    known = name.lower()
+    known = unicodedata.normalize("NFC", name.lower())
     return ALIASES.get(known, SYNONYMS.get(known, known))
 
 

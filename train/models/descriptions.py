@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -110,10 +111,12 @@ def load_descriptions(path: Path, classes: Sequence[str] | None = None) -> dict[
         if faults or len(content) < 2:
             raise DferError(f"descriptions {path}: {faults[0] if faults else 'two classes are needed at least'}")
         classes = tuple(content)
-    missing = [name for name in classes if name not in content]
+    keys = {unicodedata.normalize("NFC", name): name for name in content}
+    given = {name: name if name in content else keys.get(unicodedata.normalize("NFC", name)) for name in classes}
+    missing = [name for name, key in given.items() if key is None]
     if missing:
         raise DferError(f"descriptions {path}: no text for {', '.join(missing)}")
-    return {name: _texts(content[name], name, path) for name in classes}
+    return {name: _texts(content[key], name, path) for name, key in given.items()}
 
 
 def positive_texts(texts: Mapping[str, Texts], method: str) -> dict[str, tuple[str, ...]]:

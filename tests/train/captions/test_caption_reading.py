@@ -127,6 +127,11 @@ def test_these_name_none(text: str) -> None:
     assert drop_clauses(text, EMOTIONS) == (text, 0)
 
 
+def test_a_class_is_dropped_whether_letters_are_composed_or_not() -> None:
+    captions = clean_captions([("a", ["sehr wu\u0308tend, der Mund steht offen"])], ("w\u00fctend", "ruhig"))
+    assert captions.texts == {"a": ("der Mund steht offen",)}
+
+
 def test_the_splits_of_folders_tables_and_benchmarks(tmp_path: Path) -> None:
     for clip in ("train/fear/1", "test/fear/2", "val/anger/3"):
         (tmp_path / "divided" / clip).mkdir(parents=True)

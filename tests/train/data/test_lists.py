@@ -12,6 +12,7 @@ from dfer.runtime.errors import DferError
 from dfer.runtime.labels import EXPRESSIONS, MAFW_EXPRESSIONS
 from dfer.train.data.lists import (
     Entry,
+    class_name,
     read_dfer_clip,
     read_dfew,
     read_folder,
@@ -248,6 +249,16 @@ def test_folders_without_clips_and_of_stored_features_are_no_classes(tmp_path: P
     (tmp_path / "later").mkdir()
     entries, classes = read_folder(tmp_path, "train")
     assert ([entry.clip for entry in entries], classes) == (["calm/1.mp4", "pain/1"], ("calm", "pain"))
+
+
+def test_a_name_in_composed_letters_or_with_accents_of_its_own_is_one_class(tmp_path: Path) -> None:
+    """As one disk writes folders' names, and another, or a table."""
+    for label, clip in (("w\u00fctend", "1"), ("wu\u0308tend", "2"), ("ruhig", "3")):
+        written(tmp_path / label / f"{clip}.mp4", "")
+    entries, classes = read_folder(tmp_path, "train")
+    assert classes == ("ruhig", "w\u00fctend")
+    assert [entry.label for entry in entries].count("w\u00fctend") == 2
+    assert class_name("WU\u0308TEND", classes, tmp_path) == "w\u00fctend"
 
 
 @pytest.mark.parametrize("clip", ["ann/anger/1.mp4", "fear/Test/1/1.jpg"])

@@ -32,6 +32,10 @@ def test_names_that_are_equal_come_first_then_case_then_meaning() -> None:
     ]
 
 
+def test_a_model_of_names_with_accents_of_their_own_knows_them_composed() -> None:
+    assert match_classes(clips("w\u00fctend"), ("ruhig", "wu\u0308tend")).labels.tolist() == [1]
+
+
 def test_what_a_class_of_the_same_name_has_taken_is_no_counterpart() -> None:
     matching = match_classes(clips("happiness", "joy", "smile"), ("happiness", "sadness"))
     assert (matching.counterparts, matching.left_out) == ({"happiness": "happiness"}, {"joy": 1, "smile": 1})

@@ -27,6 +27,11 @@ def test_a_users_texts_come_in_the_order_of_the_classes(tmp_path: Path) -> None:
     assert load_descriptions(path, ("anger", "fear")) == found
 
 
+def test_texts_are_found_whether_letters_are_composed_or_not(tmp_path: Path) -> None:
+    (path := tmp_path / "texts.json").write_text('{"wu\u0308tend": "an angry face", "ruhig": "a calm face"}', "utf-8")
+    assert load_descriptions(path, ("w\u00fctend",)) == {"w\u00fctend": ("an angry face",)}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
