@@ -157,7 +157,8 @@ class LearnedFrom:
 def divisions_of(options: TrainOptions) -> tuple[Division, ...]:
     """Return how a run divides its clips and its photographs, if any."""
     data, split = options.data, "test" if options.select_on_test else options.validation_split
-    fold, chosen_on = data.fold if data.has_folds else None, split if options.divides_by_split else None
+    fold = data.fold if data.has_folds else None
+    chosen_on = data.split_name(split) if split is not None and options.divides_by_split else None
     share, seed = options.validation, options.seed
     clips = Division(data.set_name, fold, data.part("train"), chosen_on, share, seed)
     if options.stills is None:

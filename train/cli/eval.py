@@ -199,6 +199,7 @@ def _test(
         classes = classes_of_stills(stills, model.classes, warn)
         clips, name = StillClips(stills, split, warn=warn, classes=classes), f"{stills.name}, split {split}"
     else:
+        split = None if split is None else data.split_name(split)
         part = data.part(split or "test", True)
         if split not in (None, "test", part):
             raise ParameterError("split", f"{data.root or data.name} has no split {split!r}; leave --split out")

@@ -310,7 +310,7 @@ def main(settings: tuple[tuple[str, Any], ...], **options: Any) -> None:
     chosen = {name: value for name, value in given.items() if value not in (None, False)} | dict(settings)
     console = Console(soft_wrap=True)
     result = run_training(TrainOptions(method_options=chosen, **options), console)
-    on_test = options["select_on_test"] or options["validation_split"] == "test"
+    on_test = options["select_on_test"] or options["data"].split_name(options["validation_split"] or "") == "test"
     if not result.steps:
         console.print("nothing was trained: without captions this is plain CLIP with class texts")
     if result.calibration is not None:

@@ -81,6 +81,12 @@ class DataChoice:
         """Whether a single list replaces a benchmark's own lists, so that every split is all of its clips."""
         return self.data not in ("folder", "csv") and self.lists is not None and self.lists.is_file()
 
+    def split_name(self, split: str) -> str:
+        """Return a split's name in protocols: in folders, train, val or test for any name of theirs (Train)."""
+        from .lists import SPLITS  # imported late: it loads the video readers
+
+        return SPLITS.get(split.lower(), split) if self.data == "folder" else split
+
     def part(self, split: str, held_out: bool = False) -> str | None:
         """Return the name of a split's clips in protocols: the split; `part_of_list` of a single list; None for an
         undivided folder."""
@@ -91,7 +97,7 @@ class DataChoice:
 
             assert self.lists is not None
             return part_of_list(self.data, self.lists)
-        return None if self.undivided else split
+        return None if self.undivided else self.split_name(split)
 
     def check(self) -> None:
         """Raise ParameterError for a missing `root`, and for options that drawn people, or no clips, do not have."""

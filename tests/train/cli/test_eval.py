@@ -186,6 +186,24 @@ def test_splits_that_epochs_were_chosen_or_trained_on_are_no_test(root: Path, tm
             assert f"protocol: {protocol}; labels of faces" in printed
 
 
+def test_splits_of_folders_are_the_same_by_any_of_their_names(root: Path, tmp_path: Path) -> None:
+    for split in ("Train", "validation", "testing"):
+        shutil.copytree(root / "a", tmp_path / "faces" / split)
+    out, data = tmp_path / "chosen.pt", [*DATA, tmp_path / "faces"]
+    rest = ["--method", "finecliper", "--option", "adapter=none", *data, "--validation-split"]
+    assert "on the val split" in run(train, out, *MODEL, *rest, "validation")
+    chosen = "supervised; epochs chosen and calibrated on this split"
+    for split, name, protocol in (
+        ("val", "val", chosen),
+        ("Validation", "val", chosen),
+        ("Train", "train", "not held out: trained on these clips"),
+        ("test", "test", "supervised"),
+    ):
+        values = test(out, *data, "--split", split)[1]
+        assert (values["split"], values["protocol"]) == (name, protocol)
+    assert "epochs were chosen on the test split" in run(train, out, *MODEL, *rest, "testing")
+
+
 def test_photographs_without_a_val_split_are_tested_on_test(root: Path, tmp_path: Path) -> None:
     pictures = enumerate(sorted((root / "a").rglob("*.png")))
     rows = [f"{path},{path.parts[-3]},{('train', 'test')[number % 2]}" for number, path in pictures]

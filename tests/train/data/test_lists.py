@@ -274,8 +274,9 @@ def test_folders_of_splits_may_have_other_names(tmp_path: Path) -> None:
     for clip in ("Train/happy/1.mp4", "validation/sad/2.mp4", "TESTING/sad/3.mp4"):
         written(tmp_path / clip, "")
     for split, clip in (("train", "Train/happy/1.mp4"), ("val", "validation/sad/2.mp4"), ("test", "TESTING/sad/3.mp4")):
-        entries, classes = read_folder(tmp_path, split)
-        assert ([entry.clip for entry in entries], classes) == ([clip], EXPRESSIONS)
+        for name in (split, clip.split("/")[0], split.upper()):
+            entries, classes = read_folder(tmp_path, name)
+            assert ([entry.clip for entry in entries], classes) == ([clip], EXPRESSIONS)
         assert splits_of_folder(tmp_path)[clip] == split
     (tmp_path / "val").mkdir()
     with pytest.raises(DferError, match="val and validation are both the val split; join them"):
