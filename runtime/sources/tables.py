@@ -61,9 +61,13 @@ def _column_names(header: Iterable[str], known: Sequence[str], path: Path) -> li
     return found
 
 
-def image_places(table: Path, name: str) -> tuple[Path, Path]:
-    """Return where the image that a row names may be: beside the table, or in the folder `images/` there."""
-    return table.parent / name, table.parent / "images" / name
+def image_places(table: Path, name: str) -> tuple[Path, ...]:
+    """Return where the image that a row names may be: beside the table, or in the folder `images/` there.
+
+    A name with backslashes is sought as it is first, and then as a path of Windows.
+    """
+    names = dict.fromkeys((name, name.replace("\\", "/")))
+    return tuple(folder / name for name in names for folder in (table.parent, table.parent / "images"))
 
 
 def find_image(table: Path, name: str, line: int) -> Path:

@@ -173,9 +173,9 @@ def read_folder(
     """List the clips of one split, relative to `root`, and the classes, of ROOT/[SPLIT/]CLASS/…/clip.
 
     A clip is a video, or a folder with pictures; one with nothing in it counts as a clip that has lost its frames.
-    split: any of its names (`SPLITS`). Without folders of such names, all clips belong to the requested split. Classes are
-    `classes_of` the folders of all splits. Files that are not videos, hidden files, and folders without clips or with
-    stored features, are ignored.
+    split: any of its names (`SPLITS`). Without folders of such names, all clips belong to the requested split. Classes
+    are `classes_of` the folders of all splits. Files that are not videos, hidden files, and folders without clips or
+    with stored features, are ignored.
     Raises DferError if dfer-prepare wrote photographs here, whose folder would be mistaken for a class.
     """
     splits, split = splits_in(root), SPLITS.get(split.lower(), split)

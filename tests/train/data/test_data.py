@@ -42,6 +42,15 @@ def test_stills_are_mapped_by_name_split_and_limited(table: Path) -> None:
         StillClips(table, "test")
 
 
+def test_photographs_are_found_by_paths_of_windows(table: Path) -> None:
+    """As those of clips are."""
+    whole, before = table.read_text(), StillClips(table, "train").fingerprint
+    (table.parent / "images").rename(table.parent / "faces")
+    table.write_text("\n".join(f"faces\\{row}" if "png" in row else row for row in whole.splitlines()))
+    stills = StillClips(table, "train")
+    assert stills.fingerprint == before and stills.image(0)[0, 0, 0] == 40
+
+
 def test_an_unknown_label_is_named_with_its_line(table: Path) -> None:
     table.write_text(table.read_text() + "4.png,joy,p,train\n")
     with pytest.raises(DferError, match="line 6: unknown label 'joy'"):
