@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..evaluation import Model
     from ..metrics import Scores
 
-FOLDS = 5
-
 EPILOG = """\b
 Examples:
   dfer-eval align.pt                                 # held-out procedural people
@@ -100,8 +98,8 @@ def main(
 ) -> None:
     """Score MODEL, a checkpoint (.pt) or a bundle (.dfer), on clips it was not trained on.
 
-    With {fold} in its name, MODEL stands for the models of five folds. Classes of other data are matched by name, and
-    clips of a class that the model does not have are left out and counted.
+    With {fold} in its name, MODEL stands for the models of all folds: five, or those that a CSV has. Classes of other
+    data are matched by name, and clips of a class that the model does not have are left out and counted.
     """
     for name, path in (("json_path", json_path), ("plot_path", plot_path)):
         if path is not None and not path.parent.is_dir():
@@ -113,7 +111,7 @@ def main(
         refuse_given(names, "no effect with --stills, which tests on photographs; leave out one or the other")
     if "{fold}" in str(model):
         refuse_given(
-            ["fold"], f"no effect with {{fold}} in {model}, which stands for five models and their folds; leave it out"
+            ["fold"], f"no effect with {{fold}} in {model}, which stands for the models of all folds; leave it out"
         )
     from rich.console import Console
 
@@ -123,7 +121,7 @@ def main(
 
     console = Console()
     warn = partial(tell_warning, console)
-    folds = range(1, FOLDS + 1) if "{fold}" in str(model) else [data.fold]
+    folds = data.folds() if "{fold}" in str(model) else [data.fold]
     results = []
     with LongProgress(console=console) as progress:
         for fold in folds:
@@ -135,9 +133,9 @@ def main(
     for result in results:
         _show(console, result)
     if len(results) > 1:
-        war = sum(result.scores.war for result in results) / FOLDS
-        uar = sum(result.scores.uar() for result in results) / FOLDS
-        console.print(f"mean of {FOLDS} folds   WAR {war:.4f}   UAR {uar:.4f}")
+        war = sum(result.scores.war for result in results) / len(results)
+        uar = sum(result.scores.uar() for result in results) / len(results)
+        console.print(f"mean of {len(results)} folds   WAR {war:.4f}   UAR {uar:.4f}")
     if json_path is not None:
         values = [_values(result, shuffle_frames, described) for result in results]
         with atomic_write(json_path) as aside:

@@ -95,7 +95,7 @@ def load_clips(
     if not root.exists():
         raise DferError(f"{root}: no such file or folder")
     if data == "csv":
-        entries, classes = read_table(_table(root, lists), split, fold, warn)
+        entries, classes = read_table(table_of(root, lists), split, fold, warn)
         folder = root if root.is_dir() else root.parent
         return VideoClips(entries, folder, classes, size, max_missing, warn, progress)
     if not root.is_dir():
@@ -122,7 +122,7 @@ def listed_splits(data: str, root: Path, fold: int = 1, lists: Path | None = Non
     if `lists` is a single list, all of its clips are "train".
     """
     if data == "csv":
-        return splits_of_table(_table(root, lists), fold)
+        return splits_of_table(table_of(root, lists), fold)
     if data == "folder":
         return splits_of_folder(root)
     place = lists or root
@@ -139,7 +139,8 @@ def part_of_list(data: str, path: Path) -> str:
     return named.get(path.name, f"{path.resolve().parent.name}/{path.name}")
 
 
-def _table(root: Path, lists: Path | None) -> Path:
+def table_of(root: Path, lists: Path | None) -> Path:
+    """Return the table of data `csv`; arguments are those of `load_clips`."""
     return lists or (root / TABLE if root.is_dir() else root)
 
 

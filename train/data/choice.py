@@ -60,6 +60,19 @@ class DataChoice:
         """Whether this kind of data can have folds."""
         return self.data in ("dfew", "mafw", "csv")
 
+    def folds(self) -> list[int]:
+        """Return the numbers of all folds: of a CSV those in its table, else 1 to 5.
+
+        Raises DferError if the table has none, or cannot be found.
+        """
+        self.check()
+        if self.data != "csv" or self.root is None:
+            return [1, 2, 3, 4, 5]
+        from .benchmarks import table_of
+        from .lists import folds_of_table
+
+        return folds_of_table(table_of(self.root, self.lists))
+
     @property
     def set_name(self) -> str:
         """The name of these clips in protocols: a benchmark's name, or the name of their folder."""

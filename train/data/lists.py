@@ -148,8 +148,8 @@ def read_table(
     for number, row in read_rows(path, ("clip", "label", "split"), ("fold", "person")):
         label = own_name(row["label"], path, number)
         listed = row.get("fold", "")
-        if listed and not listed.isdecimal():
-            raise bad_line(path, number, f"fold {listed!r} is not a number")
+        if listed:
+            _fold_number(listed, path, number)
         if not row["clip"]:
             raise bad_line(path, number, "the clip has no name")
         labels.setdefault(label, number)
@@ -224,6 +224,17 @@ def splits_of_table(path: Path, fold: int) -> dict[str, str]:
         if row.get("fold", "") in ("", str(fold))
     ]
     return dict(sorted(rows, key=lambda row: row[1] != "train"))
+
+
+def folds_of_table(path: Path) -> list[int]:
+    """Return the numbers of a table's folds, ascending. Raises DferError if it has none."""
+    found: set[int] = set()
+    for line, row in read_rows(path, ("clip",), ("fold",)):
+        if fold := row.get("fold"):
+            found.add(_fold_number(fold, path, line))
+    if not found:
+        raise DferError(f"{path}: no row has a fold; name one model, without {{fold}}")
+    return sorted(found)
 
 
 def holds_photographs(root: Path) -> bool:
@@ -346,6 +357,12 @@ def _suggestion(name: str) -> str | None:
     """Return the class of ours that a word probably means, or None."""
     alike = get_close_matches(name, [*MAFW_EXPRESSIONS, *ALIASES, *SYNONYMS], 1, cutoff=0.8)
     return meaning(alike[0]) if alike and alike[0][0] == name[0] else None  # unhappy is not happy
+
+
+def _fold_number(text: str, path: Path, line: int) -> int:
+    if not text.isdecimal():
+        raise bad_line(path, line, f"fold {text!r} is not a number")
+    return int(text)
 
 
 def _class_folders(part: Path) -> Iterator[tuple[Path, list[Path]]]:

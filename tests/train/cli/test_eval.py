@@ -321,6 +321,20 @@ def test_five_models_are_tested_on_a_fold_each_and_their_mean_is_printed(
     assert f"mean of 5 folds   WAR {sum(1 / n for n in range(1, 6)) / 5:.4f}   UAR 0.5000" in printed
 
 
+def test_the_folds_of_a_table_decide_which_models_are_tested(
+    root: Path, joyful: tuple[Joyful, list[tuple[Any, ...]]]
+) -> None:
+    rows = ["joy/0,joy,test,2", "rage/0,rage,test,10", "joy/1,joy,test,3", "pain/0,pain,train,"]
+    (root / "three.csv").write_text("\n".join(["clip,label,split,fold", *(f"a/{row}" for row in rows)]))
+    call = [root / "m-{fold}.pt", "--data", "csv", "--root", root / "three.csv"]
+    printed = run(evaluate, *call)
+    assert [one[0].name for one in joyful[1]] == ["m-2.pt", "m-3.pt", "m-10.pt"]
+    assert "mean of 3 folds   WAR 0.6667" in printed
+    (root / "none.csv").write_text("clip,label,split\na/joy/0,joy,test\n")
+    refused = CliRunner().invoke(evaluate, [str(argument) for argument in [*call[:-1], root / "none.csv"]])
+    assert "none.csv: no row has a fold; name one model, without {fold}" in " ".join(refused.output.split())
+
+
 def test_frames_are_shuffled_where_asked_for(tmp_path: Path, joyful: tuple[Joyful, list[tuple[Any, ...]]]) -> None:
     (clip := tmp_path / "data" / "joy" / "0").mkdir(parents=True)
     for number in range(16):
