@@ -172,6 +172,11 @@ def is_film(path: Path) -> bool:
     return head[4:12] == b"ftypavis" or (head.startswith(b"\x89PNG") and b"acTL" in head)
 
 
+def is_photo(path: Path) -> bool:
+    """Return whether it is a file with a single picture."""
+    return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not is_film(path) and not is_animation(path)
+
+
 def _is_animated_webp(data: bytes) -> bool:
     """Return whether the flag in the extended header says so (RFC 9649, 2.7)."""
     return data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X" and len(data) > 20 and bool(data[20] & 2)

@@ -29,7 +29,7 @@ from .frames import (
     open_file,
     readable,
 )
-from .images import Animation, ImageFolder, are_photos, is_animation, is_film
+from .images import Animation, ImageFolder, are_photos, is_animation, is_film, is_photo
 from .live import LiveSource
 
 SourceSpec: TypeAlias = "str | int | Path"
@@ -271,7 +271,7 @@ def open_sources(
             )
             if len(expanded) > 1 and (name := _stored(spec)):
                 opened.append(DeferredSource(name, opening, warn))
-                opened[-1].photos = photos is not False and _is_photo(spec)
+                opened[-1].photos = photos is not False and is_photo(Path(str(spec)))
                 continue
             try:
                 opened.append(opening())
@@ -300,12 +300,6 @@ def _stored(spec: SourceSpec) -> str | None:
     if path.is_dir():
         return readable(text)
     return readable(path) if path.is_file() else None
-
-
-def _is_photo(spec: SourceSpec) -> bool:
-    """Return whether it is a single picture."""
-    path = Path(str(spec))
-    return path.is_file() and _is_image(path) and not is_film(path) and not is_animation(path)
 
 
 def _streamed(spec: SourceSpec) -> str | None:

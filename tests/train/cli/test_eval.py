@@ -42,7 +42,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-MODEL = ["--clip", "dfer-nano", "--views", 0, "--batch", 4, "--validation", 0.3, "--epochs", 1]
+SMALL = ["--clip", "dfer-nano", "--views", 0, "--batch", 4, "--epochs", 1]
+MODEL = [*SMALL, "--validation", 0.3]
 DATA = ["--workers", 1, "--data", "folder", "--root"]
 
 
@@ -191,7 +192,7 @@ def test_splits_of_folders_are_the_same_by_any_of_their_names(root: Path, tmp_pa
         shutil.copytree(root / "a", tmp_path / "faces" / split)
     out, data = tmp_path / "chosen.pt", [*DATA, tmp_path / "faces"]
     rest = ["--method", "finecliper", "--option", "adapter=none", *data, "--validation-split"]
-    assert "on the val split" in run(train, out, *MODEL, *rest, "validation")
+    assert "on the val split" in run(train, out, *SMALL, *rest, "validation")
     chosen = "supervised; epochs chosen and calibrated on this split"
     for split, name, protocol in (
         ("val", "val", chosen),
@@ -201,7 +202,7 @@ def test_splits_of_folders_are_the_same_by_any_of_their_names(root: Path, tmp_pa
     ):
         values = test(out, *data, "--split", split)[1]
         assert (values["split"], values["protocol"]) == (name, protocol)
-    assert "epochs were chosen on the test split" in run(train, out, *MODEL, *rest, "testing")
+    assert "epochs were chosen on the test split" in run(train, out, *SMALL, *rest, "testing")
 
 
 def test_photographs_without_a_val_split_are_tested_on_test(root: Path, tmp_path: Path) -> None:
