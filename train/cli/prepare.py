@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -155,7 +156,7 @@ def _summarise_photos(console: Console, prepared: Prepared, out: Path) -> None:
         console.print(f"warning: {TURNED}{_listed(turned)}", markup=False)
     if prepared.split_by != "given":
         console.print(f"splits are by {prepared.split_by}: of those without one 10 % are val, the others train")
-    stills = f"--stills {out / TABLE}"
+    stills = f"--stills {shlex.quote(str(out / TABLE))}"
     told = (
         f"next: dfer-train … {stills} with clips of these classes, or, of the seven expressions, dfer-pretrain faces.pt"
     )
