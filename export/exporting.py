@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -301,12 +302,12 @@ def _quantize(
     gate = GATES[checker.gate if checker.gate in GATES else "default"]["int8"]
     min_cosine = (1 + gate.min_cosine) / 2  # a margin, halfway to 1: cosines are lower on held-out faces
     int8, tested = None, "cpu" if only_cpu else "default"
-    for wanted in (min_cosine, -1.0) if checker.gate == "off" else (min_cosine,):
-        for int8 in quantizations(traced.encoder.onnx, traced.head, window, faces, wanted, cache, report):
-            report(f"comparing int8 with PyTorch ({len(int8.floating)} of {int8.total} layers float)")
-            if checker.measure("int8", int8.graphs[tested]).passes("int8", checker.gate):
-                break
-        if int8 is not None:
+    limits = (min_cosine, -1.0) if checker.gate == "off" else (min_cosine,)
+    for int8 in chain.from_iterable(
+        quantizations(traced.encoder.onnx, traced.head, window, faces, limit, cache, report) for limit in limits
+    ):
+        report(f"comparing int8 with PyTorch ({len(int8.floating)} of {int8.total} layers float)")
+        if checker.measure("int8", int8.graphs[tested]).passes("int8", checker.gate):
             break
     if int8 is None:
         raise DferError(

@@ -106,9 +106,9 @@ def recommend(measurements: Mapping[str, Mapping[str, Measurement]], strictness:
 
     measurements: by provider and precision. strictness: of the gate; with "off" none is known to pass.
     """
-    chosen: dict[str, str] = {}
     if strictness == "off":
-        return chosen
+        return {}
+    chosen = {}
     for provider, by_precision in measurements.items():
         passing = [name for name, found in by_precision.items() if found.parity.passes(name, strictness)]
         if passing:

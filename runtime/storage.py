@@ -148,3 +148,8 @@ def exchange(first: Path, second: Path) -> bool:
     if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         return False
     raise OSError(code, os.strerror(code), str(second))
+
+
+def readable(path: str | os.PathLike[str]) -> str:
+    """Return a path as text for display and result files; bytes that are not UTF-8 become "\\xe9"."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

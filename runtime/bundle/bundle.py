@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BundleError, DferError
-from ..storage import locked
+from ..storage import locked, readable
 from .graph_file import FLOAT, UINT8, TensorType, check_graph
 from .manifest import MANIFEST, Manifest, read_manifest
 
@@ -32,8 +31,8 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """The folder's name, as text for result files; bytes that are not UTF-8 become "\\xe9"."""
-        return os.fsencode(self.path.name).decode("utf-8", "backslashreplace")
+        """The folder's name, as text for result files."""
+        return readable(self.path.name)
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:

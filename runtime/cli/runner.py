@@ -28,6 +28,7 @@ from ..sources import (
     SourceReaders,
     SourceSpec,
     expand,
+    is_photo,
     open_sources,
     tell_apart,
 )
@@ -225,7 +226,9 @@ def _open_sources(options: RunOptions, specs: Sequence[SourceSpec], stack: ExitS
         stack.callback(source.close)
     if not any(source.live for source in sources):
         check_unset(options, "is for cameras, and no source is live; leave it out", "size", "camera_fps")
-    if all(source.photos for source in sources):
+    drawn = options.video is not None or options.plot is not None  # else pictures are not read for this
+    alone = options.photos is not False
+    if drawn and all(one.photos or (alone and is_photo(spec)) for one, spec in zip(sources, specs, strict=True)):
         check_unset(options, "photographs have no times; --out-dir writes annotated pictures instead", "video", "plot")
     tell_apart(sources)
     return sources if options.rotate is None else [rotated(source, options.rotate, warn) for source in sources]

@@ -23,7 +23,7 @@ from .frames import (
     natural_order,
     readable,
 )
-from .images import Animation, ImageFolder, pictures_below, read_image
+from .images import Animation, ImageFolder, is_photo, pictures_below, read_image
 from .live import LiveSource
 from .opening import IMAGE_RATE, SourceSpec, expand, files_of, open_source, open_sources
 from .readers import SourceReader, SourceReaders, State, tell_apart
@@ -50,6 +50,7 @@ __all__ = [
     "expand",
     "files_of",
     "folders_below",
+    "is_photo",
     "natural_order",
     "open_source",
     "open_sources",

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DferError, ParameterError
+from ..storage import readable as readable
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif"})
 VIDEO_SUFFIXES = frozenset(
@@ -181,11 +182,6 @@ def folders_below(root: Path, but: Path | None = None) -> Iterator[tuple[Path, l
             starts += [folder for folder in visible if folder.is_symlink()]
             folders[:] = [folder.name for folder in visible if not folder.is_symlink()]
             yield here, [here / name for name in names if name[0] != "."]
-
-
-def readable(path: str | os.PathLike[str]) -> str:
-    """Return a path as text for display and result files; bytes that are not UTF-8 become "\\xe9"."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def open_file(path: Path) -> IO[bytes]:

@@ -172,8 +172,9 @@ def is_film(path: Path) -> bool:
     return head[4:12] == b"ftypavis" or (head.startswith(b"\x89PNG") and b"acTL" in head)
 
 
-def is_photo(path: Path) -> bool:
-    """Return whether it is a file with a single picture."""
+def is_photo(spec: str | Path | int) -> bool:
+    """Return whether a source is a file with a single picture."""
+    path = Path(str(spec))
     return path.is_file() and path.suffix.lower() in IMAGE_SUFFIXES and not is_film(path) and not is_animation(path)
 
 

@@ -29,7 +29,7 @@ from .frames import (
     open_file,
     readable,
 )
-from .images import Animation, ImageFolder, are_photos, is_animation, is_film, is_photo
+from .images import Animation, ImageFolder, are_photos, is_animation, is_film
 from .live import LiveSource
 
 SourceSpec: TypeAlias = "str | int | Path"
@@ -271,7 +271,6 @@ def open_sources(
             )
             if len(expanded) > 1 and (name := _stored(spec)):
                 opened.append(DeferredSource(name, opening, warn))
-                opened[-1].photos = photos is not False and is_photo(Path(str(spec)))
                 continue
             try:
                 opened.append(opening())

@@ -82,23 +82,6 @@ def test_videos_below_a_linked_folder_are_found_and_each_once(tmp_path: Path) ->
     assert find_videos([videos]) == [videos / "b" / "1.mp4", videos / "disk" / "deep" / "3.mp4"]
 
 
-def test_a_pattern_of_pictures_is_told_from_a_missing_file(tmp_path: Path) -> None:
-    for name in ("a.jpg", "b.jpg"):
-        (tmp_path / name).touch()
-    with pytest.raises(DferError, match=r"\*\.jpg: matches images, and this command reads videos"):
-        find_videos([tmp_path / "*.jpg"])
-    with pytest.raises(DferError, match=r"c\.jpg: no such file"):
-        find_videos([tmp_path / "c.jpg"])
-
-
-@pytest.mark.skipif(getattr(os, "geteuid", lambda: 0)() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").touch()
-    (tmp_path / "locked").mkdir(mode=0o000)
-    with pytest.raises(DferError, match="locked: this folder cannot be read"):
-        find_videos([tmp_path])
-
-
 @pytest.fixture(scope="module")
 def labelled(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("labelled") / "out"
